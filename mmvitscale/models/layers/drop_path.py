@@ -1,0 +1,21 @@
+"""Stochastic depth."""
+
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """(B, ...) -> (B, ...): in training a sample's whole branch is zeroed with probability ``rate``, and the kept
+    ones are divided by 1 - rate (Huang et al. 2016, Deep Networks with Stochastic Depth)."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rate == 0 or not self.training:
+            return x
+        keep = 1 - self.rate
+        return x * x.new_empty((x.shape[0], ) + (1, ) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+
+    def extra_repr(self) -> str:
+        return f'{self.rate:.3f}'

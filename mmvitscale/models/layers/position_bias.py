@@ -1,0 +1,127 @@
+"""Relative position biases of window attention: LogCPB, LinearCPB and BiasTable behind one interface.
+
+Each is a module ``bias(window, reference) -> (heads, 2 h - 1, 2 w - 1)``: one number per head and per offset
+(query minus key, in tokens) that occurs in a window of (h, w) tokens, offset (0, 0) in the middle. ``expand`` lays
+them out over the pairs of tokens.
+"""
+
+from functools import lru_cache
+from typing import Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import InputError
+from .windows import Window
+
+
+def linear_coordinates(offset: Tensor, reference: int) -> Tensor:
+    """Offsets in tokens -> 8 d / (P - 1): the reference window P spans [-8, 8]."""
+    return offset * (8.0 / max(reference - 1, 1))
+
+
+def log_coordinates(offset: Tensor, reference: int) -> Tensor:
+    """Offsets in tokens -> sign(u) log2(1 + |u|) / log2(8) with u = 8 d / (P - 1) (SwinV2, section 3.3, eq. 4)."""
+    u = linear_coordinates(offset, reference)
+    return u.sign() * torch.log2(1 + u.abs()) / 3.0
+
+
+def relative_offsets(length: int) -> Tensor:
+    """(2 n - 1,) float64 offsets -(n - 1) .. n - 1 that occur along an axis of n tokens."""
+    return torch.arange(1 - length, length, dtype=torch.float64, device='cpu')
+
+
+@lru_cache(maxsize=64)
+def _coordinate_grid(coordinates, window: Window, reference: Window, device: torch.device,
+                     dtype: torch.dtype) -> Tensor:
+    """(2 h - 1, 2 w - 1, 2) coordinates (vertical, horizontal) of the offsets in a window."""
+    # A tensor made under inference mode could not serve a later training step.
+    with torch.inference_mode(False):
+        axes = [coordinates(relative_offsets(n), p) for n, p in zip(window, reference)]
+        return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).to(device, dtype)
+
+
+def expand(table: Tensor, window: Window) -> Tensor:
+    """(heads, 2 h - 1, 2 w - 1) -> (heads, N, N), N = h * w: bias[., (i, j), (k, l)] = table[., i - k, j - l].
+
+    The result is block Toeplitz, so overlapping views of the table give it without an index per pair.
+    """
+    h, w = window
+    views = table.unfold(1, h, 1).unfold(2, w, 1)  # [., i, j, k', l'] = table[., i + k', j + l']
+    return views.flip(3, 4).reshape(table.shape[0], h * w, h * w)
+
+
+class ContinuousPositionBias(nn.Module):
+    """(window, reference) -> (heads, 2 h - 1, 2 w - 1): 16 sigmoid(MLP(coordinates)), in (0, 16).
+
+    The MLP is 2 -> 512 -> heads with a ReLU and no output bias. Any window may be asked for; ``reference`` is the
+    window the MLP was learned with and must not change with it (SwinV2, section 3.3).
+    """
+
+    coordinates = None  # (offsets in tokens, reference) -> coordinates, given by the subclass
+
+    def __init__(self, num_heads: int, window: Window):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(inplace=True), nn.Linear(512, num_heads, bias=False))
+
+    def forward(self, window: Window, reference: Window) -> Tensor:
+        weight = self.mlp[0].weight
+        grid = _coordinate_grid(type(self).coordinates, window, reference, weight.device, weight.dtype)
+        # Biases reach 16, where bfloat16 resolves 0.06: too coarse, and the table is small.
+        with torch.autocast(grid.device.type, enabled=False):
+            return 16 * torch.sigmoid(self.mlp(grid)).permute(2, 0, 1)
+
+    def resize_(self, window: Window) -> None:
+        """Nothing to do: the MLP is a function of the offset, whatever the window."""
+
+
+class LogCPB(ContinuousPositionBias):
+    """Log-spaced continuous position bias (SwinV2, section 3.3)."""
+
+    coordinates = staticmethod(log_coordinates)
+
+
+class LinearCPB(ContinuousPositionBias):
+    """Linear-spaced continuous position bias: the paper's comparison (SwinV2, Table 1)."""
+
+    coordinates = staticmethod(linear_coordinates)
+
+
+class BiasTable(nn.Module):
+    """(window, reference) -> (heads, 2 h - 1, 2 w - 1): one learned number per offset, as in SwinV1.
+
+    A window smaller than the learned one takes the offsets that occur; a larger one needs ``resize_`` first.
+    ``reference`` is not used.
+    """
+
+    def __init__(self, num_heads: int, window: Window):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(num_heads, 2 * window[0] - 1, 2 * window[1] - 1))
+
+    @property
+    def window(self) -> Window:
+        """The window whose offsets the table holds."""
+        return (self.table.shape[1] + 1) // 2, (self.table.shape[2] + 1) // 2
+
+    def forward(self, window: Window, reference: Window) -> Tensor:
+        skip = [own - asked for own, asked in zip(self.window, window)]
+        if min(skip) < 0:
+            raise InputError(f'a bias table learned for window {self.window} was asked for the offsets of {window}; '
+                             'call set_window_size on the backbone first')
+        return self.table[:, skip[0]:skip[0] + 2 * window[0] - 1, skip[1]:skip[1] + 2 * window[1] - 1]
+
+    @torch.no_grad()
+    def resize_(self, window: Window) -> None:
+        """Resize the table to another window, bicubically (the practice of SwinV1)."""
+        if window != self.window:
+            self.table = nn.Parameter(resize_table(self.table, window), requires_grad=self.table.requires_grad)
+
+
+def resize_table(table: Tensor, window: Window) -> Tensor:
+    """(heads, 2 h - 1, 2 w - 1) -> the same for another window, bicubically."""
+    size: Tuple[int, int] = (2 * window[0] - 1, 2 * window[1] - 1)
+    return F.interpolate(table[None], size=size, mode='bicubic', align_corners=False)[0]
+
+
+POSITION_BIASES = {'log_cpb': LogCPB, 'linear_cpb': LinearCPB, 'table': BiasTable}

@@ -1,0 +1,18 @@
+"""Registries of scope ``mmvitscale``: children of MMEngine's roots.
+
+MMEngine imports this module when it meets ``type='mmvitscale.<Type>'`` and then each registry's ``locations``, so a
+config needs no ``custom_imports``, whatever its default scope.
+"""
+
+from mmengine import registry as root
+
+MODELS = root.Registry(
+    'model', scope='mmvitscale', parent=root.MODELS, locations=['mmvitscale.models.backbones'])
+HOOKS = root.Registry('hook', scope='mmvitscale', parent=root.HOOKS, locations=['mmvitscale.hooks'])
+OPTIM_WRAPPERS = root.Registry(
+    'optim_wrapper', scope='mmvitscale', parent=root.OPTIM_WRAPPERS, locations=['mmvitscale.optim'])
+OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
+    'optimizer wrapper constructor',
+    scope='mmvitscale',
+    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
+    locations=['mmvitscale.optim'])

@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+import brute_force
+from mmvitscale.errors import InputError
+from mmvitscale.models.backbones.swin_v2 import SwinBlockV2
+from mmvitscale.models.layers.position_bias import LogCPB
+from mmvitscale.models.layers.window_attention import KERNELS, WindowAttention, unit_vectors
+from mmvitscale.models.layers.windows import window_geometry, window_merge, window_partition
+from randomise import randomise
+
+CPU = torch.device('cpu')
+MAPS = [(8, 8), (7, 7), (9, 13), (1, 17), (3, 3), (16, 20)]
+
+
+def make_block(window, kernel='eager', dim=12, heads=3):
+    attn = WindowAttention(dim, heads, LogCPB(heads, window), kernel)
+    block = randomise(SwinBlockV2(dim, attn, mlp_ratio=2, drop_path=0, extra_norm=False))
+    torch.nn.init.uniform_(attn.logit_scale, 1.0, 5.0)  # beyond log 100 = 4.6, so that the clamp is seen
+    return block
+
+
+@pytest.mark.parametrize('kernel', sorted(KERNELS))
+@pytest.mark.parametrize('shifted', [False, True])
+@pytest.mark.parametrize('window', [4, 8])
+@pytest.mark.parametrize('size', MAPS)
+def test_block_equals_brute_force_over_tokens(size, window, shifted, kernel):
+    block = make_block((window, window), kernel).double()
+    geometry = window_geometry(2, size, (window, window), shifted, CPU)
+    x = torch.randn(2, *size, 12, dtype=torch.float64)
+    expected = torch.stack([brute_force.block(block, image, (window, window), shifted, (6, 6)) for image in x])
+    assert (block(x, geometry, (6, 6)) - expected).abs().max() < 1e-9
+    single = block.float()(x.float(), geometry, (6, 6))
+    assert (single - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize('kernel', sorted(KERNELS))
+def test_content_of_padding_changes_nothing(kernel):
+    attn = make_block((4, 4), kernel).attn
+    for size in [(7, 7), (9, 13), (1, 17), (5, 6)]:
+        for shifted in (False, True):
+            geometry = window_geometry(2, size, (4, 4), shifted, CPU)
+            windows = window_partition(torch.randn(2, *size, 12), geometry)
+            padding = geometry.padding_slots.view(windows.shape[:2])
+            outs = []
+            for content in (0, 1000, float(torch.randn(()))):
+                windows = windows.masked_fill(padding[..., None], content)
+                outs.append(window_merge(attn(windows, geometry.window, (4, 4), geometry.groups), geometry, size))
+            assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+
+
+def test_kernels_agree_in_outputs_and_gradients():
+    for size, shifted in [((9, 13), True), ((9, 13), False), ((1, 17), True), ((8, 8), True)]:
+        results = {}
+        x = torch.randn(2, *size, 12)
+        for kernel in sorted(KERNELS):
+            torch.manual_seed(1)
+            block = make_block((4, 4), kernel)
+            inputs = x.clone().requires_grad_()
+            out = block(inputs, window_geometry(2, size, (4, 4), shifted, CPU), (4, 4))
+            out.sin().sum().backward()
+            results[kernel] = [out, inputs.grad, *(p.grad for p in block.parameters())]
+        for kernel, tensors in results.items():
+            for tensor, reference in zip(tensors, results['eager']):
+                assert torch.allclose(tensor, reference, rtol=1e-4, atol=1e-5), kernel
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('kernel', sorted(KERNELS))
+def test_tokens_without_direction_give_no_nan(kernel, dtype):
+    block = make_block((4, 4), kernel)
+    with torch.no_grad():
+        block.attn.qkv.weight[:24] = 0  # q and k are zero for every token; k has no bias
+        block.attn.q_bias.zero_()
+    x = torch.zeros(1, 6, 6, 12, requires_grad=True)
+    with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32):
+        out = block(x, window_geometry(1, (6, 6), (4, 4), True, CPU), (4, 4))
+        (100 * out.float()).sum().backward()
+    for tensor in (out, x.grad, *(p.grad for p in block.parameters())):
+        assert tensor.isfinite().all()
+
+
+def test_unit_vectors():
+    x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0]], requires_grad=True)
+    out = unit_vectors(x)
+    assert torch.allclose(out, torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 0.0]]))
+    out.sum().backward()
+    assert x.grad[1:].eq(0).all() and x.grad[0].ne(0).all()
+    assert unit_vectors(torch.full((4, ), 300.0, dtype=torch.float16)).tolist() == [0.5] * 4  # 4 * 300^2 > 65504
+
+
+def test_heads_that_do_not_divide_the_channels():
+    with pytest.raises(InputError, match='12 channels cannot be split over 5 heads'):
+        WindowAttention(12, 5, LogCPB(5, (4, 4)))
