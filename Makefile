@@ -1,0 +1,49 @@
+# make demo   from nothing to a trained model and a picture: no compiler, no download but Python packages
+# make test   everything installed (mmcv's compiled ops too), whole test suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --constraint constraints.txt
+
+.PHONY: demo test install-demo install-test clean
+.DELETE_ON_ERROR:
+
+demo: install-demo
+	$(BIN)/python tools/demo.py
+
+test: install-test
+	$(BIN)/python -m pytest
+
+install-demo: $(VENV)/.demo
+install-test: $(VENV)/.test
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo 'error: $(PYTHON) is older than Python 3.10; run make PYTHON=/path/to/a/newer/python3'; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo 'error: $(PYTHON) has no venv module; install it (Debian: apt install python3-venv)'; exit 1; }
+
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	@echo 'Installing PyTorch into $(VENV) ...'
+	$(INSTALL) torch setuptools wheel
+	@touch $@
+
+# mmcv is built by pip in isolation, where its compiled ops are left out: seconds, and no compiler. pip's cache is
+# passed by, since it may hold a wheel with ops for another PyTorch.
+$(VENV)/.demo: $(VENV)/.torch setup.py constraints.txt
+	@echo 'Installing mmengine, mmcv (without compiled ops) and mmsegmentation ...'
+	@$(BIN)/python -c 'import mmcv' 2>/dev/null || $(INSTALL) --no-cache-dir onedl-mmcv
+	$(INSTALL) --editable '.[seg]'
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || \
+		$(INSTALL) --force-reinstall --no-deps opencv-python-headless  # where libGL is missing
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	@echo 'Installing mmdetection, mmpretrain and what the tests compare with ...'
+	$(INSTALL) --editable '.[all,test]'
+	@$(BIN)/python tools/install_mmcv_ops.py
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info work_dirs data/mini

@@ -1,0 +1,4 @@
+from .comparison_pictures import ComparisonPictureHook
+from .log_cpb_transfer import LogCPBTransferHook
+
+__all__ = ['ComparisonPictureHook', 'LogCPBTransferHook']

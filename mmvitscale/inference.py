@@ -1,0 +1,172 @@
+"""From a trained checkpoint to predictions, and from predictions to pictures."""
+
+from pathlib import Path
+from typing import List, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
+from mmengine.structures import BaseDataElement
+
+from .checkpoints.files import read_checkpoint
+from .errors import InputError
+from .launch import build_model, check_fit, weights_of
+
+IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
+
+
+def list_images(path: str) -> List[Path]:
+    """An image or a folder -> its images, sorted. Raises InputError if there are none."""
+    path = Path(path)
+    if path.is_dir():
+        images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise InputError(f'folder {path} holds no image; expected {", ".join(sorted(IMAGE_SUFFIXES))}')
+        return images
+    if not path.is_file():
+        raise InputError(f'image {path} is not there; give an image or a folder of images')
+    return [path]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Path -> (H, W, 3) uint8 BGR, turned as its EXIF data say. Raises InputError for anything but 8-bit colour."""
+    raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if raw is None:
+        raise InputError(f'{path} cannot be read as an image; check the file')
+    channels = 1 if raw.ndim == 2 else raw.shape[2]
+    if channels != 3 or raw.dtype != np.uint8:
+        raise InputError(f'{path} has {channels} channel{"s" * (channels > 1)} of {raw.dtype}, but the model takes 3 '
+                         'channels of uint8 (colour); convert it to RGB first')
+    return cv2.imread(str(path), cv2.IMREAD_COLOR)
+
+
+class Predictor:
+    """A config and its checkpoint, ready to predict.
+
+    Args:
+        cfg: of any task whose model has ``test_step``.
+        checkpoint: path of a file with exactly the model's weights.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str):
+        content = read_checkpoint(checkpoint)
+        model = build_model(cfg)
+        check_fit(model, content, checkpoint)
+        model.load_state_dict(weights_of(content))
+        self.model = model
+        pipeline = cfg.test_dataloader.dataset.pipeline
+        self.pipeline = Compose([step for step in pipeline if 'Annotations' not in step['type']])
+        self.dataset_meta = content.get('meta', {}).get('dataset_meta') or self._declared_meta(cfg)
+
+    @staticmethod
+    def _declared_meta(cfg: Config) -> dict:
+        from mmengine.registry import DATASETS
+        dataset = cfg.test_dataloader.dataset
+        return dataset.get('metainfo') or DATASETS.get(dataset.type).METAINFO
+
+    def __call__(self, path: Path) -> BaseDataElement:
+        """Path of an image -> the task's data sample with predictions, on the CPU."""
+        data = self.pipeline(dict(img_path=str(path), img_id=0))
+        with torch.inference_mode():
+            return self.model.test_step(pseudo_collate([data]))[0].cpu()
+
+
+class Painter:
+    """Draws data samples: semantic maps over the image, instances as boxes and masks, with a legend.
+
+    Args:
+        dataset_meta: ``classes`` and, if there is one, ``palette`` (RGB).
+        score_thr: instances below this score are not drawn.
+    """
+
+    def __init__(self, dataset_meta: dict, score_thr: float = 0.3):
+        self.classes: Sequence[str] = dataset_meta['classes']
+        palette = dataset_meta.get('palette')
+        if not isinstance(palette, (list, tuple)) or len(palette) < len(self.classes):
+            hues = np.linspace(0, 179, len(self.classes), endpoint=False).astype(np.uint8)
+            hsv = np.stack([hues, np.full_like(hues, 200), np.full_like(hues, 230)], axis=-1)
+            palette = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0].tolist()
+        self.palette = [tuple(int(c) for c in colour) for colour in palette]
+        self.score_thr = score_thr
+
+    def compare(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
+        """(H, W, 3) BGR -> image, truth and prediction side by side over a legend, BGR."""
+        truth, shown_truth = self._overlay(image, sample, 'gt')
+        prediction, shown_prediction = self._overlay(image, sample, 'pred')
+        return self._with_legend(np.hstack([image, truth, prediction]), shown_truth | shown_prediction)
+
+    def paint(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
+        """(H, W, 3) BGR -> the image with the prediction drawn over a legend, BGR."""
+        return self._with_legend(*self._overlay(image, sample, 'pred'))
+
+    def _overlay(self, image: np.ndarray, sample: BaseDataElement, source: str) -> Tuple[np.ndarray, set]:
+        """The image with the truth (gt) or the prediction (pred) drawn on it, and the class indices drawn."""
+        if f'{source}_sem_seg' in sample:
+            labels = sample.get(f'{source}_sem_seg').data.squeeze(0).cpu().numpy()
+            known = labels < len(self.classes)  # 255 is ignored
+            colours = np.array(self.palette, np.uint8)[:, ::-1][np.where(known, labels, 0)]
+            blend = cv2.addWeighted(image, 0.4, colours, 0.6, 0)
+            return np.where(known[..., None], blend, image), set(np.unique(labels[known]).tolist())
+        if f'{source}_instances' in sample:
+            return self._instances(image, sample.get(f'{source}_instances').cpu().numpy())
+        return image, set()
+
+    def _instances(self, image: np.ndarray, instances) -> Tuple[np.ndarray, set]:
+        picture = image.copy()
+        if 'scores' in instances:
+            instances = instances[instances.scores >= self.score_thr]
+        for mask, label in zip(instances.get('masks', []), instances.labels):
+            colour = np.array(self.palette[label][::-1])
+            picture[mask] = (0.5 * picture[mask] + 0.5 * colour).astype(np.uint8)
+        for i, (box, label) in enumerate(zip(instances.bboxes, instances.labels)):
+            left, top, right, bottom = (int(round(v)) for v in box)
+            colour = self.palette[label][::-1]
+            cv2.rectangle(picture, (left, top), (right, bottom), colour, 2)
+            text = self.classes[label] + (f' {instances.scores[i]:.2f}' if 'scores' in instances else '')
+            cv2.putText(picture, text, (left, max(top - 4, 10)), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
+        return picture, set(instances.labels.tolist())
+
+    def _with_legend(self, picture: np.ndarray, shown: set) -> np.ndarray:
+        """The picture over rows of colour and class name, as many as fit into its width."""
+        scale = min(max(picture.shape[0] / 600, 0.45), 2.0)
+        line, pad = int(34 * scale), int(8 * scale)
+        entries, x, y = [], pad, 0
+        for label in sorted(shown):
+            name = self.classes[label]
+            width = int(cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0]) + line + 2 * pad
+            if x + width > picture.shape[1] and x > pad:
+                x, y = pad, y + line
+            entries.append((label, name, x, y))
+            x += width
+        legend = np.full((y + line if entries else 0, picture.shape[1], 3), 255, np.uint8)
+        for label, name, x, y in entries:
+            side = line - 2 * pad
+            cv2.rectangle(legend, (x, y + pad), (x + side, y + pad + side), self.palette[label][::-1], -1)
+            cv2.putText(legend, name, (x + side + pad, y + line - pad - 1), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0),
+                        max(int(scale), 1), cv2.LINE_AA)
+        return np.vstack([picture, legend])
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Raises InputError if the file cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), picture):
+        raise InputError(f'cannot write {path}; free some space or give another folder')
+
+
+def predict_folder(predictor: Predictor, painter: Painter, images: Sequence[Path], out: Path,
+                   report=print) -> List[str]:
+    """Write out/<name>.png for each image, and return one line for each that failed."""
+    failures = []
+    for path in images:
+        try:
+            picture = painter.paint(read_image(path), predictor(path))
+            write_picture(out / f'{path.stem}.png', picture)
+        except InputError as error:
+            failures.append(str(error))
+        else:
+            report(f'{path} -> {out / (path.stem + ".png")}')
+    return failures

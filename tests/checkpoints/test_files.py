@@ -1,0 +1,53 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmvitscale.checkpoints.files import read_checkpoint
+from mmvitscale.errors import InputError
+
+
+class RunsCode:
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_a_training_checkpoint_of_mmengine_is_read(tmp_path):
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    torch.save(dict(state_dict=dict(w=torch.ones(2)), message_hub=dict(loss=history), meta=dict(
+        best=np.float64(0.5), palette=np.zeros((2, 3), np.uint8))), tmp_path / 'a.pth')
+    checkpoint = read_checkpoint(tmp_path / 'a.pth')
+    assert torch.equal(checkpoint['state_dict']['w'], torch.ones(2))
+    assert checkpoint['message_hub']['loss'].mean() == 1.5
+    assert checkpoint['meta']['best'] == 0.5
+
+
+def test_code_in_a_file_does_not_run(tmp_path):
+    marker = tmp_path / 'marker'
+    for attack in (RunsCode(os.mkdir, str(marker)), RunsCode(getattr, torch.nn.Module, '__init__'), RunsCode(eval, f'open({marker!r})'),
+                   RunsCode(getattr, HistoryBuffer, '__init__')):
+        torch.save(dict(state_dict={}, extra=attack), tmp_path / 'a.pth')
+        with pytest.raises(InputError, match='would run code'):
+            read_checkpoint(tmp_path / 'a.pth')
+    assert not marker.exists()
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    torch.save(dict(w=torch.ones(1000)), tmp_path / 'whole.pth')
+    whole = (tmp_path / 'whole.pth').read_bytes()
+    for name, content in (('cut.pth', whole[:len(whole) // 2]), ('empty.pth', b''), ('text.pth', b'<html>404</html>'),
+                          ('noise.pth', bytes(range(256)) * 9)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=f'{name} is no PyTorch checkpoint or is damaged'):
+            read_checkpoint(tmp_path / name)
+    torch.save(torch.ones(2), tmp_path / 'tensor.pth')
+    with pytest.raises(InputError, match='holds a Tensor'):
+        read_checkpoint(tmp_path / 'tensor.pth')
+    with pytest.raises(InputError, match='is not there'):
+        read_checkpoint(tmp_path / 'nowhere.pth')

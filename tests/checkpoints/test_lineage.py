@@ -1,0 +1,29 @@
+import pytest
+
+from mmvitscale.checkpoints.lineage import StageWindows, WindowLineage, swin_backbones
+from mmvitscale.models.backbones import SwinTransformerV2
+from torch import nn
+
+
+def test_how_far_a_window_reaches_beyond_the_trained_one():
+    grown = StageWindows(reference=(8, 8), window=(16, 16))
+    # log2(1 + 8 * 7 / 7) / 3 and log2(1 + 8 * 15 / 7) / 3
+    assert grown.trained_coordinate == pytest.approx(1.0566, abs=1e-4)
+    assert grown.coordinate == pytest.approx(1.3938, abs=1e-4)
+    assert grown.extrapolation == pytest.approx(1.3938 / 1.0566 - 1, abs=1e-3)
+    assert StageWindows((8, 8), (8, 8)).extrapolation == 0
+    assert StageWindows((8, 8), (4, 4)).extrapolation == 0
+    assert StageWindows((8, 16), (8, 20)).extrapolation > 0
+    assert StageWindows((1, 8), (2, 8)).extrapolation == float('inf')
+
+
+def test_lineage_of_a_model():
+    arch = dict(embed_dims=4, depths=(1, 1), num_heads=(1, 1))
+    backbone = SwinTransformerV2(arch, window_size=[16, (4, 8)], pretrained_window_sizes=[8, (4, 8)])
+    assert swin_backbones(nn.Sequential(nn.Identity(), backbone)) == [backbone]
+    lineage = WindowLineage.of(backbone)
+    assert lineage.as_dict() == dict(reference_windows=[[8, 8], [4, 8]], windows=[[16, 16], [4, 8]])
+    lines = lineage.report().splitlines()
+    assert len(lines) == 3
+    assert lines[1].split() == ['0', '8x8', '16x16', '1.057', '1.394', '32%']
+    assert lines[2].split()[-1] == '0%'

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from mmvitscale.errors import InputError
+from mmvitscale.models.backbones import SwinTransformerV2
+
+
+class Segmentor(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        arch = dict(embed_dims=8, depths=(1, 2), num_heads=(1, 2))
+        self.backbone = SwinTransformerV2(arch, window_size=4, frozen_stages=0)
+        self.decode_head = nn.Sequential(nn.Conv2d(16, 4, 1), nn.BatchNorm2d(4))
+
+
+def build(model, **paramwise_cfg):
+    return build_optim_wrapper(
+        model,
+        dict(
+            optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.5),
+            constructor='mmvitscale.LayerDecayOptimWrapperConstructor',
+            paramwise_cfg=paramwise_cfg))
+
+
+def settings(model, wrapper):
+    """Parameter name -> (learning rate, weight decay)."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {names[parameter]: (group['lr'], group['weight_decay'])
+            for group in wrapper.optimizer.param_groups for parameter in group['params']}
+
+
+def test_rates_and_decays_of_every_parameter():
+    model = Segmentor()
+    found = settings(model, build(model, layer_decay_rate=0.1))
+    assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not any(name.startswith('backbone.patch_embed') for name in found)  # frozen
+    # depths: patch embedding 0, blocks 1 to 3, the rest 4
+    expected = {
+        'backbone.stages.0.blocks.0.attn.qkv.weight': (1e-3, 0.5),
+        'backbone.stages.0.blocks.0.attn.q_bias': (1e-3, 0.0),
+        'backbone.stages.0.blocks.0.attn.logit_scale': (1e-3, 0.0),
+        'backbone.stages.0.blocks.0.attn.position_bias.mlp.2.weight': (1e-3, 0.0),
+        'backbone.stages.1.downsample.reduction.weight': (1e-3, 0.5),
+        'backbone.stages.1.blocks.0.mlp.fc1.weight': (1e-2, 0.5),
+        'backbone.stages.1.blocks.1.norm1.weight': (1e-1, 0.0),
+        'backbone.out_norms.1.weight': (1.0, 0.0),
+        'decode_head.0.weight': (1.0, 0.5),
+        'decode_head.0.bias': (1.0, 0.0),
+        'decode_head.1.weight': (1.0, 0.0),
+    }
+    for name, pair in expected.items():
+        assert found[name] == pytest.approx(pair), name
+
+
+def test_custom_keys_multiply_and_the_longest_wins():
+    model = Segmentor()
+    found = settings(
+        model,
+        build(model, custom_keys={
+            'backbone': dict(lr_mult=0.1),
+            'backbone.stages.1': dict(lr_mult=0.5, decay_mult=0.2)
+        }))
+    assert found['backbone.stages.0.blocks.0.attn.qkv.weight'] == pytest.approx((0.1, 0.5))
+    assert found['backbone.stages.1.blocks.0.attn.qkv.weight'] == pytest.approx((0.5, 0.1))
+    assert found['decode_head.0.weight'] == pytest.approx((1.0, 0.5))
+
+
+def test_a_pattern_that_matches_nothing():
+    with pytest.raises(InputError, match=r"\['bakcbone'\] match no parameter.*\['backbone', 'decode_head'\]"):
+        build(Segmentor(), custom_keys={'bakcbone': dict(lr_mult=0.1)})
+
+
+def test_options_that_do_not_exist():
+    with pytest.raises(InputError, match=r"\['layer_decay'\].*layer_decay_rate"):
+        build(Segmentor(), layer_decay=0.9)
+    with pytest.raises(InputError, match=r"\['lr'\].*lr_mult"):
+        build(Segmentor(), custom_keys={'backbone': dict(lr=0.9)})
+
+
+def test_a_model_that_does_not_know_its_depths():
+    model = nn.Sequential(nn.Linear(2, 2))
+    assert settings(model, build(model)) == {'0.weight': (1.0, 0.5), '0.bias': (1.0, 0.0)}
+    with pytest.raises(InputError, match='no part of Sequential says how deep'):
+        build(model, layer_decay_rate=0.9)
+
+
+def test_mixed_precision_on_a_cpu_trains_in_bfloat16():
+    model = nn.Linear(4, 4)
+    wrapper = build_optim_wrapper(model, dict(type='mmvitscale.CPUAmpOptimWrapper', optimizer=dict(type='SGD', lr=1.)))
+    before = model.weight.clone()
+    with wrapper.optim_context(model):
+        out = model(torch.ones(1, 4))
+    assert out.dtype == torch.bfloat16
+    wrapper.update_params(out.float().sum())
+    assert not torch.equal(model.weight, before) and model.weight.dtype == torch.float32

@@ -1,0 +1,57 @@
+"""Every config builds, and its model makes one prediction and one loss at a reduced size."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
+
+from mmvitscale.launch import load_config
+
+ROOT = Path(__file__).parents[1] / 'configs'
+CONFIGS = [path for path in sorted(ROOT.rglob('*.py')) if '_base_' not in path.parts]
+
+
+def test_there_are_configs():
+    assert {'swinv2_upernet_ade20k', 'swinv2_fpn_ade20k', 'swinv2_upernet_mini'} <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_a_config_trains_and_predicts(path):
+    cfg = load_config(str(path))
+    init_default_scope(cfg.default_scope)
+    cfg.model.data_preprocessor.size = (64, 96)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+
+    from mmseg.structures import SegDataSample
+    classes = cfg.model.decode_head.num_classes
+    batch = dict(inputs=[], data_samples=[])
+    for _ in range(2):
+        sample = SegDataSample(metainfo=dict(img_shape=(64, 96), ori_shape=(64, 96), pad_shape=(64, 96)))
+        sample.gt_sem_seg = PixelData(data=torch.randint(0, classes, (1, 64, 96)))
+        batch['inputs'].append(torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8))
+        batch['data_samples'].append(sample)
+
+    data = model.data_preprocessor(batch, training=True)
+    losses = model.train()(**data, mode='loss')
+    total = sum(value.sum() for name, value in losses.items() if 'loss' in name)
+    assert total.isfinite()
+    total.backward()
+    untouched = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not untouched
+    with torch.no_grad():
+        result, = model.eval().test_step(dict(inputs=batch['inputs'][:1], data_samples=batch['data_samples'][:1]))
+    assert result.pred_sem_seg.data.shape == (1, 64, 96)
+
+
+def test_the_headline_recipe_is_the_papers():
+    cfg = load_config(str(ROOT / 'swinv2_upernet_ade20k.py'))
+    backbone = cfg.model.backbone
+    assert (backbone.arch, backbone.window_size, backbone.pretrained_window_sizes) == ('tiny', 16, 8)
+    assert backbone.drop_path_rate == 0.3
+    assert cfg.optim_wrapper.optimizer.lr == 4e-5 and cfg.optim_wrapper.optimizer.weight_decay == 0.05
+    assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.95
+    assert cfg.train_cfg.max_iters == 160000 and cfg.param_scheduler[0].end == 1500
+    assert cfg.crop_size == (512, 512) and cfg.train_dataloader.batch_size * 8 == 16

@@ -1,0 +1,28 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BUILD = '''
+from mmengine.registry import MODELS, init_default_scope
+init_default_scope({scope!r})
+model = MODELS.build(dict(type='mmvitscale.SwinTransformerV2', arch='tiny', window_size=8))
+print(type(model).__module__)
+'''
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmdet', 'mmseg', 'mmpretrain'])
+def test_builds_in_a_fresh_process_from_any_scope(scope):
+    code = BUILD.format(scope=scope)
+    if scope == 'mmpretrain':  # which needs torchvision
+        code = f'import sys; sys.path.append({str(Path(__file__).parent)!r}); import peer_packages\n' + code
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1:] == ['mmvitscale.models.backbones.swin_v2'], result.stderr
+
+
+def test_the_models_need_neither_mmdet_nor_mmseg_nor_ops():
+    code = ('import sys; import mmvitscale.models.backbones, mmvitscale.checkpoints.lineage; '
+            "print([name for name in sys.modules if name.split('.')[0] in ('mmdet', 'mmseg', 'mmcv', 'mmpretrain')])")
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.stdout.strip() == '[]', result.stderr

@@ -1,0 +1,191 @@
+"""The commands as a user types them, on a handful of small scenes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmvitscale.datasets import mini
+
+ROOT = Path(__file__).parents[2]
+CONFIG = 'configs/mini/swinv2_upernet_mini.py'
+# two iterations of a network that is smaller still
+OPTIONS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2',
+           'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
+           'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False',
+           'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False',
+           'model.data_preprocessor.size=(64,64)']
+
+
+def run(*command, expect=0):
+    environment = {**os.environ, 'OMP_NUM_THREADS': '2'}
+    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True,
+                            env=environment)
+    assert (result.returncode == 0) == (expect == 0), result.stdout + result.stderr
+    return result
+
+
+def error_of(*command):
+    """The one line that a command ends with on bad input."""
+    result = run(*command, expect=1)
+    assert 'Traceback' not in result.stderr + result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope='session')
+def scenes(tmp_path_factory):
+    return mini.write_dataset(tmp_path_factory.mktemp('data') / 'mini', train=4, val=2, size=64)
+
+
+@pytest.fixture(scope='session')
+def options(scenes):
+    return [*OPTIONS, f'data_root={scenes}/ADEChallengeData2016']
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory, options):
+    """The work dir and the output of a training with mixed precision."""
+    work_dir = tmp_path_factory.mktemp('work')
+    result = run('tools/train.py', CONFIG, '--work-dir', work_dir, '--amp', '--cfg-options', *options)
+    return work_dir, result.stdout + result.stderr
+
+
+@pytest.fixture(scope='session')
+def checkpoint(trained):
+    return Path((trained[0] / 'last_checkpoint').read_text())
+
+
+def miou(output):
+    return float(re.findall(r'mIoU: ([\d.]+)', output)[-1])
+
+
+def test_training_reports_the_windows_and_keeps_them_in_the_checkpoint(trained, checkpoint):
+    assert 'reference window' in trained[1] and 'CPUAmpOptimWrapper' in trained[1]
+    meta = torch.load(checkpoint, weights_only=False)['meta']
+    assert meta['window_lineage'] == dict(reference_windows=[[8, 8]] * 4, windows=[[8, 8]] * 4)
+
+
+def test_testing_equals_the_validation_of_training(trained, checkpoint, options, tmp_path):
+    # the training's validation ran outside autocast, as testing does
+    result = run('tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path, '--show-dir', tmp_path / 'pictures',
+                 '--out', tmp_path / 'metrics.json', '--cfg-options', *options)
+    assert miou(result.stdout + result.stderr) == miou(trained[1])
+    assert json.loads((tmp_path / 'metrics.json').read_text())['mIoU'] == miou(trained[1])
+    pictures = sorted((tmp_path / 'pictures').glob('*.png'))
+    assert [path.name for path in pictures] == ['scene_00000.png', 'scene_00001.png']
+    picture = cv2.imread(str(pictures[0]))
+    assert picture.shape[1] == 3 * 64 and picture.shape[0] > 64  # image, truth, prediction; legend below
+    image = cv2.imread(str(Path(options[-1].split('=')[1]) / 'images/validation/scene_00000.jpg'))
+    assert np.array_equal(picture[:64, :64], image) and not np.array_equal(picture[:64, 64:128], image)
+
+
+def test_test_time_augmentation_and_predictions_to_a_file(checkpoint, options, tmp_path):
+    result = run('tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path, '--tta', '--out', tmp_path / 'p.pkl',
+                 '--cfg-options', *options)
+    assert 0 <= miou(result.stdout + result.stderr) <= 100
+    assert (tmp_path / 'p.pkl').stat().st_size > 0
+
+
+def test_resuming_goes_on_where_training_stopped(trained, options, tmp_path):
+    work_dir, _ = trained
+    result = run('tools/train.py', CONFIG, '--work-dir', work_dir, '--resume', '--cfg-options', *options,
+                 'train_cfg.max_iters=3', 'train_cfg.val_interval=3', 'default_hooks.logger.interval=1',
+                 'default_hooks.checkpoint.interval=1')
+    iterations = re.findall(r'Iter\(train\) \[(\d+)/3\]', result.stdout + result.stderr)
+    assert iterations == ['3']
+
+
+def test_predicting_a_folder_does_all_it_can_and_lists_what_failed(checkpoint, tmp_path):
+    images = tmp_path / 'images'
+    images.mkdir()
+    colour = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    cv2.imwrite(str(images / 'a.png'), colour)
+    cv2.imwrite(str(images / 'grey.png'), colour[..., 0])
+    cv2.imwrite(str(images / 'alpha.png'), cv2.cvtColor(colour, cv2.COLOR_BGR2BGRA))
+    (images / 'broken.jpg').write_bytes(b'no image')
+    cv2.imwrite(str(images / 'z.jpg'), colour)
+    out = tmp_path / 'out'
+    result = run('tools/predict.py', CONFIG, checkpoint, images, '--out', out, expect=1)
+    assert sorted(path.name for path in out.iterdir()) == ['a.png', 'z.png']
+    assert cv2.imread(str(out / 'a.png')).shape[1] == 90
+    errors = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 3 and 'Traceback' not in result.stderr
+    assert 'alpha.png has 4 channels of uint8, but the model takes 3' in errors[0]
+    assert 'broken.jpg cannot be read as an image' in errors[1]
+    assert 'grey.png has 1 channel of uint8' in errors[2]
+
+
+def test_two_processes_on_a_cpu(options, tmp_path):
+    environment = {**os.environ, 'PYTHON': sys.executable, 'PORT': '29613'}
+    result = subprocess.run(['bash', 'tools/dist_train.sh', CONFIG, '2', '--work-dir', str(tmp_path), '--cfg-options',
+                             *options, 'default_hooks.logger.interval=1'],
+                            cwd=ROOT, capture_output=True, text=True, env=environment)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert 'Distributed training: True' in output and 'GPU number: 2' in output
+    assert re.findall(r'Iter\(train\) \[ *(\d+)/2\]', output) == ['1', '2']  # logged once, not by each
+    assert (tmp_path / 'iter_2.pth').is_file()
+
+
+# Bad input: one line that says what was found, what is expected and what to do.
+
+
+def test_a_data_set_that_is_not_there(tmp_path):
+    error = error_of('tools/train.py', 'configs/swinv2_upernet_ade20k.py', '--work-dir', tmp_path / 'w',
+                     '--cfg-options', f'data_root={tmp_path}/ADEChallengeData2016')
+    assert f'{tmp_path}/ADEChallengeData2016/images/training is not there' in error
+    assert 'ADEChallengeData2016.zip' in error and 'make_mini_dataset.py' in error
+    assert not (tmp_path / 'w').exists()
+    (tmp_path / 'ADEChallengeData2016/images/training').mkdir(parents=True)
+    assert 'images/training is empty' in error_of(
+        'tools/train.py', 'configs/swinv2_upernet_ade20k.py', '--cfg-options',
+        f'data_root={tmp_path}/ADEChallengeData2016')
+
+
+def test_configs_and_options_that_cannot_work(options, checkpoint, tmp_path):
+    assert 'config nowhere.py is not there' in error_of('tools/train.py', 'nowhere.py')
+    (tmp_path / 'broken.py').write_text('model = dict(')
+    assert 'broken.py cannot be read' in error_of('tools/train.py', tmp_path / 'broken.py')
+    (tmp_path / 'file').write_text('')
+    assert 'cannot write into' in error_of('tools/train.py', CONFIG, '--work-dir', tmp_path / 'file' / 'work',
+                                           '--cfg-options', *options)
+    assert 'it ends in .json (metrics) or .pkl' in error_of('tools/test.py', CONFIG, checkpoint, '--out', 'a.txt')
+    for option, message in (('model.backbone.window_size=0', 'window 0 found'),
+                            ('model.backbone.window_size=[8,8]', 'window_size has 2 values'),
+                            ('model.backbone.arch=gigantic', "unknown SwinV2 arch 'gigantic'")):
+        assert message in error_of('tools/train.py', CONFIG, '--work-dir', tmp_path / 'work', '--cfg-options',
+                                   *options, option)
+
+
+def test_a_checkpoint_that_does_not_fit(checkpoint, options, tmp_path):
+    for tool in (['tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path],
+                 ['tools/predict.py', CONFIG, checkpoint, ROOT / 'tests', '--out', tmp_path]):
+        if 'predict' in tool[0]:
+            cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((40, 40, 3), np.uint8))
+            tool[3] = tmp_path / 'a.png'
+        error = error_of(*tool, '--cfg-options', *options, 'model.decode_head.num_classes=4',
+                         'model.auxiliary_head=None')
+        assert '2 weights of another shape (decode_head.conv_seg.weight is (10, 48, 1, 1) instead of (4, 48, 1, 1)' in error
+        assert re.search(r'\d+ weights unknown \(auxiliary_head', error)
+
+
+def test_an_image_that_is_not_there(checkpoint, tmp_path):
+    assert 'nothing.png is not there' in error_of('tools/predict.py', CONFIG, checkpoint, tmp_path / 'nothing.png',
+                                                  '--out', tmp_path)
+    assert 'holds no image' in error_of('tools/predict.py', CONFIG, checkpoint, tmp_path, '--out', tmp_path)
+
+
+def test_making_scenes(tmp_path):
+    result = run('tools/make_mini_dataset.py', '--out', tmp_path / 'mini', '--train', 3, '--val', 1, '--size', 64)
+    assert len(list((tmp_path / 'mini').rglob('images/training/*.jpg'))) == 3
+    assert re.search(r'colour classifier on them: 0\.\d+', result.stdout)
+    assert 'at least 1, 1 and 32' in error_of('tools/make_mini_dataset.py', '--out', tmp_path / 'no', '--train', 0)

@@ -1,0 +1,37 @@
+"""Draw a checkpoint's predictions on an image or on every image of a folder."""
+
+import argparse
+import sys
+
+from mmengine.config import DictAction
+
+from mmvitscale import inference, launch
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('image', help='image, or folder of images')
+    parser.add_argument('--out', required=True, metavar='D', help='folder of the pictures')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='draw instances of at least this score')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override the config')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    images = inference.list_images(args.image)
+    cfg = launch.load_config(args.config, args.cfg_options)
+    out = launch.check_writable(args.out)
+    predictor = inference.Predictor(cfg, args.checkpoint)
+    painter = inference.Painter(predictor.dataset_meta, args.score_thr)
+    failures = inference.predict_folder(predictor, painter, images, out)
+    for failure in failures:
+        print(f'error: {failure}', file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == '__main__':
+    launch.run_command(main)

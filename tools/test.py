@@ -1,0 +1,65 @@
+"""Evaluate a checkpoint on the config's test set, whatever its task."""
+
+import argparse
+import json
+from pathlib import Path
+
+from mmengine.config import ConfigDict, DictAction
+from mmengine.dist import is_main_process
+from mmengine.evaluator import DumpResults
+
+from mmvitscale import launch
+from mmvitscale.errors import InputError
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='where logs go (default: work_dirs/<config name>)')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation: several scales, and flips')
+    parser.add_argument('--show-dir', metavar='D', help='write pictures there: image, truth and prediction')
+    parser.add_argument('--out', metavar='F', help='write the metrics to F.json or the predictions to F.pkl')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override the config')
+    return parser.parse_args()
+
+
+def use_tta(cfg):
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise InputError(f'--tta needs tta_model and tta_pipeline, which {cfg.filename} does not define')
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def main():
+    args = parse_args()
+    out = Path(args.out) if args.out else None
+    if out and out.suffix not in ('.json', '.pkl'):
+        raise InputError(f'--out {out} found, but it ends in .json (metrics) or .pkl (predictions)')
+    cfg = launch.load_config(args.config, args.cfg_options)
+    launch.check_datasets(cfg, ('test', ))
+    launch.use_work_dir(cfg, args.config, args.work_dir)
+    for folder in filter(None, (args.show_dir, out and out.parent)):
+        launch.check_writable(folder)
+    launch.adapt_to_machine(cfg, args.launcher)
+    if args.tta:
+        use_tta(cfg)
+    if args.show_dir:
+        pictures = dict(type='mmvitscale.ComparisonPictureHook', out_dir=args.show_dir)
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), pictures]
+
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    runner = launch.Runner.from_cfg(cfg)
+    runner.weights_must_fit = True
+    if out and out.suffix == '.pkl':
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=str(out)))
+    metrics = runner.test()
+    if out and out.suffix == '.json' and is_main_process():
+        out.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    launch.run_command(main)

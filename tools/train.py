@@ -1,0 +1,39 @@
+"""Train a config, whatever its task."""
+
+import argparse
+
+from mmengine.config import DictAction
+
+from mmvitscale import launch
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
+    parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CKPT',
+                        help='go on from a checkpoint (default: the latest in the work dir)')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override the config, e.g. data_root=/data/ade train_dataloader.batch_size=4')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    launch.check_datasets(cfg, ('train', 'val'))
+    launch.use_work_dir(cfg, args.config, args.work_dir)
+    launch.adapt_to_machine(cfg, args.launcher)
+    if args.amp:
+        launch.use_mixed_precision(cfg)
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    launch.Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    launch.run_command(main)
