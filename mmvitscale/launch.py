@@ -94,7 +94,8 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         old_root = cfg.get('data_root')
         cfg.merge_from_dict(options)
         if 'data_root' in options and old_root:
-            cfg._cfg_dict = _rebase(cfg._cfg_dict, str(old_root).rstrip('/'), str(options['data_root']).rstrip('/'))
+            for key, value in cfg.items():
+                cfg[key] = _rebase(value, str(old_root).rstrip('/'), str(options['data_root']).rstrip('/'))
     return cfg
 
 

@@ -1,7 +1,7 @@
 """The embedded scenes: synthetic images drawn on the spot, for the demo and the tests.
 
-A scene is a few textured regions under overlapping objects. A class is a texture or a shape; colours are drawn at
-random for every region and object, so that no pixel's colour tells its class. The same scenes are written both as
+A scene is a few textured regions under overlapping objects. A class is a texture, of objects also a shape; colours are
+drawn at random for every region and object, so that no pixel's colour tells its class. The same scenes are written both as
 ADE20K lays its files out (label 0 is ignored, labels 1 to 10 are the classes) and as COCO does (objects only).
 """
 
@@ -35,9 +35,8 @@ def _waves(period: float, square: bool = False) -> Texture:
     return texture
 
 
-def _checks(y, x, rng):
-    side = rng.uniform(7, 10)
-    return ((np.floor(y / side) + np.floor(x / side)) % 2).astype(float)
+def _checks(side: float) -> Texture:
+    return lambda y, x, rng: ((np.floor(y / side) + np.floor(x / side)) % 2).astype(float)
 
 
 def _dots(y, x, rng):
@@ -49,8 +48,17 @@ def _grain(y, x, rng):
     return rng.uniform(0, 1, y.shape)
 
 
-def _radial(y, x, rng):
+def _blocks(y, x, rng):
+    grid = rng.uniform(0, 1, (64, 64))
+    return grid[np.floor(y / 6).astype(int) % 64, np.floor(x / 6).astype(int) % 64]
+
+
+def _glow(y, x, rng):
     return np.clip(1 - np.hypot(y, x) / 40, 0, 1)
+
+
+def _ripples(y, x, rng):
+    return (np.sin(2 * np.pi * np.hypot(y, x) / 8) + 1) / 2
 
 
 def _plain(y, x, rng):
@@ -66,18 +74,18 @@ def _star(y, x):
 
 
 REGIONS: Dict[str, Texture] = {
-    'stripes': _waves(14),
-    'checks': _checks,
+    'stripes': _waves(16),
+    'checks': _checks(9),
     'dots': _dots,
     'grain': _grain,
 }
 OBJECTS: Dict[str, Tuple[Shape, Texture]] = {
-    'disc': (lambda y, x: y**2 + x**2 < 0.8, _radial),
-    'square': (lambda y, x: np.maximum(abs(y), abs(x)) < 0.75, _waves(9, square=True)),
-    'triangle': (lambda y, x: (y < 0.6) & (y > 2 * abs(x) - 1), _waves(32)),
-    'ring': (lambda y, x: abs(np.hypot(y, x) - 0.75) < 0.25, _plain),
-    'cross': (lambda y, x: (np.minimum(abs(y), abs(x)) < 0.28) & (np.maximum(abs(y), abs(x)) < 0.95), _plain),
-    'star': (_star, _grain),
+    'disc': (lambda y, x: y**2 + x**2 < 0.8, _glow),
+    'square': (lambda y, x: np.maximum(abs(y), abs(x)) < 0.75, _waves(8, square=True)),
+    'triangle': (lambda y, x: (y < 0.6) & (y > 2 * abs(x) - 1), _checks(4)),
+    'ring': (lambda y, x: abs(np.hypot(y, x) - 0.72) < 0.28, _ripples),
+    'cross': (lambda y, x: (np.minimum(abs(y), abs(x)) < 0.3) & (np.maximum(abs(y), abs(x)) < 0.95), _plain),
+    'star': (_star, _blocks),
 }
 CLASSES: Tuple[str, ...] = (*REGIONS, *OBJECTS)
 PALETTE = ((120, 120, 120), (180, 120, 60), (6, 120, 230), (80, 170, 80), (240, 60, 60), (240, 200, 20), (20, 210, 210),
@@ -123,10 +131,10 @@ def draw_scene(size: int, rng: np.random.Generator) -> Scene:
         paint(nearest == i, REGIONS[name], sites[i])
         labels[nearest == i] = CLASSES.index(name) + 1
 
-    names = list(rng.choice(list(OBJECTS), rng.integers(3, 7)))
+    names = list(rng.choice(list(OBJECTS), rng.integers(5, 10)))
     for i, name in enumerate(names):
         shape, texture = OBJECTS[name]
-        centre, radius, turn = rng.uniform(0.1, 0.9, 2) * size, rng.uniform(24, 48) * unit, rng.uniform(0, 2 * np.pi)
+        centre, radius, turn = rng.uniform(0.1, 0.9, 2) * size, rng.uniform(26, 50) * unit, rng.uniform(0, 2 * np.pi)
         dy, dx = (y - centre[0]) / radius, (x - centre[1]) / radius
         inside = shape(np.cos(turn) * dy - np.sin(turn) * dx, np.sin(turn) * dy + np.cos(turn) * dx)
         paint(inside, texture, centre)

@@ -1,7 +1,7 @@
 # The embedded scenes (python tools/make_mini_dataset.py): synthetic, 10 classes, 256 x 256.
 _base_ = './ade20k.py'
 data_root = 'data/mini/ADEChallengeData2016'
-crop_size = (256, 256)
+crop_size = (128, 128)
 classes = ('stripes', 'checks', 'dots', 'grain', 'disc', 'square', 'triangle', 'ring', 'cross', 'star')
 palette = [[120, 120, 120], [180, 120, 60], [6, 120, 230], [80, 170, 80], [240, 60, 60], [240, 200, 20],
            [20, 210, 210], [160, 60, 220], [250, 130, 190], [100, 60, 20]]
@@ -16,8 +16,10 @@ dataset = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
+    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.9),
     dict(type='RandomFlip', prob=0.5),
     dict(type='RandomFlip', prob=0.5, direction='vertical'),
+    dict(type='PhotoMetricDistortion', hue_delta=90),  # all hues: colour tells no class here
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
@@ -37,7 +39,7 @@ tta_pipeline = [
         ]),
 ]
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=8,
     num_workers=1,
     dataset=dict(
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
