@@ -5,7 +5,7 @@ _base_ = [
 ]
 num_classes = 10
 channels = [32, 64, 128, 256]
-iters = 1100
+iters = 1250
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
     backbone=dict(
