@@ -16,3 +16,8 @@ OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
     scope='mmvitscale',
     parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
     locations=['mmvitscale.optim'])
+WEIGHT_INITIALIZERS = root.Registry(
+    'weight initializer',
+    scope='mmvitscale',
+    parent=root.WEIGHT_INITIALIZERS,
+    locations=['mmvitscale.checkpoints.pretrained'])

@@ -1,59 +1,103 @@
-"""SwinV2 of Hugging Face transformers: an independent implementation to compare with."""
+"""SwinV2 of other libraries: independent implementations to compare with.
 
-import re
+Each builder takes the arch (sizes), the side of the image in pixels, one window per stage, and one reference window per
+stage or None; it returns the model and a function from an image to the raw output of every stage, NCHW.
+"""
 
 import torch
 
-_BLOCK = {
-    'attention.self.logit_scale': 'attn.logit_scale',
-    'attention.self.continuous_position_bias_mlp.0.weight': 'attn.position_bias.mlp.0.weight',
-    'attention.self.continuous_position_bias_mlp.0.bias': 'attn.position_bias.mlp.0.bias',
-    'attention.self.continuous_position_bias_mlp.2.weight': 'attn.position_bias.mlp.2.weight',
-    'attention.self.query.bias': 'attn.q_bias',
-    'attention.self.value.bias': 'attn.v_bias',
-    'attention.output.dense.weight': 'attn.proj.weight',
-    'attention.output.dense.bias': 'attn.proj.bias',
-    'layernorm_before.weight': 'norm1.weight',
-    'layernorm_before.bias': 'norm1.bias',
-    'intermediate.dense.weight': 'mlp.fc1.weight',
-    'intermediate.dense.bias': 'mlp.fc1.bias',
-    'output.dense.weight': 'mlp.fc2.weight',
-    'output.dense.bias': 'mlp.fc2.bias',
-    'layernorm_after.weight': 'norm2.weight',
-    'layernorm_after.bias': 'norm2.bias',
-}
+
+def _record(modules, to_nchw):
+    """Let the modules keep what they return; the function that collects it."""
+    outputs = {}
+    for i, module in enumerate(modules):
+        module.register_forward_hook(lambda module, inputs, output, i=i: outputs.update({i: to_nchw(output)}))
+    return lambda: [outputs[i] for i in range(len(modules))]
 
 
-def huggingface_swin_v2(arch, image_size, window_size):
-    """A Swinv2Backbone that returns every stage before patch merging."""
+def huggingface(arch, image_size, windows, references):
     from transformers import Swinv2Backbone, Swinv2Config
     config = Swinv2Config(
         image_size=image_size,
-        window_size=window_size,
+        window_size=max(windows),
+        pretrained_window_sizes=references or [0] * 4,
         embed_dim=arch['embed_dims'],
         depths=list(arch['depths']),
         num_heads=list(arch['num_heads']),
         out_features=[f'stage{i + 1}' for i in range(len(arch['depths']))])
-    return Swinv2Backbone(config).eval()
+    model = Swinv2Backbone(config).eval()
+    return model, lambda image: list(model(image).feature_maps)
 
 
-def our_state_dict(peer, ours):
-    """The weights of a Swinv2Backbone under our names; reference windows are those of ``ours``."""
-    theirs = peer.state_dict()
-    state = {f'stages.{i}.reference_window': stage.reference_window for i, stage in enumerate(ours.stages)}
-    for name in ('weight', 'bias'):
-        state[f'patch_embed.proj.{name}'] = theirs.pop(f'embeddings.patch_embeddings.projection.{name}')
-        state[f'patch_embed.norm.{name}'] = theirs.pop(f'embeddings.norm.{name}')
-    blocks = {re.match(r'(encoder\.layers\.(\d+)\.blocks\.(\d+)\.)', key).groups() for key in theirs if 'blocks' in key}
-    for prefix, stage, block in blocks:
-        target = f'stages.{stage}.blocks.{block}.'
-        for name, our_name in _BLOCK.items():
-            state[target + our_name] = theirs.pop(prefix + name)
-        qkv = [theirs.pop(f'{prefix}attention.self.{name}.weight') for name in ('query', 'key', 'value')]
-        state[f'{target}attn.qkv.weight'] = torch.cat(qkv)
-    for key in [key for key in theirs if 'downsample' in key]:
-        stage, name = re.match(r'encoder\.layers\.(\d+)\.(.*)', key).groups()
-        state[f'stages.{int(stage) + 1}.{name}'] = theirs.pop(key)
-    assert not theirs, f'not carried over: {sorted(theirs)}'
+def timm(arch, image_size, windows, references):
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+    model = SwinTransformerV2(
+        img_size=image_size,
+        window_size=max(windows),
+        pretrained_window_sizes=references or (0, ) * 4,
+        embed_dim=arch['embed_dims'],
+        depths=arch['depths'],
+        num_heads=arch['num_heads'],
+        num_classes=10).eval()
+    collect = _record(model.layers, lambda output: output.permute(0, 3, 1, 2))
+    return model, lambda image: (model(image), collect())[1]
+
+
+def mmpretrain(arch, image_size, windows, references):
+    from mmpretrain.models import SwinTransformerV2
+    model = SwinTransformerV2(
+        arch={**arch, 'extra_norm_every_n_blocks': 0},
+        img_size=image_size,
+        window_size=list(windows),
+        pretrained_window_sizes=list(references or [0] * 4))
+    model.eval()  # returns nothing there
+
+    def to_nchw(output):
+        tokens, (height, width) = output
+        return tokens.transpose(1, 2).unflatten(2, (height, width))
+
+    collect = _record(model.stages, to_nchw)
+    return model, lambda image: (model(image), collect())[1]
+
+
+def torchvision(arch, image_size, windows, references):
+    from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
+    assert references is None, 'torchvision knows no reference windows'
+    model = SwinTransformer(
+        patch_size=[4, 4],
+        embed_dim=arch['embed_dims'],
+        depths=list(arch['depths']),
+        num_heads=list(arch['num_heads']),
+        window_size=[max(windows)] * 2,
+        block=SwinTransformerBlockV2,
+        downsample_layer=PatchMergingV2).eval()
+    collect = _record(model.features[1::2], lambda output: output.permute(0, 3, 1, 2))
+    return model, lambda image: (model(image), collect())[1]
+
+
+PEERS = {'Hugging Face': huggingface, 'timm': timm, 'mmpretrain': mmpretrain, 'torchvision': torchvision}
+
+
+@torch.no_grad()
+def official_state_dict(ours, windows, references):
+    """Our backbone's weights as the official code saves them: its names, tables, indices and masks."""
+    state = {}
+    for key, value in ours.state_dict().items():
+        if key.endswith('reference_window') or key.startswith('out_norms.') and not key.startswith('out_norms.3.'):
+            continue
+        key = key.replace('attn.position_bias.mlp', 'attn.cpb_mlp').replace('out_norms.3', 'norm')
+        if key.startswith('stages.'):
+            _, stage, rest = key.split('.', 2)
+            key = f'layers.{int(stage) - rest.startswith("downsample")}.{rest}'
+        state[key] = value
+    for stage, (depth, window, reference) in enumerate(zip(ours.depths, windows, references)):
+        offsets = torch.arange(1 - window, window, dtype=torch.float32)
+        table = torch.stack(torch.meshgrid(offsets, offsets, indexing='ij'), dim=-1)[None] * 8 / (reference - 1)
+        table = torch.sign(table) * torch.log2(table.abs() + 1.0) / torch.log2(torch.tensor(8.0))
+        for block in range(depth):
+            state[f'layers.{stage}.blocks.{block}.attn.relative_coords_table'] = table
+            state[f'layers.{stage}.blocks.{block}.attn.relative_position_index'] = torch.zeros(2, 2, dtype=torch.long)
+            if block % 2:
+                state[f'layers.{stage}.blocks.{block}.attn_mask'] = torch.zeros(4, 2, 2)
+    state['head.weight'], state['head.bias'] = torch.zeros(10, 4), torch.zeros(10)
     return state
-

@@ -1,14 +1,24 @@
-"""Reading checkpoint files without running code from them."""
+"""Checkpoint files and URLs: reading without running code from them, writing whole or not at all."""
 
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Union
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.logging import print_log
 from mmengine.logging.history_buffer import HistoryBuffer
 
 from ..errors import InputError
+
+_TIMEOUT = 30  # seconds without a byte
 
 
 def _statistic_of_history(owner, name: str):
@@ -21,30 +31,99 @@ def _statistic_of_history(owner, name: str):
 # What MMEngine's own checkpoints hold beside tensors and plain containers: training statistics as NumPy arrays.
 _multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
 _SAFE_TYPES = [
-    HistoryBuffer, (_statistic_of_history, 'builtins.getattr'), np.ndarray, np.dtype, _multiarray._reconstruct, _multiarray.scalar,
+    HistoryBuffer, (_statistic_of_history, 'builtins.getattr'), np.ndarray, np.dtype, _multiarray._reconstruct,
+    _multiarray.scalar,
     *{type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'uint32', 'uint8', 'bool')}
 ]
 
 
-def read_checkpoint(path: Union[str, Path], map_location='cpu') -> dict:
-    """Path of a ``.pth`` file -> the dict in it. Nothing in the file is executed.
+def read_checkpoint(source: Union[str, Path], map_location='cpu') -> dict:
+    """Path or http(s) URL of a .pth, .bin or .safetensors file -> the dict in it. Nothing in the file is executed.
+
+    A URL is downloaded once, into the ``checkpoints`` folder of ``torch.hub.get_dir()``.
 
     Raises:
-        InputError: for a file that is missing, is no checkpoint or is cut short, or that asks to run code.
+        InputError: for a file that is missing or out of reach, is no checkpoint, is cut short or asks to run code.
     """
-    path = Path(path)
+    path = fetch(str(source)) if is_url(source) else Path(source)
     if not path.is_file():
-        raise InputError(f'checkpoint {path} is not there; check the path')
+        raise InputError(f'checkpoint {source} is not there; check the path')
     try:
+        if path.suffix == '.safetensors':
+            from safetensors.torch import load_file
+            return load_file(path, device=str(map_location))
         with torch.serialization.safe_globals(_SAFE_TYPES):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except UnpicklingError as error:
-        if 'unsupported global' in str(error).lower():
-            raise InputError(f'checkpoint {path} holds Python objects whose loading would run code, so it was not '
+    except ImportError as error:
+        raise InputError(f'{source} needs the package safetensors; install it: pip install safetensors') from error
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        if isinstance(error, UnpicklingError) and 'unsupported global' in str(error).lower():
+            raise InputError(f'checkpoint {source} holds Python objects whose loading would run code, so it was not '
                              'loaded; save it again with tensors, numbers and strings only') from error
-        raise InputError(f'{path} is no PyTorch checkpoint or is damaged; download or save it again') from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise InputError(f'{path} is no PyTorch checkpoint or is damaged; download or save it again') from error
+        raise InputError(f'{source} is no PyTorch checkpoint or is damaged; download or save it again') from error
     if not isinstance(checkpoint, dict):
-        raise InputError(f'{path} holds a {type(checkpoint).__name__}, but a checkpoint is a dict of weights')
+        raise InputError(f'{source} holds a {type(checkpoint).__name__}, but a checkpoint is a dict of weights')
     return checkpoint
+
+
+def is_url(source: Union[str, Path]) -> bool:
+    return urlparse(str(source)).scheme in ('http', 'https')
+
+
+def fetch(url: str) -> Path:
+    """URL -> path of its copy on this machine, downloaded by one process and only if it is not there yet."""
+    # Hubs give every model's file the same name, so the name alone would mix them up.
+    name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(urlparse(url).path).name}'
+    path = Path(torch.hub.get_dir(), 'checkpoints', name)
+    error = None
+    if is_main_process() and not path.is_file():
+        print_log(f'Downloading {url} to {path}', 'current')
+        try:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
+                write_whole(path, lambda file: _copy(response, file, url))
+        except (urllib.error.URLError, OSError) as failure:
+            error = failure
+    barrier()
+    if not path.is_file():
+        reason = getattr(error, 'reason', error) or 'see the first process'
+        raise InputError(f'checkpoint {url} cannot be reached ({reason}); download it elsewhere and give the local '
+                         'file, or train from scratch: --cfg-options model.backbone.init_cfg.checkpoint=FILE or '
+                         'model.backbone.init_cfg=None') from error
+    return path
+
+
+def _copy(response, file, url: str) -> None:
+    """Copy with a line of progress for each tenth. Raises OSError if the connection ends early."""
+    total, done, told = int(response.headers.get('Content-Length') or 0), 0, 0
+    while chunk := response.read(1 << 20):
+        file.write(chunk)
+        done += len(chunk)
+        if total and 10 * done // total > told:
+            told = 10 * done // total
+            print_log(f'  {10 * told}% of {total / 1e6:.0f} MB', 'current')
+    if total and done != total:
+        raise OSError(f'the connection ended after {done} of {total} bytes')
+
+
+def write_checkpoint(path: Union[str, Path], checkpoint: dict) -> None:
+    """Write ``checkpoint`` to a .pth file, or its ``state_dict`` to a .safetensors file; whole or not at all."""
+    path = Path(path)
+    if path.suffix == '.safetensors':
+        from safetensors.torch import save
+        weights = {key: value.contiguous() for key, value in checkpoint['state_dict'].items()}
+        write_whole(path, lambda file: file.write(save(weights, metadata={'format': 'pt'})))
+    else:
+        write_whole(path, lambda file: torch.save(checkpoint, file))
+
+
+def write_whole(path: Path, write) -> None:
+    """Let ``write(file)`` fill a file that takes its place at ``path`` only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(prefix=f'.{path.name}-', dir=path.parent)
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            write(file)
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+    finally:
+        Path(draft).unlink(missing_ok=True)

@@ -13,9 +13,11 @@ from ..models.layers.windows import Window
 
 @dataclass(frozen=True)
 class StageWindows:
-    """Windows of one stage, (height, width) in tokens."""
+    """Windows of one stage, (height, width) in tokens. origin: who said so of the reference window: 'config',
+    'checkpoint', or 'window_size' where nobody did."""
     reference: Window
     window: Window
+    origin: str = 'window_size'
 
     @property
     def trained_coordinate(self) -> float:
@@ -37,6 +39,13 @@ class StageWindows:
                 worst = max(worst, _largest_coordinate(n, p) / trained - 1 if trained else float('inf'))
         return worst
 
+    @property
+    def share_outside(self) -> float:
+        """Share of the window's offsets that the reference window does not have."""
+        offsets = [2 * n - 1 for n in self.window]
+        inside = [min(2 * n - 1, 2 * p - 1) for n, p in zip(self.window, self.reference)]
+        return 1 - inside[0] * inside[1] / (offsets[0] * offsets[1])
+
 
 def _largest_coordinate(length: int, reference: int) -> float:
     return log_coordinates(torch.tensor(float(length - 1)), reference).item()
@@ -50,7 +59,8 @@ class WindowLineage:
     @classmethod
     def of(cls, backbone: SwinTransformerV2) -> 'WindowLineage':
         """As the backbone stands now."""
-        return cls(tuple(StageWindows(stage.reference, stage.window) for stage in backbone.stages))
+        return cls(tuple(StageWindows(stage.reference, stage.window, stage.reference_origin)
+                         for stage in backbone.stages))
 
     def as_dict(self) -> dict:
         """Plain lists, for a checkpoint's meta: reference windows and windows, one (h, w) per stage."""
@@ -60,9 +70,10 @@ class WindowLineage:
 
     def report(self) -> str:
         """A table, one line per stage."""
-        header = ('stage', 'reference window', 'window', 'log-coordinate: trained', 'now', 'beyond')
-        rows = [(str(i), _by(stage.reference), _by(stage.window), f'{stage.trained_coordinate:.3f}',
-                 f'{stage.coordinate:.3f}', f'{100 * stage.extrapolation:.0f}%')
+        header = ('stage', 'reference window', 'from', 'window', 'log-coordinate: trained', 'now', 'beyond',
+                  'offsets outside')
+        rows = [(str(i), _by(stage.reference), stage.origin, _by(stage.window), f'{stage.trained_coordinate:.3f}',
+                 f'{stage.coordinate:.3f}', f'{100 * stage.extrapolation:.0f}%', f'{100 * stage.share_outside:.0f}%')
                 for i, stage in enumerate(self.stages)]
         widths = [max(map(len, column)) for column in zip(header, *rows)]
         return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [header, *rows])

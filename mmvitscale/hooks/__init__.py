@@ -1,4 +1,5 @@
 from .comparison_pictures import ComparisonPictureHook
 from .log_cpb_transfer import LogCPBTransferHook
+from .progressive_window import ProgressiveWindowHook
 
-__all__ = ['ComparisonPictureHook', 'LogCPBTransferHook']
+__all__ = ['ComparisonPictureHook', 'LogCPBTransferHook', 'ProgressiveWindowHook']

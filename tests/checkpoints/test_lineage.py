@@ -15,6 +15,8 @@ def test_how_far_a_window_reaches_beyond_the_trained_one():
     assert StageWindows((8, 8), (4, 4)).extrapolation == 0
     assert StageWindows((8, 16), (8, 20)).extrapolation > 0
     assert StageWindows((1, 8), (2, 8)).extrapolation == float('inf')
+    assert grown.share_outside == pytest.approx(1 - 15**2 / 31**2)
+    assert StageWindows((8, 8), (4, 4)).share_outside == 0
 
 
 def test_lineage_of_a_model():
@@ -25,5 +27,5 @@ def test_lineage_of_a_model():
     assert lineage.as_dict() == dict(reference_windows=[[8, 8], [4, 8]], windows=[[16, 16], [4, 8]])
     lines = lineage.report().splitlines()
     assert len(lines) == 3
-    assert lines[1].split() == ['0', '8x8', '16x16', '1.057', '1.394', '32%']
-    assert lines[2].split()[-1] == '0%'
+    assert lines[1].split() == ['0', '8x8', 'config', '16x16', '1.057', '1.394', '32%', '77%']
+    assert lines[2].split()[-2:] == ['0%', '0%']

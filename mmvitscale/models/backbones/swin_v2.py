@@ -47,7 +47,8 @@ def resolve_arch(arch: Union[str, dict]) -> dict:
     if len(arch['depths']) != len(arch['num_heads']):
         raise InputError(f'a SwinV2 arch has one depth and one number of heads per stage, but depths '
                          f'{tuple(arch["depths"])} and num_heads {tuple(arch["num_heads"])} differ in length')
-    return {'mlp_ratio': 4, 'extra_norm_every': 0, **arch}
+    return {'mlp_ratio': 4, 'extra_norm_every': 0, **arch, 'depths': tuple(arch['depths']),
+            'num_heads': tuple(arch['num_heads'])}
 
 
 def per_stage(value, stages: int, name: str) -> list:
@@ -94,7 +95,8 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.window = window
         self.reference = reference or window
-        self.reference_is_given = reference is not None
+        # 'config', 'checkpoint', or 'window_size' where nothing said otherwise
+        self.reference_origin = 'config' if reference else 'window_size'
         self.with_cp = with_cp
         self.register_buffer('reference_window', torch.tensor(self.reference))
 
@@ -122,11 +124,13 @@ class Stage(nn.Module):
         loaded = state_dict.get(prefix + 'reference_window')
         if loaded is not None:
             loaded = tuple(loaded.tolist())
-            if self.reference_is_given and loaded != self.reference:
+            if self.reference_origin == 'config' and loaded != self.reference:
                 raise InputError(f'{prefix[:-1]}: the checkpoint learned its position bias with window {loaded}, but '
                                  f'the config says pretrained_window_sizes {self.reference}; remove the option to '
                                  'take the window from the checkpoint')
             self.reference = loaded
+            if self.reference_origin != 'config':
+                self.reference_origin = 'checkpoint'
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -170,8 +174,8 @@ class SwinTransformerV2(BaseModule):
                  in_channels: int = 3,
                  init_cfg: Optional[dict] = None):
         super().__init__(init_cfg)
-        arch = resolve_arch(arch)
-        self.depths: Tuple[int, ...] = tuple(arch['depths'])
+        self.arch = arch = resolve_arch(arch)
+        self.depths: Tuple[int, ...] = arch['depths']
         stages = len(self.depths)
         self.out_indices = tuple(range(stages) if out_indices is None else out_indices)
         if not self.out_indices or not all(0 <= i < stages for i in self.out_indices):
@@ -189,6 +193,7 @@ class SwinTransformerV2(BaseModule):
         if pretrained_window_sizes is not None:
             references = self._windows(pretrained_window_sizes, 'pretrained_window_sizes')
 
+        self.position_bias = position_bias
         self.frozen_stages = frozen_stages
         dims = [arch['embed_dims'] * 2**i for i in range(stages)]
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu').tolist())

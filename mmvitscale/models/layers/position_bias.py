@@ -115,7 +115,15 @@ class BiasTable(nn.Module):
     def resize_(self, window: Window) -> None:
         """Resize the table to another window, bicubically (the practice of SwinV1)."""
         if window != self.window:
-            self.table = nn.Parameter(resize_table(self.table, window), requires_grad=self.table.requires_grad)
+            # The same parameter, so that an optimizer made before goes on training it.
+            self.table.data, self.table.grad = resize_table(self.table, window), None
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        """A table learned for another window is resized to this one."""
+        table = state_dict.get(prefix + 'table')
+        if table is not None and table.ndim == 3 and table.shape[1:] != self.table.shape[1:]:
+            state_dict[prefix + 'table'] = resize_table(table, self.window)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def resize_table(table: Tensor, window: Window) -> Tensor:

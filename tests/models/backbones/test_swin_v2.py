@@ -6,7 +6,6 @@ from torch import nn
 
 from mmvitscale.errors import InputError
 from mmvitscale.models.backbones import SwinTransformerV2
-from mmvitscale.models.backbones.swin_v2 import ARCHS
 from randomise import randomise
 
 SMALL = dict(embed_dims=12, depths=(1, 2, 1), num_heads=(1, 2, 4))
@@ -14,26 +13,6 @@ SMALL = dict(embed_dims=12, depths=(1, 2, 1), num_heads=(1, 2, 4))
 
 def small(**kwargs):
     return SwinTransformerV2(**{'arch': SMALL, 'window_size': 4, **kwargs})
-
-
-@pytest.mark.parametrize('window', [8, 16])
-def test_every_stage_equals_hugging_face(window):
-    peers = pytest.importorskip('peers')
-    pytest.importorskip('transformers')
-    # At 256 px the last map is 8 x 8, so that the peer's window 16 becomes 8 there, reference included.
-    windows = [window, window, window, 8]
-    ours = SwinTransformerV2('tiny', window_size=windows, out_norm=False).eval()
-    peer = randomise(peers.huggingface_swin_v2(ARCHS['tiny'], 256, window))
-    ours.load_state_dict(peers.our_state_dict(peer, ours))
-    image = torch.randn(1, 3, 256, 256)
-    for dtype, tolerance in [(torch.float32, 1e-4), (torch.float64, 1e-5)]:  # the peer's tables are float32
-        with torch.no_grad():
-            expected = peer.to(dtype)(image.to(dtype)).feature_maps
-            outs = ours.to(dtype)(image.to(dtype))
-        assert len(outs) == len(expected) == 4
-        for out, theirs in zip(outs, expected):
-            assert theirs.std() > 0.1, 'nothing to compare'
-            assert (out - theirs).abs().max() < tolerance
 
 
 # facts of the paper, section 4.1; a 1000-class linear head included

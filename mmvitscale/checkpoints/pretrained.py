@@ -1,0 +1,107 @@
+"""``init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=...)``: any known checkpoint into a backbone, windows
+carried over."""
+
+import logging
+from pathlib import Path
+from typing import Union
+
+from mmengine.logging import print_log
+from mmengine.model.weight_init import update_init_info
+from torch import nn
+
+from ..errors import InputError
+from ..models.backbones.swin_v2 import SwinTransformerV2
+from ..registry import WEIGHT_INITIALIZERS
+from .convert import Converted, convert_swin_v2, describe_arch
+from .files import read_checkpoint
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class Pretrained:
+    """Backbone -> the backbone with the weights of a checkpoint, whatever library it came from.
+
+    The windows stay the config's; the windows that the position biases were learned with are the checkpoint's.
+
+    Args:
+        checkpoint: path or URL of a .pth, .bin or .safetensors file in any layout that ``convert`` knows.
+    """
+
+    def __init__(self, checkpoint: Union[str, Path]):
+        self.checkpoint = str(checkpoint)
+
+    def __call__(self, module: nn.Module) -> None:
+        if not isinstance(module, SwinTransformerV2):
+            raise InputError(f"init_cfg type 'mmvitscale.Pretrained' was given to a {type(module).__name__}, but it is "
+                             'for the backbones of mmvitscale; move it into the config of the backbone')
+        load_into_backbone(module, convert_file(self.checkpoint), self.checkpoint)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=f'mmvitscale.Pretrained: {self.checkpoint}')
+
+
+def convert_file(checkpoint: str) -> Converted:
+    """Path or URL -> converted; what is wrong with the content is told together with the file's name."""
+    content = read_checkpoint(checkpoint)
+    try:
+        return convert_swin_v2(content)
+    except InputError as error:
+        raise InputError(f'{checkpoint}: {error}') from error
+
+
+def load_into_backbone(backbone: SwinTransformerV2, converted: Converted, name: str) -> None:
+    """Put converted weights into a backbone, and the reference windows with them.
+
+    Norms of outputs that pretraining does not have keep their initialisation, and so does a stage that the checkpoint
+    has and the backbone leaves out.
+
+    Raises:
+        InputError: if the checkpoint is of another arch, or learned with other windows than the config says.
+    """
+    _check_arch(backbone, converted, name)
+    _check_references(backbone, converted, name)
+    expected = backbone.state_dict()
+    weights = {key: value for key, value in converted.state_dict().items() if key in expected}
+    unused = [key for key in converted.weights if key not in expected]
+    _tell_assumptions(backbone, converted, name)
+
+    missing = [key for key in backbone.load_state_dict(weights, strict=False).missing_keys
+               if not key.endswith('reference_window')]
+    lost = [key for key in missing if not key.startswith('out_norms.')]
+    if lost:
+        raise InputError(f'{name} fits the arch, but not its options: {len(lost)} weights missing '
+                         f'({", ".join(lost[:3])}); its position_bias is '
+                         f'{"a table" if any(key.endswith("table") for key in converted.weights) else "an MLP"}')
+    dropped = [*converted.dropped, *unused]
+    print_log(f'{name}: {describe_arch(converted.arch)} from {converted.source}; {len(weights)} weights taken over, '
+              f'{len(dropped)} left out{_examples(dropped)}, newly initialised: '
+              f'{", ".join(missing) if missing else "none"}', 'current')
+
+
+def _examples(keys) -> str:
+    return f' ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})' if keys else ''
+
+
+def _check_arch(backbone: SwinTransformerV2, converted: Converted, name: str) -> None:
+    own = backbone.arch
+    same = all(converted.arch[key] == own[key] for key in ('embed_dims', 'depths', 'num_heads', 'mlp_ratio'))
+    if not same or converted.arch['extra_norm_every'] != own['extra_norm_every']:
+        raise InputError(f'{name} is a {describe_arch(converted.arch)}, but the config builds a {describe_arch(own)}; '
+                         'change arch, or take the checkpoint of that variant')
+
+
+def _check_references(backbone: SwinTransformerV2, converted: Converted, name: str) -> None:
+    for i, (stage, found) in enumerate(zip(backbone.stages, converted.references)):
+        if found and stage.reference_origin == 'config' and found != stage.reference:
+            given = [stage.reference for stage in backbone.stages]
+            raise InputError(f'{name} learned its position biases with the windows {list(converted.references)}, but '
+                             f'the config says pretrained_window_sizes {given} (stage {i} differs); remove '
+                             'pretrained_window_sizes to take them from the checkpoint')
+
+
+def _tell_assumptions(backbone: SwinTransformerV2, converted: Converted, name: str) -> None:
+    assumed = {i: stage.reference for i, (stage, found) in enumerate(zip(backbone.stages, converted.references))
+               if not found and stage.reference_origin == 'window_size'}
+    if assumed:
+        print_log(f'{name} does not say with which windows its position biases were learned, and neither does the '
+                  f'config: window_size is assumed, {list(assumed.values())} in the stages {list(assumed)}. If that is '
+                  'not so, the biases come out wrong; set pretrained_window_sizes, e.g. 8 for *_window8_256', 'current',
+                  level=logging.WARNING)

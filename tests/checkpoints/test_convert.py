@@ -1,0 +1,153 @@
+import peer_packages  # noqa: F401
+import peers
+import pytest
+import torch
+
+from mmvitscale.checkpoints.convert import convert_swin_v2, describe_arch, lineage_of_table
+from mmvitscale.checkpoints.files import read_checkpoint
+from mmvitscale.checkpoints.pretrained import load_into_backbone
+from mmvitscale.errors import InputError
+from mmvitscale.models.backbones import SwinTransformerV2
+from mmvitscale.models.backbones.swin_v2 import ARCHS
+from randomise import randomise
+
+# arch, image, windows, reference windows
+CASES = {
+    'tiny-w8': ('tiny', 256, (8, 8, 8, 8), None),
+    'tiny-w16': ('tiny', 256, (16, 16, 16, 8), None),
+    'base-w12to24': ('base', 384, (24, 24, 24, 12), (12, 12, 12, 6)),
+}
+RUNS = [(peer, case) for peer in peers.PEERS for case in CASES
+        # torchvision keeps window 16 as the reference where the map is 8 x 8, and has no other reference windows
+        if peer != 'torchvision' or case == 'tiny-w8']
+
+
+@pytest.mark.parametrize('peer, case', RUNS)
+def test_every_stage_equals_the_peer_whose_file_was_converted(peer, case, tmp_path):
+    arch, size, windows, references = CASES[case]
+    model, stages = peers.PEERS[peer](ARCHS[arch], size, windows, references)
+    randomise(model)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'peer.pth')
+
+    converted = convert_swin_v2(read_checkpoint(tmp_path / 'peer.pth'))
+    assert converted.source == peer and f'SwinV2-{arch} ' in describe_arch(converted.arch)
+    told = peer in ('mmpretrain', 'torchvision')  # which save their tables
+    assert converted.references == (tuple((p, p) for p in references or windows) if told else (None, ) * 4)
+    ours = SwinTransformerV2(arch, windows, None if told else references or windows, out_norm=False).eval()
+    load_into_backbone(ours, converted, 'peer.pth')
+    image = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        for out, theirs in zip(ours(image), stages(image), strict=True):
+            assert theirs.std() > 0.1, 'nothing to compare'
+            assert (out - theirs).abs().max() < 1e-4
+
+
+def test_the_final_norm_goes_to_the_last_output():
+    model, _ = peers.timm(ARCHS['tiny'], 64, (8, 8, 8, 2), None)
+    randomise(model)
+    ours = SwinTransformerV2('tiny', 8)
+    load_into_backbone(ours, convert_swin_v2(model.state_dict()), 'timm')
+    assert torch.equal(ours.out_norms['3'].weight, model.norm.weight)
+
+
+OFFICIAL = {
+    'w8': ((8, 8, 8, 8), (8, 8, 8, 8)),
+    'w16': ((16, 16, 16, 8), (16, 16, 16, 8)),
+    '12to16': ((16, 16, 16, 8), (12, 12, 12, 6)),
+    '12to24': ((24, 24, 24, 12), (12, 12, 12, 6)),
+}
+SMALL = dict(embed_dims=8, depths=(2, 2, 2, 1), num_heads=(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize('name', OFFICIAL)
+def test_official_files_tell_windows_and_reference_windows(name):
+    windows, references = OFFICIAL[name]
+    source = randomise(SwinTransformerV2(SMALL, windows, references))
+    converted = convert_swin_v2(dict(model=peers.official_state_dict(source, windows, references)))
+    assert converted.source == 'official'
+    assert converted.windows == tuple((w, w) for w in windows)
+    assert converted.references == tuple((p, p) for p in references)
+    assert {key.split('.')[-1] for key in converted.dropped} == {
+        'relative_coords_table', 'relative_position_index', 'attn_mask', 'weight', 'bias'}
+    assert [key for key in converted.dropped if 'layers' not in key] == ['head.weight', 'head.bias']
+
+    ours = SwinTransformerV2(SMALL, windows)
+    load_into_backbone(ours, converted, 'official')
+    assert [stage.reference for stage in ours.stages] == [(p, p) for p in references]
+    image = torch.randn(1, 3, 70, 90)
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(image)[3], source.eval()(image)[3])
+
+
+def test_reference_windows_of_rectangles_and_of_single_tokens():
+    def table(*axes):
+        sides = [torch.arange(1.0 - w, w) * 8 / (p - 1) for w, p in axes]
+        grid = torch.stack(torch.meshgrid(*sides, indexing='ij'), -1)[None]
+        return grid.sign() * torch.log2(1 + grid.abs()) / 3
+
+    for axes in (((8, 6), (20, 14)), ((56, 12), (3, 3)), ((1, 5), (7, 7))):
+        window, reference = lineage_of_table(table(*axes))
+        assert window == (axes[0][0], axes[1][0])
+        assert reference == (axes[0][1] if axes[0][0] > 1 else 1, axes[1][1])
+    with pytest.raises(InputError, match='which no reference window gives'):
+        lineage_of_table(table((8, 8), (8, 8)) * 1.03)
+
+
+def simmim(weights):
+    return dict(model={**{f'encoder.{key}': value for key, value in weights.items()}, 'encoder.mask_token': torch.ones(1),
+                       'decoder.0.weight': torch.ones(1)})
+
+
+@pytest.mark.parametrize('wrap', [
+    simmim, lambda weights: {f'module.{key}': value for key, value in weights.items()},
+    lambda weights: dict(state_dict_ema=weights, state_dict=None, epoch=3)
+])
+def test_wrappers_around_the_weights(wrap):
+    source = SwinTransformerV2(SMALL, 8)
+    official = peers.official_state_dict(source, (8, ) * 4, (8, ) * 4)
+    converted = convert_swin_v2(wrap(official))
+    plain = convert_swin_v2(official)
+    assert converted.weights.keys() == plain.weights.keys() and converted.references == plain.references
+
+
+def test_own_checkpoints_of_a_backbone_and_of_a_segmentor():
+    for position_bias in ('log_cpb', 'table'):
+        source = randomise(SwinTransformerV2(SMALL, [7, (3, 5), 4, 2], position_bias=position_bias))
+        state = source.state_dict()
+        inside = {f'backbone.{key}': value for key, value in state.items()}
+        for checkpoint in (state, dict(state_dict={**inside, 'decode_head.weight': torch.ones(1)})):
+            converted = convert_swin_v2(checkpoint)
+            assert converted.source == 'mmvitscale'
+            assert converted.references == ((7, 7), (3, 5), (4, 4), (2, 2))
+            assert converted.state_dict().keys() == state.keys()
+        assert converted.dropped == ['decode_head.weight']
+
+
+def test_extra_norms_and_other_mlp_ratios_are_seen():
+    source = SwinTransformerV2({**SMALL, 'extra_norm_every': 2, 'mlp_ratio': 3}, 4)
+    assert convert_swin_v2(source.state_dict()).arch == source.arch
+
+
+def broken(**changes):
+    """An official checkpoint with some entries replaced, or removed where the value is None."""
+    state = peers.official_state_dict(SwinTransformerV2(SMALL, 8), (8, ) * 4, (8, ) * 4)
+    state.update({key.replace('__', '.'): value for key, value in changes.items()})
+    return {key: value for key, value in state.items() if value is not None}
+
+
+def test_checkpoints_that_cannot_be_converted():
+    half = broken()
+    half = dict(list(half.items())[::2])
+    for checkpoint, message in (
+        (broken(surprise=torch.ones(1)), '1 of its keys are not known there: surprise'),
+        (broken(layers__1__blocks__1__norm1__weight=None), r'lacks 1 of its weights \(stages.1.blocks.1.norm1.weight\)'),
+        (broken(layers__1__blocks__1__norm1__weight=torch.ones(17)),
+         r'misshapen 1 of its weights \(stages.1.blocks.1.norm1.weight is \(17,\) instead of \(16,\)\)'),
+        (broken(patch_embed__proj__weight=None), 'incomplete'),
+        (half, 'incomplete|lacks|no SwinV2 checkpoint'),
+        ({'layers.0.blocks.0.attn.relative_position_bias_table': torch.ones(1)}, 'this is a SwinV1 checkpoint'),
+        ({'conv1.weight': torch.ones(1)}, r"no SwinV2 checkpoint of a known layout.*\['conv1.weight'\]"),
+        ({}, 'it holds no weights'),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert_swin_v2(checkpoint)

@@ -1,0 +1,216 @@
+"""Weights and windows through every way of loading: init_cfg, load_from, resume, EMA, plain load_state_dict."""
+
+import os
+
+import peers
+import pytest
+import toy
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmvitscale.checkpoints import files, pretrained
+from mmvitscale.checkpoints.files import fetch, write_checkpoint
+from mmvitscale.errors import InputError
+from mmvitscale.models.backbones import SwinTransformerV2
+from randomise import randomise
+
+SMALL = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
+
+
+def backbone_cfg(**options):
+    return dict(type='mmvitscale.SwinTransformerV2', arch=SMALL, **options)
+
+
+@pytest.fixture
+def official(tmp_path):
+    """A file in the official layout, learned with windows 8, 8, 8, 4."""
+    source = randomise(SwinTransformerV2(SMALL, [8, 8, 8, 4]))
+    path = tmp_path / 'official.pth'
+    torch.save(dict(model=peers.official_state_dict(source, (8, 8, 8, 4), (8, 8, 8, 4))), path)
+    return source, path
+
+
+@pytest.fixture
+def messages(monkeypatch):
+    told = []
+    monkeypatch.setattr(pretrained, 'print_log', lambda text, *args, **kwargs: told.append(text))
+    return told
+
+
+def references(backbone):
+    return [stage.reference for stage in backbone.stages]
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.bin', '.safetensors'])
+def test_init_cfg_takes_a_foreign_file_and_carries_the_windows_over(official, suffix, tmp_path, messages):
+    source, path = official
+    if suffix == '.bin':
+        path = path.rename(path.with_suffix('.bin'))
+    if suffix == '.safetensors':
+        from safetensors.torch import save_file
+        weights = torch.load(path, weights_only=True)['model']
+        save_file({key: value.contiguous().clone() for key, value in weights.items()}, path.with_suffix(suffix))
+        path = path.with_suffix(suffix)
+    backbone = MODELS.build(backbone_cfg(
+        window_size=16, init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=str(path))))
+    backbone.init_weights()
+    assert references(backbone) == [(8, 8)] * 3 + [(4, 4)]
+    assert [stage.window for stage in backbone.stages] == [(16, 16)] * 4
+    for name, parameter in source.named_parameters():
+        if not name.startswith('out_norms') or name.startswith('out_norms.3'):
+            assert torch.equal(backbone.get_parameter(name), parameter), name
+    assert 'out_norms.0.weight' in messages[-1] and 'from official' in messages[-1]
+
+
+def test_what_the_config_contradicts_is_an_error_that_names_both(official):
+    source, path = official
+    cfg = dict(type='mmvitscale.Pretrained', checkpoint=str(path))
+    agreeing = MODELS.build(backbone_cfg(window_size=16, pretrained_window_sizes=[8, 8, 8, 4], init_cfg=cfg))
+    agreeing.init_weights()
+    contradicting = MODELS.build(backbone_cfg(window_size=16, pretrained_window_sizes=16, init_cfg=cfg))
+    with pytest.raises(InputError, match=r'official.pth learned .*\(8, 8\), \(4, 4\)\].*\[\(16, 16\), .*stage 0'):
+        contradicting.init_weights()
+
+
+def test_an_unknown_lineage_is_taken_from_the_config_or_assumed_with_a_warning(tmp_path, messages):
+    source = randomise(SwinTransformerV2(SMALL, 8))
+    weights = {key: value for key, value in source.state_dict().items() if 'reference_window' not in key}
+    torch.save(weights, tmp_path / 'a.pth')
+    cfg = dict(type='mmvitscale.Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+    told = MODELS.build(backbone_cfg(window_size=16, pretrained_window_sizes=8, init_cfg=cfg))
+    told.init_weights()
+    assert references(told) == [(8, 8)] * 4 and not any('is assumed' in text for text in messages)
+    assuming = MODELS.build(backbone_cfg(window_size=16, init_cfg=cfg))
+    assuming.init_weights()
+    assert references(assuming) == [(16, 16)] * 4
+    assert any('window_size is assumed, [(16, 16)' in text for text in messages)
+    assert {stage.reference_origin for stage in assuming.stages} == {'window_size'}
+
+
+def test_another_arch_is_an_error_that_names_both(official):
+    other = SwinTransformerV2({**SMALL, 'depths': (1, 1, 1, 1)}, 8)
+    with pytest.raises(InputError, match='official.pth is a SwinV2 .*depths 1,1,2,1.* builds a SwinV2 .*depths 1,1,1,1'):
+        pretrained.Pretrained(official[1])(other)
+    with pytest.raises(InputError, match="'mmvitscale.Pretrained' was given to a Linear"):
+        pretrained.Pretrained(official[1])(nn.Linear(1, 1))
+    with pytest.raises(InputError, match='fits the arch, but not its options.*position_bias is an MLP'):
+        pretrained.Pretrained(official[1])(SwinTransformerV2(SMALL, 8, position_bias='table'))
+
+
+def test_a_backbone_with_fewer_stages_takes_what_it_has(official):
+    source, path = official
+    fewer = SwinTransformerV2(SMALL, 8, out_indices=(0, 1))
+    pretrained.Pretrained(path)(fewer)
+    assert torch.equal(fewer.stages[1].blocks[0].norm1.weight, source.stages[1].blocks[0].norm1.weight)
+
+
+@pytest.mark.parametrize('route', ['load_state_dict', 'Pretrained', 'mmvitscale.Pretrained'])
+def test_a_table_is_resized_bicubically_on_load(route, tmp_path):
+    source = randomise(SwinTransformerV2(SMALL, 4, position_bias='table'))
+    torch.save(source.state_dict(), tmp_path / 'table.pth')
+    cfg = None if route == 'load_state_dict' else dict(type=route, checkpoint=str(tmp_path / 'table.pth'))
+    wider = MODELS.build(backbone_cfg(window_size=8, position_bias='table', init_cfg=cfg))
+    wider.load_state_dict(source.state_dict()) if cfg is None else wider.init_weights()
+    table = source.stages[2].blocks[1].attn.position_bias.table
+    expected = nn.functional.interpolate(table[None], size=(15, 15), mode='bicubic', align_corners=False)[0]
+    assert torch.equal(wider.stages[2].blocks[1].attn.position_bias.table, expected)
+
+
+def test_function_preservation_over_random_pairs_of_windows():
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(20):
+        first, second = (tuple(torch.randint(2, 25, (2, ), generator=generator).tolist()) for _ in range(2))
+        backbone = randomise(SwinTransformerV2(dict(embed_dims=8, depths=(1, ), num_heads=(2, )), [first]))
+        stage, bias = backbone.stages[0], backbone.stages[0].blocks[0].attn.position_bias
+        before = bias(stage.window, stage.reference)
+        backbone.set_window_size([second])
+        after = bias(stage.window, stage.reference)
+        assert after.shape[1:] == tuple(2 * n - 1 for n in second)
+        common = [min(a, b) for a, b in zip(first, second)]
+
+        def offsets(table, window):
+            (top, left), (h, w) = [[n - c for n, c in zip(window, common)], common]
+            return table[:, top:top + 2 * h - 1, left:left + 2 * w - 1]
+
+        assert (offsets(before, first) - offsets(after, second)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize('route', ['init_cfg', 'load_from', 'resume'])
+def test_the_chain_of_fine_tunings_keeps_the_first_window(route, official, tmp_path):
+    """w8 (official file) -> w16 -> w24, a training each, with EMA."""
+    first = toy.train(tmp_path / 'w16', backbone_cfg(window_size=16, init_cfg=dict(
+        type='mmvitscale.Pretrained', checkpoint=str(official[1]))))
+    expected = [(8, 8)] * 3 + [(4, 4)]
+    assert references(first.model.backbone) == expected
+    second_checkpoint = str(tmp_path / 'w16' / 'iter_1.pth')
+
+    def fine_tune(name, **options):
+        cfg = backbone_cfg(window_size=24, **options)
+        if route == 'init_cfg':
+            cfg['init_cfg'] = dict(type='mmvitscale.Pretrained', checkpoint=second_checkpoint)
+            return toy.train(tmp_path / name, cfg)
+        return toy.train(tmp_path / name, cfg, load_from=second_checkpoint, resume=route == 'resume', max_iters=2)
+
+    third = fine_tune('w24')
+    assert references(third.model.backbone) == expected
+    saved = torch.load(tmp_path / 'w24' / 'last_checkpoint'.replace('last_checkpoint', toy.last(tmp_path / 'w24')),
+                       weights_only=False)
+    for state, prefix in ((saved['state_dict'], ''), (saved['ema_state_dict'], 'module.')):
+        assert [tuple(state[f'{prefix}backbone.stages.{i}.reference_window'].tolist()) for i in range(4)] == expected
+    assert saved['meta']['window_lineage'] == dict(
+        reference_windows=[list(window) for window in expected], windows=[[24, 24]] * 4)
+    reloaded = SwinTransformerV2(SMALL, 32)
+    pretrained.Pretrained(tmp_path / 'w24' / toy.last(tmp_path / 'w24'))(reloaded)
+    assert references(reloaded) == expected
+
+    with pytest.raises(InputError, match='16'):
+        fine_tune('contradiction', pretrained_window_sizes=16)
+
+
+def test_load_from_takes_a_foreign_file_into_the_backbone(official, tmp_path):
+    source, path = official
+    runner = toy.train(tmp_path / 'work', backbone_cfg(window_size=16), load_from=str(path), lr=0.0)
+    assert references(runner.model.backbone) == [(8, 8)] * 3 + [(4, 4)]
+    assert torch.equal(runner.model.backbone.stages[3].blocks[0].norm2.weight, source.stages[3].blocks[0].norm2.weight)
+
+
+def test_mmengines_own_initialiser_reads_converted_files(official, tmp_path):
+    converted = pretrained.convert_file(str(official[1]))
+    write_checkpoint(tmp_path / 'ours.pth', dict(state_dict=converted.state_dict()))
+    backbone = MODELS.build(backbone_cfg(window_size=16, init_cfg=dict(
+        type='Pretrained', checkpoint=str(tmp_path / 'ours.pth'))))
+    backbone.init_weights()
+    assert references(backbone) == [(8, 8)] * 3 + [(4, 4)]
+    assert torch.equal(backbone.stages[1].blocks[0].mlp.fc1.weight, official[0].stages[1].blocks[0].mlp.fc1.weight)
+
+
+def test_malicious_files_do_not_run(tmp_path):
+    class Attack:
+
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'marker'), )
+
+    torch.save(dict(state_dict={'a': torch.ones(1)}, meta=Attack()), tmp_path / 'evil.pth')
+    backbone = MODELS.build(backbone_cfg(init_cfg=dict(
+        type='mmvitscale.Pretrained', checkpoint=str(tmp_path / 'evil.pth'))))
+    with pytest.raises(InputError, match='would run code'):
+        backbone.init_weights()
+    assert not (tmp_path / 'marker').exists()
+
+
+def test_urls_are_fetched_once_and_whole(official, tmp_path, monkeypatch):
+    monkeypatch.setattr(files.torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    url = official[1].as_uri()  # stands for http: urlopen serves both
+    path = fetch(url)
+    assert path.read_bytes() == official[1].read_bytes()
+    assert fetch(url.replace('official', '../' + tmp_path.name + '/official')) != path  # same name, other place
+    official[1].unlink()
+    assert fetch(url) == path
+    monkeypatch.setattr(files, '_copy', lambda *args: (_ for _ in ()).throw(OSError('the connection ended')))
+    (tmp_path / 'other.pth').write_text('')
+    with pytest.raises(InputError, match='cannot be reached .*the connection ended.*init_cfg=None'):
+        fetch((tmp_path / 'other.pth').as_uri())
+    assert len(list((tmp_path / 'hub').rglob('*.pth'))) == 2
+    with pytest.raises(InputError, match='http://127.0.0.1:9/a.pth cannot be reached'):
+        files.read_checkpoint('http://127.0.0.1:9/a.pth')

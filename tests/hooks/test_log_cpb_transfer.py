@@ -1,0 +1,24 @@
+import pytest
+import toy
+import torch
+
+from mmvitscale.errors import InputError
+from mmvitscale.models.backbones import SwinTransformerV2
+
+ARCH = dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1))
+STRICT = dict(type='mmvitscale.LogCPBTransferHook', strict=True)
+
+
+def test_strict_refuses_reference_windows_that_are_only_assumed(tmp_path):
+    weights = {key: value for key, value in SwinTransformerV2(ARCH, 8).state_dict().items() if 'reference' not in key}
+    torch.save(weights, tmp_path / 'a.pth')
+    cfg = dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=16,
+               init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=str(tmp_path / 'a.pth')))
+    with pytest.raises(InputError, match=r'of the stages \[0, 1\] are only assumed'):
+        toy.train(tmp_path / 'refused', cfg, [STRICT])
+    toy.train(tmp_path / 'told', {**cfg, 'pretrained_window_sizes': 8}, [STRICT])
+    toy.train(tmp_path / 'scratch', {**cfg, 'init_cfg': None}, [STRICT])
+
+
+def test_a_model_without_the_backbone_is_left_alone(tmp_path):
+    toy.train(tmp_path, dict(type='torch.nn.Conv2d', in_channels=3, out_channels=2, kernel_size=3), [STRICT])
