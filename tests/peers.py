@@ -91,13 +91,13 @@ def official_state_dict(ours, windows, references):
             key = f'layers.{int(stage) - rest.startswith("downsample")}.{rest}'
         state[key] = value
     for stage, (depth, window, reference) in enumerate(zip(ours.depths, windows, references)):
-        offsets = torch.arange(1 - window, window, dtype=torch.float32)
+        offsets = torch.arange(1 - window, window, dtype=torch.float32, device='cpu')
         table = torch.stack(torch.meshgrid(offsets, offsets, indexing='ij'), dim=-1)[None] * 8 / (reference - 1)
-        table = torch.sign(table) * torch.log2(table.abs() + 1.0) / torch.log2(torch.tensor(8.0))
+        table = torch.sign(table) * torch.log2(table.abs() + 1.0) / 3.0
         for block in range(depth):
             state[f'layers.{stage}.blocks.{block}.attn.relative_coords_table'] = table
-            state[f'layers.{stage}.blocks.{block}.attn.relative_position_index'] = torch.zeros(2, 2, dtype=torch.long)
+            state[f'layers.{stage}.blocks.{block}.attn.relative_position_index'] = torch.zeros(2, 2, dtype=torch.long, device='cpu')
             if block % 2:
-                state[f'layers.{stage}.blocks.{block}.attn_mask'] = torch.zeros(4, 2, 2)
+                state[f'layers.{stage}.blocks.{block}.attn_mask'] = torch.zeros(4, 2, 2, device='cpu')
     state['head.weight'], state['head.bias'] = torch.zeros(10, 4), torch.zeros(10)
     return state

@@ -5,6 +5,7 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
+from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Union
@@ -28,11 +29,12 @@ def _statistic_of_history(owner, name: str):
     return getattr(owner, name)
 
 
-# What MMEngine's own checkpoints hold beside tensors and plain containers: training statistics as NumPy arrays.
+# What checkpoints hold beside tensors and plain containers: MMEngine's training statistics, as NumPy arrays, and the
+# settings of published ones (yacs' CfgNode, argparse's Namespace), which become plain data.
 _multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
 _SAFE_TYPES = [
     HistoryBuffer, (_statistic_of_history, 'builtins.getattr'), np.ndarray, np.dtype, _multiarray._reconstruct,
-    _multiarray.scalar,
+    _multiarray.scalar, (OrderedDict, 'yacs.config.CfgNode'), (OrderedDict, 'argparse.Namespace'),
     *{type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'uint32', 'uint8', 'bool')}
 ]
 

@@ -1,4 +1,7 @@
+import argparse
 import os
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -26,6 +29,20 @@ def test_a_training_checkpoint_of_mmengine_is_read(tmp_path):
     assert torch.equal(checkpoint['state_dict']['w'], torch.ones(2))
     assert checkpoint['message_hub']['loss'].mean() == 1.5
     assert checkpoint['meta']['best'] == 0.5
+
+
+def test_settings_of_published_checkpoints_are_read_as_plain_data(tmp_path, monkeypatch):
+    module = types.ModuleType('yacs.config')
+    module.CfgNode = type('CfgNode', (dict, ), dict(__module__='yacs.config', __qualname__='CfgNode'))
+    monkeypatch.setitem(sys.modules, 'yacs', types.ModuleType('yacs'))
+    monkeypatch.setitem(sys.modules, 'yacs.config', module)
+    node = module.CfgNode(MODEL=module.CfgNode(NAME='x'))
+    node.__dict__['frozen'] = True
+    torch.save(dict(model=dict(w=torch.ones(1)), config=node, args=argparse.Namespace(lr=0.1)), tmp_path / 'a.pth')
+    monkeypatch.undo()
+    checkpoint = read_checkpoint(tmp_path / 'a.pth')
+    assert checkpoint['config']['MODEL']['NAME'] == 'x' and checkpoint['args'].lr == 0.1
+    assert checkpoint['model']['w'] == 1
 
 
 def test_code_in_a_file_does_not_run(tmp_path):

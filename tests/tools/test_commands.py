@@ -191,6 +191,23 @@ def test_a_checkpoint_that_does_not_fit(error_of, checkpoint, options, tmp_path)
         assert re.search(r'\d+ weights unknown \(auxiliary_head', error)
 
 
+def test_code_in_a_checkpoint_does_not_run(error_of, options, tmp_path):
+    class Attack:
+
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'marker'), )
+
+    torch.save(dict(state_dict={}, meta=Attack()), tmp_path / 'evil.pth')
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((40, 40, 3), np.uint8))
+    for command in (['tools/predict.py', CONFIG, tmp_path / 'evil.pth', tmp_path / 'a.png', '--out', tmp_path / 'out'],
+                    ['tools/test.py', CONFIG, tmp_path / 'evil.pth', '--work-dir', tmp_path / 'test', '--cfg-options',
+                     *options],
+                    ['tools/train.py', CONFIG, '--resume', tmp_path / 'evil.pth', '--work-dir', tmp_path / 'train',
+                     '--cfg-options', *options]):
+        assert 'evil.pth holds Python objects whose loading would run code' in error_of(*command)
+    assert not (tmp_path / 'marker').exists()
+
+
 def test_an_image_that_is_not_there(error_of, checkpoint, tmp_path):
     assert 'nothing.png is not there' in error_of('tools/predict.py', CONFIG, checkpoint, tmp_path / 'nothing.png',
                                                   '--out', tmp_path)

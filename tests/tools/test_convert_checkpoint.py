@@ -1,0 +1,116 @@
+"""The command as a user types it; in this process, to save time."""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import peers
+import pytest
+import torch
+
+from mmvitscale.checkpoints.convert import convert_swin_v2
+from mmvitscale.checkpoints.files import read_checkpoint
+from mmvitscale.models.backbones import SwinTransformerV2
+from randomise import randomise
+
+TOOL = str(Path(__file__).parents[2] / 'tools/convert_checkpoint.py')
+SMALL = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
+
+
+@pytest.fixture
+def convert(monkeypatch, capsys):
+    """Runs the command; returns its exit status, output and error output."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(TOOL, run_name='__main__')
+        output = capsys.readouterr()
+        assert 'Traceback' not in output.err
+        return stop.value.code, output.out, output.err.strip()
+
+    return run
+
+
+@pytest.fixture
+def official(tmp_path):
+    source = randomise(SwinTransformerV2(SMALL, [16, 16, 16, 8], [12, 12, 12, 6]))
+    torch.save(dict(model=peers.official_state_dict(source, (16, 16, 16, 8), (12, 12, 12, 6))), tmp_path / 'a.pth')
+    return tmp_path / 'a.pth'
+
+
+@pytest.fixture
+def silent(tmp_path):
+    """A file that does not tell its reference windows."""
+    weights = {key: value for key, value in SwinTransformerV2(SMALL, 8).state_dict().items() if 'reference' not in key}
+    torch.save(weights, tmp_path / 'silent.pth')
+    return tmp_path / 'silent.pth'
+
+
+def test_a_report_names_format_variant_and_lineage_and_writes_nothing(convert, official):
+    before = sorted(official.parent.iterdir())
+    code, out, _ = convert(official)
+    assert code == 0
+    assert 'format             official' in out
+    assert 'variant            SwinV2 (8 channels, depths 1,1,2,1, heads 1,1,2,2)' in out
+    assert 'windows            16x16, 16x16, 16x16, 8x8' in out
+    assert 'reference windows  12x12, 12x12, 12x12, 6x6' in out
+    assert 'left out: layers.0.blocks.0.attn.relative_coords_table' in out
+    assert sorted(official.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_a_converted_file_holds_weights_and_lineage(convert, official, suffix):
+    dst = official.parent / 'sub' / f'out{suffix}'
+    assert convert(official, dst)[0] == 0
+    written, original = convert_swin_v2(read_checkpoint(dst)), convert_swin_v2(read_checkpoint(official))
+    assert written.source == 'mmvitscale' and written.references == original.references
+    assert written.weights.keys() == original.weights.keys()
+    assert all(torch.equal(written.weights[key], value) for key, value in original.weights.items())
+    assert [path.name for path in dst.parent.iterdir()] == [dst.name]
+
+
+def test_unknown_reference_windows_can_be_given(convert, silent):
+    dst = silent.parent / 'out.pth'
+    code, out, _ = convert(silent, dst)
+    assert code == 0 and 'reference windows  unknown, unknown' in out and 'give --pretrained-window-sizes' in out
+    assert convert_swin_v2(read_checkpoint(dst)).references == (None, ) * 4
+    assert convert(silent, dst, '--force', '--pretrained-window-sizes', 12, 12, 12, 6)[0] == 0
+    assert convert_swin_v2(read_checkpoint(dst)).references == ((12, 12), (12, 12), (12, 12), (6, 6))
+    assert convert(silent, dst, '--force', '--pretrained-window-sizes', 8)[0] == 0
+    assert convert_swin_v2(read_checkpoint(dst)).references == ((8, 8), ) * 4
+
+
+def test_bad_input_is_one_line_and_nothing_is_written(convert, official, silent, tmp_path):
+    class Attack:
+
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'marker'), )
+
+    torch.save(dict(model=Attack()), tmp_path / 'evil.pth')
+    (tmp_path / 'cut.pth').write_bytes(official.read_bytes()[:2000])
+    (tmp_path / 'there.pth').write_text('precious')
+    torch.save({'layers.0.blocks.0.attn.relative_position_bias_table': torch.ones(1)}, tmp_path / 'v1.pth')
+    weights = torch.load(official, weights_only=True)['model']
+    torch.save({key: value for i, (key, value) in enumerate(weights.items()) if i % 2}, tmp_path / 'half.pth')
+    new = tmp_path / 'new.pth'
+    for arguments, message in (
+        ([tmp_path / 'nowhere.pth', new], 'is not there'),
+        (['http://127.0.0.1:9/a.pth', new], 'cannot be reached'),
+        ([tmp_path / 'evil.pth', new], 'would run code'),
+        ([tmp_path / 'cut.pth', new], 'is no PyTorch checkpoint or is damaged'),
+        ([tmp_path / 'v1.pth', new], 'v1.pth: this is a SwinV1 checkpoint'),
+        ([tmp_path / 'half.pth', new], 'half.pth: '),
+        ([official, tmp_path / 'there.pth'], 'there.pth exists; give another DST, or --force'),
+        ([official, tmp_path / 'new.onnx'], 'ends in .pth or .safetensors'),
+        ([official, tmp_path / 'there.pth' / 'new.pth'], 'cannot write into'),
+        ([official, new, '--pretrained-window-sizes', 8], 'leave the option out'),
+        ([silent, new, '--pretrained-window-sizes', 8, 8], '--pretrained-window-sizes has 2 values'),
+        ([silent, new, '--pretrained-window-sizes', 0], 'window 0 found'),
+    ):
+        code, _, error = convert(*arguments)
+        assert code == 1 and error.startswith('error: ') and len(error.splitlines()) == 1, error
+        assert message in error
+    assert not new.exists() and not (tmp_path / 'marker').exists()
+    assert (tmp_path / 'there.pth').read_text() == 'precious'
