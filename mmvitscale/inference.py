@@ -1,14 +1,13 @@
 """From a trained checkpoint to predictions, and from predictions to pictures."""
 
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 
 from .checkpoints.files import read_checkpoint

@@ -23,6 +23,8 @@ from .errors import InputError
 _DATA_SOURCES = {
     'ADEChallengeData2016':
     'unpack ADEChallengeData2016.zip of the MIT scene parsing benchmark there',
+    'coco':
+    'unpack train2017, val2017 and annotations of COCO 2017 there',
     'mini':
     'make it with: python tools/make_mini_dataset.py --out data/mini',
 }

@@ -7,7 +7,10 @@ config needs no ``custom_imports``, whatever its default scope.
 from mmengine import registry as root
 
 MODELS = root.Registry(
-    'model', scope='mmvitscale', parent=root.MODELS, locations=['mmvitscale.models.backbones'])
+    'model',
+    scope='mmvitscale',
+    parent=root.MODELS,
+    locations=['mmvitscale.models.backbones', 'mmvitscale.models.necks'])
 HOOKS = root.Registry('hook', scope='mmvitscale', parent=root.HOOKS, locations=['mmvitscale.hooks'])
 OPTIM_WRAPPERS = root.Registry(
     'optim_wrapper', scope='mmvitscale', parent=root.OPTIM_WRAPPERS, locations=['mmvitscale.optim'])

@@ -95,9 +95,10 @@ def official_state_dict(ours, windows, references):
         table = torch.stack(torch.meshgrid(offsets, offsets, indexing='ij'), dim=-1)[None] * 8 / (reference - 1)
         table = torch.sign(table) * torch.log2(table.abs() + 1.0) / 3.0
         for block in range(depth):
-            state[f'layers.{stage}.blocks.{block}.attn.relative_coords_table'] = table
-            state[f'layers.{stage}.blocks.{block}.attn.relative_position_index'] = torch.zeros(2, 2, dtype=torch.long, device='cpu')
+            name = f'layers.{stage}.blocks.{block}'
+            state[f'{name}.attn.relative_coords_table'] = table
+            state[f'{name}.attn.relative_position_index'] = torch.zeros(2, 2, dtype=torch.long, device='cpu')
             if block % 2:
-                state[f'layers.{stage}.blocks.{block}.attn_mask'] = torch.zeros(4, 2, 2, device='cpu')
+                state[f'{name}.attn_mask'] = torch.zeros(4, 2, 2, device='cpu')
     state['head.weight'], state['head.bias'] = torch.zeros(10, 4), torch.zeros(10)
     return state

@@ -1,4 +1,4 @@
-"""Convert a SwinV2 checkpoint of any known library to mmvitscale's names, or only report what it is."""
+"""Convert a SwinV2 or DeepViT checkpoint of any known library to mmvitscale's names, or only report what it is."""
 
 import argparse
 from pathlib import Path
@@ -36,6 +36,8 @@ def given_references(sizes, converted):
     stages = len(converted.references)
     if sizes is None:
         return [None] * stages
+    if not stages:
+        raise InputError('--pretrained-window-sizes was given, but a DeepViT has no windows; leave the option out')
     sizes = per_stage(sizes if len(sizes) > 1 else sizes[0], stages, '--pretrained-window-sizes')
     given = [to_window(size) for size in sizes]
     if any(own and own != window for own, window in zip(converted.references, given)):
@@ -57,11 +59,10 @@ def main():
     def windows(values):
         return ', '.join('unknown' if window is None else f'{window[0]}x{window[1]}' for window in values)
 
-    print(f'format             {converted.source}\n'
-          f'variant            {describe_arch(converted.arch)}\n'
-          f'windows            {windows(converted.windows)}\n'
-          f'reference windows  {windows(references)}\n'
-          f'weights            {len(converted.weights)} taken over, {len(converted.dropped)} left out'
+    print(f'format             {converted.source}\nvariant            {describe_arch(converted.arch)}')
+    if references:
+        print(f'windows            {windows(converted.windows)}\nreference windows  {windows(references)}')
+    print(f'weights            {len(converted.weights)} taken over, {len(converted.dropped)} left out'
           f'{": " if converted.dropped else ""}{", ".join(converted.dropped[:8])}'
           f'{", ..." if len(converted.dropped) > 8 else ""}')
     if None in references:

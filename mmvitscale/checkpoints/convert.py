@@ -1,7 +1,8 @@
 """Checkpoints of other libraries -> our names: dict to dict, no file involved.
 
-Known: the official SwinV2 repository (classifiers and SimMIM encoders), timm, Hugging Face transformers, mmpretrain,
-torchvision, and our own. Every key is used, or dropped on purpose and listed, or an error.
+SwinV2: the official repository (classifiers and SimMIM encoders), timm, Hugging Face transformers, mmpretrain,
+torchvision, and our own. DeepViT: the official repository, whose names are ours. Every key is used, or dropped on
+purpose and listed, or an error.
 """
 
 import re
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..models.backbones.swin_v2 import ARCHS, SwinTransformerV2
+from ..models.backbones import deepvit, swin_v2
+from ..models.backbones.deepvit import DeepViT
+from ..models.backbones.swin_v2 import SwinTransformerV2
 from ..models.layers.windows import Window
 
 State = Dict[str, Tensor]
@@ -20,13 +23,15 @@ State = Dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Converted:
-    """A SwinV2 checkpoint under our names.
+    """A checkpoint of a backbone under our names.
 
-    source: the library it came from. weights: our state dict, without reference windows. dropped: its keys that are
-    left out on purpose. windows, references: for each stage the window it ran with and the one its position bias was
-    learned with, None where the checkpoint does not tell. arch: ``arch`` of the backbone that it fits.
+    model: 'SwinV2' or 'DeepViT'. source: the library it came from. weights: our state dict, without reference windows.
+    dropped: its keys that are left out on purpose. windows, references: for each stage of a SwinV2 the window it ran
+    with and the one its position bias was learned with, None where the checkpoint does not tell. arch: ``arch`` of the
+    backbone that it fits, as far as weights tell.
     """
 
+    model: str
     source: str
     weights: State
     dropped: List[str]
@@ -42,11 +47,55 @@ class Converted:
 
 
 def describe_arch(arch: dict) -> str:
-    """Sizes -> ``SwinV2-tiny (...)``, or ``SwinV2 (...)`` where no variant has them."""
+    """Sizes -> ``SwinV2-tiny (...)``, or ``SwinV2 (...)`` where no variant has them; ``deepvit-16b (...)`` likewise."""
+    if 'depth' in arch:  # of blocks in a row: no stages
+        names = [name for name in deepvit.ARCHS if all(deepvit.resolve_arch(name)[key] == arch[key] for key in arch)]
+        mixing = f'{arch["re_attention"]} with Re-attention'
+        return f'{names[0] if names else "DeepViT"} ({arch["embed_dims"]} channels, {arch["depth"]} blocks, {mixing})'
     sizes = {key: arch[key] for key in ('embed_dims', 'depths', 'num_heads')}
-    names = [name for name, variant in ARCHS.items() if all(variant[key] == sizes[key] for key in sizes)]
+    names = [name for name, variant in swin_v2.ARCHS.items() if all(variant[key] == sizes[key] for key in sizes)]
     depths, heads = (','.join(map(str, sizes[key])) for key in ('depths', 'num_heads'))
     return f'SwinV2{"-" + names[0] if names else ""} ({sizes["embed_dims"]} channels, depths {depths}, heads {heads})'
+
+
+def convert_checkpoint(checkpoint: dict) -> Converted:
+    """A checkpoint as it was read, of a SwinV2 or a DeepViT -> its backbone under our names. Raises InputError."""
+    for prefix in _PREFIXES:
+        if prefix + 'cls_token' in _find_weights(checkpoint):
+            return convert_deepvit(checkpoint, prefix)
+    return convert_swin_v2(checkpoint)
+
+
+def convert_deepvit(checkpoint: dict, prefix: str = '') -> Converted:
+    """A checkpoint of the official DeepViT code, or of ours -> the same without its head.
+
+    Raises:
+        InputError: for weights that are missing or misshapen, and for keys that no DeepViT has.
+    """
+    found = _find_weights(checkpoint)
+    dropped = [key for key in found if not key.startswith(prefix) or key.startswith(prefix + 'head.')]
+    weights = {key[len(prefix):]: value for key, value in found.items() if key not in dropped}
+    blocks = {int(match[1]) for match in (re.match(r'blocks\.(\d+)\.', key) for key in weights) if match}
+    mixing = sorted({int(key.split('.')[1]) for key in weights if key.endswith('attn.reatten_matrix.weight')})
+    depth = 1 + max(blocks, default=-1)
+    if not depth or mixing != list(range(depth - len(mixing), depth)):
+        raise InputError(f'this looks like a ViT, but Re-attention is in the blocks {mixing} of {depth}, and a DeepViT '
+                         'has it in its last ones; a checkpoint of DeepViT or of a plain ViT is expected')
+    try:
+        dim, hidden = weights['cls_token'].shape[-1], weights['blocks.0.mlp.fc1.bias'].shape[0]
+        arch = dict(embed_dims=dim, depth=depth, re_attention=len(mixing), mlp_ratio=hidden / dim,
+                    stem='conv' if 'patch_embed.conv1.weight' in weights else 'linear')
+        if mixing:
+            arch['num_heads'] = weights[f'blocks.{mixing[0]}.attn.var_norm.weight'].shape[0]
+        # One row of as many positions: which grid it is does not show in the shapes.
+        img_size = DeepViT.patch_size, DeepViT.patch_size * (weights['pos_embed'].shape[1] - 1)
+        with torch.device('meta'):
+            model = DeepViT(arch if mixing else {**arch, 'num_heads': 1}, img_size)
+    except (KeyError, ValueError) as error:
+        raise InputError(f'the checkpoint is incomplete: {error} cannot be made out; download or convert it '
+                         'again') from error
+    _check_against(model, weights, describe_arch(arch), optional=('norm.', ))
+    return Converted('DeepViT', 'official', weights, dropped, (), (), arch)
 
 
 def convert_swin_v2(checkpoint: dict) -> Converted:
@@ -154,7 +203,7 @@ def _reorder_merging(weights: State) -> State:
 
 
 _OWN_BLOCK = [(r'attn\.position_bias\.(mlp\.(?:0\.weight|0\.bias|2\.weight)|table)', r'attn.position_bias.\1'),
-              (rf'(attn\.(?:qkv\.weight|q_bias|v_bias|logit_scale|proj\.(?:weight|bias)))', r'\1'),
+              (r'(attn\.(?:qkv\.weight|q_bias|v_bias|logit_scale|proj\.(?:weight|bias)))', r'\1'),
               (rf'(norm1|norm2|extra_norm|mlp\.fc1|mlp\.fc2)\.{_WB}', r'\1.\2')]
 _OFFICIAL_BLOCK = [(r'attn\.cpb_mlp\.(0\.weight|0\.bias|2\.weight)', r'attn.position_bias.mlp.\1'), *_OWN_BLOCK[1:]]
 _OFFICIAL_STEM = [(rf'patch_embed\.(proj|norm)\.{_WB}', r'patch_embed.\1.\2'),
@@ -271,7 +320,7 @@ def _convert(layout: _Layout, keys: State, outside: List[str]) -> Converted:
     elif tables:
         found = [lineage_of_table(tables[i]) if i in tables else (None, None) for i in range(stages)]
         windows, references = (tuple(column) for column in zip(*found))
-    return Converted(layout.name, weights, dropped, windows, references, _arch_of(weights))
+    return Converted('SwinV2', layout.name, weights, dropped, windows, references, _arch_of(weights))
 
 
 def lineage_of_table(table: Tensor) -> Tuple[Window, Window]:
@@ -318,13 +367,18 @@ def _arch_of(weights: State) -> dict:
     except (KeyError, ValueError) as error:
         raise InputError(f'the checkpoint is incomplete: {error} cannot be made out; download or convert it '
                          'again') from error
+    _check_against(model, weights, describe_arch(arch), optional=('out_norms.', ))
+    return arch
+
+
+def _check_against(model: torch.nn.Module, weights: State, description: str, optional: Tuple[str, ...]) -> None:
+    """Raise InputError unless the weights are the model's, in name and shape, but for optional prefixes."""
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items() if 'reference_window' not in key}
-    missing = [key for key in expected if key not in weights and not key.startswith('out_norms.')]
+    missing = [key for key in expected if key not in weights and not key.startswith(optional)]
     misshapen = [f'{key} is {tuple(weights[key].shape)} instead of {shape}' for key, shape in expected.items()
                  if key in weights and tuple(weights[key].shape) != shape]
     unexpected = [key for key in weights if key not in expected]
     for what, keys in (('lacks', missing), ('has misshapen', misshapen), ('has unexpected', unexpected)):
         if keys:
-            raise InputError(f'the checkpoint looks like {describe_arch(arch)}, but it {what} {len(keys)} of its weights '
+            raise InputError(f'the checkpoint looks like {description}, but it {what} {len(keys)} of its weights '
                              f'({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""}); download or convert it again')
-    return arch

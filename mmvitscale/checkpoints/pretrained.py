@@ -10,10 +10,14 @@ from mmengine.model.weight_init import update_init_info
 from torch import nn
 
 from ..errors import InputError
-from ..models.backbones.swin_v2 import SwinTransformerV2
+from ..models.backbones import DeepViT, SwinTransformerV2
 from ..registry import WEIGHT_INITIALIZERS
-from .convert import Converted, convert_swin_v2, describe_arch
+from .convert import Converted, convert_checkpoint, describe_arch
 from .files import read_checkpoint
+
+Backbone = Union[SwinTransformerV2, DeepViT]
+_SWIN = ('embed_dims', 'depths', 'num_heads')
+_DEEPVIT = ('embed_dims', 'depth', 're_attention')
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -30,7 +34,7 @@ class Pretrained:
         self.checkpoint = str(checkpoint)
 
     def __call__(self, module: nn.Module) -> None:
-        if not isinstance(module, SwinTransformerV2):
+        if not isinstance(module, (SwinTransformerV2, DeepViT)):
             raise InputError(f"init_cfg type 'mmvitscale.Pretrained' was given to a {type(module).__name__}, but it is "
                              'for the backbones of mmvitscale; move it into the config of the backbone')
         load_into_backbone(module, convert_file(self.checkpoint), self.checkpoint)
@@ -42,30 +46,30 @@ def convert_file(checkpoint: str) -> Converted:
     """Path or URL -> converted; what is wrong with the content is told together with the file's name."""
     content = read_checkpoint(checkpoint)
     try:
-        return convert_swin_v2(content)
+        return convert_checkpoint(content)
     except InputError as error:
         raise InputError(f'{checkpoint}: {error}') from error
 
 
-def load_into_backbone(backbone: SwinTransformerV2, converted: Converted, name: str) -> None:
-    """Put converted weights into a backbone, and the reference windows with them.
+def load_into_backbone(backbone: Backbone, converted: Converted, name: str) -> None:
+    """Put converted weights into a backbone, and the reference windows of a SwinV2 with them.
 
-    Norms of outputs that pretraining does not have keep their initialisation, and so does a stage that the checkpoint
-    has and the backbone leaves out.
+    Norms of outputs that pretraining does not have keep their initialisation; stages and blocks that the checkpoint has
+    and the backbone leaves out are left out.
 
     Raises:
         InputError: if the checkpoint is of another arch, or learned with other windows than the config says.
     """
     _check_arch(backbone, converted, name)
-    _check_references(backbone, converted, name)
+    if converted.model == 'SwinV2':
+        _check_references(backbone, converted, name)
+        _tell_assumptions(backbone, converted, name)
     expected = backbone.state_dict()
     weights = {key: value for key, value in converted.state_dict().items() if key in expected}
     unused = [key for key in converted.weights if key not in expected]
-    _tell_assumptions(backbone, converted, name)
-
     missing = [key for key in backbone.load_state_dict(weights, strict=False).missing_keys
                if not key.endswith('reference_window')]
-    lost = [key for key in missing if not key.startswith('out_norms.')]
+    lost = [key for key in missing if not key.startswith(('out_norms.', 'norm.'))]
     if lost:
         raise InputError(f'{name} fits the arch, but not its options: {len(lost)} weights missing '
                          f'({", ".join(lost[:3])}); its position_bias is '
@@ -80,11 +84,12 @@ def _examples(keys) -> str:
     return f' ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})' if keys else ''
 
 
-def _check_arch(backbone: SwinTransformerV2, converted: Converted, name: str) -> None:
-    own = backbone.arch
-    same = all(converted.arch[key] == own[key] for key in ('embed_dims', 'depths', 'num_heads', 'mlp_ratio'))
-    if not same or converted.arch['extra_norm_every'] != own['extra_norm_every']:
-        raise InputError(f'{name} is a {describe_arch(converted.arch)}, but the config builds a {describe_arch(own)}; '
+def _check_arch(backbone: Backbone, converted: Converted, name: str) -> None:
+    # What weights do not tell (the residual scale of a DeepViT) the config decides.
+    own = {key: backbone.arch.get(key) for key in converted.arch}
+    if own != converted.arch:
+        known = {key: backbone.arch[key] for key in (_DEEPVIT if isinstance(backbone, DeepViT) else _SWIN)}
+        raise InputError(f'{name} is a {describe_arch(converted.arch)}, but the config builds a {describe_arch(known)}; '
                          'change arch, or take the checkpoint of that variant')
 
 

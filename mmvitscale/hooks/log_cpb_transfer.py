@@ -3,7 +3,7 @@ training, and records it in each checkpoint."""
 
 from mmengine.hooks import Hook
 
-from ..checkpoints.convert import convert_swin_v2
+from ..checkpoints.convert import convert_checkpoint
 from ..checkpoints.lineage import WindowLineage, swin_backbones
 from ..checkpoints.pretrained import load_into_backbone
 from ..errors import InputError
@@ -36,7 +36,7 @@ class LogCPBTransferHook(Hook):
         model = getattr(runner.model, 'module', runner.model)
         if not backbones or any(key in weights for key in model.state_dict()):
             return
-        load_into_backbone(backbones[0], convert_swin_v2(checkpoint), 'load_from')
+        load_into_backbone(backbones[0], convert_checkpoint(checkpoint), 'load_from')
         # The runner goes on to load what stands here: the same, under the model's names.
         name, = (name for name, module in model.named_modules() if module is backbones[0])
         checkpoint['state_dict'] = {f'{name}.{key}': value for key, value in backbones[0].state_dict().items()}

@@ -5,8 +5,8 @@ from typing import Dict, Optional, Tuple
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIMIZERS
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
+from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from ..errors import InputError

@@ -2,6 +2,7 @@ import peer_packages  # noqa: F401
 import peers
 import pytest
 import torch
+from randomise import randomise
 
 from mmvitscale.checkpoints.convert import convert_swin_v2, describe_arch, lineage_of_table
 from mmvitscale.checkpoints.files import read_checkpoint
@@ -9,7 +10,6 @@ from mmvitscale.checkpoints.pretrained import load_into_backbone
 from mmvitscale.errors import InputError
 from mmvitscale.models.backbones import SwinTransformerV2
 from mmvitscale.models.backbones.swin_v2 import ARCHS
-from randomise import randomise
 
 # arch, image, windows, reference windows
 CASES = {

@@ -47,8 +47,8 @@ def test_settings_of_published_checkpoints_are_read_as_plain_data(tmp_path, monk
 
 def test_code_in_a_file_does_not_run(tmp_path):
     marker = tmp_path / 'marker'
-    for attack in (RunsCode(os.mkdir, str(marker)), RunsCode(getattr, torch.nn.Module, '__init__'), RunsCode(eval, f'open({marker!r})'),
-                   RunsCode(getattr, HistoryBuffer, '__init__')):
+    for attack in (RunsCode(os.mkdir, str(marker)), RunsCode(getattr, torch.nn.Module, '__init__'),
+                   RunsCode(eval, f'open({str(marker)!r}, "w")'), RunsCode(getattr, HistoryBuffer, '__init__')):
         torch.save(dict(state_dict={}, extra=attack), tmp_path / 'a.pth')
         with pytest.raises(InputError, match='would run code'):
             read_checkpoint(tmp_path / 'a.pth')

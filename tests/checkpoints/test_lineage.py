@@ -1,8 +1,8 @@
 import pytest
+from torch import nn
 
 from mmvitscale.checkpoints.lineage import StageWindows, WindowLineage, swin_backbones
 from mmvitscale.models.backbones import SwinTransformerV2
-from torch import nn
 
 
 def test_how_far_a_window_reaches_beyond_the_trained_one():

@@ -4,16 +4,16 @@ import os
 
 import peers
 import pytest
-import toy
 import torch
+import toy
 from mmengine.registry import MODELS
+from randomise import randomise
 from torch import nn
 
 from mmvitscale.checkpoints import files, pretrained
 from mmvitscale.checkpoints.files import fetch, write_checkpoint
 from mmvitscale.errors import InputError
 from mmvitscale.models.backbones import SwinTransformerV2
-from randomise import randomise
 
 SMALL = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 

@@ -1,6 +1,6 @@
 import pytest
-import toy
 import torch
+import toy
 
 from mmvitscale.errors import InputError
 from mmvitscale.models.backbones import SwinTransformerV2

@@ -1,3 +1,4 @@
+from .deepvit import DeepViT
 from .swin_v2 import SwinTransformerV2
 
-__all__ = ['SwinTransformerV2']
+__all__ = ['DeepViT', 'SwinTransformerV2']

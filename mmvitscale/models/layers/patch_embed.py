@@ -1,7 +1,13 @@
-"""Patch embedding, and the patch merging between stages."""
+"""Patch embeddings, and the patch merging between stages."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def pad_to_patches(x: Tensor, patch_size: int) -> Tensor:
+    """(B, C, H, W) -> the same with zeros at the end of each side up to whole patches."""
+    bottom, right = -x.shape[-2] % patch_size, -x.shape[-1] % patch_size
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
 class PatchEmbed(nn.Module):
@@ -17,10 +23,38 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        bottom, right = -x.shape[-2] % self.patch_size, -x.shape[-1] % self.patch_size
-        if bottom or right:
-            x = F.pad(x, (0, right, 0, bottom))
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        return self.norm(self.proj(pad_to_patches(x, self.patch_size)).permute(0, 2, 3, 1))
+
+
+class LinearStem(nn.Module):
+    """(B, in_channels, H, W) -> (B, ceil(H / P), ceil(W / P), C): P x P patches, linear (ViT)."""
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int = 16):
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(pad_to_patches(x, self.patch_size)).permute(0, 2, 3, 1)
+
+
+class ConvStem(nn.Module):
+    """(B, in_channels, H, W) -> (B, ceil(H / P), ceil(W / P), C): two convolutions at half the resolution, then
+    patches of P / 2 (the CNN stem of DeepViT's official code)."""
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int = 16):
+        super().__init__()
+        self.patch_size = patch_size
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.conv2 = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(64)
+        self.proj = nn.Conv2d(64, dim, patch_size // 2, patch_size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(pad_to_patches(x, self.patch_size))))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return self.proj(x).permute(0, 2, 3, 1)
 
 
 class PatchMerging(nn.Module):

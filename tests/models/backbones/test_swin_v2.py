@@ -2,11 +2,11 @@ import math
 
 import pytest
 import torch
+from randomise import randomise
 from torch import nn
 
 from mmvitscale.errors import InputError
 from mmvitscale.models.backbones import SwinTransformerV2
-from randomise import randomise
 
 SMALL = dict(embed_dims=12, depths=(1, 2, 1), num_heads=(1, 2, 4))
 

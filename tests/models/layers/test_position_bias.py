@@ -1,10 +1,10 @@
+import brute_force
 import pytest
 import torch
+from randomise import randomise
 
-import brute_force
 from mmvitscale.errors import InputError
 from mmvitscale.models.layers.position_bias import POSITION_BIASES, expand, log_coordinates, relative_offsets
-from randomise import randomise
 
 
 @pytest.mark.parametrize('window', [(4, 4), (3, 5), (1, 6), (1, 1)])

@@ -1,13 +1,13 @@
+import brute_force
 import pytest
 import torch
+from randomise import randomise
 
-import brute_force
 from mmvitscale.errors import InputError
 from mmvitscale.models.backbones.swin_v2 import SwinBlockV2
 from mmvitscale.models.layers.position_bias import LogCPB
 from mmvitscale.models.layers.window_attention import KERNELS, WindowAttention, unit_vectors
 from mmvitscale.models.layers.windows import window_geometry, window_merge, window_partition
-from randomise import randomise
 
 CPU = torch.device('cpu')
 MAPS = [(8, 8), (7, 7), (9, 13), (1, 17), (3, 3), (16, 20)]

@@ -1,7 +1,7 @@
+import brute_force
 import pytest
 import torch
 
-import brute_force
 from mmvitscale.errors import InputError
 from mmvitscale.models.layers.windows import to_window, window_geometry, window_merge, window_partition
 

@@ -1,0 +1,13 @@
+# UPerNet on DeepViT-32b, 512 x 512: four blocks' tokens through a simple pyramid.
+_base_ = './upernet_swinv2.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmvitscale.DeepViT',
+        arch='deepvit-32b',
+        img_size=512,
+        out_indices=[7, 15, 23, 31],
+        drop_path_rate=0.2),
+    neck=dict(type='mmvitscale.SimplePyramid', in_channels=[384] * 4, out_channels=384),
+    decode_head=dict(in_channels=[384] * 4),
+    auxiliary_head=dict(in_channels=384))

@@ -1,0 +1,121 @@
+import math
+
+import pytest
+import torch
+from randomise import randomise
+from torch import nn
+
+from mmvitscale.errors import InputError
+from mmvitscale.models.backbones import DeepViT
+from mmvitscale.models.layers.re_attention import ReAttention
+
+SMALL = dict(embed_dims=12, depth=4, re_attention=2, num_heads=3)
+
+
+def small(**kwargs):
+    return DeepViT(**{'arch': SMALL, 'img_size': 64, **kwargs})
+
+
+# the official code's models, with a linear head of 1000 classes
+@pytest.mark.parametrize('arch, millions', [('deepvit-16b', 24.5), ('deepvit-24b', 36.3), ('deepvit-32b', 48.1)])
+def test_parameter_counts(arch, millions):
+    with torch.device('meta'):
+        modules = DeepViT(arch), nn.Linear(384, 1000)
+    count = sum(p.numel() for module in modules for p in module.parameters())
+    assert abs(count / 1e6 - millions) < 0.1
+
+
+@pytest.mark.parametrize('stem', ['linear', 'conv'])
+@pytest.mark.parametrize('size', [(1, 1), (64, 64), (37, 130), (16, 200)])
+def test_output_shapes_for_any_size(size, stem):
+    model = small(arch={**SMALL, 'stem': stem}, out_indices=(0, 3))
+    outs = model(torch.randn(2, 3, *size))
+    assert [out.shape for out in outs] == [(2, 12, math.ceil(size[0] / 16), math.ceil(size[1] / 16))] * 2
+    assert all(out.is_contiguous() for out in outs)
+
+
+def test_filling_up_the_last_patches_equals_an_image_with_zeros_there():
+    model = randomise(small()).eval()
+    image = torch.randn(1, 3, 50, 70)
+    padded = torch.zeros(1, 3, 64, 80)
+    padded[..., :50, :70] = image
+    assert torch.equal(model(image)[0], model(padded)[0])
+
+
+def test_blocks_follow_the_official_residual_form():
+    model = randomise(small(arch={**SMALL, 'residual_scale': 0.5}, out_indices=(1, 3))).eval()
+    image = torch.randn(1, 3, 64, 64)
+    x = model.patch_embed.proj(image).flatten(2).transpose(1, 2)
+    x = torch.cat((model.cls_token, x), dim=1) + model.pos_embed
+    for i, block in enumerate(model.blocks):
+        x = x + block.attn(block.norm1(0.5 * x)) / 0.5
+        x = x + block.mlp(block.norm2(0.5 * x)) / 0.5
+        if i == 1:
+            second = x
+    outs = [out.flatten(2).transpose(1, 2) for out in model(image)]
+    assert torch.allclose(outs[0], second[:, 1:], atol=1e-5)
+    assert torch.allclose(outs[1], model.norm(x)[:, 1:], atol=1e-5)
+
+
+def test_re_attention_is_in_the_last_blocks():
+    assert [isinstance(block.attn, ReAttention) for block in small().blocks] == [False, False, True, True]
+
+
+def test_the_convolutional_stem():
+    stem = randomise(small(arch={**SMALL, 'stem': 'conv'})).eval().patch_embed
+    image = torch.randn(1, 3, 32, 32)
+    x = torch.relu(stem.bn1(nn.functional.conv2d(image, stem.conv1.weight, stride=2, padding=3)))
+    x = torch.relu(stem.bn2(nn.functional.conv2d(x, stem.conv2.weight, padding=1)))
+    x = nn.functional.conv2d(x, stem.proj.weight, stem.proj.bias, stride=8)
+    assert torch.allclose(stem(image), x.permute(0, 2, 3, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize('attention', ['eager', 'sequential'])
+def test_every_parameter_gets_a_gradient_and_checkpointing_changes_none(attention):
+    image, gradients, statistics = torch.randn(2, 3, 50, 70), [], []
+    for with_cp in (False, True):
+        torch.manual_seed(1)
+        model = randomise(small(with_cp=with_cp, attention=attention, drop_path_rate=0.0, out_indices=(1, 3)))
+        (sum(out.square().sum() for out in model(image))).backward()
+        assert not [name for name, p in model.named_parameters() if p.grad is None]
+        gradients.append([p.grad for p in model.parameters()])
+        statistics.append([b.clone() for b in model.buffers()])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*gradients))
+    assert all(torch.equal(a, b) for a, b in zip(*statistics))
+
+
+def test_frozen_blocks_do_not_train():
+    model = small(frozen_stages=3).train()
+    trainable = {name.split('.')[0] + '.' + name.split('.')[1] for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable == {'blocks.3', 'norm.weight', 'norm.bias'}
+    before = model.blocks[2].attn.var_norm.running_mean.clone()
+    model(torch.randn(2, 3, 32, 32))
+    assert torch.equal(model.blocks[2].attn.var_norm.running_mean, before)
+
+
+def test_layer_depths_and_weight_decay():
+    model = small()
+    depths = {name: model.get_layer_depth('b.' + name, 'b.') for name, _ in model.named_parameters()}
+    assert depths['pos_embed'] == depths['patch_embed.proj.weight'] == (0, 6)
+    assert depths['blocks.2.attn.qkv.weight'] == (3, 6) and depths['norm.weight'] == (5, 6)
+    assert model.get_layer_depth('head.weight', 'b.') == (5, 6)
+    decayed = set(depths) - model.no_weight_decay()
+    assert model.no_weight_decay() < set(depths) and 'pos_embed' not in decayed
+    assert {'blocks.3.attn.reatten_matrix.weight', 'blocks.0.mlp.fc1.weight', 'patch_embed.proj.weight'} <= decayed
+
+
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(arch='deepvit'), "unknown DeepViT arch 'deepvit'; choose one of deepvit-16b"),
+    (dict(arch=dict(depth=2, re_attention=1)), "missing: \\['embed_dims'\\]"),
+    (dict(arch={**SMALL, 'heads': 2}), "unknown: \\['heads'\\]"),
+    (dict(arch={**SMALL, 'stem': 'resnet'}), "unknown stem 'resnet'"),
+    (dict(arch={**SMALL, 're_attention': 5}), 're_attention 5 found'),
+    (dict(arch={**SMALL, 'num_heads': 5}), '12 channels cannot be split over 5 heads'),
+    (dict(attention='flash'), "unknown attention 'flash'; choose one of auto, eager, sequential"),
+    (dict(attention='sequential', attn_drop_rate=0.1), 'attn_drop_rate 0.1 found'),
+    (dict(out_indices=(4, )), 'blocks 0 to 3'),
+    (dict(frozen_stages=5), 'frozen_stages 5 found'),
+])
+def test_arguments_that_fit_no_model(kwargs, message):
+    with pytest.raises(InputError, match=message):
+        small(**kwargs)
