@@ -1,4 +1,5 @@
 # DeepViT-32b + Mask R-CNN on COCO, short side 480 to 800. The paper has no dense task: the recipe is ViT practice.
+# Training sees many numbers of tokens, and Re-attention's BatchNorm averages their statistics.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/datasets/coco_instance.py',
     '_base_/schedules/coco_3x_vit.py', 'mmdet::_base_/default_runtime.py'

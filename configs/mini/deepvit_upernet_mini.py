@@ -1,7 +1,7 @@
 # A small DeepViT, in the proportions of deepvit-s, + UPerNet on the embedded scenes, from scratch in minutes on a CPU.
 # No number here is the paper's.
 _base_ = './swinv2_upernet_mini.py'
-iters = 1800
+iters = 1300
 model = dict(
     backbone=dict(
         _delete_=True,
@@ -13,7 +13,9 @@ model = dict(
         drop_path_rate=0.0),
     neck=dict(type='mmvitscale.SimplePyramid', in_channels=[128] * 4, out_channels=64),
     decode_head=dict(in_channels=[64] * 4),
-    auxiliary_head=dict(in_channels=64))
+    auxiliary_head=dict(in_channels=64),
+    # Re-attention's BatchNorm knows maps of the training crop's number of tokens, so testing slides over such crops.
+    test_cfg=dict(_delete_=True, mode='slide', crop_size=(128, 128), stride=(64, 64)))
 optim_wrapper = dict(optimizer=dict(lr=7e-4), paramwise_cfg=dict(_delete_=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

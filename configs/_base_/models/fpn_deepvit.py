@@ -8,4 +8,6 @@ model = dict(
         img_size=512,
         out_indices=[7, 15, 23, 31],
         drop_path_rate=0.2),
-    neck=dict(_delete_=True, type='mmvitscale.SimplePyramid', in_channels=[384] * 4, out_channels=256))
+    neck=dict(_delete_=True, type='mmvitscale.SimplePyramid', in_channels=[384] * 4, out_channels=256),
+    # Re-attention's BatchNorm knows maps of the training crop's number of tokens, so testing slides over such crops.
+    test_cfg=dict(_delete_=True, mode='slide', crop_size=(512, 512), stride=(341, 341)))

@@ -10,4 +10,6 @@ model = dict(
         drop_path_rate=0.2),
     neck=dict(type='mmvitscale.SimplePyramid', in_channels=[384] * 4, out_channels=384),
     decode_head=dict(in_channels=[384] * 4),
-    auxiliary_head=dict(in_channels=384))
+    auxiliary_head=dict(in_channels=384),
+    # Re-attention's BatchNorm knows maps of the training crop's number of tokens, so testing slides over such crops.
+    test_cfg=dict(_delete_=True, mode='slide', crop_size=(512, 512), stride=(341, 341)))

@@ -77,6 +77,9 @@ class DeepViT(BaseModule):
     """(B, in_channels, H, W), any H, W >= 1 -> a tuple with one (B, C, ceil(H / 16), ceil(W / 16)) for each i in
     ``out_indices``: the tokens after block i, without the class token. The last block's pass the final LayerNorm.
 
+    The BatchNorm of Re-attention learns the statistics of maps of the trained number of tokens (their mean is 1 / N),
+    so a model trained on one crop size is best tested on windows of that size (``test_cfg`` mode slide).
+
     Args:
         arch: deepvit-16b, -24b, -32b, -s, -l, vit-16b, -24b, -32b (the plain baselines), or a dict with embed_dims,
             depth, re_attention and, if wanted, num_heads (12), mlp_ratio (3), stem (linear or conv), residual_scale
