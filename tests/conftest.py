@@ -1,3 +1,4 @@
+import logging
 import sys
 from pathlib import Path
 
@@ -10,3 +11,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def quiet_stale_loggers(monkeypatch):
+    """MMEngine's loggers outlive the test whose captured output they were opened on, and would print a traceback of
+    their own wherever a later test makes them speak."""
+    monkeypatch.setattr(logging, 'raiseExceptions', False)

@@ -1,7 +1,6 @@
 """The commands as a user types them, on a handful of small scenes."""
 
 import json
-import logging
 import os
 import re
 import runpy
@@ -41,7 +40,6 @@ def error_of(monkeypatch, capsys):
     def run_in_process(tool, *arguments):
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
-        monkeypatch.setattr(logging, 'raiseExceptions', False)  # of loggers that earlier tests left behind
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(tool, run_name='__main__')
         assert stop.value.code == 1
