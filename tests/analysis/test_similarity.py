@@ -30,9 +30,9 @@ def test_recording_sees_the_maps_in_use_and_changes_nothing(attention):
     model = randomise(DeepViT(arch, 64, attention=attention)).eval()
     image = torch.randn(2, 3, 64, 64)
     expected = model(image)[0]
-    with recorded_attention(model) as maps:
+    with recorded_attention(model) as passes:
         assert torch.equal(model(image)[0], expected)
-    assert [tuple(block.shape) for block in maps] == [(2, 3, 17, 17)] * 3
-    assert torch.allclose(maps[0].sum(-1), torch.ones(2, 3, 17))  # plain: rows of a softmax
+        model(image[:, :, :32])
     model(image)
-    assert len(maps) == 3
+    assert [[tuple(block.shape) for block in maps] for maps in passes] == [[(2, 3, 17, 17)] * 3, [(2, 3, 9, 9)] * 3]
+    assert torch.allclose(passes[0][0].sum(-1), torch.ones(2, 3, 17))  # plain: rows of a softmax

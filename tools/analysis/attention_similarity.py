@@ -42,12 +42,12 @@ def main():
     totals = []
     for path in images:
         inference.read_image(path)  # one line for what is no colour image
-        with recorded_attention(predictor.model) as maps:
+        with recorded_attention(predictor.model) as passes:
             predictor(path)
-        if len(maps) < 2:
-            raise InputError(f'{args.config} has {len(maps)} blocks with attention over all tokens, but at least 2 are '
-                             'compared; give the config of a DeepViT or a ViT')
-        totals.append(cross_layer_similarity(maps))
+        if not passes or len(passes[0]) < 2:
+            raise InputError(f'{args.config} has {len(passes[0]) if passes else 0} blocks with attention over all '
+                             'tokens, but at least 2 are compared; give the config of a DeepViT or a ViT')
+        totals += [cross_layer_similarity(maps) for maps in passes]
     similarity = torch.stack(totals).mean(0)
     result = dict(
         images=len(images),
