@@ -17,7 +17,7 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 
 from .checkpoints.files import read_checkpoint
-from .errors import InputError
+from .errors import InputError, some_of
 
 # How to get the data, by the folder that OpenMMLab's configs expect it in.
 _DATA_SOURCES = {
@@ -74,7 +74,7 @@ def check_fit(model: nn.Module, checkpoint: dict, filename: str) -> None:
     unexpected = [key for key in found if key not in expected]
     shapes = [f'{key} is {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}'
               for key in expected if key in found and found[key].shape != expected[key].shape]
-    problems = [f'{len(keys)} weights {what} ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})'
+    problems = [f'{len(keys)} weights {what} ({some_of(keys)})'
                 for what, keys in (('missing', missing), ('unknown', unexpected), ('of another shape', shapes)) if keys]
     if problems:
         raise InputError(f'checkpoint {filename} does not fit the config: {"; ".join(problems)}; give the config the '

@@ -12,7 +12,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, some_of
 from ..models.backbones import deepvit, swin_v2
 from ..models.backbones.deepvit import DeepViT
 from ..models.backbones.swin_v2 import SwinTransformerV2
@@ -60,8 +60,9 @@ def describe_arch(arch: dict) -> str:
 
 def convert_checkpoint(checkpoint: dict) -> Converted:
     """A checkpoint as it was read, of a SwinV2 or a DeepViT -> its backbone under our names. Raises InputError."""
+    weights = _find_weights(checkpoint)
     for prefix in _PREFIXES:
-        if prefix + 'cls_token' in _find_weights(checkpoint):
+        if prefix + 'cls_token' in weights:
             return convert_deepvit(checkpoint, prefix)
     return convert_swin_v2(checkpoint)
 
@@ -310,7 +311,7 @@ def _convert(layout: _Layout, keys: State, outside: List[str]) -> Converted:
             unknown.append(key)
     if unknown:
         raise InputError(f'the checkpoint has the layout of {layout.name}, but {len(unknown)} of its keys are not known '
-                         f'there: {", ".join(unknown[:3])}{", ..." if len(unknown) > 3 else ""}')
+                         f'there: {some_of(unknown)}')
     weights = layout.fix(weights)
 
     windows = references = (None, ) * stages
@@ -381,4 +382,4 @@ def _check_against(model: torch.nn.Module, weights: State, description: str, opt
     for what, keys in (('lacks', missing), ('has misshapen', misshapen), ('has unexpected', unexpected)):
         if keys:
             raise InputError(f'the checkpoint looks like {description}, but it {what} {len(keys)} of its weights '
-                             f'({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""}); download or convert it again')
+                             f'({some_of(keys)}); download or convert it again')

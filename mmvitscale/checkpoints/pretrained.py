@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from mmengine.model.weight_init import update_init_info
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, some_of
 from ..models.backbones import DeepViT, SwinTransformerV2
 from ..registry import WEIGHT_INITIALIZERS
 from .convert import Converted, convert_checkpoint, describe_arch
@@ -81,7 +81,7 @@ def load_into_backbone(backbone: Backbone, converted: Converted, name: str) -> N
 
 
 def _examples(keys) -> str:
-    return f' ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})' if keys else ''
+    return f' ({some_of(keys)})' if keys else ''
 
 
 def _check_arch(backbone: Backbone, converted: Converted, name: str) -> None:
