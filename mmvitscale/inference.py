@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, InstanceData
 
 from .checkpoints.files import read_checkpoint
 from .errors import InputError
@@ -110,15 +110,18 @@ class Painter:
             blend = cv2.addWeighted(image, 0.4, colours, 0.6, 0)
             return np.where(known[..., None], blend, image), set(np.unique(labels[known]).tolist())
         if f'{source}_instances' in sample:
-            return self._instances(image, sample.get(f'{source}_instances').cpu().numpy())
+            return self._instances(image, sample.get(f'{source}_instances'))
         return image, set()
 
-    def _instances(self, image: np.ndarray, instances) -> Tuple[np.ndarray, set]:
+    def _instances(self, image: np.ndarray, instances: InstanceData) -> Tuple[np.ndarray, set]:
         picture = image.copy()
+        instances = instances.cpu().numpy()
         if 'scores' in instances:
             instances = instances[instances.scores >= self.score_thr]
-        for mask, label in zip(instances.get('masks', []), instances.labels):
-            colour = np.array(self.palette[label][::-1])
+        masks = instances.get('masks', [])
+        masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks  # mmdet keeps the truth's packed
+        for mask, label in zip(masks, instances.labels):
+            mask, colour = mask.astype(bool), np.array(self.palette[label][::-1])
             picture[mask] = (0.5 * picture[mask] + 0.5 * colour).astype(np.uint8)
         for i, (box, label) in enumerate(zip(instances.bboxes, instances.labels)):
             left, top, right, bottom = (int(round(v)) for v in box)

@@ -1,22 +1,23 @@
 """From a config file and command-line options to a runner, whatever the task: what the tools share."""
 
+import importlib.util
 import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Optional, Sequence
+from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 import mmengine
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 
 from .checkpoints.files import read_checkpoint
+from .datasets.coco import check_coco
 from .errors import InputError, some_of
 
 # How to get the data, by the folder that OpenMMLab's configs expect it in.
@@ -35,11 +36,16 @@ def run_command(main: Callable[[], Optional[int]]) -> None:
     try:
         sys.exit(main() or 0)
     except InputError as error:
-        if is_main_process():
+        if is_first_process():
             print(f'error: {error}', file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all: known before they are connected, from what torchrun or Slurm sets."""
+    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
 
 
 class Runner(mmengine.runner.Runner):
@@ -90,6 +96,9 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         raise InputError(f'config {path} is not there; the configs are listed in configs/')
     try:
         cfg = Config.fromfile(path)
+    except ImportError as error:
+        raise InputError(f'config {path} needs a package that is not installed ({error}); install it, for detection '
+                         "with: pip install -c constraints.txt -e '.[det]'") from error
     except (OSError, SyntaxError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
     if options:
@@ -134,6 +143,14 @@ def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False))
 
 
+def check_operators(cfg: Config) -> None:
+    """Raise InputError if the config's task needs mmcv's compiled operators and they are not there."""
+    needs = cfg.get('default_scope') == 'mmdet' or 'mmdet' in str(cfg.get('custom_imports', ''))
+    if needs and importlib.util.find_spec('mmcv._ext') is None:
+        raise InputError(f'{cfg.filename} needs the compiled operators of mmcv (NMS, RoIAlign), but mmcv is installed '
+                         'without them; get them with: python tools/install_mmcv_ops.py')
+
+
 def use_mixed_precision(cfg: Config) -> None:
     """float16 with loss scaling on a GPU, bfloat16 on a CPU."""
     if get_device() == 'cpu':
@@ -161,15 +178,73 @@ def check_writable(folder: str) -> Path:
 
 
 def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
-    """Raise InputError unless every data set of these splits (train, val, test) has its folders and images."""
-    for loader in _dataloaders(cfg, splits):
-        for dataset in _plain_datasets(loader.dataset):
-            root = Path(dataset.get('data_root') or '')
-            for key, folder in dataset.get('data_prefix', {}).items():
-                if isinstance(folder, str):
-                    _check_folder(root / folder, dataset)
-            if dataset.get('ann_file') and not (root / dataset.ann_file).is_file():
-                raise InputError(f'annotation file {root / dataset.ann_file} is not there; {_how_to_get(root)}')
+    """Raise InputError unless every data set of these splits (train, val, test) has its folders, images and, in COCO
+    format, usable annotations, and the model has as many classes. Says on stderr what will be left out."""
+    for split in splits:
+        for loader in _dataloaders(cfg, [split]):
+            for dataset in _plain_datasets(loader.dataset):
+                root = Path(dataset.get('data_root') or '')
+                for key, folder in dataset.get('data_prefix', {}).items():
+                    if isinstance(folder, str):
+                        _check_folder(root / folder, dataset)
+                if dataset.get('ann_file') and not (root / dataset.ann_file).is_file():
+                    raise InputError(f'annotation file {root / dataset.ann_file} is not there; {_how_to_get(root)}')
+                _check_classes(cfg, dataset, split)
+        _check_evaluator(cfg, split)
+
+
+def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
+    from mmengine.registry import DATASETS
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    dataset_class = DATASETS.get(dataset.type)
+    classes = (dataset.get('metainfo') or {}).get('classes') or getattr(dataset_class, 'METAINFO', {}).get('classes')
+    if not classes:
+        return
+    for path, count in _numbers_of_classes(cfg.model, 'model'):
+        if count != len(classes):
+            raise InputError(f'{path} is {count}, but the {split} data set has {len(classes)} classes '
+                             f'({some_of(classes)}); make them equal')
+    if _is_coco(dataset_class):
+        root = Path(dataset.get('data_root') or '')
+        with_mask = any(step.get('with_mask', False) for step in dataset.get('pipeline', []))
+        notes = check_coco(root / dataset.ann_file, root / dataset.data_prefix.get('img', ''), classes,
+                           split == 'train', with_mask)
+        for note in notes if is_first_process() else []:
+            print(f'note: {note}', file=sys.stderr)
+
+
+def _is_coco(dataset_class: Optional[type]) -> bool:
+    """Whether the data set reads its annotations as mmdet's CocoDataset does."""
+    if not dataset_class or not dataset_class.__module__.startswith('mmdet.'):
+        return False
+    from mmdet.datasets import CocoDataset
+    return getattr(dataset_class, 'load_data_list', None) is CocoDataset.load_data_list
+
+
+def _numbers_of_classes(model, path: str) -> Iterator[Tuple[str, int]]:
+    """(where, how many) for each num_classes of a model's config; a semantic branch counts classes of its own."""
+    if isinstance(model, (list, tuple)):
+        model = {str(i): item for i, item in enumerate(model)}
+    if isinstance(model, dict):
+        for key, value in model.items():
+            if key == 'num_classes' and isinstance(value, int):
+                yield f'{path}.{key}', value
+            elif key != 'semantic_head':
+                yield from _numbers_of_classes(value, f'{path}.{key}')
+
+
+def _check_evaluator(cfg: Config, split: str) -> None:
+    """An evaluator with an annotation file of its own must read that of its data set."""
+    loader, evaluators = cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')
+    if not loader or not evaluators:
+        return
+    files = [Path(dataset.get('data_root') or '', dataset.ann_file)
+             for dataset in _plain_datasets(loader.dataset) if dataset.get('ann_file')]
+    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        own = evaluator.get('ann_file')
+        if own and files and Path(own).absolute() not in [file.absolute() for file in files]:
+            raise InputError(f'{split}_evaluator reads {own}, but the {split} data set {files[0]}; give both the same '
+                             'ann_file')
 
 
 def _check_folder(folder: Path, dataset: dict) -> None:
@@ -202,5 +277,6 @@ def _plain_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
 def build_model(cfg: Config) -> nn.Module:
     """The config's model, built in its scope, in evaluation mode on the best device."""
     from mmengine.registry import MODELS
+    check_operators(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     return MODELS.build(cfg.model).eval().to(get_device())

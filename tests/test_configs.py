@@ -20,8 +20,12 @@ CONFIGS = [path for path in sorted(ROOT.rglob('*.py')) if '_base_' not in path.p
 
 
 def test_there_are_configs():
-    assert {'swinv2_upernet_ade20k', 'swinv2_fpn_ade20k', 'swinv2_upernet_mini'} <= {path.stem for path in CONFIGS}
-    assert len(list((ROOT / 'swinv2').glob('*.py'))) == 5
+    names = {path.stem for path in CONFIGS}
+    assert {'swinv2_upernet_ade20k', 'swinv2_fpn_ade20k', 'swinv2_mask2former_ade20k', 'deepvit_upernet_ade20k',
+            'swinv2_upernet_mini', 'swinv2_mask_rcnn_mini', 'swinv2_retinanet_mini', 'deepvit_mask_rcnn_coco'} <= names
+    assert {f'swinv2_{head}_coco' for head in ('retinanet', 'mask_rcnn', 'cascade_mask_rcnn', 'htc', 'dino')} <= names
+    for head in ('mask-rcnn', 'cascade-mask-rcnn'):
+        assert {f'swinv2-{size}-w16_{head}_8xb2-3x_coco' for size in ('tiny', 'small', 'base', 'large')} <= names
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +109,30 @@ def test_the_headline_recipe_is_the_papers():
     assert cfg.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.95
     assert cfg.train_cfg.max_iters == 160000 and cfg.param_scheduler[0].end == 1500
     assert cfg.crop_size == (512, 512) and cfg.train_dataloader.batch_size * 8 == 16
+
+
+def test_the_detection_recipes_are_the_papers():
+    cascade = load_config(str(ROOT / 'swinv2_cascade_mask_rcnn_coco.py'))
+    assert (cascade.model.backbone.window_size, cascade.model.backbone.pretrained_window_sizes) == (16, 8)
+    assert cascade.optim_wrapper.optimizer.lr == 1e-4 and cascade.train_cfg.max_epochs == 36
+    scales = cascade.train_dataloader.dataset.pipeline[2].scales
+    assert (scales[0], scales[-1]) == ((1333, 480), (1333, 800)) and cascade.train_dataloader.batch_size * 8 == 16
+    htc = load_config(str(ROOT / 'swinv2_htc_coco.py'))
+    assert htc.model.type == 'HybridTaskCascade' and htc.model.backbone.window_size == 32
+    assert htc.optim_wrapper.optimizer.lr == 4e-4 and htc.optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult == 0.1
+    jitter = htc.train_dataloader.dataset.pipeline[2]
+    assert jitter.scale == (1536, 1536) and jitter.ratio_range == (0.1, 2.0)
+    assert htc.model.test_cfg.rcnn.nms.type == 'soft_nms' and 'iou_thr' not in htc.model.test_cfg.rcnn.nms
+    assert htc.train_dataloader.batch_size == 1 and htc.auto_scale_lr.base_batch_size == 64
+
+
+def test_the_config_that_the_readme_shows_for_own_data(tmp_path):
+    block, = re.findall(r"```python\n(_base_ = .*?)```", (ROOT.parent / 'README.md').read_text(), re.DOTALL)
+    for base in re.findall(r"configs/\S+?\.py", block):
+        path = tmp_path / 'cells.py'
+        path.write_text(block.replace("'configs/mini/swinv2_retinanet_mini.py'", repr(str(ROOT.parent / base))))
+        cfg = load_config(str(path))
+        assert cfg.model.bbox_head.num_classes == 3 == len(cfg.test_dataloader.dataset.metainfo.classes)
+        assert cfg.test_dataloader.dataset.ann_file == 'test.json' and cfg.test_evaluator.ann_file == 'data/cells/test.json'
+        init_default_scope(cfg.default_scope)
+        assert MODELS.build(cfg.model).bbox_head.num_classes == 3

@@ -40,6 +40,7 @@ def main():
     if out and out.suffix not in ('.json', '.pkl'):
         raise InputError(f'--out {out} found, but it ends in .json (metrics) or .pkl (predictions)')
     cfg = launch.load_config(args.config, args.cfg_options)
+    launch.check_operators(cfg)
     launch.check_datasets(cfg, ('test', ))
     launch.use_work_dir(cfg, args.config, args.work_dir)
     for folder in filter(None, (args.show_dir, out and out.parent)):

@@ -24,6 +24,7 @@ def parse_args():
 def main():
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
+    launch.check_operators(cfg)
     launch.check_datasets(cfg, ('train', 'val'))
     launch.use_work_dir(cfg, args.config, args.work_dir)
     launch.adapt_to_machine(cfg, args.launcher)

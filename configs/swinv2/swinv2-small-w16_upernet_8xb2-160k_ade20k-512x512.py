@@ -1,5 +1,5 @@
 # SwinV2-S + UPerNet, from the public ImageNet-1K weights. The paper gives T only: its recipe is taken over.
-_base_ = './swinv2-tiny-w16_upernet_8xb2-160k_ade20k-512x512.py'
-# window 8 at 256 x 256, listed in the README of github.com/microsoft/Swin-Transformer
-checkpoint = 'https://github.com/SwinTransformer/storage/releases/download/v2.0.0/swinv2_small_patch4_window8_256.pth'
-model = dict(backbone=dict(arch='small', init_cfg=dict(checkpoint=checkpoint)))
+_base_ = ['../swinv2_upernet_ade20k.py', '../_base_/checkpoints.py']
+model = dict(
+    backbone=dict(
+        arch='small', init_cfg=dict(type='mmvitscale.Pretrained', checkpoint={{_base_.swinv2_small_w8}})))

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,44 +11,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commands import FOREGROUND, ROOT, run
 
 from mmvitscale.datasets import mini
 
-ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/mini/swinv2_upernet_mini.py'
 # two iterations of a network that is smaller still
-OPTIONS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2',
-           'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
-           'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False',
-           'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False',
+OPTIONS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2', *FOREGROUND,
            'model.data_preprocessor.size=(64,64)', 'train_dataloader.dataset.pipeline.2.crop_size=(64,64)']
-
-
-def run(*command, expect=0):
-    environment = {**os.environ, 'OMP_NUM_THREADS': '2'}
-    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True,
-                            env=environment)
-    assert (result.returncode == 0) == (expect == 0), result.stdout + result.stderr
-    return result
-
-
-@pytest.fixture
-def error_of(monkeypatch, capsys):
-    """Runs a command on bad input, in this process to save time, and returns the one line it ends with."""
-
-    def run_in_process(tool, *arguments):
-        monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(tool, run_name='__main__')
-        assert stop.value.code == 1
-        output = capsys.readouterr()
-        assert 'Traceback' not in output.out + output.err
-        lines = [line for line in output.err.splitlines() if line.startswith('error: ')]
-        assert len(lines) == 1, output.err
-        return lines[0]
-
-    return run_in_process
 
 
 @pytest.fixture(scope='session')

@@ -147,7 +147,8 @@ class SwinTransformerV2(BaseModule):
         pretrained_window_sizes: the reference windows: those the position bias was first learned with, in the form
             of window_size. None: those found in the checkpoint that is loaded, else window_size.
         position_bias: log_cpb (the paper's), linear_cpb or table.
-        attention: the kernel, auto, eager or fused; one for all stages or a list of one per stage.
+        attention: the kernel, auto, eager, fused or sequential (least memory); one for all stages or a list of one
+            per stage.
         out_indices: the stages to return, None for all; stages after the last of them are not built.
         out_norm: LayerNorm on each output; False gives each stage's raw output.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over the blocks.

@@ -1,11 +1,13 @@
 """Scaled cosine attention in windows, and its kernels (SwinV2, section 3.2, eq. 2)."""
 
 from math import log
-from typing import Callable, Dict, Sequence
+from typing import Callable, Dict, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from ...errors import InputError
 from .position_bias import expand
@@ -14,6 +16,9 @@ from .windows import Window, WindowGroup
 # Below this length a query or key has no direction: it becomes exactly zero, and so does its gradient. Dividing by
 # a tiny length instead would overflow half precision on tokens that are all zero.
 _MIN_LENGTH = 1e-6
+
+# Attention weights that the sequential kernel holds at a time.
+_CHUNK = 2**20
 
 
 def unit_vectors(x: Tensor) -> Tensor:
@@ -36,6 +41,56 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(v.dtype)[None], scale=1.0)
 
 
+class _Sequential(Function):
+    """The same, some windows at a time: weights are dropped in the forward pass and made again in the backward."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, bias):
+        ctx.save_for_backward(q, k, v, bias)
+        out = torch.empty_like(v)
+        with torch.autocast(q.device.type, enabled=False):
+            for some in _chunks(q):
+                out[some] = _weights(q[some], k[some], bias).to(v.dtype) @ v[some]
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out):
+        q, k, v, bias = ctx.saved_tensors
+        grads = [torch.empty_like(x) for x in (q, k, v)]
+        grad_q, grad_k, grad_v = grads
+        grad_bias = torch.zeros_like(bias)
+        with torch.autocast(q.device.type, enabled=False):
+            for some in _chunks(q):
+                weights = _weights(q[some], k[some], bias)
+                grad_v[some] = weights.to(v.dtype).transpose(-2, -1) @ grad_out[some]
+                grad_scores = (grad_out[some] @ v[some].transpose(-2, -1)).to(weights.dtype)
+                grad_scores -= (grad_scores * weights).sum(dim=-1, keepdim=True)
+                grad_scores *= weights
+                grad_bias += grad_scores.sum(dim=0)
+                grad_scores = grad_scores.to(q.dtype)
+                grad_q[some] = grad_scores @ k[some]
+                grad_k[some] = grad_scores.transpose(-2, -1) @ q[some]
+        return *grads, grad_bias
+
+
+def _chunks(q: Tensor) -> Iterator[slice]:
+    """Slices of the windows of q, each with about _CHUNK weights."""
+    windows, heads, slots, _ = q.shape
+    step = max(_CHUNK // (heads * slots**2), 1)
+    return (slice(start, start + step) for start in range(0, windows, step))
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k' + bias), in the precision of the bias."""
+    scores = (q @ k.transpose(-2, -1)).to(bias.dtype)
+    return scores.add_(bias).softmax(dim=-1)
+
+
+def _sequential(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    return _Sequential.apply(q.to(v.dtype), k.to(v.dtype), v, bias)
+
+
 def _auto(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """Fused, but for CPU training: there PyTorch's fused kernel takes no bias that needs a gradient."""
     needs_bias_gradient = bias.requires_grad and torch.is_grad_enabled()
@@ -46,6 +101,7 @@ KERNELS: Dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     'auto': _auto,
     'eager': _eager,
     'fused': _fused,
+    'sequential': _sequential,
 }
 
 

@@ -1,0 +1,2 @@
+_base_ = 'mmdet::_base_/default_runtime.py'
+custom_hooks = [dict(type='mmvitscale.LogCPBTransferHook')]

@@ -1,0 +1,140 @@
+"""The commands on detection configs, on a handful of small scenes."""
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from commands import FOREGROUND, run
+
+from mmvitscale.datasets import mini
+
+MASK_RCNN, RETINANET = 'configs/mini/swinv2_mask_rcnn_mini.py', 'configs/mini/swinv2_retinanet_mini.py'
+OPTIONS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2',
+           'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1',
+           'model.test_cfg.rcnn.score_thr=0.0', *FOREGROUND]
+
+
+@pytest.fixture(scope='session')
+def scenes(tmp_path_factory):
+    return mini.write_dataset(tmp_path_factory.mktemp('data') / 'mini', train=4, val=2, size=96) / 'coco'
+
+
+def change(scenes, folder, split, edit):
+    """A copy of the scenes whose annotation file of the split was edited."""
+    shutil.copytree(scenes, folder)
+    path = folder / f'annotations/instances_{split}2017.json'
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope='session')
+def options(scenes):
+    return [*OPTIONS, f'data_root={scenes}']
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory, options):
+    """The work dir of a Mask R-CNN and the output of its training."""
+    work_dir = tmp_path_factory.mktemp('work')
+    result = run('tools/train.py', MASK_RCNN, '--work-dir', work_dir, '--cfg-options', *options)
+    return work_dir, result.stdout + result.stderr
+
+
+def average_precisions(output):
+    """The last box and mask APs in a log."""
+    return [re.findall(rf'{kind}_mAP_copypaste: (.*)', output)[-1] for kind in ('bbox', 'segm')]
+
+
+def test_training_then_testing_with_pictures(trained, options, tmp_path):
+    work_dir, output = trained
+    assert 'reference window' in output
+    result = run('tools/test.py', MASK_RCNN, work_dir / 'iter_2.pth', '--work-dir', tmp_path, '--show-dir',
+                 tmp_path / 'pictures', '--out', tmp_path / 'metrics.json', '--cfg-options', *options)
+    assert average_precisions(result.stdout + result.stderr) == average_precisions(output)
+    assert {'coco/bbox_mAP_50', 'coco/segm_mAP_50'} <= set(json.loads((tmp_path / 'metrics.json').read_text()))
+    picture = cv2.imread(str(tmp_path / 'pictures/scene_00000.png'))
+    image = cv2.imread(str(Path(options[-1].split('=')[1]) / 'val2017/scene_00000.jpg'))
+    assert picture.shape[1] == 3 * 96 and np.array_equal(picture[:96, :96], image)
+    assert not np.array_equal(picture[:96, 96:192], image)  # the truth's boxes and masks
+
+
+def test_predictions_are_drawn_above_the_score(trained, scenes, tmp_path):
+    arguments = [MASK_RCNN, trained[0] / 'iter_2.pth', scenes / 'val2017']
+    cfg_options = ['--cfg-options', OPTIONS[-len(FOREGROUND) - 1]]
+    run('tools/predict.py', *arguments, '--out', tmp_path / 'all', '--score-thr', 0, *cfg_options)
+    run('tools/predict.py', *arguments, '--out', tmp_path / 'none', '--score-thr', 1.1, *cfg_options)
+    image = cv2.imread(str(scenes / 'val2017/scene_00001.jpg'))
+    everything, nothing = (cv2.imread(str(tmp_path / name / 'scene_00001.png')) for name in ('all', 'none'))
+    assert np.array_equal(nothing, image)
+    assert everything.shape[0] > 96 and not np.array_equal(everything[:96], image)
+
+
+def test_an_image_without_objects_trains_and_is_tested(scenes, tmp_path):
+    """RetinaNet, with test-time augmentation."""
+
+    def clear(content):
+        content['annotations'] = [item for item in content['annotations'] if item['image_id'] != 1]
+
+    data = change(change(scenes, tmp_path / 'a', 'train', clear), tmp_path / 'b', 'val', clear)
+    options = [*OPTIONS, f'data_root={data}', 'train_dataloader.dataset.filter_cfg.filter_empty_gt=False',
+               'train_dataloader.batch_size=1', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4']
+    options.remove('model.test_cfg.rcnn.score_thr=0.0')
+    result = run('tools/train.py', RETINANET, '--work-dir', tmp_path / 'work', '--cfg-options', *options)
+    assert 'instances_train2017.json: 1 of 4 images have no object' in result.stderr
+    assert re.findall(r'Iter\(train\) \[(\d)/4\].* loss: [\d.]+ ', result.stdout + result.stderr) == list('1234')
+    tested = run('tools/test.py', RETINANET, tmp_path / 'work/iter_2.pth', '--work-dir', tmp_path / 'work', '--tta',
+                 '--cfg-options', *options)
+    assert 'bbox_mAP_copypaste' in tested.stdout + tested.stderr
+
+
+# Bad input: one line that says what was found, what is expected and what to do.
+
+
+def test_annotation_files_that_cannot_work(error_of, scenes, options, tmp_path):
+
+    def error_with(split, edit, *more):
+        folder = tmp_path / f'{len(list(tmp_path.iterdir()))}'
+        data = change(scenes, folder, split, edit)
+        return error_of('tools/train.py', MASK_RCNN, '--work-dir', tmp_path / 'w', '--cfg-options', *options[:-1],
+                        f'data_root={data}', *more)
+
+    assert 'no list of categories' in error_with('train', lambda c: c.pop('categories'))
+    assert "1 of the config's 6 classes are not among them (disc)" in error_with(
+        'val', lambda c: c['categories'][0].update(name='disk'))
+    assert '1 of 4 images' in error_with('train', lambda c: c['images'][0].update(file_name='gone.jpg'))
+    assert 'have no segmentation' in error_with('train', lambda c: [item.pop('segmentation') for item in c['annotations']])
+    assert 'model.roi_head.bbox_head.num_classes is 7, but the train data set has 6 classes (disc, square' in error_with(
+        'train', lambda c: None, 'model.roi_head.bbox_head.num_classes=7')
+    assert 'val_evaluator reads nowhere.json, but the val data set' in error_with(
+        'train', lambda c: None, 'val_evaluator.ann_file=nowhere.json')
+    path = tmp_path / 'broken/annotations/instances_train2017.json'
+    shutil.copytree(scenes, tmp_path / 'broken')
+    path.write_text('{')
+    broken = [*options[:-1], f'data_root={tmp_path}/broken']
+    assert 'instances_train2017.json is not JSON' in error_of('tools/train.py', MASK_RCNN, '--cfg-options', *broken)
+    path.unlink()
+    assert 'instances_train2017.json is not there' in error_of('tools/train.py', MASK_RCNN, '--cfg-options', *broken)
+    assert not (tmp_path / 'w').exists()
+
+
+def test_a_data_set_of_coco_that_is_not_there(error_of, tmp_path):
+    error = error_of('tools/train.py', 'configs/swinv2_mask_rcnn_coco.py', '--cfg-options', f'data_root={tmp_path}/coco')
+    assert f'{tmp_path}/coco/train2017 is not there; unpack train2017, val2017 and annotations of COCO 2017' in error
+
+
+def test_mmcv_without_its_operators(error_of, monkeypatch, scenes, options, trained, tmp_path):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'mmcv._ext' else find_spec(name))
+    for command in (['tools/train.py', MASK_RCNN, '--cfg-options', *options],
+                    ['tools/test.py', RETINANET, 'c.pth', '--cfg-options', *options],
+                    ['tools/predict.py', MASK_RCNN, trained[0] / 'iter_2.pth', scenes / 'val2017', '--out', tmp_path],
+                    ['tools/train.py', 'configs/swinv2_mask2former_ade20k.py']):
+        error = error_of(*command)
+        assert 'needs the compiled operators of mmcv (NMS, RoIAlign)' in error and 'tools/install_mmcv_ops.py' in error
