@@ -74,9 +74,8 @@ class SwinBlockV2(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, geometry: WindowGeometry, reference: Window) -> Tensor:
-        windows = window_partition(x, geometry)
-        windows = self.attn(windows, geometry.window, reference, geometry.groups)
-        x = x + self.drop_path(self.norm1(window_merge(windows, geometry, x.shape[1:3])))
+        attended = self.attn(window_partition(x, geometry), geometry, reference)
+        x = x + self.drop_path(self.norm1(window_merge(attended, geometry, x.shape[1:3])))
         x = x + self.drop_path(self.norm2(self.mlp(x)))
         return x if self.extra_norm is None else self.extra_norm(x)
 

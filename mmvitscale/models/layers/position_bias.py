@@ -6,11 +6,13 @@ them out over the pairs of tokens.
 """
 
 from functools import lru_cache
-from typing import Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from ...errors import InputError
 from .windows import Window
@@ -42,14 +44,83 @@ def _coordinate_grid(coordinates, window: Window, reference: Window, device: tor
         return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).to(device, dtype)
 
 
-def expand(table: Tensor, window: Window) -> Tensor:
-    """(heads, 2 h - 1, 2 w - 1) -> (heads, N, N), N = h * w: bias[., (i, j), (k, l)] = table[., i - k, j - l].
+class _Expand(Function):
+    """The block Toeplitz matrix of a table: overlapping views give it without an index per pair, and its gradient sums
+    the diagonals without a scatter."""
 
-    The result is block Toeplitz, so overlapping views of the table give it without an index per pair.
+    @staticmethod
+    def forward(ctx, table, window):
+        ctx.window = h, w = window
+        views = table.unfold(1, h, 1).unfold(2, w, 1)  # [., i, j, k', l'] = table[., i + k', j + l']
+        return views.flip(3, 4).reshape(table.shape[0], h * w, h * w)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        h, w = ctx.window
+        grad = grad.view(-1, h, w, h, w).flip(3, 4)
+        grad = _sum_antidiagonals(grad.permute(0, 2, 4, 1, 3))  # (heads, w, w, 2 h - 1)
+        return _sum_antidiagonals(grad.permute(0, 3, 1, 2)), None
+
+
+def _sum_antidiagonals(x: Tensor) -> Tensor:
+    """(..., n, n) -> (..., 2 n - 1): the sum over i + k of x[., i, k]."""
+    n = x.shape[-1]
+    # Row i, filled to 2 n with zeros and read as rows of 2 n - 1, is shifted by i.
+    rows = F.pad(x, (0, n)).flatten(-2)[..., :n * (2 * n - 1)]
+    return rows.view(*x.shape[:-2], n, 2 * n - 1).sum(dim=-2)
+
+
+def expand(table: Tensor, window: Window) -> Tensor:
+    """(heads, 2 h - 1, 2 w - 1) -> (heads, N, N), N = h * w: bias[., (i, j), (k, l)] = table[., i - k, j - l]."""
+    return _Expand.apply(table, window)
+
+
+def sub_table(table: Tensor, window: Window) -> Tensor:
+    """(heads, 2 H - 1, 2 W - 1) -> (heads, 2 h - 1, 2 w - 1): the offsets that occur in a smaller window (h, w)."""
+    top, left = ((side + 1) // 2 - own for side, own in zip(table.shape[1:], window))
+    return table[:, top:top + 2 * window[0] - 1, left:left + 2 * window[1] - 1]
+
+
+class ExpandedBiases:
+    """The (heads, N, N) biases of windows of several shapes, kept from one inference call to the next.
+
+    What is kept holds while the bias's parameters have the values it was made from: they are compared at every call,
+    for not every way of changing them leaves a trace (an EMA hook swaps ``.data``). At most ``limit`` numbers are kept.
+    Only on CPUs: on a GPU, comparing would wait for the device, and making them anew costs little.
     """
-    h, w = window
-    views = table.unfold(1, h, 1).unfold(2, w, 1)  # [., i, j, k', l'] = table[., i + k', j + l']
-    return views.flip(3, 4).reshape(table.shape[0], h * w, h * w)
+
+    def __init__(self, limit: int = 2**22):
+        self.limit = limit
+        self._made_from: List[Tensor] = []
+        self._kept: Dict[tuple, Tensor] = {}
+
+    def __call__(self, bias: nn.Module, windows: Sequence[Window], reference: Window) -> List[Tensor]:
+        """The biases of windows of these shapes, in this order."""
+        parameters = list(bias.parameters())
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or parameters[0].device.type != 'cpu':
+            table = bias((max(h for h, _ in windows), max(w for _, w in windows)), reference)
+            return [expand(sub_table(table, window), window) for window in windows]
+        if len(self._made_from) != len(parameters) or not all(map(_same, self._made_from, parameters)):
+            # Tensors made under inference mode could not be compared or copied outside it.
+            with torch.inference_mode(False):
+                self._made_from = [parameter.detach().clone() for parameter in parameters]
+            self._kept.clear()
+        found = []
+        for window in windows:
+            expanded = self._kept.pop((window, reference), None)
+            if expanded is None:
+                with torch.inference_mode(False), torch.no_grad():
+                    expanded = expand(bias(window, reference), window)
+            found.append(expanded)
+            self._kept[window, reference] = expanded  # the last used stands last
+        while self._kept and sum(kept.numel() for kept in self._kept.values()) > self.limit:
+            del self._kept[next(iter(self._kept))]
+        return found
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
 
 
 class ContinuousPositionBias(nn.Module):
@@ -105,11 +176,10 @@ class BiasTable(nn.Module):
         return (self.table.shape[1] + 1) // 2, (self.table.shape[2] + 1) // 2
 
     def forward(self, window: Window, reference: Window) -> Tensor:
-        skip = [own - asked for own, asked in zip(self.window, window)]
-        if min(skip) < 0:
+        if any(own < asked for own, asked in zip(self.window, window)):
             raise InputError(f'a bias table learned for window {self.window} was asked for the offsets of {window}; '
                              'call set_window_size on the backbone first')
-        return self.table[:, skip[0]:skip[0] + 2 * window[0] - 1, skip[1]:skip[1] + 2 * window[1] - 1]
+        return sub_table(self.table, window)
 
     @torch.no_grad()
     def resize_(self, window: Window) -> None:

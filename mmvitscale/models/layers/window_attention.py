@@ -1,7 +1,12 @@
-"""Scaled cosine attention in windows, and its kernels (SwinV2, section 3.2, eq. 2)."""
+"""Scaled cosine attention in windows, and its kernels (SwinV2, section 3.2, eq. 2).
+
+A kernel maps qkv (T, 3, heads, d), T tokens in the order of the windows; the scale (heads,); one bias (heads, N, N) per
+group of windows; and the groups to (T, heads, d): softmax(scale cos(q, k) + bias) v in every window. All give the same
+result.
+"""
 
 from math import log
-from typing import Callable, Dict, Iterator, Sequence
+from typing import Callable, Dict, Iterator, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -10,127 +15,154 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from ...errors import InputError
-from .position_bias import expand
-from .windows import Window, WindowGroup
+from .position_bias import ExpandedBiases
+from .windows import Window, WindowGeometry, WindowGroup
 
 # Below this length a query or key has no direction: it becomes exactly zero, and so does its gradient. Dividing by
 # a tiny length instead would overflow half precision on tokens that are all zero.
 _MIN_LENGTH = 1e-6
 
-# Attention weights that the sequential kernel holds at a time.
-_CHUNK = 2**20
+# Attention weights that the sequential kernel holds at a time: with their gradients they fit into a processor's cache,
+# and on a GPU they fill it.
+_CHUNK = {'cpu': 2**18, 'cuda': 2**25}
+
+
+def inverse_lengths(x: Tensor) -> Tensor:
+    """(..., d) float32 or float64 -> (..., 1): one over each vector's length, zero if it has none."""
+    square = x.square().sum(dim=-1, keepdim=True)
+    return square.clamp_min(_MIN_LENGTH**2).rsqrt() * (square > _MIN_LENGTH**2)
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def unit_vectors(x: Tensor) -> Tensor:
     """(..., d) -> (..., d) float32 (float64 stays): each vector divided by its length, zero if it has none."""
-    x = x if x.dtype == torch.float64 else x.float()
-    square = x.square().sum(dim=-1, keepdim=True)
-    inverse_length = square.clamp_min(_MIN_LENGTH**2).rsqrt() * (square > _MIN_LENGTH**2)
-    return x * inverse_length
+    x = _precise(x)
+    return x * inverse_lengths(x)
 
 
+def _by_group(attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]):
+    """A kernel from a function of q, k, v (windows, heads, N, d), q scaled, and bias (heads, N, N)."""
+
+    def kernel(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+        q, k, v = qkv.unbind(1)
+        q, k = unit_vectors(q) * scale[:, None], unit_vectors(k)
+        tokens = [group.tokens for group in groups]
+        outs = []
+        for *parts, bias, group in zip(q.split(tokens), k.split(tokens), v.split(tokens), biases, groups):
+            parts = (part.unflatten(0, (group.count, -1)).transpose(1, 2) for part in parts)
+            outs.append(attend(*parts, bias).transpose(1, 2).flatten(0, 1))
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    return kernel
+
+
+@_by_group
 def _eager(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """(W, heads, N, d) x 3, (heads, N, N) -> (W, heads, N, d). The reference."""
-    scores = q @ k.transpose(-2, -1) + bias
-    return scores.softmax(dim=-1).to(v.dtype) @ v
+    """The reference."""
+    return (q @ k.transpose(-2, -1) + bias).softmax(dim=-1).to(v.dtype) @ v
 
 
+@_by_group
 def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """The same through ``scaled_dot_product_attention``."""
-    q, k = q.to(v.dtype), k.to(v.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(v.dtype)[None], scale=1.0)
+    return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=bias.to(v.dtype)[None], scale=1.0)
 
 
 class _Sequential(Function):
-    """The same, some windows at a time: weights are dropped in the forward pass and made again in the backward."""
+    """No weights are kept: the forward pass is the fused one, and the backward makes the weights of some windows at a
+    time anew (the paper's sequential attention, section 3.5, exact at any chunk)."""
 
     @staticmethod
-    def forward(ctx, q, k, v, bias):
-        ctx.save_for_backward(q, k, v, bias)
-        out = torch.empty_like(v)
-        with torch.autocast(q.device.type, enabled=False):
-            for some in _chunks(q):
-                out[some] = _weights(q[some], k[some], bias).to(v.dtype) @ v[some]
-        return out
+    def forward(ctx, qkv, scale, groups, *biases):
+        ctx.save_for_backward(qkv, scale, *biases)
+        ctx.groups = groups
+        with torch.autocast(qkv.device.type, enabled=False):
+            return _fused(qkv, scale, biases, groups)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
-        q, k, v, bias = ctx.saved_tensors
-        grads = [torch.empty_like(x) for x in (q, k, v)]
-        grad_q, grad_k, grad_v = grads
-        grad_bias = torch.zeros_like(bias)
-        with torch.autocast(q.device.type, enabled=False):
-            for some in _chunks(q):
-                weights = _weights(q[some], k[some], bias)
-                grad_v[some] = weights.to(v.dtype).transpose(-2, -1) @ grad_out[some]
-                grad_scores = (grad_out[some] @ v[some].transpose(-2, -1)).to(weights.dtype)
-                grad_scores -= (grad_scores * weights).sum(dim=-1, keepdim=True)
-                grad_scores *= weights
-                grad_bias += grad_scores.sum(dim=0)
-                grad_scores = grad_scores.to(q.dtype)
-                grad_q[some] = grad_scores @ k[some]
-                grad_k[some] = grad_scores.transpose(-2, -1) @ q[some]
-        return *grads, grad_bias
+        qkv, scale, *biases = ctx.saved_tensors
+        grad_qkv, grad_scale = torch.empty_like(qkv), torch.zeros_like(scale)
+        grad_biases = [torch.zeros_like(bias) for bias in biases]
+        with torch.autocast(qkv.device.type, enabled=False):
+            for group, rows, windows in _chunks(ctx.groups, qkv):
+                shape = (windows, -1, *qkv.shape[1:])
+                grad_scale += _backward_of_windows(
+                    qkv[rows].view(shape), grad_out[rows].unflatten(0, shape[:2]), scale, biases[group],
+                    grad_qkv[rows].view(shape), grad_biases[group])
+        return grad_qkv, grad_scale, None, *grad_biases
 
 
-def _chunks(q: Tensor) -> Iterator[slice]:
-    """Slices of the windows of q, each with about _CHUNK weights."""
-    windows, heads, slots, _ = q.shape
-    step = max(_CHUNK // (heads * slots**2), 1)
-    return (slice(start, start + step) for start in range(0, windows, step))
+def _chunks(groups: Sequence[WindowGroup], qkv: Tensor) -> Iterator[Tuple[int, slice, int]]:
+    """(index of the group, rows of the tokens, number of windows) of pieces with about _CHUNK weights each."""
+    heads, start = qkv.shape[2], 0
+    for index, group in enumerate(groups):
+        slots = group.window[0] * group.window[1]
+        step = max(_CHUNK.get(qkv.device.type, _CHUNK['cuda']) // (heads * slots**2), 1)
+        for first in range(0, group.count, step):
+            windows = min(step, group.count - first)
+            yield index, slice(start, start + windows * slots), windows
+            start += windows * slots
 
 
-def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k' + bias), in the precision of the bias."""
-    scores = (q @ k.transpose(-2, -1)).to(bias.dtype)
-    return scores.add_(bias).softmax(dim=-1)
+def _backward_of_windows(qkv: Tensor, grad_out: Tensor, scale: Tensor, bias: Tensor, grad_qkv: Tensor,
+                         grad_bias: Tensor) -> Tensor:
+    """qkv (windows, N, 3, heads, d) and the output's gradient (windows, N, heads, d): fills grad_qkv, adds to grad_bias
+    (heads, N, N), and returns the gradient of the scale (heads,)."""
+    dtype, scale = qkv.dtype, scale[:, None, None]
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (windows, heads, N, d) each
+    q, k, v = _precise(q).contiguous(), _precise(k).contiguous(), v.contiguous()
+    grad_out = grad_out.transpose(1, 2).contiguous()
+    inverse_q, inverse_k = inverse_lengths(q), inverse_lengths(k)
+    q, k = q * (inverse_q * scale), k * inverse_k
+    low_q, low_k = q.to(dtype), k.to(dtype)
+
+    weights = (low_q @ low_k.transpose(-2, -1)).to(bias.dtype).add_(bias).softmax(dim=-1)
+    grad_v = weights.to(dtype).transpose(-2, -1) @ grad_out
+    grad_scores = (grad_out @ v.transpose(-2, -1)).to(bias.dtype)
+    grad_scores = torch._softmax_backward_data(grad_scores, weights, -1, bias.dtype)
+    grad_bias += grad_scores.sum(dim=0)
+    grad_scores = grad_scores.to(dtype)
+    grad_q, grad_k = _precise(grad_scores @ low_k), _precise(grad_scores.transpose(-2, -1) @ low_q)
+
+    # A unit vector's gradient has no part along it: x / |x| has slope (1 - u u') / |x|.
+    along_q = (grad_q * q).sum(dim=-1, keepdim=True) / scale
+    along_k = (grad_k * k).sum(dim=-1, keepdim=True)
+    grads = grad_qkv.permute(2, 0, 3, 1, 4)
+    grads[0] = (grad_q * scale - q * along_q) * inverse_q
+    grads[1] = (grad_k - k * along_k) * inverse_k
+    grads[2] = grad_v
+    return along_q.sum(dim=(0, 2, 3))
 
 
-def _sequential(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    return _Sequential.apply(q.to(v.dtype), k.to(v.dtype), v, bias)
+def _sequential(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+    return _Sequential.apply(qkv, scale, tuple(groups), *biases)
 
 
-def _auto(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+def _auto(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
     """Fused, but for CPU training: there PyTorch's fused kernel takes no bias that needs a gradient."""
-    needs_bias_gradient = bias.requires_grad and torch.is_grad_enabled()
-    return (_eager if needs_bias_gradient and q.device.type == 'cpu' else _fused)(q, k, v, bias)
+    needs_bias_gradient = torch.is_grad_enabled() and any(bias.requires_grad for bias in biases)
+    return (_sequential if needs_bias_gradient and qkv.device.type == 'cpu' else _fused)(qkv, scale, biases, groups)
 
 
-KERNELS: Dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
-    'auto': _auto,
-    'eager': _eager,
-    'fused': _fused,
-    'sequential': _sequential,
-}
-
-
-def windowed_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, groups: Sequence[WindowGroup],
-                       kernel: str) -> Tensor:
-    """softmax(q k' + bias + mask) v in every window.
-
-    q, k, v: (num_windows, heads, N, d), q already scaled; bias: (heads, N, N); groups cover all windows in order.
-    Returns (num_windows, heads, N, d). Only the windows at the border are masked, a group at a time, so that no
-    (num_windows, N, N) mask is ever made.
-    """
-    out = []
-    for group in groups:
-        windows = slice(group.start, group.stop)
-        group_bias = bias if group.mask is None else bias + group.mask.to(bias.dtype)
-        out.append(KERNELS[kernel](q[windows], k[windows], v[windows], group_bias))
-    return out[0] if len(out) == 1 else torch.cat(out)
+Kernel = Callable[[Tensor, Tensor, Sequence[Tensor], Sequence[WindowGroup]], Tensor]
+KERNELS: Dict[str, Kernel] = {'auto': _auto, 'eager': _eager, 'fused': _fused, 'sequential': _sequential}
 
 
 class WindowAttention(nn.Module):
-    """(num_windows, N, C) -> (num_windows, N, C): multi-head scaled cosine attention with a position bias.
+    """(T, C) -> (T, C), T tokens in the order of the windows: multi-head scaled cosine attention with a position bias.
 
-    softmax(cos(q, k) min(exp(logit_scale), 100) + bias + mask) v; q and v have biases, k has none.
+    softmax(cos(q, k) min(exp(logit_scale), 100) + bias) v; q and v have biases, k has none.
 
     Args:
         dim: C.
         num_heads: heads; C is a multiple of it.
         position_bias: a module of ``position_bias.py``.
-        kernel: a key of KERNELS. All give the same result.
+        kernel: a key of KERNELS.
     """
 
     def __init__(self, dim: int, num_heads: int, position_bias: nn.Module, kernel: str = 'auto'):
@@ -146,15 +178,12 @@ class WindowAttention(nn.Module):
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
+        self._biases = ExpandedBiases()
 
-    def forward(self, x: Tensor, window: Window, reference: Window, groups: Sequence[WindowGroup]) -> Tensor:
-        """window, reference: (h, w) with N = h * w, and the window the bias was learned with."""
-        num_windows, slots, dim = x.shape
+    def forward(self, x: Tensor, geometry: WindowGeometry, reference: Window) -> Tensor:
+        """reference: the window that the bias was learned with."""
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv = F.linear(x, self.qkv.weight, qkv_bias)
-        q, k, v = qkv.view(num_windows, slots, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-
-        q = unit_vectors(q) * self.logit_scale.clamp(max=log(100.0)).exp()
-        bias = expand(self.position_bias(window, reference), window)
-        out = windowed_attention(q, unit_vectors(k), v, bias, groups, self.kernel)
-        return self.proj(out.transpose(1, 2).reshape(num_windows, slots, dim))
+        qkv = F.linear(x, self.qkv.weight, qkv_bias).unflatten(1, (3, self.num_heads, -1))
+        scale = self.logit_scale.clamp(max=log(100.0)).exp().flatten()
+        biases: List[Tensor] = self._biases(self.position_bias, [group.window for group in geometry.groups], reference)
+        return self.proj(KERNELS[self.kernel](qkv, scale, biases, geometry.groups).flatten(1))

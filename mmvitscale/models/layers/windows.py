@@ -1,17 +1,16 @@
 """Pure geometry of (shifted) windows, exact for every map size.
 
-Per axis of length n and window w: n <= w gives one window of n tokens, unpadded and unshifted; n > w pads the end of
-the axis to a multiple of w and shifts by w // 2 in every second block. A token attends to exactly the real tokens of
-its own cell, where the cell of position p is (p + w - shift) // w (Swin Transformer, section 3.2, made exact for
-sizes that are no multiple of the window).
+Along an axis of n tokens with window w, n <= w gives one window of n tokens; otherwise windows of w tokens stand side by
+side, the last one shorter where w does not divide n, and in every second block the first one has w // 2 tokens (the
+cyclic shift of Swin Transformer, section 3.2, with its mask). A token attends to exactly the tokens of its own window.
+
+Nothing is padded, rolled or masked: the map is cut into its real rectangles, and those of one shape go together.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
-from typing import Optional, Tuple, Union
+from typing import Dict, List, Optional, Tuple, Union
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -20,38 +19,37 @@ from ...errors import InputError
 
 Window = Tuple[int, int]
 
-# Labels of a slot along one axis of a shifted window.
-_OWN, _WRAPPED, _PADDING = 0, 1, 2
-
 
 @dataclass(frozen=True)
 class WindowGroup:
-    """Windows ``start:stop``, all cut alike by the shift and by the padding.
+    """``count`` windows of one shape (h, w), in tokens."""
 
-    mask: (N, N) additive, 0 where a slot may attend and -inf elsewhere, or None where every slot attends to all. No
-    row is all -inf: a padding slot attends to the padding slots of its window.
-    """
+    window: Window
+    count: int
 
-    start: int
-    stop: int
-    mask: Optional[Tensor]
+    @property
+    def tokens(self) -> int:
+        """Tokens of all windows together."""
+        return self.count * self.window[0] * self.window[1]
 
 
 @dataclass(frozen=True)
 class WindowGeometry:
     """Where every token of a (B, H, W) map goes when the map is cut into windows, and back.
 
-    window: (h, w) in tokens, N = h * w slots to a window. tokens_of_slots: (num_windows * N,), the row of the
-    (B * H * W, C) tokens that each slot reads; windows of one group and, within it, of all images stand together.
-    slots_of_tokens: (B * H * W,), its inverse. padding_slots: (num_windows * N,) bool, the slots that hold no real
-    token (they read some token, and nothing reads them), or None where there are none.
+    groups: the windows by shape; in the order of the windows, group after group, window after window and row by row,
+    stand all B * H * W tokens. order: (B * H * W,), the token of the map at each place; places: its inverse. Both are
+    None where the map is one window, whose tokens stand in order already.
     """
 
-    window: Window
-    tokens_of_slots: Tensor
-    slots_of_tokens: Tensor
-    padding_slots: Optional[Tensor]
     groups: Tuple[WindowGroup, ...]
+    order: Optional[Tensor]
+    places: Optional[Tensor]
+
+    @property
+    def largest(self) -> Window:
+        """The height and the width that no window exceeds."""
+        return max(group.window[0] for group in self.groups), max(group.window[1] for group in self.groups)
 
 
 def to_window(window: Union[int, Tuple[int, int]]) -> Window:
@@ -63,33 +61,14 @@ def to_window(window: Union[int, Tuple[int, int]]) -> Window:
     return sides
 
 
-def effective_window(size: Tuple[int, int], window: Window) -> Window:
-    """(H, W) of the map and the stage's (h, w) -> the window in use: no axis is longer than the map's."""
-    return min(size[0], window[0]), min(size[1], window[1])
-
-
-def _cut_axis(length: int, window: int, shifted: bool) -> Tuple[np.ndarray, np.ndarray]:
-    """Positions (clamped into the map) and labels of the slots along one axis, both (num_windows, window)."""
-    window = min(length, window)
-    padded = ceil(length / window) * window
-    shift = window // 2 if shifted and length > window else 0
-    rolled = np.arange(padded) + shift
-    position = rolled % padded
-    label = np.where(rolled >= padded, _WRAPPED, _OWN)
-    label[position >= length] = _PADDING
-    return position.clip(max=length - 1).reshape(-1, window), label.reshape(-1, window)
-
-
-def _kinds(labels: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """(num_windows, window) labels -> the distinct rows and, for each window, which of them it is."""
-    kinds, kind_of_window = np.unique(labels, axis=0, return_inverse=True)
-    return kinds, kind_of_window.reshape(-1)
-
-
-def _slot_labels(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Labels (h,) and (w,) of the two axes -> (h * w,) labels; slots of equal label attend to each other."""
-    padding = (rows == _PADDING)[:, None] | (columns == _PADDING)
-    return np.where(padding, -1, 2 * rows[:, None] + columns).reshape(-1)
+def cut_axis(length: int, window: int, shifted: bool) -> Dict[int, List[int]]:
+    """Lengths of the windows along an axis -> where those of each length start."""
+    cuts = [0] if length <= window else [*range(window // 2 if shifted else 0, length, window)]
+    cuts = [*([0] if cuts[0] else []), *cuts, length]
+    starts: Dict[int, List[int]] = {}
+    for start, stop in zip(cuts, cuts[1:]):
+        starts.setdefault(stop - start, []).append(start)
+    return starts
 
 
 @lru_cache(maxsize=64)
@@ -99,85 +78,47 @@ def window_geometry(batch: int, size: Tuple[int, int], window: Window, shifted: 
 
     Depends on sizes only; the 64 most recently used are kept.
     """
-    rows, row_labels = _cut_axis(size[0], window[0], shifted)
-    columns, column_labels = _cut_axis(size[1], window[1], shifted)
-    row_kinds, row_kind = _kinds(row_labels)
-    column_kinds, column_kind = _kinds(column_labels)
-
-    # (windows, N), windows sorted by kind so that each group is one slice.
-    tokens = (rows[:, None, :, None] * size[1] + columns[None, :, None, :]).reshape(len(rows) * len(columns), -1)
-    kind = (row_kind[:, None] * len(column_kinds) + column_kind).reshape(-1)
-    order = np.argsort(kind, kind='stable')
-    tokens, kind = tokens[order], kind[order]
-
-    groups, is_padding = [], np.zeros(tokens.shape, dtype=bool)
-    for k in np.unique(kind):
-        labels = _slot_labels(row_kinds[k // len(column_kinds)], column_kinds[k % len(column_kinds)])
-        start, stop = np.searchsorted(kind, [k, k + 1])
-        mask = None
-        if np.any(labels != labels[0]):
-            allowed = labels[:, None] == labels
-            mask = np.where(allowed, np.float32(0), np.float32(-np.inf))
-        is_padding[start:stop] = labels < 0
-        groups.append((int(start) * batch, int(stop) * batch, mask))
-
-    # (windows, batch, N): the same window of all images side by side.
-    tokens = tokens[:, None, :] + np.arange(batch)[None, :, None] * (size[0] * size[1])
-    tokens = tokens.reshape(-1)
-    is_padding = np.repeat(is_padding[:, None, :], batch, axis=1).reshape(-1)
-    slots = np.empty(batch * size[0] * size[1], dtype=np.int64)
-    slots[tokens[~is_padding]] = np.flatnonzero(~is_padding)
-
+    rows, columns = (cut_axis(n, w, shifted) for n, w in zip(size, window))
+    if size[0] in rows and size[1] in columns:
+        return WindowGeometry((WindowGroup(size, batch), ), None, None)
     # A tensor made under inference mode could not serve a later training step.
-    with torch.inference_mode(False):
-        return WindowGeometry(
-            window=effective_window(size, window),
-            tokens_of_slots=torch.from_numpy(tokens).to(device),
-            slots_of_tokens=torch.from_numpy(slots).to(device),
-            padding_slots=torch.from_numpy(is_padding).to(device) if is_padding.any() else None,
-            groups=tuple(
-                WindowGroup(start, stop, None if mask is None else torch.from_numpy(mask).to(device))
-                for start, stop, mask in groups))
+    with torch.inference_mode(False), torch.device('cpu'):
+        groups, order = [], []
+        images = torch.arange(batch).view(-1, 1, 1, 1, 1) * (size[0] * size[1])
+        for height, tops in rows.items():
+            for width, lefts in columns.items():
+                y = torch.tensor(tops).view(-1, 1, 1, 1) + torch.arange(height).view(-1, 1)
+                x = torch.tensor(lefts).view(-1, 1, 1) + torch.arange(width)
+                groups.append(WindowGroup((height, width), batch * len(tops) * len(lefts)))
+                order.append((images + y * size[1] + x).flatten())  # (B, tops, lefts, height, width)
+        order = torch.cat(order)
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order))
+        return WindowGeometry(tuple(groups), order.to(device), places.to(device))
 
 
-# The gathers below are permutations up to padding, so the backward of each is the other one: no scatter-add.
-
-
-class _Partition(Function):
-
-    @staticmethod
-    def forward(ctx, tokens, geometry):
-        ctx.geometry = geometry
-        return tokens.index_select(0, geometry.tokens_of_slots)
+class _Permute(Function):
+    """Rows in another order; the backward of a permutation is its inverse, another gather."""
 
     @staticmethod
-    def backward(ctx, grad):
-        # Nothing reads a padding slot, so no gradient arrives there.
-        return _Merge.apply(grad, ctx.geometry), None
-
-
-class _Merge(Function):
-
-    @staticmethod
-    def forward(ctx, slots, geometry):
-        ctx.geometry = geometry
-        return slots.index_select(0, geometry.slots_of_tokens)
+    def forward(ctx, rows, order, inverse):
+        ctx.save_for_backward(order, inverse)
+        return rows.index_select(0, order)
 
     @staticmethod
     def backward(ctx, grad):
-        grad = _Partition.apply(grad, ctx.geometry)
-        if ctx.geometry.padding_slots is not None:
-            grad = grad.masked_fill(ctx.geometry.padding_slots[:, None], 0)
-        return grad, None
+        order, inverse = ctx.saved_tensors
+        return _Permute.apply(grad, inverse, order), None, None
 
 
 def window_partition(x: Tensor, geometry: WindowGeometry) -> Tensor:
-    """(B, H, W, C) -> (num_windows, N, C): roll, pad and partition in one gather."""
-    slots = geometry.window[0] * geometry.window[1]
-    return _Partition.apply(x.reshape(-1, x.shape[-1]), geometry).view(-1, slots, x.shape[-1])
+    """(B, H, W, C) -> (B * H * W, C), the tokens in the order of the windows."""
+    tokens = x.reshape(-1, x.shape[-1])
+    return tokens if geometry.order is None else _Permute.apply(tokens, geometry.order, geometry.places)
 
 
-def window_merge(windows: Tensor, geometry: WindowGeometry, size: Tuple[int, int]) -> Tensor:
-    """(num_windows, N, C) and (H, W) -> (B, H, W, C); padding slots are dropped."""
-    channels = windows.shape[-1]
-    return _Merge.apply(windows.reshape(-1, channels), geometry).view(-1, *size, channels)
+def window_merge(tokens: Tensor, geometry: WindowGeometry, size: Tuple[int, int]) -> Tensor:
+    """(B * H * W, C) in the order of the windows, and (H, W) -> (B, H, W, C)."""
+    if geometry.order is not None:
+        tokens = _Permute.apply(tokens, geometry.places, geometry.order)
+    return tokens.view(-1, *size, tokens.shape[-1])

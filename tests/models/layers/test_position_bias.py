@@ -4,7 +4,7 @@ import torch
 from randomise import randomise
 
 from mmvitscale.errors import InputError
-from mmvitscale.models.layers.position_bias import POSITION_BIASES, expand, log_coordinates, relative_offsets
+from mmvitscale.models.layers.position_bias import POSITION_BIASES, ExpandedBiases, expand, log_coordinates, relative_offsets
 
 
 @pytest.mark.parametrize('window', [(4, 4), (3, 5), (1, 6), (1, 1)])
@@ -17,6 +17,65 @@ def test_expand_lays_out_every_offset(window):
             for k in range(h):
                 for m in range(w):
                     assert torch.equal(bias[:, i, j, k, m], table[:, i - k + h - 1, j - m + w - 1])
+
+
+@pytest.mark.parametrize('window', [(4, 4), (3, 5), (1, 6), (1, 1)])
+def test_gradient_of_expand(window):
+    table = torch.randn(2, 2 * window[0] - 1, 2 * window[1] - 1, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(lambda t: expand(t, window), table)
+
+
+def kept(biases, bias, windows=((4, 4), (2, 3))):
+    with torch.no_grad():
+        return biases(bias, windows, (4, 4))
+
+
+@pytest.mark.parametrize('kind', sorted(POSITION_BIASES))
+def test_expanded_biases_are_kept_while_they_hold(kind):
+    bias, biases = randomise(POSITION_BIASES[kind](2, (4, 4))), ExpandedBiases()
+    first = kept(biases, bias)
+    with torch.inference_mode():
+        again = biases(bias, [(2, 3), (4, 4)], (4, 4))
+    assert first[0] is again[1] and first[1] is again[0]
+    with torch.enable_grad():
+        trained = biases(bias, [(4, 4), (2, 3)], (4, 4))
+    assert all(tensor.requires_grad for tensor in trained)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(first, trained))
+    assert torch.equal(kept(biases, bias, [(4, 4)])[0], expand(bias((4, 4), (4, 4)), (4, 4)))
+
+
+def swap_as_ema_hooks_do(bias):
+    for parameter in bias.parameters():  # leaves neither a version nor an address behind
+        parameter.data.copy_(parameter.data.flip(0) * 1.5)
+
+
+CHANGES = {
+    'load_state_dict': lambda bias: bias.load_state_dict({k: v + 0.1 for k, v in bias.state_dict().items()}),
+    'optimizer': lambda bias: [parameter.data.add_(0.1) for parameter in bias.parameters()],
+    'ema': swap_as_ema_hooks_do,
+    'new data': lambda bias: [setattr(parameter, 'data', parameter.data + 0.1) for parameter in bias.parameters()],
+    'to': lambda bias: bias.double(),
+}
+
+
+@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('kind', sorted(POSITION_BIASES))
+def test_expanded_biases_follow_the_weights(kind, change):
+    bias, biases = randomise(POSITION_BIASES[kind](2, (4, 4))), ExpandedBiases()
+    before = kept(biases, bias)[0]
+    CHANGES[change](bias)
+    after = kept(biases, bias)[0]
+    assert torch.equal(after, expand(bias((4, 4), (4, 4)), (4, 4)))
+    assert after.dtype != before.dtype or not torch.equal(after, before)
+
+
+def test_expanded_biases_stay_small_however_many_shapes_come():
+    bias, biases = randomise(POSITION_BIASES['log_cpb'](2, (8, 8))), ExpandedBiases(limit=10000)
+    for h in range(1, 9):
+        for w in range(1, 9):
+            kept(biases, bias, [(h, w)])
+            assert sum(tensor.numel() for tensor in biases._kept.values()) <= 10000
+    assert kept(biases, bias, [(8, 8)])[0] is kept(biases, bias, [(8, 8)])[0]
 
 
 def test_log_coordinates_of_the_paper():

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mmvitscale.errors import InputError
-from mmvitscale.models.layers.windows import to_window, window_geometry, window_merge, window_partition
+from mmvitscale.models.layers.windows import cut_axis, to_window, window_geometry, window_merge, window_partition
 
 CPU = torch.device('cpu')
 SIZES = [(8, 8), (7, 7), (9, 13), (1, 17), (3, 3), (16, 20), (1, 1), (5, 4)]
@@ -24,23 +24,21 @@ def test_merge_undoes_partition():
 
 
 def test_attending_pairs_are_those_of_equal_cells():
-    """Read the pairs off windows, groups and masks, and compare with the definition over all pairs of tokens."""
+    """Read the pairs off the windows, and compare with the definition over all pairs of tokens."""
     for size, window, shifted, geometry in all_geometries():
         tokens = 2 * size[0] * size[1]
-        slots = geometry.window[0] * geometry.window[1]
-        padding = geometry.padding_slots
-        padding = torch.zeros_like(geometry.tokens_of_slots, dtype=bool) if padding is None else padding
+        order = torch.arange(tokens) if geometry.order is None else geometry.order
         found = torch.zeros(tokens, tokens, dtype=torch.int)
+        start = 0
         for group in geometry.groups:
-            allowed = torch.ones(slots, slots, dtype=bool) if group.mask is None else group.mask == 0
-            assert allowed.any(dim=1).all(), 'a row is fully masked'
-            for w in range(group.start, group.stop):
-                own = geometry.tokens_of_slots[w * slots:(w + 1) * slots]
-                real = ~padding[w * slots:(w + 1) * slots]
-                assert not allowed[real][:, ~real].any(), 'padding reaches a real token'
-                pairs = allowed & real[:, None] & real
-                for i, j in pairs.nonzero().tolist():
-                    found[own[i], own[j]] += 1
+            assert group.window[0] <= window[0] and group.window[1] <= window[1]
+            for own in order[start:start + group.tokens].view(group.count, -1):
+                found[own[:, None], own] += 1
+                # row by row: the bias takes the places in a window for offsets
+                y, x = own // size[1] % size[0], own % size[1]
+                assert torch.equal(y - y[0], torch.arange(len(own)) // group.window[1])
+                assert torch.equal(x - x[0], torch.arange(len(own)) % group.window[1])
+            start += group.tokens
 
         index = torch.arange(tokens)
         image, row, column = index // (size[0] * size[1]), index // size[1] % size[0], index % size[1]
@@ -53,17 +51,21 @@ def test_attending_pairs_are_those_of_equal_cells():
         assert torch.equal(found, expected.int()), (size, window, shifted)
 
 
+def test_windows_of_a_shape_go_together():
+    assert cut_axis(40, 16, False) == {16: [0, 16], 8: [32]}
+    assert cut_axis(40, 16, True) == {8: [0], 16: [8, 24]}
+    assert cut_axis(16, 16, True) == cut_axis(16, 99, True) == {16: [0]}
+    assert len(window_geometry(2, (40, 40), (16, 16), False, CPU).groups) == 4
+    assert sum(group.count for group in window_geometry(2, (40, 40), (16, 16), False, CPU).groups) == 2 * 9
+
+
 def test_gradients_of_the_gathers():
     for size, window, shifted in [((5, 6), (4, 4), True), ((4, 8), (4, 4), False)]:
         geometry = window_geometry(1, size, window, shifted, CPU)
         x = torch.randn(1, *size, 2, dtype=torch.float64, requires_grad=True)
-        weight = torch.randn(len(geometry.tokens_of_slots), 2, dtype=torch.float64)
-        if geometry.padding_slots is not None:
-            weight[geometry.padding_slots] = 0  # as in use: nothing reads a padding slot
-        weight = weight.view_as(window_partition(x, geometry))
-        torch.autograd.gradcheck(lambda t: window_partition(t, geometry) * weight, x)
-        windows = torch.randn_like(weight, requires_grad=True)
-        torch.autograd.gradcheck(lambda t: window_merge(t, geometry, size), windows)
+        torch.autograd.gradcheck(lambda t: window_partition(t, geometry), x)
+        tokens = torch.randn(size[0] * size[1], 2, dtype=torch.float64, requires_grad=True)
+        torch.autograd.gradcheck(lambda t: window_merge(t, geometry, size), tokens)
 
 
 def test_geometry_serves_training_after_inference():
