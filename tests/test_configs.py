@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import numpy as np
-import peers
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
+from official_layout import official_state_dict
 
 from mmvitscale.checkpoints import pretrained
 from mmvitscale.launch import load_config
@@ -40,7 +40,7 @@ def download(monkeypatch):
             r'swinv2_(\w+)_patch4_window(\d+)_(256|192_22k).pth', url).groups()
         windows = (8, 8, 8, 8) if window == '8' and image == '256' else (12, 12, 12, 6)
         with torch.device('meta'):
-            weights = peers.official_state_dict(SwinTransformerV2(size, windows), windows, windows)
+            weights = official_state_dict(SwinTransformerV2(size, windows), windows, windows)
         # one zero seen through as many elements as there are: nothing is allocated
         return dict(model={key: torch.zeros(()).expand(value.shape) if value.is_meta else value
                            for key, value in weights.items()})

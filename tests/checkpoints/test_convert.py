@@ -1,15 +1,17 @@
-import peer_packages  # noqa: F401
-import peers
 import pytest
 import torch
+from official_layout import official_state_dict
 from randomise import randomise
 
+from mmvitscale.analysis import peers
 from mmvitscale.checkpoints.convert import convert_swin_v2, describe_arch, lineage_of_table
 from mmvitscale.checkpoints.files import read_checkpoint
 from mmvitscale.checkpoints.pretrained import load_into_backbone
 from mmvitscale.errors import InputError
 from mmvitscale.models.backbones import SwinTransformerV2
 from mmvitscale.models.backbones.swin_v2 import ARCHS
+
+peers.make_importable()
 
 # arch, image, windows, reference windows
 CASES = {
@@ -63,7 +65,7 @@ SMALL = dict(embed_dims=8, depths=(2, 2, 2, 1), num_heads=(1, 1, 2, 2))
 def test_official_files_tell_windows_and_reference_windows(name):
     windows, references = OFFICIAL[name]
     source = randomise(SwinTransformerV2(SMALL, windows, references))
-    converted = convert_swin_v2(dict(model=peers.official_state_dict(source, windows, references)))
+    converted = convert_swin_v2(dict(model=official_state_dict(source, windows, references)))
     assert converted.source == 'official'
     assert converted.windows == tuple((w, w) for w in windows)
     assert converted.references == tuple((p, p) for p in references)
@@ -104,7 +106,7 @@ def simmim(weights):
 ])
 def test_wrappers_around_the_weights(wrap):
     source = SwinTransformerV2(SMALL, 8)
-    official = peers.official_state_dict(source, (8, ) * 4, (8, ) * 4)
+    official = official_state_dict(source, (8, ) * 4, (8, ) * 4)
     converted = convert_swin_v2(wrap(official))
     plain = convert_swin_v2(official)
     assert converted.weights.keys() == plain.weights.keys() and converted.references == plain.references
@@ -130,7 +132,7 @@ def test_extra_norms_and_other_mlp_ratios_are_seen():
 
 def broken(**changes):
     """An official checkpoint with some entries replaced, or removed where the value is None."""
-    state = peers.official_state_dict(SwinTransformerV2(SMALL, 8), (8, ) * 4, (8, ) * 4)
+    state = official_state_dict(SwinTransformerV2(SMALL, 8), (8, ) * 4, (8, ) * 4)
     state.update({key.replace('__', '.'): value for key, value in changes.items()})
     return {key: value for key, value in state.items() if value is not None}
 

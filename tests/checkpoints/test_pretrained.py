@@ -2,11 +2,11 @@
 
 import os
 
-import peers
 import pytest
 import torch
 import toy
 from mmengine.registry import MODELS
+from official_layout import official_state_dict
 from randomise import randomise
 from torch import nn
 
@@ -27,7 +27,7 @@ def official(tmp_path):
     """A file in the official layout, learned with windows 8, 8, 8, 4."""
     source = randomise(SwinTransformerV2(SMALL, [8, 8, 8, 4]))
     path = tmp_path / 'official.pth'
-    torch.save(dict(model=peers.official_state_dict(source, (8, 8, 8, 4), (8, 8, 8, 4))), path)
+    torch.save(dict(model=official_state_dict(source, (8, 8, 8, 4), (8, 8, 8, 4))), path)
     return source, path
 
 

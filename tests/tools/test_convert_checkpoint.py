@@ -5,9 +5,9 @@ import runpy
 import sys
 from pathlib import Path
 
-import peers
 import pytest
 import torch
+from official_layout import official_state_dict
 from randomise import randomise
 
 from mmvitscale.checkpoints.convert import convert_swin_v2
@@ -36,7 +36,7 @@ def convert(monkeypatch, capsys):
 @pytest.fixture
 def official(tmp_path):
     source = randomise(SwinTransformerV2(SMALL, [16, 16, 16, 8], [12, 12, 12, 6]))
-    torch.save(dict(model=peers.official_state_dict(source, (16, 16, 16, 8), (12, 12, 12, 6))), tmp_path / 'a.pth')
+    torch.save(dict(model=official_state_dict(source, (16, 16, 16, 8), (12, 12, 12, 6))), tmp_path / 'a.pth')
     return tmp_path / 'a.pth'
 
 

@@ -4,7 +4,45 @@ Each builder takes the arch (sizes), the side of the image in pixels, one window
 stage or None; it returns the model and a function from an image to the raw output of every stage, NCHW.
 """
 
+import sys
+from pathlib import Path
+from typing import Callable, Dict, List, Sequence, Tuple
+
 import torch
+from torch import Tensor, nn
+
+Peer = Tuple[nn.Module, Callable[[Tensor], List[Tensor]]]
+
+_UNUSED_OPERATORS = ('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+                     'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+_libraries = []
+
+
+def make_importable() -> None:
+    """Make torchvision, and what needs it, importable from ``<environment>/peers`` where they are not installed.
+
+    They may be kept apart there since a torchvision that does not load breaks every package that would use it if it is
+    there. A CPU build of PyTorch has no torchvision of its own: the one from PyPI is built for CUDA, and its compiled
+    operators do not load. Its Python part, all that the peers need, works once the operators are declared.
+    """
+    folder = str(Path(sys.prefix, 'peers'))
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
+            del sys.modules[name]
+        _libraries.append(torch.library.Library('torchvision', 'DEF'))
+        for operator in _UNUSED_OPERATORS:
+            _libraries[-1].define(operator)
+    try:
+        import mmpretrain.utils.dependency as dependency
+    except ImportError:
+        return
+    dependency.WITH_MULTIMODAL = False  # its multimodal models need transformers 4, and nothing here
 
 
 def _record(modules, to_nchw):
@@ -75,30 +113,9 @@ def torchvision(arch, image_size, windows, references):
     return model, lambda image: (model(image), collect())[1]
 
 
-PEERS = {'Hugging Face': huggingface, 'timm': timm, 'mmpretrain': mmpretrain, 'torchvision': torchvision}
-
-
-@torch.no_grad()
-def official_state_dict(ours, windows, references):
-    """Our backbone's weights as the official code saves them: its names, tables, indices and masks."""
-    state = {}
-    for key, value in ours.state_dict().items():
-        if key.endswith('reference_window') or key.startswith('out_norms.') and not key.startswith('out_norms.3.'):
-            continue
-        key = key.replace('attn.position_bias.mlp', 'attn.cpb_mlp').replace('out_norms.3', 'norm')
-        if key.startswith('stages.'):
-            _, stage, rest = key.split('.', 2)
-            key = f'layers.{int(stage) - rest.startswith("downsample")}.{rest}'
-        state[key] = value
-    for stage, (depth, window, reference) in enumerate(zip(ours.depths, windows, references)):
-        offsets = torch.arange(1 - window, window, dtype=torch.float32, device='cpu')
-        table = torch.stack(torch.meshgrid(offsets, offsets, indexing='ij'), dim=-1)[None] * 8 / (reference - 1)
-        table = torch.sign(table) * torch.log2(table.abs() + 1.0) / 3.0
-        for block in range(depth):
-            name = f'layers.{stage}.blocks.{block}'
-            state[f'{name}.attn.relative_coords_table'] = table
-            state[f'{name}.attn.relative_position_index'] = torch.zeros(2, 2, dtype=torch.long, device='cpu')
-            if block % 2:
-                state[f'{name}.attn_mask'] = torch.zeros(4, 2, 2, device='cpu')
-    state['head.weight'], state['head.bias'] = torch.zeros(10, 4), torch.zeros(10)
-    return state
+PEERS: Dict[str, Callable[[dict, int, Sequence[int], Sequence[int]], Peer]] = {
+    'Hugging Face': huggingface,
+    'timm': timm,
+    'mmpretrain': mmpretrain,
+    'torchvision': torchvision,
+}
