@@ -38,11 +38,6 @@ def make_importable() -> None:
         _libraries.append(torch.library.Library('torchvision', 'DEF'))
         for operator in _UNUSED_OPERATORS:
             _libraries[-1].define(operator)
-    try:
-        import mmpretrain.utils.dependency as dependency
-    except ImportError:
-        return
-    dependency.WITH_MULTIMODAL = False  # its multimodal models need transformers 4, and nothing here
 
 
 def _record(modules, to_nchw):
@@ -82,9 +77,13 @@ def timm(arch, image_size, windows, references):
 
 
 def mmpretrain(arch, image_size, windows, references):
+    import mmpretrain.utils.dependency as dependency
+    dependency.WITH_MULTIMODAL = False  # its multimodal models need transformers 4, and nothing here
     from mmpretrain.models import SwinTransformerV2
     model = SwinTransformerV2(
-        arch={**arch, 'extra_norm_every_n_blocks': 0},
+        arch=dict(
+            {key: arch[key] for key in ('embed_dims', 'depths', 'num_heads')},
+            extra_norm_every_n_blocks=arch.get('extra_norm_every', 0)),
         img_size=image_size,
         window_size=list(windows),
         pretrained_window_sizes=list(references or [0] * 4))
