@@ -12,7 +12,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 
 from .checkpoints.files import read_checkpoint
 from .errors import InputError
-from .launch import build_model, check_fit, weights_of
+from .launch import build_model, check_fit, class_of, weights_of
 
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 
@@ -62,9 +62,8 @@ class Predictor:
 
     @staticmethod
     def _declared_meta(cfg: Config) -> dict:
-        from mmengine.registry import DATASETS
         dataset = cfg.test_dataloader.dataset
-        return dataset.get('metainfo') or DATASETS.get(dataset.type).METAINFO
+        return dataset.get('metainfo') or class_of(cfg, dataset).METAINFO
 
     def __call__(self, path: Path) -> BaseDataElement:
         """Path of an image -> the task's data sample with predictions, on the CPU."""

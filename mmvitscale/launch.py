@@ -193,10 +193,15 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
         _check_evaluator(cfg, split)
 
 
-def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
+def class_of(cfg: Config, dataset: ConfigDict) -> Optional[type]:
+    """The class of a data set's config, looked up in the config's scope; None if nobody knows it."""
     from mmengine.registry import DATASETS
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    dataset_class = DATASETS.get(dataset.type)
+    with DATASETS.switch_scope_and_registry(cfg.get('default_scope', 'mmengine')) as registry:
+        return registry.get(dataset.type) if 'type' in dataset else None
+
+
+def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
+    dataset_class = class_of(cfg, dataset)
     classes = (dataset.get('metainfo') or {}).get('classes') or getattr(dataset_class, 'METAINFO', {}).get('classes')
     if not classes:
         return

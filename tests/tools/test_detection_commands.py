@@ -85,7 +85,7 @@ def test_an_image_without_objects_trains_and_is_tested(scenes, tmp_path):
     data = change(change(scenes, tmp_path / 'a', 'train', clear), tmp_path / 'b', 'val', clear)
     options = [*OPTIONS, f'data_root={data}', 'train_dataloader.dataset.filter_cfg.filter_empty_gt=False',
                'train_dataloader.batch_size=1', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4']
-    options.remove('model.test_cfg.rcnn.score_thr=0.0')
+    options[options.index('model.test_cfg.rcnn.score_thr=0.0')] = 'model.test_cfg.score_thr=0.0'
     result = run('tools/train.py', RETINANET, '--work-dir', tmp_path / 'work', '--cfg-options', *options)
     assert 'instances_train2017.json: 1 of 4 images have no object' in result.stderr
     assert re.findall(r'Iter\(train\) \[(\d)/4\].* loss: [\d.]+ ', result.stdout + result.stderr) == list('1234')
