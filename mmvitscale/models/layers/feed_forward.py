@@ -1,5 +1,6 @@
 """The two-layer perceptron of a transformer block."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -13,4 +14,6 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        hidden = self.fc1(x)
+        # In place where no gradient needs the input: the largest tensor of a block need not be there twice.
+        return self.fc2(self.act(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden))

@@ -2,7 +2,7 @@
 
 A kernel maps qkv (T, 3, heads, d), T tokens in the order of the windows; the scale (heads,); one bias (heads, N, N) per
 group of windows; and the groups to (T, heads, d): softmax(scale cos(q, k) + bias) v in every window. All give the same
-result.
+result. A kernel may use qkv up.
 """
 
 from math import log
@@ -24,76 +24,97 @@ _MIN_LENGTH = 1e-6
 
 # Attention weights that the sequential kernel holds at a time: with their gradients they fit into a processor's cache,
 # and on a GPU they fill it.
-_CHUNK = {'cpu': 2**18, 'cuda': 2**25}
-
-
-def inverse_lengths(x: Tensor) -> Tensor:
-    """(..., d) float32 or float64 -> (..., 1): one over each vector's length, zero if it has none."""
-    square = x.square().sum(dim=-1, keepdim=True)
-    return square.clamp_min(_MIN_LENGTH**2).rsqrt() * (square > _MIN_LENGTH**2)
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+_CHUNK = {'cpu': 2**20, 'cuda': 2**25}
 
 
 def unit_vectors(x: Tensor) -> Tensor:
     """(..., d) -> (..., d) float32 (float64 stays): each vector divided by its length, zero if it has none."""
-    x = _precise(x)
-    return x * inverse_lengths(x)
+    x = x if x.dtype == torch.float64 else x.float()
+    square = x.square().sum(dim=-1, keepdim=True)
+    return x * (square.clamp_min(_MIN_LENGTH**2).rsqrt() * (square > _MIN_LENGTH**2))
 
 
-def _by_group(attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]):
-    """A kernel from a function of q, k, v (windows, heads, N, d), q scaled, and bias (heads, N, N)."""
-
-    def kernel(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
-        q, k, v = qkv.unbind(1)
-        q, k = unit_vectors(q) * scale[:, None], unit_vectors(k)
-        tokens = [group.tokens for group in groups]
-        outs = []
-        for *parts, bias, group in zip(q.split(tokens), k.split(tokens), v.split(tokens), biases, groups):
-            parts = (part.unflatten(0, (group.count, -1)).transpose(1, 2) for part in parts)
-            outs.append(attend(*parts, bias).transpose(1, 2).flatten(0, 1))
-        return outs[0] if len(outs) == 1 else torch.cat(outs)
-
-    return kernel
+def _normalise_(qkv: Tensor, scale: Tensor) -> Tensor:
+    """``unit_vectors`` for both q, times the scale, and k of qkv (T, 3, heads, d), in place. Returns one over their
+    lengths, (T, 2, heads, 1) float32 or float64, zero where there is none."""
+    qk = qkv[:, :2]
+    precise = torch.promote_types(scale.dtype, torch.float32)
+    lengths = torch.linalg.vector_norm(qk, dim=-1, keepdim=True, dtype=precise)
+    inverse = lengths.clamp_min(_MIN_LENGTH).reciprocal_().mul_(lengths > _MIN_LENGTH)
+    qk.mul_(inverse * torch.stack((scale, torch.ones_like(scale)))[:, :, None])
+    return inverse
 
 
-@_by_group
-def _eager(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """The reference."""
-    return (q @ k.transpose(-2, -1) + bias).softmax(dim=-1).to(v.dtype) @ v
+def _by_group(attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor,
+              biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+    """``attend`` maps q, k, v (windows, heads, N, d), q scaled, and a bias (heads, N, N) to (windows, heads, N, d). It
+    is called once for each group with its part of q, k and v (T, heads, d)."""
+    tokens = [group.tokens for group in groups]
+    outs = []
+    for *parts, bias, group in zip(q.split(tokens), k.split(tokens), v.split(tokens), biases, groups):
+        parts = (part.unflatten(0, (group.count, -1)).transpose(1, 2) for part in parts)
+        outs.append(attend(*parts, bias).transpose(1, 2).flatten(0, 1))
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
-@_by_group
-def _fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+def _eager(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+    """The reference: the formula as it stands."""
+
+    def attend(q, k, v, bias):
+        return (q @ k.transpose(-2, -1) + bias).softmax(dim=-1).to(v.dtype) @ v
+
+    q, k, v = qkv.unbind(1)
+    return _by_group(attend, unit_vectors(q) * scale[:, None], unit_vectors(k), v, biases, groups)
+
+
+def _dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(v.dtype)[None], scale=1.0)
+
+
+def _fused(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
     """The same through ``scaled_dot_product_attention``."""
-    return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=bias.to(v.dtype)[None], scale=1.0)
+    q, k, v = qkv.unbind(1)
+    q, k = unit_vectors(q) * scale[:, None], unit_vectors(k)
+    return _by_group(_dot_product_attention, q.to(v.dtype), k.to(v.dtype), v, biases, groups)
+
+
+@torch.no_grad()
+def _fused_(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tuple[Tensor, Tensor]:
+    """``_fused`` without a gradient; uses qkv up, and returns what ``_normalise_`` does, too."""
+    with torch.autocast(qkv.device.type, enabled=False):
+        inverse = _normalise_(qkv, scale)
+        # Detached, for PyTorch chooses its slow form wherever a bias could need a gradient.
+        biases = [bias.detach() for bias in biases]
+        return _by_group(_dot_product_attention, *qkv.unbind(1), biases, groups), inverse
 
 
 class _Sequential(Function):
     """No weights are kept: the forward pass is the fused one, and the backward makes the weights of some windows at a
-    time anew (the paper's sequential attention, section 3.5, exact at any chunk)."""
+    time anew (the paper's sequential attention, section 3.5, exact at any chunk).
+
+    What is kept is qkv with q and k normalised in its place: nobody else needs it, least of all the linear layer that
+    made it.
+    """
 
     @staticmethod
     def forward(ctx, qkv, scale, groups, *biases):
-        ctx.save_for_backward(qkv, scale, *biases)
+        out, inverse = _fused_(qkv.detach(), scale.detach(), biases, groups)
+        ctx.save_for_backward(qkv.detach(), inverse, scale, *biases)
         ctx.groups = groups
-        with torch.autocast(qkv.device.type, enabled=False):
-            return _fused(qkv, scale, biases, groups)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
-        qkv, scale, *biases = ctx.saved_tensors
-        grad_qkv, grad_scale = torch.empty_like(qkv), torch.zeros_like(scale)
+        qkv, inverse, scale, *biases = ctx.saved_tensors
+        grad_qkv = torch.empty_like(qkv)
         grad_biases = [torch.zeros_like(bias) for bias in biases]
         with torch.autocast(qkv.device.type, enabled=False):
             for group, rows, windows in _chunks(ctx.groups, qkv):
                 shape = (windows, -1, *qkv.shape[1:])
-                grad_scale += _backward_of_windows(
-                    qkv[rows].view(shape), grad_out[rows].unflatten(0, shape[:2]), scale, biases[group],
-                    grad_qkv[rows].view(shape), grad_biases[group])
+                _backward_of_windows(qkv[rows].view(shape), grad_out[rows].unflatten(0, shape[:2]), biases[group],
+                                     grad_qkv[rows].view(shape), grad_biases[group])
+            grad_scale = _backward_of_normalise_(grad_qkv, qkv, inverse, scale)
         return grad_qkv, grad_scale, None, *grad_biases
 
 
@@ -109,44 +130,42 @@ def _chunks(groups: Sequence[WindowGroup], qkv: Tensor) -> Iterator[Tuple[int, s
             start += windows * slots
 
 
-def _backward_of_windows(qkv: Tensor, grad_out: Tensor, scale: Tensor, bias: Tensor, grad_qkv: Tensor,
-                         grad_bias: Tensor) -> Tensor:
-    """qkv (windows, N, 3, heads, d) and the output's gradient (windows, N, heads, d): fills grad_qkv, adds to grad_bias
-    (heads, N, N), and returns the gradient of the scale (heads,)."""
-    dtype, scale = qkv.dtype, scale[:, None, None]
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (windows, heads, N, d) each
-    q, k, v = _precise(q).contiguous(), _precise(k).contiguous(), v.contiguous()
+def _backward_of_windows(qkv: Tensor, grad_out: Tensor, bias: Tensor, grad_qkv: Tensor, grad_bias: Tensor) -> None:
+    """qkv (windows, N, 3, heads, d), normalised, and the output's gradient (windows, N, heads, d): fills grad_qkv and
+    adds to grad_bias (heads, N, N)."""
+    q, k, v = (part.contiguous() for part in qkv.permute(2, 0, 3, 1, 4))  # (windows, heads, N, d) each
     grad_out = grad_out.transpose(1, 2).contiguous()
-    inverse_q, inverse_k = inverse_lengths(q), inverse_lengths(k)
-    q, k = q * (inverse_q * scale), k * inverse_k
-    low_q, low_k = q.to(dtype), k.to(dtype)
-
-    weights = (low_q @ low_k.transpose(-2, -1)).to(bias.dtype).add_(bias).softmax(dim=-1)
-    grad_v = weights.to(dtype).transpose(-2, -1) @ grad_out
+    weights = (q @ k.transpose(-2, -1)).to(bias.dtype).add_(bias).softmax(dim=-1)
+    grad_v = weights.to(v.dtype).transpose(-2, -1) @ grad_out
     grad_scores = (grad_out @ v.transpose(-2, -1)).to(bias.dtype)
     grad_scores = torch._softmax_backward_data(grad_scores, weights, -1, bias.dtype)
     grad_bias += grad_scores.sum(dim=0)
-    grad_scores = grad_scores.to(dtype)
-    grad_q, grad_k = _precise(grad_scores @ low_k), _precise(grad_scores.transpose(-2, -1) @ low_q)
-
-    # A unit vector's gradient has no part along it: x / |x| has slope (1 - u u') / |x|.
-    along_q = (grad_q * q).sum(dim=-1, keepdim=True) / scale
-    along_k = (grad_k * k).sum(dim=-1, keepdim=True)
+    grad_scores = grad_scores.to(q.dtype)
     grads = grad_qkv.permute(2, 0, 3, 1, 4)
-    grads[0] = (grad_q * scale - q * along_q) * inverse_q
-    grads[1] = (grad_k - k * along_k) * inverse_k
-    grads[2] = grad_v
-    return along_q.sum(dim=(0, 2, 3))
+    grads[0], grads[1], grads[2] = grad_scores @ k, grad_scores.transpose(-2, -1) @ q, grad_v
+
+
+def _backward_of_normalise_(grad_qkv: Tensor, qkv: Tensor, inverse: Tensor, scale: Tensor) -> Tensor:
+    """The gradient of qkv after ``_normalise_`` -> before, in place; returns that of the scale.
+
+    u = x / |x| has the slope (1 - u u') / |x|: no part of the gradient along u is left.
+    """
+    scales = torch.stack((scale, torch.ones_like(scale)))[:, :, None]
+    grad, normalised = grad_qkv[:, :2], qkv[:, :2]
+    along = (grad * normalised).sum(dim=-1, keepdim=True, dtype=inverse.dtype) / scales
+    grad.mul_(inverse * scales).sub_(normalised * (along * inverse))
+    return along[:, 0].sum(dim=(0, 2)).to(scale.dtype)
 
 
 def _sequential(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+    if not torch.is_grad_enabled():
+        return _fused_(qkv, scale, biases, groups)[0]
     return _Sequential.apply(qkv, scale, tuple(groups), *biases)
 
 
 def _auto(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
-    """Fused, but for CPU training: there PyTorch's fused kernel takes no bias that needs a gradient."""
-    needs_bias_gradient = torch.is_grad_enabled() and any(bias.requires_grad for bias in biases)
-    return (_sequential if needs_bias_gradient and qkv.device.type == 'cpu' else _fused)(qkv, scale, biases, groups)
+    """Sequential on CPUs, where PyTorch's fused kernel takes no bias that needs a gradient; fused on GPUs."""
+    return (_sequential if qkv.device.type == 'cpu' else _fused)(qkv, scale, biases, groups)
 
 
 Kernel = Callable[[Tensor, Tensor, Sequence[Tensor], Sequence[WindowGroup]], Tensor]
