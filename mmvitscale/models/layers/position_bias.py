@@ -34,10 +34,15 @@ def relative_offsets(length: int) -> Tensor:
     return torch.arange(1 - length, length, dtype=torch.float64, device='cpu')
 
 
+@torch.compiler.assume_constant_result
+def coordinate_grid(coordinates, window: Window, reference: Window, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(2 h - 1, 2 w - 1, 2) coordinates (vertical, horizontal) of the offsets in a window; the last 64 are kept."""
+    return _coordinate_grid(coordinates, window, reference, device, dtype)
+
+
 @lru_cache(maxsize=64)
 def _coordinate_grid(coordinates, window: Window, reference: Window, device: torch.device,
                      dtype: torch.dtype) -> Tensor:
-    """(2 h - 1, 2 w - 1, 2) coordinates (vertical, horizontal) of the offsets in a window."""
     # A tensor made under inference mode could not serve a later training step.
     with torch.inference_mode(False):
         axes = [coordinates(relative_offsets(n), p) for n, p in zip(window, reference)]
@@ -138,7 +143,7 @@ class ContinuousPositionBias(nn.Module):
 
     def forward(self, window: Window, reference: Window) -> Tensor:
         weight = self.mlp[0].weight
-        grid = _coordinate_grid(type(self).coordinates, window, reference, weight.device, weight.dtype)
+        grid = coordinate_grid(type(self).coordinates, window, reference, weight.device, weight.dtype)
         # Biases reach 16, where bfloat16 resolves 0.06: too coarse, and the table is small.
         with torch.autocast(grid.device.type, enabled=False):
             return 16 * torch.sigmoid(self.mlp(grid)).permute(2, 0, 1)

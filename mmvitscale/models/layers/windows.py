@@ -71,13 +71,18 @@ def cut_axis(length: int, window: int, shifted: bool) -> Dict[int, List[int]]:
     return starts
 
 
-@lru_cache(maxsize=64)
+@torch.compiler.assume_constant_result
 def window_geometry(batch: int, size: Tuple[int, int], window: Window, shifted: bool,
                     device: torch.device) -> WindowGeometry:
     """Geometry of a (batch, H, W) map cut into windows of at most (h, w) tokens, shifted or not.
 
-    Depends on sizes only; the 64 most recently used are kept.
+    Depends on sizes only; the 64 most recently used are kept. A compiled model has those of its sizes built in.
     """
+    return _geometry(batch, size, window, shifted, device)
+
+
+@lru_cache(maxsize=64)
+def _geometry(batch: int, size: Tuple[int, int], window: Window, shifted: bool, device: torch.device) -> WindowGeometry:
     rows, columns = (cut_axis(n, w, shifted) for n, w in zip(size, window))
     if size[0] in rows and size[1] in columns:
         return WindowGeometry((WindowGroup(size, batch), ), None, None)
