@@ -10,6 +10,16 @@ def pad_to_patches(x: Tensor, patch_size: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
+def embed_patches(x: Tensor, proj: nn.Conv2d) -> Tensor:
+    """(B, C, H, W) -> (B, ceil(H / P), ceil(W / P), D): the convolution with kernel and stride P as what it is, a linear
+    map of patches. oneDNN's bfloat16 convolution gives wrong numbers where the output is one column wide."""
+    patch = proj.kernel_size[0]
+    x = pad_to_patches(x, patch)
+    batch, channels, height, width = x.shape
+    x = x.reshape(batch, channels, height // patch, patch, width // patch, patch).permute(0, 2, 4, 1, 3, 5)
+    return F.linear(x.reshape(*x.shape[:3], -1), proj.weight.flatten(1), proj.bias)
+
+
 class PatchEmbed(nn.Module):
     """(B, in_channels, H, W) -> (B, ceil(H / P), ceil(W / P), C): P x P patches, linear, then LayerNorm.
 
@@ -18,12 +28,11 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, dim: int, patch_size: int = 4):
         super().__init__()
-        self.patch_size = patch_size
         self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(pad_to_patches(x, self.patch_size)).permute(0, 2, 3, 1))
+        return self.norm(embed_patches(x, self.proj))
 
 
 class LinearStem(nn.Module):
@@ -31,11 +40,10 @@ class LinearStem(nn.Module):
 
     def __init__(self, in_channels: int, dim: int, patch_size: int = 16):
         super().__init__()
-        self.patch_size = patch_size
         self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(pad_to_patches(x, self.patch_size)).permute(0, 2, 3, 1)
+        return embed_patches(x, self.proj)
 
 
 class ConvStem(nn.Module):
@@ -54,7 +62,7 @@ class ConvStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(pad_to_patches(x, self.patch_size))))
         x = F.relu(self.bn2(self.conv2(x)))
-        return self.proj(x).permute(0, 2, 3, 1)
+        return embed_patches(x, self.proj)
 
 
 class PatchMerging(nn.Module):

@@ -6,7 +6,7 @@ them out over the pairs of tokens.
 """
 
 from functools import lru_cache
-from typing import Dict, List, Sequence, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -34,19 +34,25 @@ def relative_offsets(length: int) -> Tensor:
     return torch.arange(1 - length, length, dtype=torch.float64, device='cpu')
 
 
-@torch.compiler.assume_constant_result
-def coordinate_grid(coordinates, window: Window, reference: Window, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(2 h - 1, 2 w - 1, 2) coordinates (vertical, horizontal) of the offsets in a window; the last 64 are kept."""
-    return _coordinate_grid(coordinates, window, reference, device, dtype)
+def coordinate_grid(coordinates: Callable, window: Window, reference: Window, device: torch.device,
+                    dtype: torch.dtype) -> Tensor:
+    """(2 h - 1, 2 w - 1, 2) coordinates (vertical, horizontal) of the offsets in a window.
+
+    The 64 most recently used are kept. A compiled model has them in its graph instead.
+    """
+    make = _make_grid if torch.compiler.is_compiling() else _kept_grid
+    return make(coordinates, window, reference, device, dtype)
 
 
 @lru_cache(maxsize=64)
-def _coordinate_grid(coordinates, window: Window, reference: Window, device: torch.device,
-                     dtype: torch.dtype) -> Tensor:
-    # A tensor made under inference mode could not serve a later training step.
-    with torch.inference_mode(False):
-        axes = [coordinates(relative_offsets(n), p) for n, p in zip(window, reference)]
-        return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).to(device, dtype)
+def _kept_grid(*arguments) -> Tensor:
+    with torch.inference_mode(False):  # a tensor made under inference mode could not serve a later training step
+        return _make_grid(*arguments)
+
+
+def _make_grid(coordinates, window, reference, device, dtype):
+    axes = [coordinates(relative_offsets(n), p) for n, p in zip(window, reference)]
+    return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).to(device, dtype)
 
 
 class _Expand(Function):

@@ -71,35 +71,38 @@ def cut_axis(length: int, window: int, shifted: bool) -> Dict[int, List[int]]:
     return starts
 
 
-@torch.compiler.assume_constant_result
 def window_geometry(batch: int, size: Tuple[int, int], window: Window, shifted: bool,
                     device: torch.device) -> WindowGeometry:
     """Geometry of a (batch, H, W) map cut into windows of at most (h, w) tokens, shifted or not.
 
-    Depends on sizes only; the 64 most recently used are kept. A compiled model has those of its sizes built in.
+    Depends on sizes only; the 64 most recently used are kept. A compiled model has it in its graph instead.
     """
-    return _geometry(batch, size, window, shifted, device)
+    make = _cut_map if torch.compiler.is_compiling() else _kept_geometry
+    return make(batch, size, window, shifted, device)
 
 
 @lru_cache(maxsize=64)
-def _geometry(batch: int, size: Tuple[int, int], window: Window, shifted: bool, device: torch.device) -> WindowGeometry:
+def _kept_geometry(*arguments) -> WindowGeometry:
+    with torch.inference_mode(False):  # a tensor made under inference mode could not serve a later training step
+        return _cut_map(*arguments)
+
+
+def _cut_map(batch: int, size: Tuple[int, int], window: Window, shifted: bool, device: torch.device) -> WindowGeometry:
     rows, columns = (cut_axis(n, w, shifted) for n, w in zip(size, window))
     if size[0] in rows and size[1] in columns:
         return WindowGeometry((WindowGroup(size, batch), ), None, None)
-    # A tensor made under inference mode could not serve a later training step.
-    with torch.inference_mode(False), torch.device('cpu'):
-        groups, order = [], []
-        images = torch.arange(batch).view(-1, 1, 1, 1, 1) * (size[0] * size[1])
-        for height, tops in rows.items():
-            for width, lefts in columns.items():
-                y = torch.tensor(tops).view(-1, 1, 1, 1) + torch.arange(height).view(-1, 1)
-                x = torch.tensor(lefts).view(-1, 1, 1) + torch.arange(width)
-                groups.append(WindowGroup((height, width), batch * len(tops) * len(lefts)))
-                order.append((images + y * size[1] + x).flatten())  # (B, tops, lefts, height, width)
-        order = torch.cat(order)
-        places = torch.empty_like(order)
-        places[order] = torch.arange(len(order))
-        return WindowGeometry(tuple(groups), order.to(device), places.to(device))
+    groups, order = [], []
+    images = torch.arange(batch, device=device).view(-1, 1, 1, 1, 1) * (size[0] * size[1])
+    for height, tops in rows.items():
+        for width, lefts in columns.items():
+            y = torch.tensor(tops, device=device).view(-1, 1, 1, 1) + torch.arange(height, device=device).view(-1, 1)
+            x = torch.tensor(lefts, device=device).view(-1, 1, 1) + torch.arange(width, device=device)
+            groups.append(WindowGroup((height, width), batch * len(tops) * len(lefts)))
+            order.append((images + y * size[1] + x).flatten())  # (B, tops, lefts, height, width)
+    order = torch.cat(order)
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order), device=device)
+    return WindowGeometry(tuple(groups), order, places)
 
 
 class _Permute(Function):

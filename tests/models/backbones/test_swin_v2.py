@@ -7,6 +7,7 @@ from torch import nn
 
 from mmvitscale.errors import InputError
 from mmvitscale.models.backbones import SwinTransformerV2
+from mmvitscale.models.layers import windows
 
 SMALL = dict(embed_dims=12, depths=(1, 2, 1), num_heads=(1, 2, 4))
 
@@ -59,6 +60,95 @@ def test_checkpointing_changes_no_gradient():
         gradients.append([p.grad for p in model.parameters()])
     for a, b in zip(*gradients):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_kernels_and_checkpointing_change_no_gradient(with_cp):
+    """The paper's setting, sequential in the first stages, with blocks checkpointed too or not."""
+    image = torch.randn(2, 3, 75, 50)
+    gradients = []
+    for options in (dict(attention='eager'), dict(attention=['sequential', 'sequential', 'auto'], with_cp=with_cp)):
+        torch.manual_seed(1)
+        model = randomise(small(drop_path_rate=0.0, **options))
+        sum(out.square().mean() for out in model(image)).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for expected, found in zip(*gradients):
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+IMAGES = {
+    'random': lambda size: torch.randn(1, 3, *size),
+    'constant': lambda size: torch.full((1, 3, *size), 2.5),
+    'zero': lambda size: torch.zeros(1, 3, *size),
+    'huge': lambda size: 1e4 * torch.randn(1, 3, *size),
+    'one huge pixel': lambda size: torch.zeros(1, 3, *size).index_fill_(3, torch.tensor([0]), 1e4),
+}
+
+
+@pytest.mark.parametrize('attention', ['auto', 'eager', 'fused'])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_gives_no_nan(dtype, attention):
+    generator = torch.Generator().manual_seed(0)
+    for zeroed in (False, True):  # as at the start of training: q and k of every token may be exactly zero
+        model = randomise(small(attention=attention, drop_path_rate=0.0))
+        if zeroed:
+            torch.nn.init.zeros_(model.patch_embed.norm.weight)
+            torch.nn.init.zeros_(model.patch_embed.norm.bias)
+            for block in (block for stage in model.stages for block in stage.blocks):
+                torch.nn.init.zeros_(block.attn.q_bias)
+        for make in IMAGES.values():
+            for _ in range(2):
+                size = torch.randint(1, 80, (2, ), generator=generator).tolist()
+                image = make(size).requires_grad_()
+                with torch.autocast('cpu', dtype=dtype):
+                    outs = model.train()(image)
+                    sum(out.float().square().mean() for out in outs).backward()
+                    with torch.inference_mode():
+                        outs += model.eval()(image)
+                gradients = [image.grad, *(parameter.grad for parameter in model.parameters())]
+                assert all(tensor.isfinite().all() for tensor in (*outs, *gradients)), size
+                model.zero_grad()
+
+
+def test_a_size_is_compiled_once_and_without_graph_breaks():
+    """Also with the sizes that PyTorch would make dynamic: windows depend on them."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model = randomise(SwinTransformerV2(dict(embed_dims=8, depths=(2, 2), num_heads=(1, 2)), window_size=4))
+    compiled = torch.compile(model, backend=count, fullgraph=True)
+    sizes = [(40, 40), (40, 27), (40, 40), (40, 27)]
+    try:
+        for mode in (model.eval, model.train):
+            mode()
+            graphs.clear()
+            for number, size in enumerate(sizes):
+                image = torch.randn(1, 3, *size)
+                torch.manual_seed(1)
+                with torch.set_grad_enabled(model.training):
+                    expected = model(image)
+                    torch.manual_seed(1)
+                    found = compiled(image)
+                assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(expected, found))
+                assert len(graphs) == min(number + 1, 2)
+    finally:
+        torch._dynamo.reset()
+
+
+def test_geometry_is_made_once_for_a_size_and_not_once_for_a_block(monkeypatch):
+    made = []
+    cut_map, model = windows._cut_map, small(arch={**SMALL, 'depths': (4, 4, 4)})
+    monkeypatch.setattr(windows, '_cut_map', lambda *arguments: made.append(arguments) or cut_map(*arguments))
+    windows._kept_geometry.cache_clear()
+    for size in [(40, 60), (60, 40), (40, 60), (40, 60)]:
+        model(torch.randn(1, 3, *size))
+    assert len(made) == len(set(made)) == 2 * 3 * 2  # sizes, stages, shifted or not
+    for side in range(100, 160, 4):
+        model(torch.randn(1, 3, side, 32))
+    assert windows._kept_geometry.cache_info().currsize == windows._kept_geometry.cache_info().maxsize == 64
 
 
 def test_a_stage_takes_its_own_window_and_kernel():
