@@ -105,6 +105,8 @@ def show(case, results, ratios):
 
 def main():
     args = parse_args()
+    if args.threads < 1 or args.rounds < 0:
+        raise InputError(f'--threads {args.threads} and --rounds {args.rounds} found, but they are at least 1 and 0')
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     cases = cases_of(args)

@@ -55,6 +55,26 @@ def test_kernels_agree_in_outputs_and_gradients(size, window, shifted, dtype, to
             assert (tensor - reference).abs().max() <= tolerance * reference.abs().max(), (kernel, name)
 
 
+@pytest.mark.parametrize('kernel', sorted(KERNELS))
+def test_half_precision_stays_close(kernel):
+    """Outputs and gradients, with the full range of the bias; bfloat16 resolves 1/256."""
+    results = []
+    x = torch.randn(2, 9, 13, 12)
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(1)
+        block = make_block((4, 4), kernel)
+        torch.nn.init.constant_(block.attn.logit_scale, 1.0)
+        block.attn.position_bias.mlp[2].weight.data.mul_(10)
+        inputs = x.clone().requires_grad_()
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            out = block.attn(inputs.flatten(0, 2), window_geometry(2, (9, 13), (4, 4), True, CPU), (4, 4))
+        out.float().sin().sum().backward()
+        results.append([out.float(), inputs.grad, *(p.grad for p in block.attn.parameters())])
+    assert results[0][0].std() > 0.1
+    errors = [((found - expected).norm() / expected.norm()).item() for expected, found in zip(*results)]
+    assert errors[0] < 0.01 and max(errors) < 0.15, errors
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('kernel', sorted(KERNELS))
 def test_tokens_without_direction_give_no_nan(kernel, dtype):
