@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+# Hidden values that are there at a time where no gradient needs them: the largest tensor of a block by far.
+_CHUNK = 2**21
+
 
 class FeedForward(nn.Module):
     """(..., C) -> (..., C): linear to ``hidden`` channels, GELU, linear back."""
@@ -14,6 +17,9 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.fc1(x)
-        # In place where no gradient needs the input: the largest tensor of a block need not be there twice.
-        return self.fc2(self.act(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden))
+        if torch.is_grad_enabled():
+            return self.fc2(self.act(self.fc1(x)))
+        rows = x.flatten(0, -2)
+        step = max(_CHUNK // self.fc1.out_features, 1)
+        outs = [self.fc2(torch.ops.aten.gelu_(self.fc1(some))) for some in rows.split(step)]
+        return (outs[0] if len(outs) == 1 else torch.cat(outs)).view(x.shape)

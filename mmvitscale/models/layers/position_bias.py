@@ -97,8 +97,9 @@ class ExpandedBiases:
     """The (heads, N, N) biases of windows of several shapes, kept from one inference call to the next.
 
     What is kept holds while the bias's parameters have the values it was made from: they are compared at every call,
-    for not every way of changing them leaves a trace (an EMA hook swaps ``.data``). At most ``limit`` numbers are kept.
-    Only on CPUs: on a GPU, comparing would wait for the device, and making them anew costs little.
+    for not every way of changing them leaves a trace (an EMA hook swaps ``.data``). The last 9 shapes are kept, the most
+    that one map has, and of them at most ``limit`` numbers. Only on CPUs: on a GPU, comparing would wait for the device,
+    and making them anew costs little.
     """
 
     def __init__(self, limit: int = 2**22):
@@ -125,7 +126,7 @@ class ExpandedBiases:
                     expanded = expand(bias(window, reference), window)
             found.append(expanded)
             self._kept[window, reference] = expanded  # the last used stands last
-        while self._kept and sum(kept.numel() for kept in self._kept.values()) > self.limit:
+        while len(self._kept) > 9 or sum(kept.numel() for kept in self._kept.values()) > self.limit:
             del self._kept[next(iter(self._kept))]
         return found
 
