@@ -79,7 +79,7 @@ def measure(case, args, present):
     results = []
     for label, name, compiled in contestants:
         memory = memory_of(name, case, args.threads) if args.memory and not compiled else None
-        difference = benchmark.difference(name, case) if name != OURS and not compiled else None
+        difference = benchmark.difference(name, case) if name != OURS and not compiled and args.rounds else None
         results.append(benchmark.summarise(case, label, seconds.get(label), memory, difference))
     if FLOOR in seconds:
         results.append(benchmark.summarise(case, FLOOR, seconds[FLOOR], None, None))
