@@ -43,7 +43,7 @@ class Case:
 
     def windows(self) -> List[int]:
         """The window of each stage: no larger than its map."""
-        return [min(self.window, max(self.size // 4 // 2**i, 1)) for i in range(4)]
+        return [min(self.window, -(-self.size // (4 * 2**i))) for i in range(4)]
 
 
 def installed_peers() -> Tuple[List[str], List[str]]:
