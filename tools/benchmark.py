@@ -8,6 +8,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -129,7 +130,7 @@ def main():
         results = measure(case, args, present)
         ratios = benchmark.ratios(results)
         show(case, results, ratios)
-        report['cases'].append(dict(results=[result.as_dict() for result in results], ratios=ratios))
+        report['cases'].append(dict(results=[asdict(result) for result in results], ratios=ratios))
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=1) + '\n')
 

@@ -6,7 +6,7 @@ import resource
 import statistics
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -158,10 +158,10 @@ def times(steps: Dict[str, Callable[[], None]], rounds: int) -> Dict[str, List[f
     return measured
 
 
-def peak_memory(name: str, case: Case, compiled: bool = False) -> Dict[str, float]:
+def peak_memory(name: str, case: Case) -> Dict[str, float]:
     """MB that a step needs, in a process that has done nothing else: ``peak`` in all, and ``step`` beyond what was
     there, model included, before it. On a GPU its memory, otherwise the process's."""
-    step = make_step(name, case, compiled)
+    step = make_step(name, case)
     if case.device == 'cuda':
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -201,9 +201,6 @@ class Result:
     memory: Optional[Dict[str, float]]
     difference: Optional[float]
 
-    def as_dict(self) -> dict:
-        return asdict(self)
-
 
 def summarise(case: Case, name: str, measured: Optional[Sequence[float]], memory: Optional[Dict[str, float]],
               difference: Optional[float]) -> Result:
@@ -215,11 +212,11 @@ def summarise(case: Case, name: str, measured: Optional[Sequence[float]], memory
 
 
 def ratios(results: Sequence[Result]) -> Dict[str, float]:
-    """Of the results of one case: ``speedup`` (fastest peer's time over ours), ``speedup_over`` each, ``floor`` (our
-    time over that of the matrix products) and ``memory`` (our peak over the leanest peer's), as far as measured."""
+    """Of the results of one case: ``speedup`` (fastest peer's time over ours), ``floor`` (our time over that of the
+    matrix products) and ``memory`` (our peak over the leanest peer's), as far as measured."""
     by_name = {result.name: result for result in results}
     ours = by_name[OURS]
-    others = [result for result in results if result.name not in (OURS, FLOOR) and not result.name.startswith(OURS)]
+    others = [result for result in results if result.name != FLOOR and not result.name.startswith(OURS)]
     found: Dict[str, float] = {}
     if ours.seconds and others:
         found['speedup'] = min(result.seconds for result in others) / ours.seconds

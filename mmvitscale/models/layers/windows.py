@@ -46,11 +46,6 @@ class WindowGeometry:
     order: Optional[Tensor]
     places: Optional[Tensor]
 
-    @property
-    def largest(self) -> Window:
-        """The height and the width that no window exceeds."""
-        return max(group.window[0] for group in self.groups), max(group.window[1] for group in self.groups)
-
 
 def to_window(window: Union[int, Tuple[int, int]]) -> Window:
     """An int or a (height, width) pair, in tokens -> (height, width). Raises InputError below 1."""
