@@ -3,7 +3,7 @@
 data_root = 'data/mini/coco/'
 classes = ('disc', 'square', 'triangle', 'ring', 'cross', 'star')
 palette = [(240, 60, 60), (240, 200, 20), (20, 210, 210), (160, 60, 220), (250, 130, 190), (100, 60, 20)]
-metainfo = dict(classes=classes, palette=palette)
+dataset = dict(type='CocoDataset', data_root=data_root, metainfo=dict(classes=classes, palette=palette))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -37,26 +37,22 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
-        type='CocoDataset',
-        data_root=data_root,
-        metainfo=metainfo,
         ann_file='annotations/instances_train2017.json',
         data_prefix=dict(img='train2017/'),
         filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline=train_pipeline))
+        pipeline=train_pipeline,
+        **dataset))
 val_dataloader = dict(
     batch_size=1,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='CocoDataset',
-        data_root=data_root,
-        metainfo=metainfo,
         ann_file='annotations/instances_val2017.json',
         data_prefix=dict(img='val2017/'),
         test_mode=True,
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+        **dataset))
 test_dataloader = val_dataloader
 val_evaluator = dict(
     type='FasterCocoMetric', ann_file=data_root + 'annotations/instances_val2017.json', metric='bbox')
