@@ -8,11 +8,18 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData
+from torch import nn
 
+from .checkpoints.door import into_model
 from .checkpoints.files import read_checkpoint
+from .checkpoints.windows import settle_windows
+from .datasets.checks import class_of
 from .errors import InputError
-from .launch import build_model, check_fit, class_of, weights_of
+from .machine import check_operators
 
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 
@@ -42,20 +49,29 @@ def read_image(path: Path) -> np.ndarray:
     return cv2.imread(str(path), cv2.IMREAD_COLOR)
 
 
+def build_model(cfg: Config) -> nn.Module:
+    """The config's model, built in its scope, in evaluation mode on the best device."""
+    check_operators(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return MODELS.build(cfg.model).eval().to(get_device())
+
+
 class Predictor:
     """A config and its checkpoint, ready to predict.
 
     Args:
         cfg: of any task whose model has ``test_step``.
-        checkpoint: path of a file with exactly the model's weights.
+        checkpoint: path of a file with exactly the model's weights. Where the config grows windows, those that the weights
+            last ran with are used (``test_windows`` in the config decides otherwise).
     """
 
     def __init__(self, cfg: Config, checkpoint: str):
         content = read_checkpoint(checkpoint)
-        model = build_model(cfg)
-        check_fit(model, content, checkpoint)
-        model.load_state_dict(weights_of(content))
-        self.model = model
+        self.model = model = build_model(cfg)
+        entries = into_model(model, content, checkpoint, exact=True)
+        for line in settle_windows(model, entries, cfg):
+            print_log(f'{checkpoint}: {line}', 'current')
+        model.load_state_dict(content['state_dict'])
         pipeline = cfg.test_dataloader.dataset.pipeline
         self.pipeline = Compose([step for step in pipeline if 'Annotations' not in step['type']])
         self.dataset_meta = content.get('meta', {}).get('dataset_meta') or self._declared_meta(cfg)

@@ -11,6 +11,14 @@ MODELS = root.Registry(
     scope='mmvitscale',
     parent=root.MODELS,
     locations=['mmvitscale.models.backbones', 'mmvitscale.models.necks'])
+RUNNERS = root.Registry(
+    'runner',
+    scope='mmvitscale',
+    parent=root.RUNNERS,
+    build_func=root.build_runner_from_cfg,
+    locations=['mmvitscale.runner'])
+TRANSFORMS = root.Registry(
+    'transform', scope='mmvitscale', parent=root.TRANSFORMS, locations=['mmvitscale.datasets.multispectral'])
 HOOKS = root.Registry('hook', scope='mmvitscale', parent=root.HOOKS, locations=['mmvitscale.hooks'])
 OPTIM_WRAPPERS = root.Registry(
     'optim_wrapper', scope='mmvitscale', parent=root.OPTIM_WRAPPERS, locations=['mmvitscale.optim'])

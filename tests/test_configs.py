@@ -12,8 +12,8 @@ from mmengine.structures import InstanceData, PixelData
 from official_layout import official_state_dict
 
 from mmvitscale.checkpoints import pretrained
-from mmvitscale.launch import load_config
-from mmvitscale.models.backbones import SwinTransformerV2
+from mmvitscale.config import load_config
+from mmvitscale.models import SwinTransformerV2
 
 ROOT = Path(__file__).parents[1] / 'configs'
 CONFIGS = [path for path in sorted(ROOT.rglob('*.py')) if '_base_' not in path.parts]

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from mmengine.logging import MMLogger
 
-from mmvitscale import launch
 from mmvitscale.analysis import benchmark
 from mmvitscale.analysis.benchmark import FLOOR, OURS, Case
+from mmvitscale.commands import check_writable, run_command
 from mmvitscale.errors import InputError
 
 
@@ -121,7 +121,7 @@ def main():
         raise InputError(f'--peers {", ".join(sorted(unknown))} found, but those installed are '
                          f'{", ".join(present) or "none"}')
     if args.json:
-        launch.check_writable(str(Path(args.json).parent))
+        check_writable(str(Path(args.json).parent))
     machine = benchmark.machine(args.device, args.threads)
     print(machine)
     print(f'not installed: {", ".join(absent) or "none"}')
@@ -136,4 +136,4 @@ def main():
 
 
 if __name__ == '__main__':
-    launch.run_command(main)
+    run_command(main)

@@ -1,13 +1,16 @@
 """Convert a SwinV2 or DeepViT checkpoint of any known library to mmvitscale's names, or only report what it is."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
-from mmvitscale import launch
-from mmvitscale.checkpoints.convert import describe_arch
-from mmvitscale.checkpoints.files import write_checkpoint
-from mmvitscale.checkpoints.pretrained import convert_file
+from mmvitscale.checkpoints.convert import convert, weights_in
+from mmvitscale.checkpoints.files import read_checkpoint, write_checkpoint
+from mmvitscale.checkpoints.lineage import WindowLineage, check_agreement, reference_of_name, show_windows
+from mmvitscale.commands import check_writable, run_command
 from mmvitscale.errors import InputError
+from mmvitscale.models.backbones.from_weights import check_complete
+from mmvitscale.models.backbones.recognise import describe_weights
 from mmvitscale.models.backbones.swin_v2 import per_stage
 from mmvitscale.models.layers.windows import to_window
 
@@ -28,22 +31,21 @@ def check_destination(dst, force):
         raise InputError(f'DST is {dst}, but it ends in .pth or .safetensors')
     if dst.exists() and not force:
         raise InputError(f'{dst} exists; give another DST, or --force to replace it')
-    launch.check_writable(dst.parent)
+    check_writable(dst.parent)
 
 
-def given_references(sizes, converted):
-    """One reference window per stage from the command line, checked against what the checkpoint tells."""
-    stages = len(converted.references)
+def given_lineage(sizes, converted):
+    """What the file tells of its windows, completed by the command line."""
     if sizes is None:
-        return [None] * stages
-    if not stages:
-        raise InputError('--pretrained-window-sizes was given, but a DeepViT has no windows; leave the option out')
-    sizes = per_stage(sizes if len(sizes) > 1 else sizes[0], stages, '--pretrained-window-sizes')
-    given = [to_window(size) for size in sizes]
-    if any(own and own != window for own, window in zip(converted.references, given)):
-        raise InputError(f'the checkpoint learned its position biases with the windows {list(converted.references)}, '
-                         f'but --pretrained-window-sizes says {given}; leave the option out')
-    return given
+        return converted.lineage
+    lineage = converted.lineage
+    if not isinstance(lineage, WindowLineage) or lineage.position_bias == 'table':
+        raise InputError('--pretrained-window-sizes was given, but this checkpoint has no reference windows; leave the '
+                         'option out')
+    sizes = per_stage(sizes if len(sizes) > 1 else sizes[0], len(lineage.references), '--pretrained-window-sizes')
+    given = tuple(to_window(size) for size in sizes)
+    check_agreement(lineage.references, given, '--pretrained-window-sizes')
+    return replace(lineage, references=given)
 
 
 def main():
@@ -52,28 +54,38 @@ def main():
     if dst:
         check_destination(dst, args.force)
     print(f'Reading {args.src} ...', flush=True)
-    converted = convert_file(args.src)
-    given = given_references(args.pretrained_window_sizes, converted)
-    references = [own or window for own, window in zip(converted.references, given)]
+    content = read_checkpoint(args.src)
+    try:
+        converted = convert(weights_in(content))
+        check_complete(converted)
+    except InputError as error:
+        raise InputError(f'{args.src}: {error}') from error
+    lineage = given_lineage(args.pretrained_window_sizes, converted)
 
-    def windows(values):
-        return ', '.join('unknown' if window is None else f'{window[0]}x{window[1]}' for window in values)
-
-    print(f'format             {converted.source}\nvariant            {describe_arch(converted.arch)}')
-    if references:
-        print(f'windows            {windows(converted.windows)}\nreference windows  {windows(references)}')
+    print(f'format             {converted.source}\nvariant            {describe_weights(converted.weights)}')
+    if isinstance(lineage, WindowLineage):
+        print(f'position bias      {lineage.position_bias or "log_cpb or linear_cpb"}\n'
+              f'windows            {show_windows(lineage.windows)}')
+        if lineage.position_bias != 'table':
+            print(f'reference windows  {show_windows(lineage.references)}')
+    elif lineage:
+        print(f'position grid      {show_windows([lineage.grid])}')
     print(f'weights            {len(converted.weights)} taken over, {len(converted.dropped)} left out'
           f'{": " if converted.dropped else ""}{", ".join(converted.dropped[:8])}'
           f'{", ..." if len(converted.dropped) > 8 else ""}')
-    if None in references:
+    if isinstance(lineage, WindowLineage) and lineage.position_bias != 'table' and None in lineage.references:
+        proposal = reference_of_name(args.src)
         print('The file does not tell with which windows its position biases were learned: give '
-              '--pretrained-window-sizes here, or pretrained_window_sizes in the config.')
+              f'--pretrained-window-sizes{" " + " ".join(map(str, proposal)) if proposal else ""} here, or '
+              f'pretrained_window_sizes{f"={proposal}" if proposal else ""} in the config'
+              f'{" (so its name says)" if proposal else ""}.')
     if dst:
-        lineage = [list(window) if window else None for window in references]
-        write_checkpoint(dst, dict(state_dict=converted.state_dict(given),
-                                   meta=dict(window_lineage=dict(reference_windows=lineage), source=converted.source)))
+        meta = dict(source=converted.source)
+        if isinstance(lineage, WindowLineage):
+            meta['window_lineage'] = lineage.as_dict()
+        write_checkpoint(dst, dict(state_dict=converted.state_dict(lineage), meta=meta))
         print(f'written            {dst}')
 
 
 if __name__ == '__main__':
-    launch.run_command(main)
+    run_command(main)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmvitscale import launch
+from mmvitscale.commands import run_command
 from mmvitscale.datasets import mini
 from mmvitscale.datasets.colour_baseline import colour_baseline
 
@@ -26,4 +26,4 @@ def main():
 
 
 if __name__ == '__main__':
-    launch.run_command(main)
+    run_command(main)

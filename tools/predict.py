@@ -5,7 +5,9 @@ import sys
 
 from mmengine.config import DictAction
 
-from mmvitscale import inference, launch
+from mmvitscale import inference
+from mmvitscale.commands import check_writable, run_command
+from mmvitscale.config import load_test_config
 
 
 def parse_args():
@@ -23,8 +25,8 @@ def parse_args():
 def main():
     args = parse_args()
     images = inference.list_images(args.image)
-    cfg = launch.load_config(args.config, args.cfg_options)
-    out = launch.check_writable(args.out)
+    cfg = load_test_config(args.config, args.cfg_options)
+    out = check_writable(args.out)
     predictor = inference.Predictor(cfg, args.checkpoint)
     painter = inference.Painter(predictor.dataset_meta, args.score_thr)
     failures = inference.predict_folder(predictor, painter, images, out)
@@ -34,4 +36,4 @@ def main():
 
 
 if __name__ == '__main__':
-    launch.run_command(main)
+    run_command(main)

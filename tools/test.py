@@ -7,9 +7,13 @@ from pathlib import Path
 from mmengine.config import ConfigDict, DictAction
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
+from mmengine.registry import RUNNERS
 
-from mmvitscale import launch
+from mmvitscale.commands import check_writable, run_command, use_work_dir
+from mmvitscale.config import load_test_config
+from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
+from mmvitscale.machine import adapt_to_machine, check_operators
 
 
 def parse_args():
@@ -39,13 +43,13 @@ def main():
     out = Path(args.out) if args.out else None
     if out and out.suffix not in ('.json', '.pkl'):
         raise InputError(f'--out {out} found, but it ends in .json (metrics) or .pkl (predictions)')
-    cfg = launch.load_config(args.config, args.cfg_options)
-    launch.check_operators(cfg)
-    launch.check_datasets(cfg, ('test', ))
-    launch.use_work_dir(cfg, args.config, args.work_dir)
+    cfg = load_test_config(args.config, args.cfg_options)
+    check_operators(cfg)
+    check_datasets(cfg, ('test', ))
+    use_work_dir(cfg, args.config, args.work_dir)
     for folder in filter(None, (args.show_dir, out and out.parent)):
-        launch.check_writable(folder)
-    launch.adapt_to_machine(cfg, args.launcher)
+        check_writable(folder)
+    adapt_to_machine(cfg, args.launcher)
     if args.tta:
         use_tta(cfg)
     if args.show_dir:
@@ -53,8 +57,7 @@ def main():
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), pictures]
 
     cfg.load_from, cfg.resume = args.checkpoint, False
-    runner = launch.Runner.from_cfg(cfg)
-    runner.weights_must_fit = True
+    runner = RUNNERS.build(cfg)
     if out and out.suffix == '.pkl':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=str(out)))
     metrics = runner.test()
@@ -63,4 +66,4 @@ def main():
 
 
 if __name__ == '__main__':
-    launch.run_command(main)
+    run_command(main)

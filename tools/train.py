@@ -3,8 +3,12 @@
 import argparse
 
 from mmengine.config import DictAction
+from mmengine.registry import RUNNERS
 
-from mmvitscale import launch
+from mmvitscale.commands import run_command, use_work_dir
+from mmvitscale.config import load_config
+from mmvitscale.datasets.checks import check_datasets
+from mmvitscale.machine import adapt_to_machine, check_operators, use_mixed_precision
 
 
 def parse_args():
@@ -23,18 +27,18 @@ def parse_args():
 
 def main():
     args = parse_args()
-    cfg = launch.load_config(args.config, args.cfg_options)
-    launch.check_operators(cfg)
-    launch.check_datasets(cfg, ('train', 'val'))
-    launch.use_work_dir(cfg, args.config, args.work_dir)
-    launch.adapt_to_machine(cfg, args.launcher)
+    cfg = load_config(args.config, args.cfg_options)
+    check_operators(cfg)
+    check_datasets(cfg, ('train', 'val'))
+    use_work_dir(cfg, args.config, args.work_dir)
+    adapt_to_machine(cfg, args.launcher)
     if args.amp:
-        launch.use_mixed_precision(cfg)
+        use_mixed_precision(cfg)
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    launch.Runner.from_cfg(cfg).train()
+    RUNNERS.build(cfg).train()
 
 
 if __name__ == '__main__':
-    launch.run_command(main)
+    run_command(main)

@@ -14,7 +14,8 @@ import torch
 from ..checkpoints.convert import convert_swin_v2
 from ..checkpoints.pretrained import load_into_backbone
 from ..errors import InputError
-from ..models.backbones.swin_v2 import SwinTransformerV2, resolve_arch
+from ..models import SwinTransformerV2
+from ..models.backbones.variants import SWIN_V2
 from ..models.layers.windows import window_geometry
 from . import peers
 
@@ -65,7 +66,7 @@ def _build(name: str, case: Case) -> peers.Peer:
                                   with_cp=case.with_cp)
         return model, model
     peers.make_importable()
-    return peers.PEERS[name](resolve_arch(case.arch), case.size, case.windows(), None)
+    return peers.PEERS[name](SWIN_V2.resolve(case.arch), case.size, case.windows(), None)
 
 
 def make_step(name: str, case: Case, compiled: bool = False) -> Callable[[], None]:
@@ -100,7 +101,7 @@ def _autocast(case: Case):
 def matrix_products(case: Case) -> Dict[Tuple[int, int, int, int], int]:
     """(batch, rows, inner, columns) of the forward pass's matrix products -> how often each occurs, with the windows
     as our backbone cuts them: products that other forms do on padding and on masked pairs are not counted."""
-    arch, products = resolve_arch(case.arch), {}
+    arch, products = SWIN_V2.resolve(case.arch), {}
 
     def add(count, *shape):
         products[shape] = products.get(shape, 0) + count
@@ -230,7 +231,7 @@ def ratios(results: Sequence[Result]) -> Dict[str, float]:
 
 def check_case(case: Case) -> None:
     """Raise InputError for a case that cannot be measured here."""
-    resolve_arch(case.arch)
+    SWIN_V2.resolve(case.arch)
     if case.device == 'cuda' and not torch.cuda.is_available():
         raise InputError('--device cuda found, but PyTorch sees no GPU here; use --device cpu')
     for name in ('size', 'window', 'batch'):

@@ -1,123 +1,117 @@
-"""Checkpoints of other libraries -> our names: dict to dict, no file involved.
+"""Checkpoints of other libraries -> our names: dict to dict, no file and no network involved.
 
 SwinV2: the official repository (classifiers and SimMIM encoders), timm, Hugging Face transformers, mmpretrain,
-torchvision, and our own. DeepViT: the official repository, whose names are ours. Every key is used, or dropped on
-purpose and listed, or an error.
+torchvision, and our own, alone or inside a whole model. DeepViT: the official repository, whose names are ours. Every key
+is used, or dropped on purpose and listed, or an error. Whether all weights are there, only the network can tell:
+``door.py``.
 """
 
 import re
-from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from math import isqrt
+from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError, some_of
-from ..models.backbones import deepvit, swin_v2
-from ..models.backbones.deepvit import DeepViT
-from ..models.backbones.swin_v2 import SwinTransformerV2
-from ..models.layers.windows import Window
+from .lineage import KEY, GridLineage, Lineage, Window, WindowLineage
 
 State = Dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A checkpoint of a backbone under our names.
+    """The weights of a backbone under our names.
 
-    model: 'SwinV2' or 'DeepViT'. source: the library it came from. weights: our state dict, without reference windows.
-    dropped: its keys that are left out on purpose. windows, references: for each stage of a SwinV2 the window it ran
-    with and the one its position bias was learned with, None where the checkpoint does not tell. arch: ``arch`` of the
-    backbone that it fits, as far as weights tell.
+    family: 'SwinV2' or 'DeepViT'. source: the library they came from. prefix: what their names stood behind. weights: our
+    state dict, without the lineage. dropped: keys that are left out on purpose. lineage: what they were learned with, as
+    far as the source tells; None for a DeepViT whose grid it does not.
     """
 
-    model: str
+    family: str
     source: str
+    prefix: str
     weights: State
     dropped: List[str]
-    windows: Tuple[Optional[Window], ...]
-    references: Tuple[Optional[Window], ...]
-    arch: dict
+    lineage: Optional[Lineage]
 
-    def state_dict(self, references: Optional[Sequence[Optional[Window]]] = None) -> State:
-        """The weights together with those reference windows that are known: the checkpoint's own, else those given."""
-        known = [own or given for own, given in zip(self.references, references or self.references)]
-        windows = {f'stages.{i}.reference_window': torch.tensor(window) for i, window in enumerate(known) if window}
-        return {**self.weights, **windows}
+    def state_dict(self, lineage: Optional[Lineage] = None) -> State:
+        """The weights together with what they were learned with: the checkpoint's lineage, or the one given."""
+        lineage = lineage or self.lineage
+        return {**self.weights, **({KEY: lineage.encode()} if lineage else {})}
 
 
-def describe_arch(arch: dict) -> str:
-    """Sizes -> ``SwinV2-tiny (...)``, or ``SwinV2 (...)`` where no variant has them; ``deepvit-16b (...)`` likewise."""
-    if 'depth' in arch:  # of blocks in a row: no stages
-        names = [name for name in deepvit.ARCHS if all(deepvit.resolve_arch(name)[key] == arch[key] for key in arch)]
-        mixing = f'{arch["re_attention"]} with Re-attention'
-        return f'{names[0] if names else "DeepViT"} ({arch["embed_dims"]} channels, {arch["depth"]} blocks, {mixing})'
-    sizes = {key: arch[key] for key in ('embed_dims', 'depths', 'num_heads')}
-    names = [name for name, variant in swin_v2.ARCHS.items() if all(variant[key] == sizes[key] for key in sizes)]
-    depths, heads = (','.join(map(str, sizes[key])) for key in ('depths', 'num_heads'))
-    return f'SwinV2{"-" + names[0] if names else ""} ({sizes["embed_dims"]} channels, depths {depths}, heads {heads})'
+# The names under which libraries put the dict of weights; what a user would fine-tune from comes first.
+_WEIGHTS = ('state_dict', 'model', 'model_state', 'model_state_dict', 'module', 'state_dict_ema', 'model_ema',
+            'ema_state_dict')
+_WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.')  # of DDP, EMA and torch.compile
 
 
-def convert_checkpoint(checkpoint: dict) -> Converted:
-    """A checkpoint as it was read, of a SwinV2 or a DeepViT -> its backbone under our names. Raises InputError."""
-    weights = _find_weights(checkpoint)
-    for prefix in _PREFIXES:
-        if prefix + 'cls_token' in weights:
-            return convert_deepvit(checkpoint, prefix)
-    return convert_swin_v2(checkpoint)
+def weights_in(content: dict) -> 'OrderedDict[str, Tensor]':
+    """What a file held -> its weights: the dict of tensors at the top or under one of the usual names, without the
+    prefixes of wrappers. Raises InputError where there is none."""
+    for _ in range(2):  # Lightning and DeepSpeed may have one inside the other
+        inside = [content[name] for name in _WEIGHTS if isinstance(content.get(name), dict) and content[name]]
+        content = inside[0] if inside else content
+    weights = OrderedDict((_WRAPPERS.sub('', key), value) for key, value in content.items()
+                          if isinstance(key, str) and isinstance(value, Tensor))
+    if not weights:
+        raise InputError('it holds no weights; a checkpoint is a dict of tensors, at the top or under one of '
+                         f'{", ".join(_WEIGHTS[:4])}')
+    weights._metadata = getattr(content, '_metadata', None) or OrderedDict()
+    return weights
 
 
-def convert_deepvit(checkpoint: dict, prefix: str = '') -> Converted:
-    """A checkpoint of the official DeepViT code, or of ours -> the same without its head.
-
-    Raises:
-        InputError: for weights that are missing or misshapen, and for keys that no DeepViT has.
-    """
-    found = _find_weights(checkpoint)
-    dropped = [key for key in found if not key.startswith(prefix) or key.startswith(prefix + 'head.')]
-    weights = {key[len(prefix):]: value for key, value in found.items() if key not in dropped}
-    blocks = {int(match[1]) for match in (re.match(r'blocks\.(\d+)\.', key) for key in weights) if match}
-    mixing = sorted({int(key.split('.')[1]) for key in weights if key.endswith('attn.reatten_matrix.weight')})
-    depth = 1 + max(blocks, default=-1)
-    if not depth or mixing != list(range(depth - len(mixing), depth)):
-        raise InputError(f'this looks like a ViT, but Re-attention is in the blocks {mixing} of {depth}, and a DeepViT '
-                         'has it in its last ones; a checkpoint of DeepViT or of a plain ViT is expected')
-    try:
-        dim, hidden = weights['cls_token'].shape[-1], weights['blocks.0.mlp.fc1.bias'].shape[0]
-        arch = dict(embed_dims=dim, depth=depth, re_attention=len(mixing), mlp_ratio=hidden / dim,
-                    stem='conv' if 'patch_embed.conv1.weight' in weights else 'linear')
-        if mixing:
-            arch['num_heads'] = weights[f'blocks.{mixing[0]}.attn.var_norm.weight'].shape[0]
-        # One row of as many positions: which grid it is does not show in the shapes.
-        img_size = DeepViT.patch_size, DeepViT.patch_size * (weights['pos_embed'].shape[1] - 1)
-        with torch.device('meta'):
-            model = DeepViT(arch if mixing else {**arch, 'num_heads': 1}, img_size)
-    except (KeyError, ValueError) as error:
-        raise InputError(f'the checkpoint is incomplete: {error} cannot be made out; download or convert it '
-                         'again') from error
-    _check_against(model, weights, describe_arch(arch), optional=('norm.', ))
-    return Converted('DeepViT', 'official', weights, dropped, (), (), arch)
+def find_backbones(weights: State) -> Dict[str, List['_Layout']]:
+    """Weights -> the prefixes behind which there are weights of a SwinV2 or a DeepViT, and their layouts there."""
+    found: Dict[str, List[_Layout]] = {}
+    for layout in _LAYOUTS:
+        for prefix in dict.fromkeys(match[1] for match in map(layout.anchor.match, weights) if match):
+            found.setdefault(prefix, []).append(layout)
+    return found
 
 
-def convert_swin_v2(checkpoint: dict) -> Converted:
-    """A checkpoint as it was read -> its SwinV2 backbone under our names.
+def convert(weights: State, prefix: Optional[str] = None) -> Converted:
+    """Weights of a backbone, or of a model with one -> the backbone under our names.
+
+    Args:
+        weights: from ``weights_in``.
+        prefix: what the names of the backbone's weights stand behind; None finds it.
 
     Raises:
-        InputError: for what is no SwinV2 checkpoint, for weights that are missing or misshapen, and for keys that are
-            neither known nor dropped on purpose.
+        InputError: for what holds no backbone of a known layout or several, and for keys that are neither known nor
+            dropped on purpose.
     """
-    weights = _find_weights(checkpoint)
-    for prefix in _PREFIXES:
-        inside = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
-        for layout in _LAYOUTS:
-            if layout.fits(inside):
-                outside = [key for key in weights if not key.startswith(prefix)]
-                return _convert(layout, inside, outside)
+    found = find_backbones(weights)
+    if prefix is not None:
+        prefix = prefix if not prefix or prefix.endswith('.') else prefix + '.'
+        found = {start: layouts for start, layouts in found.items() if start == prefix}
+    if not found:
+        raise InputError(_unknown(weights, prefix))
+    prefix = next((start for start in ('', 'backbone.', *found) if start in found))
+    if len(found) > 1 and prefix not in ('', 'backbone.'):
+        raise InputError(f'there are backbones behind the prefixes {", ".join(sorted(found))}; choose one: '
+                         "init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)")
+    layouts = found[prefix]
+    inside = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
+    # The official code has a patch merging at the end of a stage, timm at the start of the next: the same anchor.
+    layouts = [layout for layout in layouts if layout.tells is None or layout.tells(inside)]
+    if len(layouts) > 1:
+        raise InputError(f'the layouts of {" and ".join(layout.name for layout in layouts)} are mixed in it; take a file '
+                         'as one library wrote it')
+    layout, = layouts
+    return _convert(layout, prefix, inside, [key for key in weights if not key.startswith(prefix)])
+
+
+def _unknown(weights: State, prefix: Optional[str]) -> str:
+    behind = f' behind the prefix {prefix!r}' if prefix else ''
     if any('relative_position_bias_table' in key for key in weights):
-        raise InputError('this is a SwinV1 checkpoint (it holds relative_position_bias_table), but a SwinV2 checkpoint '
-                         'is expected (with cpb_mlp); take one of the swinv2_* files')
-    raise InputError('this is no SwinV2 checkpoint of a known layout (official, timm, Hugging Face, mmpretrain, '
-                     f'torchvision, mmvitscale); it holds {sorted(weights)[:3] or "no weights"}')
+        return ('this is a SwinV1 checkpoint (it holds relative_position_bias_table), but a SwinV2 checkpoint is expected '
+                '(with cpb_mlp); take one of the swinv2_* files')
+    return (f'it holds no SwinV2 or DeepViT of a known layout{behind} (official, timm, Hugging Face, mmpretrain, '
+            f'torchvision, mmvitscale); its weights are called {some_of(sorted(weights))}')
 
 
 # How each library names its SwinV2. A rule is a pattern of their key and what it becomes; the first match counts.
@@ -125,22 +119,21 @@ def convert_swin_v2(checkpoint: dict) -> Converted:
 
 @dataclass(frozen=True)
 class _Layout:
-    """signature: patterns of keys that every checkpoint of the layout has. stem, block, merging: rules for keys
-    outside stages, in a block (relative to it) and in a patch merging (relative to it). locate: a key ->
-    ('block', stage, block, rest) or ('merging', stage, None, rest), or None outside the stages; stages count from 0
-    and a patch merging belongs to the stage it leads to. dropped: patterns of keys outside the stages that are left
-    out. fix: what is more than renaming."""
+    """anchor: a key that only this layout has, its first group what may stand before. tells: of two layouts with the same
+    anchor, whether it is this one. locate: a key -> ('block', stage, block, rest) or ('merging', stage, None, rest), or None
+    outside the stages; stages count from 0 and a patch merging belongs to the stage it leads to. stem, block: rules for
+    keys outside stages and in a block (relative to it). dropped: patterns of keys outside the stages that are left out.
+    fix: what is more than renaming."""
 
     name: str
-    signature: Tuple[str, ...]
-    locate: Callable[[str], Optional[tuple]]
-    stem: list
-    block: list
+    anchor: re.Pattern
+    locate: Callable[[str], Optional[tuple]] = lambda key: None
+    stem: list = field(default_factory=list)
+    block: list = field(default_factory=list)
     dropped: Tuple[str, ...] = ()
     fix: Callable[[State], State] = lambda weights: weights
-
-    def fits(self, keys) -> bool:
-        return all(any(re.fullmatch(pattern, key) for key in keys) for pattern in self.signature)
+    tells: Optional[Callable[[State], bool]] = None
+    family: str = 'SwinV2'
 
 
 _WB = '(weight|bias)'
@@ -160,6 +153,10 @@ def _stages(pattern: str, merging_leads_to: int) -> Callable[[str], Optional[tup
         return match and ('merging', int(match[1]) + merging_leads_to, None, match[2])
 
     return locate
+
+
+def _merges_in_first_stage(keys: State) -> bool:
+    return any(key.startswith('layers.0.downsample.') for key in keys)
 
 
 def _locate_torchvision(key: str) -> Optional[tuple]:
@@ -209,32 +206,34 @@ _OWN_BLOCK = [(r'attn\.position_bias\.(mlp\.(?:0\.weight|0\.bias|2\.weight)|tabl
 _OFFICIAL_BLOCK = [(r'attn\.cpb_mlp\.(0\.weight|0\.bias|2\.weight)', r'attn.position_bias.mlp.\1'), *_OWN_BLOCK[1:]]
 _OFFICIAL_STEM = [(rf'patch_embed\.(proj|norm)\.{_WB}', r'patch_embed.\1.\2'),
                   (rf'norm\.{_WB}', r'out_norms.{last}.\1')]
-_OFFICIAL_KEY = r'layers\.0\.blocks\.0\.attn\.cpb_mlp\.0\.weight'
+_OFFICIAL_ANCHOR = re.compile(r'(.*?)layers\.\d+\.blocks\.\d+\.attn\.cpb_mlp\.')
 
 _LAYOUTS = [
     _Layout(
         name='mmvitscale',
-        signature=(r'stages\.0\.blocks\.0\.attn\.position_bias\..*', ),
+        anchor=re.compile(r'(.*?)stages\.\d+\.blocks\.\d+\.attn\.position_bias\.'),
         locate=_stages('stages', 0),
         stem=[*_OFFICIAL_STEM[:1], (rf'(out_norms\.\d+)\.{_WB}', r'\1.\2')],
         block=_OWN_BLOCK),
     _Layout(
         name='official',
-        signature=(_OFFICIAL_KEY, r'layers\.0\.downsample\..*'),
+        anchor=_OFFICIAL_ANCHOR,
+        tells=_merges_in_first_stage,
         locate=_stages('layers', 1),
         stem=_OFFICIAL_STEM,
         block=_OFFICIAL_BLOCK,
         dropped=(r'head\..*', 'mask_token')),
     _Layout(
         name='timm',
-        signature=(_OFFICIAL_KEY, ),
+        anchor=_OFFICIAL_ANCHOR,
+        tells=lambda keys: not _merges_in_first_stage(keys),
         locate=_stages('layers', 0),
         stem=_OFFICIAL_STEM,
         block=_OFFICIAL_BLOCK,
         dropped=(r'head\..*', )),
     _Layout(
         name='Hugging Face',
-        signature=(r'encoder\.layers\.0\.blocks\.0\.attention\.self\.continuous_position_bias_mlp\.0\.weight', ),
+        anchor=re.compile(r'(.*?)encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\.continuous_position_bias_mlp\.'),
         locate=_stages(r'encoder\.layers', 1),
         stem=[(rf'embeddings\.patch_embeddings\.projection\.{_WB}', r'patch_embed.proj.\1'),
               (rf'embeddings\.norm\.{_WB}', r'patch_embed.norm.\1'), (rf'layernorm\.{_WB}', r'out_norms.{last}.\1')],
@@ -249,7 +248,7 @@ _LAYOUTS = [
         fix=_join_query_key_value),
     _Layout(
         name='mmpretrain',
-        signature=(r'stages\.0\.blocks\.0\.attn\.w_msa\.cpb_mlp\.0\.weight', ),
+        anchor=re.compile(r'(.*?)stages\.\d+\.blocks\.\d+\.attn\.w_msa\.cpb_mlp\.'),
         locate=_stages('stages', 0),
         stem=[(rf'patch_embed\.projection\.{_WB}', r'patch_embed.proj.\1'),
               (rf'patch_embed\.norm\.{_WB}', r'patch_embed.norm.\1'), (rf'norm(\d)\.{_WB}', r'out_norms.\1.\2')],
@@ -261,7 +260,7 @@ _LAYOUTS = [
         fix=_reorder_merging),
     _Layout(
         name='torchvision',
-        signature=(r'features\.1\.0\.attn\.cpb_mlp\.0\.weight', ),
+        anchor=re.compile(r'(.*?)features\.\d+\.\d+\.attn\.cpb_mlp\.'),
         locate=_locate_torchvision,
         stem=[(rf'features\.0\.0\.{_WB}', r'patch_embed.proj.\1'), (rf'features\.0\.2\.{_WB}', r'patch_embed.norm.\1'),
               _OFFICIAL_STEM[1]],
@@ -269,35 +268,29 @@ _LAYOUTS = [
                (rf'mlp\.3\.{_WB}', r'mlp.fc2.\1')],
         dropped=(r'head\..*', ),
         fix=_split_qkv_bias),
+    _Layout(
+        name='official DeepViT',
+        family='DeepViT',
+        # Not the blocks of a stage, which SwinV2 has.
+        anchor=re.compile(r'((?:(?!(?:layers|stages)\.\d+\.).)*?)blocks\.\d+\.attn\.(?:qkv\.weight|reatten_matrix\.)'),
+        stem=[(r'(cls_token|pos_embed|(?:patch_embed|blocks|norm)\..*)', r'\1')],
+        dropped=(r'head\..*', )),
 ]
 
-# What a backbone's keys may stand behind: wrappers, tasks, SimMIM's encoder. Keys beside it are other parts' weights.
-_PREFIXES = ('', 'module.', 'model.', 'backbone.', 'encoder.', 'swinv2.', 'module.backbone.', 'module.encoder.',
-             'model.backbone.')
 
-
-def _find_weights(checkpoint: dict) -> State:
-    """The dict of tensors: at the top, or under one of the names that libraries use for it."""
-    for name in ('state_dict', 'model', 'model_state', 'state_dict_ema', 'model_ema'):
-        if isinstance(checkpoint.get(name), dict):
-            checkpoint = checkpoint[name]
-            break
-    return {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
-
-
-def _convert(layout: _Layout, keys: State, outside: List[str]) -> Converted:
-    weights, dropped, unknown, tables = {}, list(outside), [], {}
-    stages = 1 + max(place[1] for place in map(layout.locate, keys) if place)
+def _convert(layout: _Layout, prefix: str, keys: State, outside: List[str]) -> Converted:
+    keys = dict(keys)
+    lineage, weights, dropped, unknown, tables = keys.pop(KEY, None), {}, list(outside), [], {}
+    references = _pop_references(keys)
+    stages = 1 + max((place[1] for place in map(layout.locate, keys) if place), default=-1)
     for key, value in keys.items():
-        if key.endswith('.reference_window'):  # our own: read below
-            continue
         kind, stage, block, rest = layout.locate(key) or ('stem', None, None, key)
         if rest.rsplit('.', 1)[-1] in _DERIVED or any(re.fullmatch(pattern, key) for pattern in layout.dropped):
-            dropped.append(key)
+            dropped.append(prefix + key)
             if rest.endswith('relative_coords_table'):
                 tables.setdefault(stage, value)
             continue
-        rules, prefix = {
+        rules, start = {
             'stem': (layout.stem, ''),
             'block': (layout.block, f'stages.{stage}.blocks.{block}.'),
             'merging': (_MERGING, f'stages.{stage}.'),
@@ -305,81 +298,84 @@ def _convert(layout: _Layout, keys: State, outside: List[str]) -> Converted:
         for pattern, name in rules:
             match = re.fullmatch(pattern, rest)
             if match:
-                weights[prefix + match.expand(name.replace('{last}', str(stages - 1)))] = value
+                weights[start + match.expand(name.replace('{last}', str(stages - 1)))] = value
                 break
         else:
-            unknown.append(key)
+            unknown.append(prefix + key)
     if unknown:
         raise InputError(f'the checkpoint has the layout of {layout.name}, but {len(unknown)} of its keys are not known '
                          f'there: {some_of(unknown)}')
-    weights = layout.fix(weights)
+    try:
+        weights = layout.fix(weights)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise InputError(f'the checkpoint has the layout of {layout.name}, but not the shapes that go with it ({error}); '
+                         'take the file as it was saved') from error
+    if layout.family == 'DeepViT':
+        own = lineage is not None
+        found = GridLineage.decode(lineage) if own else _square_grid(weights, dropped)
+        return Converted('DeepViT', 'mmvitscale' if own else layout.name, prefix, weights, dropped, found)
+    if lineage is not None:
+        found = WindowLineage.decode(lineage)
+    elif layout.name == 'mmvitscale':  # of a version that recorded the references alone
+        table = any(key.endswith('.table') for key in weights)
+        found = WindowLineage('table' if table else None, tuple(None if table else references.get(i) for i in range(stages)),
+                              (None, ) * stages)
+    else:
+        pairs = [lineage_of_table(tables[i]) if i in tables else (None, None) for i in range(stages)]
+        windows, learned = (tuple(column) for column in zip(*pairs))
+        found = WindowLineage('log_cpb', learned, windows)
+    return Converted('SwinV2', layout.name, prefix, weights, dropped, found)
 
-    windows = references = (None, ) * stages
-    if layout.name == 'mmvitscale':
-        found = [keys.get(f'stages.{i}.reference_window') for i in range(stages)]
-        references = tuple(None if window is None else tuple(window.tolist()) for window in found)
-    elif tables:
-        found = [lineage_of_table(tables[i]) if i in tables else (None, None) for i in range(stages)]
-        windows, references = (tuple(column) for column in zip(*found))
-    return Converted('SwinV2', layout.name, weights, dropped, windows, references, _arch_of(weights))
+
+def _pop_references(keys: State) -> Dict[int, Window]:
+    """Take the buffers out in which mmvitscale 0.1.0 kept reference windows -> the window of each stage."""
+    found = {}
+    for key in [key for key in keys if re.fullmatch(r'stages\.\d+\.reference_window', key)]:
+        found[int(key.split('.')[1])] = tuple(int(side) for side in keys.pop(key).tolist())
+    return found
+
+
+def _square_grid(weights: State, dropped: List[str]) -> Optional[GridLineage]:
+    """The official code's grids are square. Weights without its classifier may be of ours before grids were recorded."""
+    positions = weights['pos_embed'].shape[1] - 1 if 'pos_embed' in weights and weights['pos_embed'].ndim == 3 else 0
+    side = isqrt(max(positions, 0))
+    official = any(key.rsplit('.', 2)[-2:-1] == ['head'] for key in dropped)
+    return GridLineage((side, side)) if official and positions and side**2 == positions else None
 
 
 def lineage_of_table(table: Tensor) -> Tuple[Window, Window]:
     """(1, 2 h - 1, 2 w - 1, 2) log-coordinates as the official code saves them -> (window, reference window).
 
     An axis of W tokens has 2 W - 1 offsets; its largest coordinate t = log2(1 + 8 (W - 1) / (P - 1)) / 3 gives
-    P = 1 + 8 (W - 1) / (2^(3 t) - 1). An axis of one token tells nothing, and counts as learned with one.
+    P = 1 + 8 (W - 1) / (2^(3 t) - 1). An axis of one token tells nothing, and counts as learned with one. Tables that
+    went through half precision are recognised by all their offsets together.
     """
+    if table.ndim != 4 or table.shape[3] != 2 or not table.shape[1] % 2 or not table.shape[2] % 2:
+        raise InputError(f'a relative_coords_table has the shape {tuple(table.shape)}, but it is (1, 2 h - 1, 2 w - 1, 2); '
+                         'take the file as it was saved')
     window, reference = [], []
-    for axis, length in enumerate(table.shape[1:3]):
-        side = (length + 1) // 2
-        largest = table[..., axis].double().max().item()
-        exact = 1 + 8 * (side - 1) / (2**(3 * largest) - 1) if side > 1 else 1.0
-        if abs(exact - round(exact)) > 0.01:
-            raise InputError(f'a relative_coords_table of window {side} reaches {largest:.4f}, which no reference '
-                             f'window gives (the nearest is {exact:.2f}); it is no log-spaced table of SwinV2')
+    for axis in range(2):
+        coordinates = table[0, :, 0, 0] if axis == 0 else table[0, 0, :, 1]
+        side = (len(coordinates) + 1) // 2
         window.append(side)
-        reference.append(round(exact))
+        reference.append(_reference_of(coordinates.detach().cpu(), side) if side > 1 else 1)
     return tuple(window), tuple(reference)
 
 
-def _arch_of(weights: State) -> dict:
-    """The arch with exactly these weights. Raises InputError if some are missing or misshapen."""
-    places = {tuple(map(int, match.groups()))
-              for match in (re.match(r'stages\.(\d+)\.blocks\.(\d+)\.', key) for key in weights) if match}
-    stages = 1 + max(stage for stage, _ in places)
-    extra_norms = [int(key.split('.')[3]) + 1 for key in weights if key.endswith('extra_norm.weight')]
-    try:
-        dim, hidden = (weights[f'stages.0.blocks.0.{name}'].shape[0] for name in ('norm1.weight', 'mlp.fc1.bias'))
-        arch = dict(
-            embed_dims=dim,
-            depths=tuple(1 + max(block for stage, block in places if stage == i) for i in range(stages)),
-            num_heads=tuple(weights[f'stages.{i}.blocks.0.attn.logit_scale'].shape[0] for i in range(stages)),
-            mlp_ratio=hidden // dim if hidden % dim == 0 else hidden / dim,
-            extra_norm_every=min(extra_norms, default=0))
-        bias, window = 'log_cpb', 8
-        if 'stages.0.blocks.0.attn.position_bias.table' in weights:
-            bias = 'table'
-            window = [tuple((n + 1) // 2 for n in weights[f'stages.{i}.blocks.0.attn.position_bias.table'].shape[1:])
-                      for i in range(stages)]
-        with torch.device('meta'):
-            model = SwinTransformerV2(arch, window, position_bias=bias, in_channels=weights[
-                'patch_embed.proj.weight'].shape[1])
-    except (KeyError, ValueError) as error:
-        raise InputError(f'the checkpoint is incomplete: {error} cannot be made out; download or convert it '
-                         'again') from error
-    _check_against(model, weights, describe_arch(arch), optional=('out_norms.', ))
-    return arch
-
-
-def _check_against(model: torch.nn.Module, weights: State, description: str, optional: Tuple[str, ...]) -> None:
-    """Raise InputError unless the weights are the model's, in name and shape, but for optional prefixes."""
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items() if 'reference_window' not in key}
-    missing = [key for key in expected if key not in weights and not key.startswith(optional)]
-    misshapen = [f'{key} is {tuple(weights[key].shape)} instead of {shape}' for key, shape in expected.items()
-                 if key in weights and tuple(weights[key].shape) != shape]
-    unexpected = [key for key in weights if key not in expected]
-    for what, keys in (('lacks', missing), ('has misshapen', misshapen), ('has unexpected', unexpected)):
-        if keys:
-            raise InputError(f'the checkpoint looks like {description}, but it {what} {len(keys)} of its weights '
-                             f'({some_of(keys)}); download or convert it again')
+def _reference_of(coordinates: Tensor, side: int) -> int:
+    """(2 W - 1,) log-coordinates of an axis -> P. Raises InputError where no P gives them."""
+    largest = coordinates.double().max().item()
+    exact = 1 + 8 * (side - 1) / (2**(3 * largest) - 1) if largest > 0 else float('nan')
+    nearest = round(exact) if 1 < exact < 10000 else 0
+    offsets = torch.arange(1 - side, side, dtype=torch.float64, device='cpu')
+    for dtype in (coordinates.dtype, torch.float16, torch.bfloat16):  # of the table, and of what it may have been before
+        fits = {}
+        for candidate in range(max(nearest - 3, 2), nearest + 4):
+            u = offsets * (8 / (candidate - 1))
+            expected = (u.sign() * torch.log2(1 + u.abs()) / 3).to(dtype).double()
+            fits[candidate] = (coordinates.double() - expected).abs().max().item()
+        best = min(fits, key=fits.get, default=None)
+        if best is not None and fits[best] <= 2 * torch.finfo(dtype).eps:
+            return best
+    raise InputError(f'a relative_coords_table of window {side} reaches {largest:.4f}, which no reference window gives (the '
+                     f'nearest is {exact:.2f}); it is no log-spaced table of SwinV2')

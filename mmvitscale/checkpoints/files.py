@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+import re
 import tempfile
 import urllib.error
 import urllib.request
 from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Union
+from typing import Dict, Optional, Union
 from urllib.parse import urlparse
 
 import numpy as np
@@ -20,6 +21,10 @@ from mmengine.logging.history_buffer import HistoryBuffer
 from ..errors import InputError
 
 _TIMEOUT = 30  # seconds without a byte
+
+# File name -> SHA-256, for published files whose names do not tell it. The authors of the official SwinV2 and DeepViT files
+# publish none.
+PUBLISHED: Dict[str, str] = {}
 
 
 def _statistic_of_history(owner, name: str):
@@ -39,13 +44,15 @@ _SAFE_TYPES = [
 ]
 
 
-def read_checkpoint(source: Union[str, Path], map_location='cpu') -> dict:
-    """Path or http(s) URL of a .pth, .bin or .safetensors file -> the dict in it. Nothing in the file is executed.
+def read_checkpoint(source: Union[str, Path]) -> dict:
+    """Path or http(s) URL of a .pth, .bin or .safetensors file -> the dict in it, in the main memory. Nothing in the file is
+    executed.
 
     A URL is downloaded once, into the ``checkpoints`` folder of ``torch.hub.get_dir()``.
 
     Raises:
-        InputError: for a file that is missing or out of reach, is no checkpoint, is cut short or asks to run code.
+        InputError: for a file that is missing or out of reach, is no checkpoint, is cut short, asks to run code or does
+            not fit into the memory.
     """
     path = fetch(str(source)) if is_url(source) else Path(source)
     if not path.is_file():
@@ -53,12 +60,18 @@ def read_checkpoint(source: Union[str, Path], map_location='cpu') -> dict:
     try:
         if path.suffix == '.safetensors':
             from safetensors.torch import load_file
-            return load_file(path, device=str(map_location))
+            return load_file(path, device='cpu')
         with torch.serialization.safe_globals(_SAFE_TYPES):
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except ImportError as error:
         raise InputError(f'{source} needs the package safetensors; install it: pip install safetensors') from error
     except Exception as error:  # whatever a damaged file makes the readers raise
+        if _is_want_of_memory(error):
+            raise InputError(f'checkpoint {source} ({path.stat().st_size / 1e9:.1f} GB) does not fit into the free memory; '
+                             'free some, or read it on a machine with more') from error
+        if isinstance(error, OSError) and error.errno is not None:  # PermissionError, a failing disk
+            raise InputError(f'checkpoint {source} cannot be read ({error.strerror}); check the file and its rights') \
+                from error
         if isinstance(error, UnpicklingError) and 'unsupported global' in str(error).lower():
             raise InputError(f'checkpoint {source} holds Python objects whose loading would run code, so it was not '
                              'loaded; save it again with tensors, numbers and strings only') from error
@@ -68,17 +81,25 @@ def read_checkpoint(source: Union[str, Path], map_location='cpu') -> dict:
     return checkpoint
 
 
+def _is_want_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or 'allocate memory' in str(error).lower()
+
+
 def is_url(source: Union[str, Path]) -> bool:
     return urlparse(str(source)).scheme in ('http', 'https')
 
 
 def fetch(url: str) -> Path:
-    """URL -> path of its copy on this machine, downloaded by one process and only if it is not there yet."""
+    """URL -> path of its copy on this machine, downloaded by one process of each machine and only if it is not there yet.
+
+    Where the file's name tells a checksum (``..._20220803-e318968f.pth``, ``swin_v2_t-b137f0e2.pth``: the first digits of
+    its SHA-256, the custom of PyTorch and OpenMMLab), or the table of published files does, it is checked.
+    """
     # Hubs give every model's file the same name, so the name alone would mix them up.
     name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(urlparse(url).path).name}'
     path = Path(torch.hub.get_dir(), 'checkpoints', name)
     error = None
-    if is_main_process() and not path.is_file():
+    if _speaks_for_machine() and not path.is_file():
         print_log(f'Downloading {url} to {path}', 'current')
         try:
             with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
@@ -87,24 +108,42 @@ def fetch(url: str) -> Path:
             error = failure
     barrier()
     if not path.is_file():
-        reason = getattr(error, 'reason', error) or 'see the first process'
+        reason = getattr(error, 'reason', error) or 'the first process of this machine says why'
         raise InputError(f'checkpoint {url} cannot be reached ({reason}); download it elsewhere and give the local '
                          'file, or train from scratch: --cfg-options model.backbone.init_cfg.checkpoint=FILE or '
                          'model.backbone.init_cfg=None') from error
     return path
 
 
+def _speaks_for_machine() -> bool:
+    """Whether this is the first process of its machine: torchrun and MMEngine's Slurm launcher number them. Machines may
+    have disks of their own, so one process for all of them would not do."""
+    local = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID'))
+    return int(local) == 0 if local is not None else is_main_process()
+
+
+def expected_checksum(url: str) -> Optional[str]:
+    """The first digits of the SHA-256 of the file behind a URL, in lower case, or None where nothing tells them."""
+    name = Path(urlparse(url).path).name
+    match = re.search(r'-([0-9a-f]{8,64})\.(?:pth|pt|bin|safetensors)$', name)
+    return PUBLISHED.get(name) or (match[1] if match else None)
+
+
 def _copy(response, file, url: str) -> None:
-    """Copy with a line of progress for each tenth. Raises OSError if the connection ends early."""
+    """Copy with a line of progress for each tenth. Raises OSError if the connection ends early or another file comes."""
     total, done, told = int(response.headers.get('Content-Length') or 0), 0, 0
+    checksum, expected = hashlib.sha256(), expected_checksum(url)
     while chunk := response.read(1 << 20):
         file.write(chunk)
+        checksum.update(chunk)
         done += len(chunk)
         if total and 10 * done // total > told:
             told = 10 * done // total
             print_log(f'  {10 * told}% of {total / 1e6:.0f} MB', 'current')
     if total and done != total:
         raise OSError(f'the connection ended after {done} of {total} bytes')
+    if expected and not checksum.hexdigest().startswith(expected):
+        raise OSError(f'the SHA-256 of what came begins with {checksum.hexdigest()[:len(expected)]}, not {expected}')
 
 
 def write_checkpoint(path: Union[str, Path], checkpoint: dict) -> None:

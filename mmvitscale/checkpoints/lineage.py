@@ -1,88 +1,132 @@
-"""Which window each stage attends in, and which window its position bias was learned with (SwinV2, section 3.3)."""
+"""What the weights of a backbone were learned with, and how it travels with them: one entry of the state dict, ``lineage``.
 
+The windows of a SwinV2 (section 3.3: the window that a position bias was learned with scales every offset) and the grid
+of a DeepViT's position embedding do not show in the weights. A backbone holds them as plain values, writes them when it
+is saved and reads them when it is loaded. So nothing can disagree with the behaviour, and no device is waited for.
+"""
+
+import re
 from dataclasses import dataclass
-from typing import List, Tuple
+from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from ..models.backbones.swin_v2 import SwinTransformerV2
-from ..models.layers.position_bias import log_coordinates
-from ..models.layers.windows import Window
+from ..errors import InputError
 
+Window = Tuple[int, int]  # (height, width) in tokens
 
-@dataclass(frozen=True)
-class StageWindows:
-    """Windows of one stage, (height, width) in tokens. origin: who said so of the reference window: 'config',
-    'checkpoint', or 'window_size' where nobody did."""
-    reference: Window
-    window: Window
-    origin: str = 'window_size'
-
-    @property
-    def trained_coordinate(self) -> float:
-        """The largest normalised log-coordinate of the reference window's offsets."""
-        return max(_largest_coordinate(p, p) for p in self.reference)
-
-    @property
-    def coordinate(self) -> float:
-        """The largest normalised log-coordinate of the window's offsets."""
-        return max(_largest_coordinate(n, p) for n, p in zip(self.window, self.reference))
-
-    @property
-    def extrapolation(self) -> float:
-        """How far the window's log-coordinates leave the trained range, relative to it; 0 if they do not."""
-        worst = 0.0
-        for n, p in zip(self.window, self.reference):
-            if n > p:
-                trained = _largest_coordinate(p, p)
-                worst = max(worst, _largest_coordinate(n, p) / trained - 1 if trained else float('inf'))
-        return worst
-
-    @property
-    def share_outside(self) -> float:
-        """Share of the window's offsets that the reference window does not have."""
-        offsets = [2 * n - 1 for n in self.window]
-        inside = [min(2 * n - 1, 2 * p - 1) for n, p in zip(self.window, self.reference)]
-        return 1 - inside[0] * inside[1] / (offsets[0] * offsets[1])
-
-
-def _largest_coordinate(length: int, reference: int) -> float:
-    return log_coordinates(torch.tensor(float(length - 1)), reference).item()
+KEY = 'lineage'
+# The numbers that stand for them in the state dict; 0 stands for unknown.
+_POSITION_BIASES = {'log_cpb': 1, 'linear_cpb': 2, 'table': 3}
 
 
 @dataclass(frozen=True)
 class WindowLineage:
-    """The windows of every stage of a backbone."""
-    stages: Tuple[StageWindows, ...]
+    """Of a SwinV2; None stands for what nobody knows.
+
+    position_bias: the kind, log_cpb, linear_cpb or table. references: for each stage the window that the position bias
+    was first learned with; a table has none. windows: for each stage the window that the weights last ran with.
+
+    In the state dict: int64 (stages, 5), the kind's number, reference height and width, window height and width.
+    """
+
+    position_bias: Optional[str]
+    references: Tuple[Optional[Window], ...]
+    windows: Tuple[Optional[Window], ...]
+
+    def encode(self) -> Tensor:
+        kind = _POSITION_BIASES.get(self.position_bias, 0)
+        rows = [[kind, *(reference or (0, 0)), *(window or (0, 0))]
+                for reference, window in zip(self.references, self.windows)]
+        return torch.tensor(rows, dtype=torch.int64, device='cpu')
 
     @classmethod
-    def of(cls, backbone: SwinTransformerV2) -> 'WindowLineage':
-        """As the backbone stands now."""
-        return cls(tuple(StageWindows(stage.reference, stage.window, stage.reference_origin)
-                         for stage in backbone.stages))
+    def decode(cls, entry: Tensor) -> 'WindowLineage':
+        """Raises InputError for what ``encode`` does not make. Half precision in between does no harm."""
+        rows = _integers(entry, (None, 5))
+        kinds = {number: kind for kind, number in _POSITION_BIASES.items()}
+        if not rows or any(row[0] != rows[0][0] for row in rows) or rows[0][0] not in {0, *kinds}:
+            raise _damaged(rows)
+        return cls(kinds.get(rows[0][0]), *(tuple(tuple(row[i:i + 2]) if all(row[i:i + 2]) else None for row in rows)
+                                            for i in (1, 3)))
 
     def as_dict(self) -> dict:
-        """Plain lists, for a checkpoint's meta: reference windows and windows, one (h, w) per stage."""
-        return dict(
-            reference_windows=[list(stage.reference) for stage in self.stages],
-            windows=[list(stage.window) for stage in self.stages])
-
-    def report(self) -> str:
-        """A table, one line per stage."""
-        header = ('stage', 'reference window', 'from', 'window', 'log-coordinate: trained', 'now', 'beyond',
-                  'offsets outside')
-        rows = [(str(i), _by(stage.reference), stage.origin, _by(stage.window), f'{stage.trained_coordinate:.3f}',
-                 f'{stage.coordinate:.3f}', f'{100 * stage.extrapolation:.0f}%', f'{100 * stage.share_outside:.0f}%')
-                for i, stage in enumerate(self.stages)]
-        widths = [max(map(len, column)) for column in zip(header, *rows)]
-        return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [header, *rows])
+        """Plain lists, for a checkpoint's meta."""
+        return dict(position_bias=self.position_bias, reference_windows=_lists(self.references),
+                    windows=_lists(self.windows))
 
 
-def _by(window: Window) -> str:
-    return f'{window[0]}x{window[1]}'
+@dataclass(frozen=True)
+class GridLineage:
+    """Of a DeepViT. grid: (height, width) of the position embedding in patches. In the state dict: int64 (2,)."""
+
+    grid: Tuple[int, int]
+
+    def encode(self) -> Tensor:
+        return torch.tensor(self.grid, dtype=torch.int64, device='cpu')
+
+    @classmethod
+    def decode(cls, entry: Tensor) -> 'GridLineage':
+        """Raises InputError for what ``encode`` does not make."""
+        return cls(tuple(_integers(entry, (2, ))))
 
 
-def swin_backbones(model: nn.Module) -> List[SwinTransformerV2]:
-    """All SwinV2 backbones in a model, wrapped or not."""
-    return [module for module in model.modules() if isinstance(module, SwinTransformerV2)]
+Lineage = Union[WindowLineage, GridLineage]
+
+
+def _integers(entry: Tensor, shape: Sequence[Optional[int]]) -> list:
+    if entry.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, entry.shape)):
+        raise _damaged(f'of shape {tuple(entry.shape)}')
+    numbers = entry.detach().cpu().double()
+    if not bool(((numbers >= 0) & (numbers == numbers.round())).all()):
+        raise _damaged(numbers.tolist())
+    return numbers.long().tolist()
+
+
+def _damaged(found) -> InputError:
+    return InputError(f'the lineage of the weights is {found}, which no version of mmvitscale writes; take the file as it '
+                      'was saved')
+
+
+def _lists(windows: Sequence[Optional[Window]]) -> List[Optional[list]]:
+    return [list(window) if window else None for window in windows]
+
+
+def check_agreement(learned: Sequence[Optional[Window]], given: Sequence[Optional[Window]], option: str) -> None:
+    """Raise InputError where the reference windows that weights tell, and those that the user gave with ``option``,
+    contradict each other. None agrees with everything."""
+    for i, (found, told) in enumerate(zip(learned, given)):
+        if found and told and found != told:
+            raise InputError(f'the position biases were learned with the windows {show_windows(learned)}, but {option} '
+                             f'says {show_windows(given)} (stage {i} differs); leave {option} out to take what the '
+                             'weights tell')
+
+
+def show_windows(windows: Sequence[Optional[Window]]) -> str:
+    """``8x8, 8x8, 8x8, 4x4``; one for all where they are equal."""
+    shown = ['unknown' if window is None else f'{window[0]}x{window[1]}' for window in windows]
+    return shown[0] if len(set(shown)) == 1 else ', '.join(shown)
+
+
+def windows_changed(learned: Optional[Lineage], used: Lineage) -> Optional[str]:
+    """One line where the windows that weights last ran with are others than those used, else None."""
+    if not isinstance(learned, WindowLineage) or not isinstance(used, WindowLineage) or not any(
+            window and window != own for window, own in zip(learned.windows, used.windows)):
+        return None
+    return (f'the weights last ran with windows of {show_windows(learned.windows)} tokens, here they run with '
+            f'{show_windows(used.windows)}')
+
+
+def reference_of_name(name: str) -> Optional[List[int]]:
+    """Name of a published checkpoint, such as ``swinv2_base_window12to24_192to384_22kft1k`` -> the reference window of each
+    of its four stages, or None.
+
+    The first number is the window of pretraining, the one behind it the side of its images; a stage whose map is smaller
+    than the window was learned with its map.
+    """
+    match = re.search(r'window(\d+)(?:to\d+)?[-_](\d+)', name)
+    if not match:
+        return None
+    window, side = map(int, match.groups())
+    return [min(window, max(side // (4 * 2**stage), 1)) for stage in range(4)]

@@ -1,10 +1,10 @@
 """The hook that grows windows and crops during training."""
 
-from typing import Iterator, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence
 
 from mmengine.hooks import Hook
 
-from ..checkpoints.lineage import swin_backbones
+from ..analysis.extrapolation import swin_backbones
 from ..errors import InputError
 from ..registry import HOOKS
 
@@ -15,8 +15,9 @@ _KEYS = {'begin', 'window_size', 'crop_size', 'scale'}
 class ProgressiveWindowHook(Hook):
     """Changes the windows of the SwinV2 backbone, and the size of training crops, at given iterations.
 
-    The learned function is preserved across each change (``set_window_size``). A resumed training goes on in the phase
-    of its iteration.
+    The learned function is preserved across each change (``set_window_size``). What a phase does not name stays as the
+    phases before left it, and a resumed training goes on with all that holds at its iteration. Each checkpoint holds the
+    windows it was last trained with: testing runs them.
 
     Args:
         schedule: phases in order, each a dict with ``begin`` (iteration, the first is 0) and any of ``window_size`` (as
@@ -36,54 +37,59 @@ class ProgressiveWindowHook(Hook):
         if unknown:
             raise InputError(f'a phase of ProgressiveWindowHook has {unknown}, but it may have {sorted(_KEYS)}')
         self.schedule = [dict(phase) for phase in schedule]
-        self._phase: Optional[dict] = None
+        self._settings: Optional[Dict] = None
 
     def before_train(self, runner) -> None:
         # Whatever was trained before a resume, the loop itself skips.
-        self._enter(runner, self._phase_at(runner.iter), skip=0)
+        self._apply(runner, self._settings_at(runner.iter), skip=0)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         # The batch at hand was cropped for the phase before; any window serves any crop.
-        phase = self._phase_at(runner.iter)
-        if phase is not self._phase:
-            self._enter(runner, phase, skip=runner.iter + 1)
+        settings = self._settings_at(runner.iter)
+        if settings != self._settings:
+            changed = {key: value for key, value in settings.items() if value != self._settings.get(key)}
+            self._apply(runner, changed, skip=runner.iter + 1)
 
-    def _phase_at(self, iteration: int) -> dict:
-        return [phase for phase in self.schedule if phase['begin'] <= iteration][-1]
+    def _settings_at(self, iteration: int) -> dict:
+        """What holds at an iteration: every phase until then, the later over the earlier."""
+        settings = {}
+        for phase in self.schedule:
+            if phase['begin'] <= iteration:
+                settings.update(phase)
+        settings.pop('begin')
+        return settings
 
-    def _enter(self, runner, phase: dict, skip: int) -> None:
-        self._phase = phase
+    def _apply(self, runner, changed: dict, skip: int) -> None:
+        self._settings = {**(self._settings or {}), **changed}
         backbones = swin_backbones(runner.model)
         if not backbones:
             raise InputError('ProgressiveWindowHook found no SwinV2 backbone in the model; remove it from custom_hooks')
-        if 'window_size' in phase:
+        if 'window_size' in changed:
             for backbone in backbones:
-                if backbone.position_bias == 'table':
-                    raise InputError("ProgressiveWindowHook grows windows of a position bias that is a function of the "
-                                     "offset, but the backbone's is a table; use position_bias log_cpb or linear_cpb")
-                backbone.set_window_size(phase['window_size'])
-        if self._resize_crops(runner, phase):
+                backbone.set_window_size(changed['window_size'])
+        if self._resize_crops(runner, changed):
             _restart_loading(runner, skip)
-        runner.logger.info(f'Iteration {runner.iter}: ' + ', '.join(
-            f'{key} {phase[key]}' for key in ('window_size', 'crop_size', 'scale') if key in phase))
+        if changed:
+            runner.logger.info(f'Iteration {runner.iter}: ' + ', '.join(
+                f'{key} {changed[key]}' for key in ('window_size', 'crop_size', 'scale') if key in changed))
 
-    def _resize_crops(self, runner, phase: dict) -> bool:
-        """Set the phase's sizes in the training pipeline; True if there are any."""
+    def _resize_crops(self, runner, changed: dict) -> bool:
+        """Set the sizes in the training pipeline; True if there are any."""
         steps = list(_steps(runner.train_dataloader.dataset))
         for key, types in (('crop_size', ('RandomCrop', )), ('scale', ('RandomResize', 'Resize'))):
-            if key not in phase:
+            if key not in changed:
                 continue
             targets = [step for step in steps if type(step).__name__ in types]
             if not targets:
                 raise InputError(f'ProgressiveWindowHook has a {key}, but the training pipeline has no '
                                  f'{" or ".join(types)}; remove it from the schedule')
             for step in targets:
-                setattr(step, key, tuple(phase[key]))
-        if 'crop_size' in phase:
+                setattr(step, key, tuple(changed[key]))
+        if 'crop_size' in changed:
             model = getattr(runner.model, 'module', runner.model)
             if getattr(model.data_preprocessor, 'size', None) is not None:
-                model.data_preprocessor.size = tuple(phase['crop_size'])
-        return 'crop_size' in phase or 'scale' in phase
+                model.data_preprocessor.size = tuple(changed['crop_size'])
+        return 'crop_size' in changed or 'scale' in changed
 
 
 def _steps(dataset) -> Iterator:

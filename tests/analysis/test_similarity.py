@@ -5,7 +5,7 @@ from randomise import randomise
 
 from mmvitscale.analysis.recorder import recorded_attention
 from mmvitscale.analysis.similarity import cross_layer_similarity, mean_similarity, similar_blocks
-from mmvitscale.models.backbones import DeepViT
+from mmvitscale.models import DeepViT
 
 
 def test_similarity_is_the_mean_cosine_of_columns():

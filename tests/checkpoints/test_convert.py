@@ -4,12 +4,13 @@ from official_layout import official_state_dict
 from randomise import randomise
 
 from mmvitscale.analysis import peers
-from mmvitscale.checkpoints.convert import convert_swin_v2, describe_arch, lineage_of_table
+from mmvitscale.checkpoints.convert import convert, lineage_of_table, weights_in
 from mmvitscale.checkpoints.files import read_checkpoint
-from mmvitscale.checkpoints.pretrained import load_into_backbone
 from mmvitscale.errors import InputError
-from mmvitscale.models.backbones import SwinTransformerV2
-from mmvitscale.models.backbones.swin_v2 import ARCHS
+from mmvitscale.models import SwinTransformerV2
+from mmvitscale.models.backbones.from_weights import check_complete
+from mmvitscale.models.backbones.recognise import describe_weights, sizes_of
+from mmvitscale.models.backbones.variants import SWIN_V2
 
 peers.make_importable()
 
@@ -27,16 +28,17 @@ RUNS = [(peer, case) for peer in peers.PEERS for case in CASES
 @pytest.mark.parametrize('peer, case', RUNS)
 def test_every_stage_equals_the_peer_whose_file_was_converted(peer, case, tmp_path):
     arch, size, windows, references = CASES[case]
-    model, stages = peers.PEERS[peer](ARCHS[arch], size, windows, references)
+    model, stages = peers.PEERS[peer](SWIN_V2.archs[arch], size, windows, references)
     randomise(model)
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'peer.pth')
 
-    converted = convert_swin_v2(read_checkpoint(tmp_path / 'peer.pth'))
-    assert converted.source == peer and f'SwinV2-{arch} ' in describe_arch(converted.arch)
+    content = read_checkpoint(tmp_path / 'peer.pth')
+    converted = convert(weights_in(content))
+    assert converted.source == peer and f'SwinV2-{arch} ' in describe_weights(converted.weights)
     told = peer in ('mmpretrain', 'torchvision')  # which save their tables
-    assert converted.references == (tuple((p, p) for p in references or windows) if told else (None, ) * 4)
+    assert converted.lineage.references == (tuple((p, p) for p in references or windows) if told else (None, ) * 4)
     ours = SwinTransformerV2(arch, windows, None if told else references or windows, out_norm=False).eval()
-    load_into_backbone(ours, converted, 'peer.pth')
+    ours.load_checkpoint(content, 'peer.pth')
     image = torch.randn(1, 3, size, size)
     with torch.no_grad():
         for out, theirs in zip(ours(image), stages(image), strict=True):
@@ -45,10 +47,10 @@ def test_every_stage_equals_the_peer_whose_file_was_converted(peer, case, tmp_pa
 
 
 def test_the_final_norm_goes_to_the_last_output():
-    model, _ = peers.timm(ARCHS['tiny'], 64, (8, 8, 8, 2), None)
+    model, _ = peers.timm(SWIN_V2.archs['tiny'], 64, (8, 8, 8, 2), None)
     randomise(model)
     ours = SwinTransformerV2('tiny', 8)
-    load_into_backbone(ours, convert_swin_v2(model.state_dict()), 'timm')
+    ours.load_checkpoint(model.state_dict(), 'timm')
     assert torch.equal(ours.out_norms['3'].weight, model.norm.weight)
 
 
@@ -65,16 +67,17 @@ SMALL = dict(embed_dims=8, depths=(2, 2, 2, 1), num_heads=(1, 1, 2, 2))
 def test_official_files_tell_windows_and_reference_windows(name):
     windows, references = OFFICIAL[name]
     source = randomise(SwinTransformerV2(SMALL, windows, references))
-    converted = convert_swin_v2(dict(model=official_state_dict(source, windows, references)))
+    content = dict(model=official_state_dict(source, windows, references))
+    converted = convert(weights_in(content))
     assert converted.source == 'official'
-    assert converted.windows == tuple((w, w) for w in windows)
-    assert converted.references == tuple((p, p) for p in references)
+    assert converted.lineage.windows == tuple((w, w) for w in windows)
+    assert converted.lineage.references == tuple((p, p) for p in references)
     assert {key.split('.')[-1] for key in converted.dropped} == {
         'relative_coords_table', 'relative_position_index', 'attn_mask', 'weight', 'bias'}
     assert [key for key in converted.dropped if 'layers' not in key] == ['head.weight', 'head.bias']
 
     ours = SwinTransformerV2(SMALL, windows)
-    load_into_backbone(ours, converted, 'official')
+    ours.load_checkpoint(content, 'official')
     assert [stage.reference for stage in ours.stages] == [(p, p) for p in references]
     image = torch.randn(1, 3, 70, 90)
     with torch.no_grad():
@@ -107,9 +110,9 @@ def simmim(weights):
 def test_wrappers_around_the_weights(wrap):
     source = SwinTransformerV2(SMALL, 8)
     official = official_state_dict(source, (8, ) * 4, (8, ) * 4)
-    converted = convert_swin_v2(wrap(official))
-    plain = convert_swin_v2(official)
-    assert converted.weights.keys() == plain.weights.keys() and converted.references == plain.references
+    converted = convert(weights_in(wrap(official)))
+    plain = convert(weights_in(official))
+    assert converted.weights.keys() == plain.weights.keys() and converted.lineage == plain.lineage
 
 
 def test_own_checkpoints_of_a_backbone_and_of_a_segmentor():
@@ -118,16 +121,16 @@ def test_own_checkpoints_of_a_backbone_and_of_a_segmentor():
         state = source.state_dict()
         inside = {f'backbone.{key}': value for key, value in state.items()}
         for checkpoint in (state, dict(state_dict={**inside, 'decode_head.weight': torch.ones(1)})):
-            converted = convert_swin_v2(checkpoint)
-            assert converted.source == 'mmvitscale'
-            assert converted.references == ((7, 7), (3, 5), (4, 4), (2, 2))
+            converted = convert(weights_in(checkpoint))
+            assert converted.source == 'mmvitscale' and converted.lineage == source.lineage
+            assert converted.lineage.windows == ((7, 7), (3, 5), (4, 4), (2, 2))
             assert converted.state_dict().keys() == state.keys()
         assert converted.dropped == ['decode_head.weight']
 
 
 def test_extra_norms_and_other_mlp_ratios_are_seen():
     source = SwinTransformerV2({**SMALL, 'extra_norm_every': 2, 'mlp_ratio': 3}, 4)
-    assert convert_swin_v2(source.state_dict()).arch == source.arch
+    assert sizes_of(source.state_dict()) == source.arch
 
 
 def broken(**changes):
@@ -137,19 +140,42 @@ def broken(**changes):
     return {key: value for key, value in state.items() if value is not None}
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
+def test_tables_in_half_precision_tell_their_windows(dtype):
+    """All published windows and the ones of high resolution, cast as whole checkpoints are."""
+    for window, reference in ((8, 8), (16, 16), (16, 12), (24, 12), (12, 6), (32, 12), (40, 12), (56, 12), (7, 7), (14, 12)):
+        state = official_state_dict(SwinTransformerV2(dict(embed_dims=4, depths=(1, ), num_heads=(1, )), [8]),
+                                    (window, ), (reference, ))
+        table = state['layers.0.blocks.0.attn.relative_coords_table'].to(dtype)
+        assert lineage_of_table(table) == ((window, window), (reference, reference))
+        assert lineage_of_table(table.float()) == ((window, window), (reference, reference))
+
+
 def test_checkpoints_that_cannot_be_converted():
-    half = broken()
-    half = dict(list(half.items())[::2])
     for checkpoint, message in (
         (broken(surprise=torch.ones(1)), '1 of its keys are not known there: surprise'),
-        (broken(layers__1__blocks__1__norm1__weight=None), r'lacks 1 of its weights \(stages.1.blocks.1.norm1.weight\)'),
-        (broken(layers__1__blocks__1__norm1__weight=torch.ones(17)),
-         r'misshapen 1 of its weights \(stages.1.blocks.1.norm1.weight is \(17,\) instead of \(16,\)\)'),
-        (broken(patch_embed__proj__weight=None), 'incomplete'),
-        (half, 'incomplete|lacks|no SwinV2 checkpoint'),
         ({'layers.0.blocks.0.attn.relative_position_bias_table': torch.ones(1)}, 'this is a SwinV1 checkpoint'),
-        ({'conv1.weight': torch.ones(1)}, r"no SwinV2 checkpoint of a known layout.*\['conv1.weight'\]"),
+        ({'conv1.weight': torch.ones(1)}, 'no SwinV2 or DeepViT of a known layout.*are called conv1.weight'),
         ({}, 'it holds no weights'),
+        ({**broken(), **SwinTransformerV2(SMALL, 8).state_dict()}, 'the layouts of mmvitscale and official are mixed'),
+        ({f'{name}.{key}': value for name in ('student', 'teacher') for key, value in broken().items()},
+         'behind the prefixes student., teacher.; choose one'),
     ):
         with pytest.raises(InputError, match=message):
-            convert_swin_v2(checkpoint)
+            convert(weights_in(checkpoint))
+    both = {f'{name}.{key}': value for name in ('student', 'teacher') for key, value in broken().items()}
+    assert convert(weights_in(both), 'student').prefix == 'student.'
+
+
+def test_incomplete_files_are_told_from_whole_ones():
+    check_complete(convert(weights_in(broken())))
+    half = dict(list(broken().items())[::2])
+    for checkpoint, message in (
+        (broken(layers__1__blocks__1__norm1__weight=None), r'1 weights missing \(stages.1.blocks.1.norm1.weight\)'),
+        (broken(layers__1__blocks__1__norm1__weight=torch.ones(17)),
+         r'1 weights of another shape \(stages.1.blocks.1.norm1.weight is \(17,\) instead of \(16,\)\)'),
+        (broken(patch_embed__proj__weight=None), 'incomplete'),
+        (half, 'incomplete|missing'),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_complete(convert(weights_in(checkpoint)))

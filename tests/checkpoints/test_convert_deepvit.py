@@ -3,10 +3,12 @@ import torch
 from mmengine.registry import MODELS
 from randomise import randomise
 
-from mmvitscale.checkpoints.convert import convert_checkpoint, convert_deepvit, describe_arch
+from mmvitscale.checkpoints.convert import convert, weights_in
 from mmvitscale.checkpoints.pretrained import Pretrained
 from mmvitscale.errors import InputError
-from mmvitscale.models.backbones import DeepViT
+from mmvitscale.models import DeepViT
+from mmvitscale.models.backbones.from_weights import check_complete
+from mmvitscale.models.backbones.recognise import describe_weights
 
 SMALL = dict(embed_dims=12, depth=4, re_attention=2, num_heads=3)
 
@@ -14,7 +16,8 @@ SMALL = dict(embed_dims=12, depth=4, re_attention=2, num_heads=3)
 def official(arch=SMALL, img_size=64):
     """A model, and its weights as the official code saves them: the same names, and a head."""
     model = randomise(DeepViT(arch, img_size))
-    return model, dict(model.state_dict(), **{'head.weight': torch.ones(10, 12), 'head.bias': torch.ones(10)})
+    weights = {key: value for key, value in model.state_dict().items() if key != 'lineage'}
+    return model, dict(weights, **{'head.weight': torch.ones(10, 12), 'head.bias': torch.ones(10)})
 
 
 @pytest.mark.parametrize('stem', ['linear', 'conv'])
@@ -26,8 +29,8 @@ def test_an_official_checkpoint_gives_the_same_features(stem, tmp_path):
     ours.init_weights()
     image = torch.randn(1, 3, 64, 64)
     assert torch.equal(ours.eval()(image)[0], source.eval()(image)[0])
-    converted = convert_checkpoint(weights)
-    assert converted.model == 'DeepViT' and converted.dropped == ['head.weight', 'head.bias']
+    converted = convert(weights_in(weights))
+    assert converted.family == 'DeepViT' and converted.dropped == ['head.weight', 'head.bias']
 
 
 def test_the_position_embedding_is_resized_to_the_models_grid(tmp_path):
@@ -40,26 +43,31 @@ def test_the_position_embedding_is_resized_to_the_models_grid(tmp_path):
     maps = source.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
     expected = torch.nn.functional.interpolate(maps, size=(6, 10), mode='bicubic', align_corners=False)
     assert torch.allclose(ours.pos_embed[0, 1:].T.unflatten(1, (6, 10)), expected[0])
+    unknown = {key: value for key, value in ours.state_dict().items() if key != 'lineage'}
     with pytest.raises(InputError, match='has 60 positions, which is no square grid.*img_size'):
-        DeepViT(SMALL, 64).load_state_dict(ours.state_dict())
+        DeepViT(SMALL, 64).load_state_dict(unknown)
 
 
 @pytest.mark.parametrize('name', ['deepvit-16b', 'deepvit-s', 'vit-16b'])
 def test_variants_are_recognised(name):
     with torch.device('meta'):
         weights = DeepViT(name).state_dict()
-    assert describe_arch(convert_deepvit(weights).arch).startswith(name + ' ')
+    assert describe_weights(weights).startswith(name + ' ')
 
 
-def test_checkpoints_that_cannot_be_converted(tmp_path):
+def test_checkpoints_that_do_not_fit(tmp_path):
     _, weights = official()
-    for change, message in (({'surprise': torch.ones(1)}, 'unexpected 1 of its weights .surprise'),
-                            ({'blocks.1.norm1.weight': torch.ones(13)}, r'misshapen.*\(13,\) instead of \(12,\)'),
-                            ({'blocks.0.attn.reatten_matrix.weight': torch.ones(1)}, r'in the blocks \[0, 2, 3\] of 4')):
+    ours = DeepViT(SMALL, 64)
+    for change, message in (({'surprise': torch.ones(1)}, '1 of its keys are not known there: surprise'),
+                            ({'blocks.1.surprise': torch.ones(1)}, '1 weights unknown .blocks.1.surprise'),
+                            ({'blocks.1.norm1.weight': torch.ones(13)}, r'of another shape.*\(13,\) instead of \(12,\)'),
+                            ({'blocks.0.attn.reatten_matrix.weight': torch.ones(1)}, '1 weights unknown .blocks.0.attn.re')):
         with pytest.raises(InputError, match=message):
-            convert_checkpoint({**weights, **change})
-    with pytest.raises(InputError, match='lacks 1 of its weights'):
-        convert_checkpoint({key: value for key, value in weights.items() if key != 'blocks.3.mlp.fc2.bias'})
+            ours.load_checkpoint({**weights, **change}, 'a.pth')
+        with pytest.raises(InputError, match=message):
+            check_complete(convert(weights_in({**weights, **change})))
+    with pytest.raises(InputError, match='1 weights missing'):
+        ours.load_checkpoint({key: value for key, value in weights.items() if key != 'blocks.3.mlp.fc2.bias'}, 'a.pth')
     torch.save(weights, tmp_path / 'a.pth')
     with pytest.raises(InputError, match='4 blocks, 2 with Re-attention.*5 blocks, 2 with'):
         Pretrained(tmp_path / 'a.pth')(DeepViT({**SMALL, 'depth': 5}, 64))

@@ -1,31 +1,72 @@
 import pytest
-from torch import nn
+import torch
 
-from mmvitscale.checkpoints.lineage import StageWindows, WindowLineage, swin_backbones
-from mmvitscale.models.backbones import SwinTransformerV2
+from mmvitscale.checkpoints.lineage import (
+    GridLineage,
+    WindowLineage,
+    check_agreement,
+    reference_of_name,
+    show_windows,
+    windows_changed,
+)
+from mmvitscale.errors import InputError
+from mmvitscale.models import SwinTransformerV2
 
-
-def test_how_far_a_window_reaches_beyond_the_trained_one():
-    grown = StageWindows(reference=(8, 8), window=(16, 16))
-    # log2(1 + 8 * 7 / 7) / 3 and log2(1 + 8 * 15 / 7) / 3
-    assert grown.trained_coordinate == pytest.approx(1.0566, abs=1e-4)
-    assert grown.coordinate == pytest.approx(1.3938, abs=1e-4)
-    assert grown.extrapolation == pytest.approx(1.3938 / 1.0566 - 1, abs=1e-3)
-    assert StageWindows((8, 8), (8, 8)).extrapolation == 0
-    assert StageWindows((8, 8), (4, 4)).extrapolation == 0
-    assert StageWindows((8, 16), (8, 20)).extrapolation > 0
-    assert StageWindows((1, 8), (2, 8)).extrapolation == float('inf')
-    assert grown.share_outside == pytest.approx(1 - 15**2 / 31**2)
-    assert StageWindows((8, 8), (4, 4)).share_outside == 0
+ARCH = dict(embed_dims=4, depths=(1, 1), num_heads=(1, 1))
 
 
-def test_lineage_of_a_model():
-    arch = dict(embed_dims=4, depths=(1, 1), num_heads=(1, 1))
-    backbone = SwinTransformerV2(arch, window_size=[16, (4, 8)], pretrained_window_sizes=[8, (4, 8)])
-    assert swin_backbones(nn.Sequential(nn.Identity(), backbone)) == [backbone]
-    lineage = WindowLineage.of(backbone)
-    assert lineage.as_dict() == dict(reference_windows=[[8, 8], [4, 8]], windows=[[16, 16], [4, 8]])
-    lines = lineage.report().splitlines()
-    assert len(lines) == 3
-    assert lines[1].split() == ['0', '8x8', 'config', '16x16', '1.057', '1.394', '32%', '77%']
-    assert lines[2].split()[-2:] == ['0%', '0%']
+@pytest.mark.parametrize('kind', [None, 'log_cpb', 'linear_cpb', 'table'])
+def test_what_is_written_is_read(kind):
+    lineage = WindowLineage(kind, ((8, 8), None), ((56, 7), (16, 16)))
+    for dtype in (torch.int64, torch.float32, torch.float16, torch.bfloat16):  # whole checkpoints are cast at times
+        assert WindowLineage.decode(lineage.encode().to(dtype)) == lineage
+        assert GridLineage.decode(GridLineage((14, 32)).encode().to(dtype)).grid == (14, 32)
+
+
+def test_what_no_version_writes_is_refused():
+    entry = WindowLineage('log_cpb', ((8, 8), ) * 2, ((8, 8), ) * 2).encode()
+    mixed = entry.clone()
+    mixed[0, 0] = 3
+    for damaged in (entry[0], entry[:, :4], entry + 0.5, -entry, mixed, entry + 100):
+        with pytest.raises(InputError, match='which no version of mmvitscale writes'):
+            WindowLineage.decode(damaged)
+
+
+def test_state_and_behaviour_cannot_disagree():
+    """The state dict is made of what the model computes with, at every moment, and no buffer is a second truth."""
+    backbone = SwinTransformerV2(ARCH, window_size=[16, (4, 8)], pretrained_window_sizes=[8, (4, 8)])
+    assert not list(backbone.buffers())
+    for windows in ([16, (4, 8)], [24, 3]):
+        backbone.set_window_size(windows)
+        saved = WindowLineage.decode(backbone.state_dict()['lineage'])
+        assert saved.windows == tuple(stage.window for stage in backbone.stages)
+        assert saved.references == tuple(stage.reference for stage in backbone.stages) == ((8, 8), (4, 8))
+    other = SwinTransformerV2(ARCH, 5)
+    other.load_state_dict(backbone.state_dict())
+    assert [stage.reference for stage in other.stages] == [(8, 8), (4, 8)]
+    assert [stage.window for stage in other.stages] == [(5, 5)] * 2  # windows are the config's
+    assert SwinTransformerV2(ARCH, 5, position_bias='table').lineage.references == (None, None)
+
+
+def test_contradictions_and_changes_are_told():
+    check_agreement(((8, 8), None), ((8, 8), (4, 4)), 'pretrained_window_sizes')
+    with pytest.raises(InputError, match=r'8x8, unknown, but pretrained_window_sizes says 16x16, 4x4 \(stage 0 differs\)'):
+        check_agreement(((8, 8), None), ((16, 16), (4, 4)), 'pretrained_window_sizes')
+    own = WindowLineage('log_cpb', ((8, 8), ) * 2, ((16, 16), ) * 2)
+    assert windows_changed(own, own) is None and windows_changed(GridLineage((1, 2)), own) is None
+    learned = WindowLineage(None, (None, None), ((8, 8), None))
+    assert 'last ran with windows of 8x8, unknown tokens, here they run with 16x16' in windows_changed(learned, own)
+    assert show_windows([(8, 8), (8, 8)]) == '8x8'
+
+
+@pytest.mark.parametrize('name, windows', [
+    ('swinv2_tiny_patch4_window8_256.pth', [8, 8, 8, 8]),
+    ('swinv2_base_patch4_window16_256.pth', [16, 16, 16, 8]),
+    ('swinv2_large_patch4_window12_192_22k.pth', [12, 12, 12, 6]),
+    ('swinv2_base_patch4_window12to16_192to256_22kto1k_ft.pth', [12, 12, 12, 6]),
+    ('swinv2_large_window12to24_192to384.ms_in22k_ft_in1k/model.safetensors', [12, 12, 12, 6]),
+    ('microsoft/swinv2-tiny-patch4-window16-256', [16, 16, 16, 8]),
+    ('my_best_model.pth', None),
+])
+def test_names_of_published_files(name, windows):
+    assert reference_of_name(name) == windows

@@ -11,9 +11,13 @@ from randomise import randomise
 from torch import nn
 
 from mmvitscale.checkpoints import files, pretrained
-from mmvitscale.checkpoints.files import fetch, write_checkpoint
+from mmvitscale.checkpoints.convert import convert, weights_in
+from mmvitscale.checkpoints.files import fetch, read_checkpoint, write_checkpoint
+from mmvitscale.checkpoints.lineage import WindowLineage
 from mmvitscale.errors import InputError
-from mmvitscale.models.backbones import SwinTransformerV2
+from mmvitscale.models import SwinTransformerV2
+from mmvitscale.models.backbones import backbone as backbone_module
+from mmvitscale.models.backbones import swin_v2
 
 SMALL = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 
@@ -34,7 +38,8 @@ def official(tmp_path):
 @pytest.fixture
 def messages(monkeypatch):
     told = []
-    monkeypatch.setattr(pretrained, 'print_log', lambda text, *args, **kwargs: told.append(text))
+    for module in (backbone_module, swin_v2):
+        monkeypatch.setattr(module, 'print_log', lambda text, *args, **kwargs: told.append(text))
     return told
 
 
@@ -69,13 +74,13 @@ def test_what_the_config_contradicts_is_an_error_that_names_both(official):
     agreeing = MODELS.build(backbone_cfg(window_size=16, pretrained_window_sizes=[8, 8, 8, 4], init_cfg=cfg))
     agreeing.init_weights()
     contradicting = MODELS.build(backbone_cfg(window_size=16, pretrained_window_sizes=16, init_cfg=cfg))
-    with pytest.raises(InputError, match=r'official.pth learned .*\(8, 8\), \(4, 4\)\].*\[\(16, 16\), .*stage 0'):
+    with pytest.raises(InputError, match='official.pth: .*windows 8x8, 8x8, 8x8, 4x4, but .* says 16x16 .stage 0'):
         contradicting.init_weights()
 
 
 def test_an_unknown_lineage_is_taken_from_the_config_or_assumed_with_a_warning(tmp_path, messages):
     source = randomise(SwinTransformerV2(SMALL, 8))
-    weights = {key: value for key, value in source.state_dict().items() if 'reference_window' not in key}
+    weights = {key: value for key, value in source.state_dict().items() if key != 'lineage'}
     torch.save(weights, tmp_path / 'a.pth')
     cfg = dict(type='mmvitscale.Pretrained', checkpoint=str(tmp_path / 'a.pth'))
     told = MODELS.build(backbone_cfg(window_size=16, pretrained_window_sizes=8, init_cfg=cfg))
@@ -84,17 +89,17 @@ def test_an_unknown_lineage_is_taken_from_the_config_or_assumed_with_a_warning(t
     assuming = MODELS.build(backbone_cfg(window_size=16, init_cfg=cfg))
     assuming.init_weights()
     assert references(assuming) == [(16, 16)] * 4
-    assert any('window_size is assumed, [(16, 16)' in text for text in messages)
-    assert {stage.reference_origin for stage in assuming.stages} == {'window_size'}
+    assert any('window_size is assumed, 16x16' in text for text in messages)
+    assert {stage.reference_origin for stage in assuming.stages} == {'assumed'}
 
 
 def test_another_arch_is_an_error_that_names_both(official):
     other = SwinTransformerV2({**SMALL, 'depths': (1, 1, 1, 1)}, 8)
-    with pytest.raises(InputError, match='official.pth is a SwinV2 .*depths 1,1,2,1.* builds a SwinV2 .*depths 1,1,1,1'):
+    with pytest.raises(InputError, match='official.pth: it is a SwinV2 .*depths 1,1,2,1.* builds a SwinV2 .*depths 1,1,1,1'):
         pretrained.Pretrained(official[1])(other)
     with pytest.raises(InputError, match="'mmvitscale.Pretrained' was given to a Linear"):
         pretrained.Pretrained(official[1])(nn.Linear(1, 1))
-    with pytest.raises(InputError, match='fits the arch, but not its options.*position_bias is an MLP'):
+    with pytest.raises(InputError, match='position bias is of the kind log_cpb, but the config says position_bias table'):
         pretrained.Pretrained(official[1])(SwinTransformerV2(SMALL, 8, position_bias='table'))
 
 
@@ -157,9 +162,10 @@ def test_the_chain_of_fine_tunings_keeps_the_first_window(route, official, tmp_p
     saved = torch.load(tmp_path / 'w24' / 'last_checkpoint'.replace('last_checkpoint', toy.last(tmp_path / 'w24')),
                        weights_only=False)
     for state, prefix in ((saved['state_dict'], ''), (saved['ema_state_dict'], 'module.')):
-        assert [tuple(state[f'{prefix}backbone.stages.{i}.reference_window'].tolist()) for i in range(4)] == expected
+        assert WindowLineage.decode(state[f'{prefix}backbone.lineage']) == WindowLineage(
+            'log_cpb', tuple(expected), ((24, 24), ) * 4)
     assert saved['meta']['window_lineage'] == dict(
-        reference_windows=[list(window) for window in expected], windows=[[24, 24]] * 4)
+        position_bias='log_cpb', reference_windows=[list(window) for window in expected], windows=[[24, 24]] * 4)
     reloaded = SwinTransformerV2(SMALL, 32)
     pretrained.Pretrained(tmp_path / 'w24' / toy.last(tmp_path / 'w24'))(reloaded)
     assert references(reloaded) == expected
@@ -176,7 +182,7 @@ def test_load_from_takes_a_foreign_file_into_the_backbone(official, tmp_path):
 
 
 def test_mmengines_own_initialiser_reads_converted_files(official, tmp_path):
-    converted = pretrained.convert_file(str(official[1]))
+    converted = convert(weights_in(read_checkpoint(official[1])))
     write_checkpoint(tmp_path / 'ours.pth', dict(state_dict=converted.state_dict()))
     backbone = MODELS.build(backbone_cfg(window_size=16, init_cfg=dict(
         type='Pretrained', checkpoint=str(tmp_path / 'ours.pth'))))

@@ -39,7 +39,5 @@ def test_what_the_training_has_not(tmp_path):
 
     with pytest.raises(InputError, match='has no RandomResize or Resize'):
         train(scale=(64, 64))
-    with pytest.raises(InputError, match="the backbone's is a table"):
-        train({**BACKBONE, 'position_bias': 'table'}, window_size=8)
     with pytest.raises(InputError, match='window_size has 3 values'):
         train(window_size=[1, 2, 3])

@@ -4,7 +4,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmvitscale.errors import InputError
-from mmvitscale.models.backbones import SwinTransformerV2
+from mmvitscale.models import SwinTransformerV2
 
 
 class Segmentor(nn.Module):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from mmengine.config import DictAction
 
-from mmvitscale.launch import build_model, load_config
+from mmvitscale.config import load_config
+from mmvitscale.inference import build_model
 
 ROOT = Path(__file__).parents[2]
 SMALL = ['model.backbone.arch.depth=4', 'model.backbone.arch.re_attention=2', 'model.backbone.out_indices=[0,1,2,3]']

@@ -12,7 +12,7 @@ from randomise import randomise
 
 from mmvitscale.checkpoints.convert import convert_swin_v2
 from mmvitscale.checkpoints.files import read_checkpoint
-from mmvitscale.models.backbones import SwinTransformerV2
+from mmvitscale.models import SwinTransformerV2
 
 TOOL = str(Path(__file__).parents[2] / 'tools/convert_checkpoint.py')
 SMALL = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))

@@ -6,9 +6,11 @@ import json
 import torch
 from mmengine.config import DictAction
 
-from mmvitscale import inference, launch
+from mmvitscale import inference
 from mmvitscale.analysis.recorder import recorded_attention
 from mmvitscale.analysis.similarity import cross_layer_similarity, mean_similarity, similar_blocks
+from mmvitscale.commands import check_writable, run_command
+from mmvitscale.config import load_test_config
 from mmvitscale.errors import InputError
 
 
@@ -36,8 +38,8 @@ def draw(similarity, path):
 def main():
     args = parse_args()
     images = inference.list_images(args.image)
-    cfg = launch.load_config(args.config, args.cfg_options)
-    out = launch.check_writable(args.out)
+    cfg = load_test_config(args.config, args.cfg_options)
+    out = check_writable(args.out)
     predictor = inference.Predictor(cfg, args.checkpoint)
     totals = []
     for path in images:
@@ -67,4 +69,4 @@ def main():
 
 
 if __name__ == '__main__':
-    launch.run_command(main)
+    run_command(main)

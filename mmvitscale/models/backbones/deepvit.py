@@ -1,15 +1,16 @@
 """DeepViT for dense prediction (Zhou et al. 2021, DeepViT: Towards Deeper Vision Transformer, arXiv 2103.11886)."""
 
+import re
 from contextlib import nullcontext
 from math import ceil, isqrt
-from typing import Dict, List, Optional, Sequence, Set, Tuple, Union
+from typing import List, Optional, Sequence, Set, Tuple, Union
 
 import torch
-from mmengine.logging import print_log
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...checkpoints.convert import State
+from ...checkpoints.lineage import GridLineage
 from ...errors import InputError
 from ...registry import MODELS
 from ..layers.drop_path import DropPath
@@ -17,41 +18,10 @@ from ..layers.feed_forward import FeedForward
 from ..layers.patch_embed import ConvStem, LinearStem
 from ..layers.position_embedding import resize_position_embedding
 from ..layers.re_attention import KERNELS, ReAttention, SelfAttention, statistics_kept
+from .backbone import Backbone
+from .variants import DEEPVIT
 
-# The official code's models. The last ``re_attention`` blocks mix their maps; ``residual_scale`` is r in
-# x + f(norm(r x)) / r.
-ARCHS: Dict[str, dict] = {
-    'deepvit-16b': dict(embed_dims=384, depth=16, re_attention=16),
-    'deepvit-24b': dict(embed_dims=384, depth=24, re_attention=24),
-    'deepvit-32b': dict(embed_dims=384, depth=32, re_attention=32),
-    'vit-16b': dict(embed_dims=384, depth=16, re_attention=0),
-    'vit-24b': dict(embed_dims=384, depth=24, re_attention=0),
-    'vit-32b': dict(embed_dims=384, depth=32, re_attention=0),
-    'deepvit-s': dict(embed_dims=396, depth=16, re_attention=5, stem='conv', residual_scale=0.5, transform_scale=True),
-    'deepvit-l': dict(embed_dims=420, depth=32, re_attention=12, stem='conv', residual_scale=0.5),
-}
-_DEFAULTS = dict(num_heads=12, mlp_ratio=3, stem='linear', residual_scale=1.0, transform_scale=False)
 _STEMS = {'linear': LinearStem, 'conv': ConvStem}
-_REQUIRED = {'embed_dims', 'depth', 're_attention'}
-
-
-def resolve_arch(arch: Union[str, dict]) -> dict:
-    """The name of a variant, or a dict -> the dict with every key. Raises InputError for what is neither."""
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            raise InputError(f'unknown DeepViT arch {arch!r}; choose one of {", ".join(ARCHS)}, or give a dict with '
-                             'embed_dims, depth and re_attention (number of last blocks that mix their maps)')
-        arch = ARCHS[arch]
-    missing, unknown = _REQUIRED - set(arch), set(arch) - _REQUIRED - set(_DEFAULTS)
-    if missing or unknown:
-        raise InputError(f'a DeepViT arch has {sorted(_REQUIRED)}, and may have {sorted(_DEFAULTS)}; missing: '
-                         f'{sorted(missing) or "nothing"}, unknown: {sorted(unknown) or "nothing"}')
-    arch = {**_DEFAULTS, **arch}
-    if arch['stem'] not in _STEMS:
-        raise InputError(f'unknown stem {arch["stem"]!r}; choose one of {", ".join(_STEMS)}')
-    if not 0 <= arch['re_attention'] <= arch['depth']:
-        raise InputError(f're_attention {arch["re_attention"]} found, but it is 0 to {arch["depth"]}, the depth')
-    return arch
 
 
 class Block(nn.Module):
@@ -73,7 +43,7 @@ class Block(nn.Module):
 
 
 @MODELS.register_module()
-class DeepViT(BaseModule):
+class DeepViT(Backbone):
     """(B, in_channels, H, W), any H, W >= 1 -> a tuple with one (B, C, ceil(H / 16), ceil(W / 16)) for each i in
     ``out_indices``: the tokens after block i, without the class token. The last block's pass the final LayerNorm.
 
@@ -99,6 +69,7 @@ class DeepViT(BaseModule):
         InputError: for arguments that fit no model, in one sentence.
     """
 
+    family = 'DeepViT'
     patch_size = 16
 
     def __init__(self,
@@ -113,7 +84,11 @@ class DeepViT(BaseModule):
                  in_channels: int = 3,
                  init_cfg: Optional[dict] = None):
         super().__init__(init_cfg)
-        self.arch = arch = resolve_arch(arch)
+        self.arch = arch = DEEPVIT.resolve(arch)
+        if arch['stem'] not in _STEMS:
+            raise InputError(f'unknown stem {arch["stem"]!r}; choose one of {", ".join(_STEMS)}')
+        if not 0 <= arch['re_attention'] <= arch['depth']:
+            raise InputError(f're_attention {arch["re_attention"]} found, but it is 0 to {arch["depth"]}, the depth')
         dim, depth = arch['embed_dims'], arch['depth']
         self.out_indices = (depth - 1, ) if out_indices is None else tuple(out_indices)
         if not self.out_indices or not all(0 <= i < depth for i in self.out_indices):
@@ -204,16 +179,39 @@ class DeepViT(BaseModule):
             self.cls_token.requires_grad_(False)
             self.pos_embed.requires_grad_(False)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        """A position embedding of another, square grid is resized to this one."""
-        embedding = state_dict.get(prefix + 'pos_embed')
-        if embedding is not None and embedding.shape[1] != self.pos_embed.shape[1]:
-            side = isqrt(embedding.shape[1] - 1)
-            if side**2 != embedding.shape[1] - 1:
-                raise InputError(f'the checkpoint\'s position embedding has {embedding.shape[1] - 1} positions, which is '
-                                 f'no square grid, and the model\'s is {self.grid}; set img_size to the size the '
-                                 'checkpoint was trained with')
-            print_log(f'DeepViT: position embedding resized from {side}x{side} to {self.grid[0]}x{self.grid[1]}',
-                      'current')
-            state_dict[prefix + 'pos_embed'] = resize_position_embedding(embedding, (side, side), self.grid)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    @property
+    def lineage(self) -> GridLineage:
+        """The grid of its position embedding."""
+        return GridLineage(self.grid)
+
+    def fit_positions(self, weights: State, lineage: Optional[GridLineage]) -> Tuple[State, List[str]]:
+        """The position embedding resized bicubically from the grid that it was learned with to this one.
+
+        Weights of before grids were recorded are taken to have this grid if they have as many positions, else a square
+        one.
+        """
+        embedding = weights.get('pos_embed')
+        if embedding is None or embedding.ndim != 3:
+            return weights, []
+        positions = embedding.shape[1] - 1
+        side = isqrt(max(positions, 0))
+        grid = lineage.grid if lineage else self.grid if positions == self.grid[0] * self.grid[1] else (side, side)
+        if grid[0] * grid[1] != positions or not positions:
+            what = 'grid of {}x{}'.format(*grid) if lineage else 'square grid'
+            raise InputError(f'its position embedding has {positions} positions, which is no {what}, and the model\'s is '
+                             f'{self.grid}; set img_size to the size the checkpoint was trained with')
+        if grid == self.grid:
+            return weights, []
+        resized = resize_position_embedding(embedding, grid, self.grid)
+        return {**weights, 'pos_embed': resized}, [f'position embedding resized from {grid[0]}x{grid[1]} to '
+                                                   f'{self.grid[0]}x{self.grid[1]}']
+
+    def may_be_new(self, key: str) -> bool:
+        """The final norm."""
+        return key.startswith('norm.')
+
+    def leaves_out(self, key: str) -> bool:
+        """Blocks after the last output, and the final norm where the last block is not returned."""
+        block = re.match(r'blocks\.(\d+)\.', key)
+        return key.startswith('norm.') and self.norm is None or \
+            bool(block) and len(self.blocks) <= int(block[1]) < self.arch['depth']

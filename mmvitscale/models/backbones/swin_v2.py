@@ -1,55 +1,28 @@
 """SwinTransformerV2 for dense prediction (Liu et al. 2022, Swin Transformer V2, arXiv 2111.09883)."""
 
-from typing import Dict, List, Optional, Sequence, Set, Tuple, Union
+import logging
+import re
+from typing import List, Optional, Sequence, Set, Tuple, Union
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...checkpoints.convert import State
+from ...checkpoints.lineage import WindowLineage, check_agreement, reference_of_name, show_windows
 from ...errors import InputError
 from ...registry import MODELS
 from ..layers.drop_path import DropPath
 from ..layers.feed_forward import FeedForward
 from ..layers.patch_embed import PatchEmbed, PatchMerging
-from ..layers.position_bias import POSITION_BIASES
+from ..layers.position_bias import POSITION_BIASES, BiasTable, resize_table
 from ..layers.window_attention import KERNELS, WindowAttention
 from ..layers.windows import Window, WindowGeometry, to_window, window_geometry, window_merge, window_partition
+from .backbone import Backbone
+from .variants import SWIN_V2
 
 WindowSize = Union[int, Sequence[int]]
-
-# Section 4.1; the heads of huge and giant are not in the paper: those of the mmpretrain models. The extra LayerNorm
-# of huge and giant is section 3.2.
-ARCHS: Dict[str, dict] = {
-    'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
-    'small': dict(embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
-    'base': dict(embed_dims=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
-    'large': dict(embed_dims=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48)),
-    'huge': dict(embed_dims=352, depths=(2, 2, 18, 2), num_heads=(8, 16, 32, 64), extra_norm_every=6),
-    'giant': dict(embed_dims=512, depths=(2, 2, 42, 4), num_heads=(16, 32, 64, 128), extra_norm_every=6),
-}
-_ARCH_KEYS = {'embed_dims', 'depths', 'num_heads', 'mlp_ratio', 'extra_norm_every'}
-
-
-def resolve_arch(arch: Union[str, dict]) -> dict:
-    """The name of a variant, or a dict -> the dict with every key. Raises InputError for what is neither."""
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            raise InputError(f'unknown SwinV2 arch {arch!r}; choose one of {", ".join(ARCHS)}, or give a dict with '
-                             'embed_dims, depths and num_heads')
-        arch = ARCHS[arch]
-    missing = {'embed_dims', 'depths', 'num_heads'} - set(arch)
-    unknown = set(arch) - _ARCH_KEYS
-    if missing or unknown:
-        raise InputError(f'a SwinV2 arch has embed_dims, depths and num_heads, and may have mlp_ratio and '
-                         f'extra_norm_every; missing: {sorted(missing) or "nothing"}, unknown: '
-                         f'{sorted(unknown) or "nothing"}')
-    if len(arch['depths']) != len(arch['num_heads']):
-        raise InputError(f'a SwinV2 arch has one depth and one number of heads per stage, but depths '
-                         f'{tuple(arch["depths"])} and num_heads {tuple(arch["num_heads"])} differ in length')
-    return {'mlp_ratio': 4, 'extra_norm_every': 0, **arch, 'depths': tuple(arch['depths']),
-            'num_heads': tuple(arch['num_heads'])}
-
 
 def per_stage(value, stages: int, name: str) -> list:
     """One value or a sequence of one per stage -> a list of ``stages`` values. A tuple or list is a sequence."""
@@ -83,8 +56,9 @@ class SwinBlockV2(nn.Module):
 class Stage(nn.Module):
     """(B, H, W, C) -> (B, H, W, C), or (B, ceil(H / 2), ceil(W / 2), 2 C) where it starts with patch merging.
 
-    Every second block is shifted. ``reference_window`` travels in the state dict: whoever loads the weights knows
-    with which window their position bias was learned.
+    Every second block is shifted. ``window`` is the side of its windows, ``reference`` the window that the position bias
+    was first learned with; both are plain values (``Backbone.lineage`` saves them). ``reference_origin`` says who told the
+    reference: 'config', 'checkpoint', 'window_size' where nobody did, or 'assumed' where weights were loaded and nobody did.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], downsample: Optional[nn.Module], window: Window,
@@ -94,10 +68,8 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.window = window
         self.reference = reference or window
-        # 'config', 'checkpoint', or 'window_size' where nothing said otherwise
         self.reference_origin = 'config' if reference else 'window_size'
         self.with_cp = with_cp
-        self.register_buffer('reference_window', torch.tensor(self.reference))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.downsample is not None:
@@ -117,24 +89,11 @@ class Stage(nn.Module):
         """Change the window; the reference window, and so the learned bias of an offset, stays."""
         self.window = window
         for block in self.blocks:
-            block.attn.position_bias.resize_(window)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        loaded = state_dict.get(prefix + 'reference_window')
-        if loaded is not None:
-            loaded = tuple(loaded.tolist())
-            if self.reference_origin == 'config' and loaded != self.reference:
-                raise InputError(f'{prefix[:-1]}: the checkpoint learned its position bias with window {loaded}, but '
-                                 f'the config says pretrained_window_sizes {self.reference}; remove the option to '
-                                 'take the window from the checkpoint')
-            self.reference = loaded
-            if self.reference_origin != 'config':
-                self.reference_origin = 'checkpoint'
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+            block.attn.set_window(window)
 
 
 @MODELS.register_module()
-class SwinTransformerV2(BaseModule):
+class SwinTransformerV2(Backbone):
     """(B, in_channels, H, W), any H, W >= 1 -> a tuple with one (B, C_i, ceil(H / 4 / 2^i), ceil(W / 4 / 2^i)) for
     each i in ``out_indices``, where C_i = embed_dims * 2^i.
 
@@ -160,6 +119,8 @@ class SwinTransformerV2(BaseModule):
         InputError: for arguments that fit no model, in one sentence.
     """
 
+    family = 'SwinV2'
+
     def __init__(self,
                  arch: Union[str, dict] = 'tiny',
                  window_size: Union[int, Sequence[WindowSize]] = 16,
@@ -174,7 +135,10 @@ class SwinTransformerV2(BaseModule):
                  in_channels: int = 3,
                  init_cfg: Optional[dict] = None):
         super().__init__(init_cfg)
-        self.arch = arch = resolve_arch(arch)
+        self.arch = arch = SWIN_V2.resolve(arch)
+        if len(arch['depths']) != len(arch['num_heads']):
+            raise InputError(f'a SwinV2 arch has one depth and one number of heads per stage, but depths {arch["depths"]} '
+                             f'and num_heads {arch["num_heads"]} differ in length')
         self.depths: Tuple[int, ...] = arch['depths']
         stages = len(self.depths)
         self.out_indices = tuple(range(stages) if out_indices is None else out_indices)
@@ -227,10 +191,81 @@ class SwinTransformerV2(BaseModule):
         return tuple(outs)
 
     def set_window_size(self, window_size: Union[int, Sequence[WindowSize]]) -> None:
-        """Change the windows, in the form of the constructor's argument, and keep the function that was learned: the
-        bias of an offset does not move (a table is resized bicubically)."""
+        """Change the windows, in the form of the constructor's argument, at any time, and keep the function that was
+        learned: the bias of an offset does not move (a table is read bicubically). No parameter changes."""
         for stage, window in zip(self.stages, self._windows(window_size, 'window_size')):
             stage.set_window(window)
+
+    @property
+    def lineage(self) -> WindowLineage:
+        """The kind of its position bias, and the reference windows and windows as they stand now."""
+        table = self.position_bias == 'table'
+        return WindowLineage(self.position_bias, tuple(None if table else stage.reference for stage in self.stages),
+                             tuple(stage.window for stage in self.stages))
+
+    def check_lineage(self, lineage: WindowLineage) -> None:
+        """Raise InputError if the weights' position bias is of another kind, or was learned with other windows, than the
+        config says."""
+        if lineage.position_bias not in (None, self.position_bias):
+            raise InputError(f'its position bias is of the kind {lineage.position_bias}, but the config says position_bias '
+                             f'{self.position_bias}, another function of the offset; make them equal')
+        if self.position_bias != 'table':
+            given = [stage.reference if stage.reference_origin == 'config' else None for stage in self.stages]
+            check_agreement(lineage.references, given, 'pretrained_window_sizes')
+
+    def take_lineage(self, lineage: Optional[WindowLineage]) -> None:
+        """Take the reference windows of weights that are being loaded; tables take the shape of the windows."""
+        references = lineage.references if lineage else [None] * len(self.stages)
+        for stage, reference in zip(self.stages, references):
+            for block in stage.blocks:
+                if isinstance(block.attn.position_bias, BiasTable):
+                    block.attn.position_bias.settle_()
+            if self.position_bias == 'table' or stage.reference_origin == 'config':
+                continue
+            stage.reference = reference or stage.window
+            stage.reference_origin = 'checkpoint' if reference else 'assumed'
+
+    def warn_of_assumptions(self, name: str) -> None:
+        """Say what is assumed where neither the weights nor the config told the reference windows, and what the name of
+        the file tells of them."""
+        assumed = {i: stage.reference for i, stage in enumerate(self.stages) if stage.reference_origin == 'assumed'}
+        if not assumed:
+            return
+        proposal = reference_of_name(name)
+        advice = (f'its name speaks for pretrained_window_sizes={proposal}: set it' if proposal else
+                  'set pretrained_window_sizes, e.g. 8 for *_window8_256')
+        print_log(f'{name} does not say with which windows its position biases were learned, and neither does the config: '
+                  f'window_size is assumed, {show_windows(list(assumed.values()))} in the stages {list(assumed)}. If that '
+                  f'is not so, the biases come out wrong; {advice}', 'current', level=logging.WARNING)
+
+    def fit_positions(self, weights: State, lineage: Optional[WindowLineage]) -> Tuple[State, List[str]]:
+        """Bias tables resized bicubically to the windows of their stages."""
+        out, notes = dict(weights), []
+        for i, stage in enumerate(self.stages):
+            table = re.compile(rf'stages\.{i}\.blocks\.\d+\.attn\.position_bias\.table')
+            for key in filter(table.fullmatch, weights):
+                size = tuple(2 * side - 1 for side in stage.window)
+                if weights[key].ndim == 3 and weights[key].shape[1:] != size:
+                    out[key] = resize_table(weights[key], stage.window)
+        resized = sum(out[key] is not weights[key] for key in weights)
+        if resized:
+            notes.append(f'{resized} bias tables resized to the windows {show_windows(self.lineage.windows)}')
+        return out, notes
+
+    def may_be_new(self, key: str) -> bool:
+        """Norms of outputs that pretraining does not have."""
+        return key.startswith('out_norms.')
+
+    def leaves_out(self, key: str) -> bool:
+        """Stages after the last output, and norms of stages that are not returned."""
+        stage = re.match(r'stages\.(\d+)\.', key)
+        return key.startswith('out_norms.') or bool(stage) and len(self.stages) <= int(stage[1]) < len(self.depths)
+
+    def follow(self, other: 'SwinTransformerV2') -> None:
+        """Take the windows and the reference windows of another backbone of the same arch."""
+        for stage, model in zip(self.stages, other.stages):
+            stage.set_window(model.window)
+            stage.reference, stage.reference_origin = model.reference, model.reference_origin
 
     def reset_parameters(self) -> None:
         """The paper's initialisation: linear weights N(0, 0.02) truncated, biases zero, and both norms of a block

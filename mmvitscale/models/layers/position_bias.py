@@ -57,7 +57,22 @@ def _make_grid(coordinates, window, reference, device, dtype):
 
 class _Expand(Function):
     """The block Toeplitz matrix of a table: overlapping views give it without an index per pair, and its gradient sums
-    the diagonals without a scatter."""
+    the diagonals without a scatter.
+
+    A window of 2 x 2 tokens, a = (0, 0), b = (0, 1), c = (1, 0), d = (1, 1), has a table of 3 x 3 offsets, query minus
+    key; rows are queries, columns keys::
+
+                  -1  0  1             a  b  c  d
+             -1 [  p  q  r ]       a [ t  s  q  p ]
+        t =   0 [  s  t  u ]  ->   b [ u  t  r  q ]
+              1 [  v  w  x ]       c [ w  v  t  s ]
+                                   d [ x  w  u  t ]
+
+    Row (i, j) read as 2 x 2 is the part of the table that starts at (i, j), turned by 180 degrees: for a it is
+    [[p, q], [s, t]] turned, [[t, s], [q, p]]. ``unfold`` gives all those parts as views, ``flip`` turns them. Backward,
+    the gradient of t is the sum of the diagonal, of q that of (a, c) and (b, d): every entry is reached from as many
+    pairs as have its offset.
+    """
 
     @staticmethod
     def forward(ctx, table, window):
@@ -104,8 +119,7 @@ class ExpandedBiases:
 
     def __init__(self, limit: int = 2**22):
         self.limit = limit
-        self._made_from: List[Tensor] = []
-        self._kept: Dict[tuple, Tensor] = {}
+        self._kept: Tuple[List[Tensor], Dict[tuple, Tensor]] = [], {}  # made from these parameters; never changed in place
 
     def __call__(self, bias: nn.Module, windows: Sequence[Window], reference: Window) -> List[Tensor]:
         """The biases of windows of these shapes, in this order."""
@@ -113,21 +127,24 @@ class ExpandedBiases:
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or parameters[0].device.type != 'cpu':
             table = bias((max(h for h, _ in windows), max(w for _, w in windows)), reference)
             return [expand(sub_table(table, window), window) for window in windows]
-        if len(self._made_from) != len(parameters) or not all(map(_same, self._made_from, parameters)):
+        # Other threads may be in here too: each works on what it saw, and puts whole results in place.
+        made_from, kept = self._kept
+        kept = dict(kept)
+        if len(made_from) != len(parameters) or not all(map(_same, made_from, parameters)):
             # Tensors made under inference mode could not be compared or copied outside it.
             with torch.inference_mode(False):
-                self._made_from = [parameter.detach().clone() for parameter in parameters]
-            self._kept.clear()
+                made_from, kept = [parameter.detach().clone() for parameter in parameters], {}
         found = []
         for window in windows:
-            expanded = self._kept.pop((window, reference), None)
+            expanded = kept.pop((window, reference), None)
             if expanded is None:
                 with torch.inference_mode(False), torch.no_grad():
                     expanded = expand(bias(window, reference), window)
             found.append(expanded)
-            self._kept[window, reference] = expanded  # the last used stands last
-        while len(self._kept) > 9 or sum(kept.numel() for kept in self._kept.values()) > self.limit:
-            del self._kept[next(iter(self._kept))]
+            kept[window, reference] = expanded  # the last used stands last
+        while len(kept) > 9 or sum(tensor.numel() for tensor in kept.values()) > self.limit:
+            del kept[next(iter(kept))]
+        self._kept = made_from, kept
         return found
 
 
@@ -174,43 +191,37 @@ class LinearCPB(ContinuousPositionBias):
 class BiasTable(nn.Module):
     """(window, reference) -> (heads, 2 h - 1, 2 w - 1): one learned number per offset, as in SwinV1.
 
-    A window smaller than the learned one takes the offsets that occur; a larger one needs ``resize_`` first.
-    ``reference`` is not used.
+    Another window than the learned one reads the table bicubically (the practice of SwinV1); a map smaller than the window
+    takes the offsets that occur. ``reference`` is not used.
     """
 
     def __init__(self, num_heads: int, window: Window):
         super().__init__()
         self.table = nn.Parameter(torch.zeros(num_heads, 2 * window[0] - 1, 2 * window[1] - 1))
-
-    @property
-    def window(self) -> Window:
-        """The window whose offsets the table holds."""
-        return (self.table.shape[1] + 1) // 2, (self.table.shape[2] + 1) // 2
+        self.window = window
 
     def forward(self, window: Window, reference: Window) -> Tensor:
         if any(own < asked for own, asked in zip(self.window, window)):
-            raise InputError(f'a bias table learned for window {self.window} was asked for the offsets of {window}; '
-                             'call set_window_size on the backbone first')
-        return sub_table(self.table, window)
+            raise InputError(f'a bias table set to windows of {self.window} was asked for the offsets of {window}; call '
+                             'set_window_size on the backbone first')
+        return sub_table(resize_table(self.table, self.window), window)
+
+    def resize_(self, window: Window) -> None:
+        """Read the table for another window from now on. It keeps its own shape, so that an optimizer and an average of
+        weights made before go on with it."""
+        self.window = window
 
     @torch.no_grad()
-    def resize_(self, window: Window) -> None:
-        """Resize the table to another window, bicubically (the practice of SwinV1)."""
-        if window != self.window:
-            # The same parameter, so that an optimizer made before goes on training it.
-            self.table.data, self.table.grad = resize_table(self.table, window), None
-
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        """A table learned for another window is resized to this one."""
-        table = state_dict.get(prefix + 'table')
-        if table is not None and table.ndim == 3 and table.shape[1:] != self.table.shape[1:]:
-            state_dict[prefix + 'table'] = resize_table(table, self.window)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def settle_(self) -> None:
+        """Give the table the shape of the window, for weights that come in that shape."""
+        self.table.data, self.table.grad = resize_table(self.table, self.window), None
 
 
 def resize_table(table: Tensor, window: Window) -> Tensor:
     """(heads, 2 h - 1, 2 w - 1) -> the same for another window, bicubically."""
     size: Tuple[int, int] = (2 * window[0] - 1, 2 * window[1] - 1)
+    if table.shape[1:] == size:
+        return table
     return F.interpolate(table[None], size=size, mode='bicubic', align_corners=False)[0]
 
 

@@ -204,6 +204,11 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self._biases = ExpandedBiases()
 
+    def set_window(self, window: Window) -> None:
+        """Tell the position bias that its stage's windows change."""
+        self.position_bias.resize_(window)
+        self._biases = ExpandedBiases()
+
     def forward(self, x: Tensor, geometry: WindowGeometry, reference: Window) -> Tensor:
         """reference: the window that the bias was learned with."""
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))

@@ -6,7 +6,7 @@ from randomise import randomise
 from torch import nn
 
 from mmvitscale.errors import InputError
-from mmvitscale.models.backbones import DeepViT
+from mmvitscale.models import DeepViT
 from mmvitscale.models.layers.re_attention import ReAttention
 
 SMALL = dict(embed_dims=12, depth=4, re_attention=2, num_heads=3)

@@ -1,0 +1,74 @@
+"""How far the windows of a SwinV2 reach beyond those that its position bias was learned with (section 3.3)."""
+
+from dataclasses import dataclass
+from typing import List
+
+import torch
+from torch import nn
+
+from ..models import SwinTransformerV2
+from ..models.layers.position_bias import log_coordinates
+from ..models.layers.windows import Window
+
+
+@dataclass(frozen=True)
+class StageWindows:
+    """Windows of one stage, (height, width) in tokens: the one its position bias was learned with, and its own."""
+    reference: Window
+    window: Window
+
+    @property
+    def trained_coordinate(self) -> float:
+        """The largest normalised log-coordinate of the reference window's offsets."""
+        return max(_largest_coordinate(p, p) for p in self.reference)
+
+    @property
+    def coordinate(self) -> float:
+        """The largest normalised log-coordinate of the window's offsets."""
+        return max(_largest_coordinate(n, p) for n, p in zip(self.window, self.reference))
+
+    @property
+    def extrapolation(self) -> float:
+        """How far the window's log-coordinates leave the trained range, relative to it; 0 if they do not."""
+        worst = 0.0
+        for n, p in zip(self.window, self.reference):
+            if n > p:
+                trained = _largest_coordinate(p, p)
+                worst = max(worst, _largest_coordinate(n, p) / trained - 1 if trained else float('inf'))
+        return worst
+
+    @property
+    def share_outside(self) -> float:
+        """Share of the window's offsets that the reference window does not have."""
+        offsets = [2 * n - 1 for n in self.window]
+        inside = [min(2 * n - 1, 2 * p - 1) for n, p in zip(self.window, self.reference)]
+        return 1 - inside[0] * inside[1] / (offsets[0] * offsets[1])
+
+
+def _largest_coordinate(length: int, reference: int) -> float:
+    return log_coordinates(torch.tensor(float(length - 1)), reference).item()
+
+
+def report(backbone: SwinTransformerV2) -> str:
+    """A table, one line per stage. Bias tables have no reference window; they are read bicubically."""
+    header = ('stage', 'reference window', 'from', 'window', 'log-coordinate: trained', 'now', 'beyond', 'offsets outside')
+    rows = []
+    for i, stage in enumerate(backbone.stages):
+        if backbone.position_bias == 'table':
+            rows.append((str(i), 'none', 'table', _by(stage.window), *'----'))
+            continue
+        windows = StageWindows(stage.reference, stage.window)
+        rows.append((str(i), _by(stage.reference), stage.reference_origin, _by(stage.window),
+                     f'{windows.trained_coordinate:.3f}', f'{windows.coordinate:.3f}', f'{100 * windows.extrapolation:.0f}%',
+                     f'{100 * windows.share_outside:.0f}%'))
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [header, *rows])
+
+
+def _by(window: Window) -> str:
+    return f'{window[0]}x{window[1]}'
+
+
+def swin_backbones(model: nn.Module) -> List[SwinTransformerV2]:
+    """All SwinV2 backbones in a model, wrapped or not."""
+    return [module for module in model.modules() if isinstance(module, SwinTransformerV2)]

@@ -1,0 +1,256 @@
+"""The one door through which weights enter a backbone, whichever way they come.
+
+``init_cfg``, ``load_from``, ``--resume``, testing, predicting and a plain ``load_state_dict`` all end in ``prepare``: the
+layout is recognised, names are converted, the result is compared with the backbone's own state dict, and it is refused
+unless every weight that should come does. A backbone calls it from its own loading (``models/backbones/backbone.py``), so
+that it holds for OpenMMLab's own tools and inferencers as well; ``into_model`` is the same for a whole model and its file.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, List, Optional, Tuple
+
+import torch
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from torch import nn
+
+from ..errors import InputError, some_of
+from .convert import Converted, State, convert, find_backbones, weights_in
+from .lineage import KEY, Lineage, WindowLineage, show_windows
+
+# How the weights of another number of channels than the image has are carried over.
+EXTRA_CHANNELS = ('repeat', 'zero')
+
+# In the metadata of a state dict: the weights have been converted and compared already.
+ENTERED = dict(version=2, entered=True)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What enters a backbone. weights: its own names and shapes, all of them, without the lineage. left_out: names in the
+    source that it has no use for. new: its weights that the source does not have. notes: what was fitted."""
+
+    converted: Converted
+    weights: State
+    left_out: List[str]
+    new: List[str]
+    notes: List[str]
+
+    @property
+    def lineage(self) -> Optional[Lineage]:
+        return self.converted.lineage
+
+    def state_dict(self) -> State:
+        """The weights and, for a SwinV2, their lineage, marked as having come through the door: a backbone takes them as
+        they are."""
+        lineage = {KEY: self.lineage.encode()} if isinstance(self.lineage, WindowLineage) else {}
+        state = OrderedDict({**self.weights, **lineage})
+        state._metadata = OrderedDict({'': ENTERED})
+        return state
+
+    def describe(self, backbone: nn.Module) -> str:
+        """One line for the log."""
+        taken = len(self.weights) - len(self.new)
+        parts = [f'{backbone.describe_weights(self.converted.weights)} from {self.converted.source}: {taken} weights taken',
+                 f'{len(self.left_out)} left out{_examples(self.left_out)}',
+                 f'newly initialised: {", ".join(self.new) if self.new else "none"}', *self.notes]
+        if isinstance(self.lineage, WindowLineage) and any(self.lineage.windows):
+            parts.append(f'windows {show_windows(self.lineage.windows)} -> {show_windows(backbone.lineage.windows)}')
+        return ', '.join(parts)
+
+
+def prepare(backbone: nn.Module, weights: State, prefix: Optional[str] = None, extra_channels: Optional[str] = 'repeat',
+            given: Optional[WindowLineage] = None) -> Entry:
+    """Weights of any known layout -> what enters the backbone. Nothing is changed yet.
+
+    Args:
+        backbone: one of ``mmvitscale.models``.
+        weights: from ``weights_in``, of the backbone alone or of a model that contains one.
+        prefix: what the backbone's names stand behind in it; None finds it.
+        extra_channels: 'repeat' or 'zero', how weights of an RGB stem go to an image of more channels; None refuses.
+        given: what is known of the lineage from elsewhere, for weights that do not tell.
+
+    Raises:
+        InputError: in one sentence, if a weight is missing, unknown or of another shape, or was learned with other windows
+            or another kind of position bias than the config says.
+    """
+    converted = convert(weights, prefix)
+    if converted.family != backbone.family:
+        raise InputError(f'it is a {converted.family}, but the config builds a {backbone.family}; change the type of the '
+                         'backbone, or take another checkpoint')
+    if given is not None:
+        converted = replace(converted, lineage=_completed(converted.lineage, given))
+    backbone.check_lineage(converted.lineage)
+    own = {key: value for key, value in backbone.state_dict().items() if key != KEY}
+    # Under FSDP and its like a module's own names and shapes are not those of the checkpoint: PyTorch maps them.
+    own = {key.replace('_fsdp_wrapped_module.', '').replace('_checkpoint_wrapped_module.', ''): value
+           for key, value in own.items()}
+    found, notes = backbone.fit_positions(converted.weights, converted.lineage)
+    found, more = _fit_channels(found, own, extra_channels)
+    new = [key for key in own if key not in found and backbone.may_be_new(key)]
+    _check(backbone, found, own, new)
+    unused = [key for key in found if key not in own]
+    entering = {key: found[key] if key in found else own[key] for key in own}
+    return Entry(converted, entering, [*converted.dropped, *unused], new, notes + more)
+
+
+def _check(backbone: nn.Module, found: State, own: State, new: List[str]) -> None:
+    """Raise InputError unless every weight of the backbone is there, in its shape, and no unknown one."""
+    missing = [key for key in own if key not in found and key not in new]
+    unknown = [key for key in found if key not in own and not backbone.leaves_out(key)]
+    misshapen = [f'{key} is {tuple(found[key].shape)} instead of {tuple(own[key].shape)}'
+                 for key in own if key in found and found[key].shape != own[key].shape]
+    if not (missing or unknown or misshapen):
+        return
+    theirs, ours = backbone.describe_weights(found), backbone.describe_weights(own)
+    what = f'it is a {theirs}, but the config builds a {ours}' if theirs != ours else f'it looks like a {theirs}'
+    raise InputError(f'{what}: {problems(missing, unknown, misshapen)}; take the checkpoint of the same variant and '
+                     'options, whole and as it was saved')
+
+
+def problems(missing: List[str], unknown: List[str], misshapen: List[str]) -> str:
+    """``2 weights missing (a, b); 1 weights of another shape (c is (1,) instead of (2,))``"""
+    return '; '.join(f'{len(keys)} weights {what} ({some_of(keys)})' for what, keys in
+                     (('missing', missing), ('unknown', unknown), ('of another shape', misshapen)) if keys)
+
+
+def _completed(found: Optional[Lineage], given: WindowLineage) -> Lineage:
+    """The lineage that weights tell, and where they do not, what is given."""
+    if not isinstance(found, WindowLineage) or len(found.references) != len(given.references):
+        return found
+    pairs = [tuple(own or other for own, other in zip(getattr(found, name), getattr(given, name)))
+             for name in ('references', 'windows')]
+    return WindowLineage(found.position_bias or given.position_bias, *pairs)
+
+
+def _fit_channels(found: State, own: State, how: Optional[str]) -> Tuple[State, List[str]]:
+    """Carry the weights of an RGB stem over to an image of another number of channels: 'repeat' takes R, G, B, R, ...
+    scaled by 3 / channels, so that equal channels give what they gave (a sum for a single channel); 'zero' keeps R, G, B and
+    starts the others at zero."""
+    out, notes = dict(found), []
+    for key, target in own.items():
+        weight = found.get(key)
+        if how is None or weight is None or target.ndim != 4 or weight.ndim != 4 or weight.shape[1] != 3 or \
+                target.shape[1] in (3, 0) or not key.startswith('patch_embed.'):
+            continue
+        channels = target.shape[1]
+        if weight.shape[:1] + weight.shape[2:] != target.shape[:1] + target.shape[2:]:
+            continue
+        if channels == 1:
+            out[key], told = weight.sum(1, keepdim=True), 'summed'
+        elif how == 'zero' and channels > 3:
+            zeros = weight.new_zeros(target.shape[0], channels - 3, *weight.shape[2:])
+            out[key], told = torch.cat((weight, zeros), 1), 'kept, the others zero'
+        else:
+            out[key] = weight[:, [i % 3 for i in range(channels)]] * (3 / channels)
+            told = f'repeated and scaled by 3/{channels}'
+        notes.append(f'{key} from 3 to {channels} channels: R, G, B {told}')
+    return out, notes
+
+
+def backbones_of(model: nn.Module) -> Dict[str, nn.Module]:
+    """The backbones of mmvitscale in a model, by the prefix of their weights' names."""
+    model = unwrapped(model)
+    return {f'{name}.' if name else '': module for name, module in model.named_modules() if hasattr(module, 'fit_positions')}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside wrappers of DDP and test-time augmentation, whose weights have no names of their own."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
+               tell: Callable[[str], None] = lambda line: None) -> Dict[str, Entry]:
+    """What a file held -> ``content['state_dict']`` with the names of a whole model, ready for its ``load_state_dict``.
+
+    A backbone in any layout, alone or inside another model, goes into the model's backbones; other weights stay as they
+    are. A file with weights for the heads alone is nobody's mistake.
+
+    Args:
+        model: of any task; wrappers are looked through.
+        content: what ``read_checkpoint`` gave; its ``state_dict`` is replaced.
+        name: of the file, for messages.
+        exact: for testing and resuming: nothing may be missing, unknown or fitted to another number of channels.
+        tell: gets one line for each backbone.
+
+    Returns:
+        by prefix what enters each backbone.
+
+    Raises:
+        InputError: that names the file, for what does not fit.
+    """
+    model = unwrapped(model)
+    backbones = backbones_of(model)
+    try:
+        weights = weights_in(content)
+        given = _lineage_of_meta(content)
+        state, entries = _enter(backbones, weights, exact, given)
+        if exact:
+            _check_exact(model.state_dict(), state, backbones, entries)
+        elif not entries and not any(key in state for key in model.state_dict()):
+            raise InputError(f'it has no weight of this model; its weights are called {some_of(sorted(weights))}, the '
+                             f"model's {some_of(sorted(model.state_dict()))}")
+        average = content.get('ema_state_dict')
+        if isinstance(average, dict) and content.get('state_dict') is not None:
+            # MMEngine's EMA hook exchanges it with the state dict, name by name, so it takes the same way.
+            copies = {f'module.{prefix}': backbone for prefix, backbone in backbones.items()}
+            content['ema_state_dict'] = _enter(copies, OrderedDict(average), exact, given)[0]
+    except InputError as error:
+        intro = f'checkpoint {name} does not fit the config' if exact else str(name)
+        raise InputError(f'{intro}: {error}') from error
+    for prefix, entry in entries.items() if not exact else ():
+        tell(f'{name}: {entry.describe(backbones[prefix])}')
+    content['state_dict'] = state
+    return entries
+
+
+def _enter(backbones: Dict[str, nn.Module], weights: State, exact: bool,
+           given: Optional[WindowLineage]) -> Tuple[State, Dict[str, Entry]]:
+    """Weights of a model or of a backbone alone -> those of a model with these backbones, and what enters each."""
+    entries, used = {}, set()
+    for prefix, backbone in backbones.items():
+        inside = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
+        alone = bool(prefix) and not inside and bool(find_backbones(weights))
+        if inside or alone:
+            entries[prefix] = prepare(backbone, weights if alone else inside, '' if prefix and not alone else None,
+                                      None if exact else 'repeat', given)
+            used.update(weights if alone else (prefix + key for key in inside))
+    state = OrderedDict((key, value) for key, value in weights.items() if key not in used)
+    state._metadata = OrderedDict(getattr(weights, '_metadata', {}))
+    for prefix, entry in entries.items():
+        for key, value in entry.state_dict().items():
+            state[prefix + key] = value
+        state._metadata[prefix[:-1]] = ENTERED
+    return state, entries
+
+
+def _check_exact(own: State, found: State, backbones: Dict[str, nn.Module], entries: Dict[str, Entry]) -> None:
+    """Raise InputError unless the weights are those of the model, in name and shape."""
+    entered = tuple(entries)
+    missing = [key for key in own if key not in found and not (entered and key.startswith(entered))]
+    missing += [prefix + key for prefix, entry in entries.items() for key in entry.new]
+    unknown = [key for key in found if key not in own]
+    unknown += [prefix + key for prefix, entry in entries.items() for key in entry.left_out
+                if backbones[prefix].leaves_out(key)]
+    misshapen = [f'{key} is {tuple(found[key].shape)} instead of {tuple(own[key].shape)}'
+                 for key in own if key in found and found[key].shape != own[key].shape]
+    if missing or unknown or misshapen:
+        raise InputError(f'{problems(missing, unknown, misshapen)}; give the config the checkpoint was trained with')
+
+
+def _lineage_of_meta(content: dict) -> Optional[WindowLineage]:
+    """The windows in a checkpoint's meta: where mmvitscale 0.1.0 wrote those that its weights last ran with."""
+    meta = content.get('meta')
+    lineage = meta.get('window_lineage') if isinstance(meta, dict) else None
+    try:
+        columns = [tuple(tuple(map(int, window)) if window else None for window in lineage[name])
+                   for name in ('reference_windows', 'windows')]
+        return WindowLineage(lineage.get('position_bias'), *columns)
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return None
+
+
+def _examples(keys: List[str]) -> str:
+    return f' ({some_of(keys)})' if keys else ''

@@ -1,0 +1,49 @@
+"""Which windows a model is tested with: the config's, or those that its weights last ran with."""
+
+from typing import Dict, List, Optional
+
+from torch import nn
+
+from .door import Entry, backbones_of
+from .lineage import WindowLineage, show_windows, windows_changed
+
+
+def tested_windows(cfg, options: Optional[dict] = None) -> str:
+    """``'checkpoint'`` where the config grows windows during training (``ProgressiveWindowHook``), else ``'config'``.
+
+    Args:
+        cfg: the config; ``test_windows`` in it, one of the two, decides.
+        options: ``--cfg-options``: a window given there wins.
+    """
+    if any(key.split('.')[-1] == 'window_size' for key in options or {}):
+        return 'config'
+    schedules = [hook['schedule'] for hook in cfg.get('custom_hooks') or []
+                 if 'ProgressiveWindowHook' in str(hook.get('type'))]
+    grows = any('window_size' in phase for schedule in schedules for phase in schedule)
+    return cfg.get('test_windows') or ('checkpoint' if grows else 'config')
+
+
+def settle_windows(model: nn.Module, entries: Dict[str, Entry], cfg) -> List[str]:
+    """Before weights are tested: set the windows of each backbone, and return one line for each whose windows are not
+    those of the config or not those that the weights last ran with.
+
+    Args:
+        model: with its backbones' windows as the config says.
+        entries: what ``into_model`` returned.
+        cfg: for ``tested_windows``.
+    """
+    lines = []
+    for prefix, backbone in backbones_of(model).items():
+        learned = entries[prefix].lineage if prefix in entries else None
+        changed = windows_changed(learned, backbone.lineage)
+        if not changed:
+            continue
+        if tested_windows(cfg) == 'checkpoint' and isinstance(learned, WindowLineage) and all(learned.windows):
+            before = show_windows(backbone.lineage.windows)
+            unbuilt = len(backbone.depths) - len(learned.windows)
+            backbone.set_window_size([*learned.windows, *learned.windows[-1:] * unbuilt])
+            lines.append(f'the windows of {show_windows(learned.windows)} tokens that the weights last ran with are used, '
+                         f'not the {before} of the config, since it grows windows; test_windows=config takes the config\'s')
+        else:
+            lines.append(changed)
+    return lines

@@ -1,0 +1,110 @@
+"""Data sets checked before a run starts: folders, annotation files, numbers of classes."""
+
+import sys
+from pathlib import Path
+from typing import Iterator, Optional, Sequence, Tuple
+
+from mmengine.config import Config, ConfigDict
+
+from ..config import dataloaders, plain_datasets
+from ..errors import InputError, some_of
+from ..machine import is_first_process
+from .coco import check_coco
+
+# How to get the data, by the folder that OpenMMLab's configs expect it in.
+_DATA_SOURCES = {
+    'ADEChallengeData2016':
+    'unpack ADEChallengeData2016.zip of the MIT scene parsing benchmark there',
+    'coco':
+    'unpack train2017, val2017 and annotations of COCO 2017 there',
+    'mini':
+    'make it with: python tools/make_mini_dataset.py --out data/mini',
+}
+
+
+def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
+    """Raise InputError unless every data set of these splits (train, val, test) has its folders, images and, in COCO
+    format, usable annotations, and the model has as many classes. Says on stderr what will be left out."""
+    for split in splits:
+        for loader in dataloaders(cfg, [split]):
+            for dataset in plain_datasets(loader.dataset):
+                root = Path(dataset.get('data_root') or '')
+                for key, folder in dataset.get('data_prefix', {}).items():
+                    if isinstance(folder, str):
+                        _check_folder(root / folder, dataset)
+                if dataset.get('ann_file') and not (root / dataset.ann_file).is_file():
+                    raise InputError(f'annotation file {root / dataset.ann_file} is not there; {_how_to_get(root)}')
+                _check_classes(cfg, dataset, split)
+        _check_evaluator(cfg, split)
+
+
+def class_of(cfg: Config, dataset: ConfigDict) -> Optional[type]:
+    """The class of a data set's config, looked up in the config's scope; None if nobody knows it."""
+    from mmengine.registry import DATASETS
+    with DATASETS.switch_scope_and_registry(cfg.get('default_scope', 'mmengine')) as registry:
+        return registry.get(dataset.type) if 'type' in dataset else None
+
+
+def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
+    dataset_class = class_of(cfg, dataset)
+    classes = (dataset.get('metainfo') or {}).get('classes') or getattr(dataset_class, 'METAINFO', {}).get('classes')
+    if not classes:
+        return
+    for path, count in _numbers_of_classes(cfg.model, 'model'):
+        if count != len(classes):
+            raise InputError(f'{path} is {count}, but the {split} data set has {len(classes)} classes '
+                             f'({some_of(classes)}); make them equal')
+    if _is_coco(dataset_class):
+        root = Path(dataset.get('data_root') or '')
+        with_mask = any(step.get('with_mask', False) for step in dataset.get('pipeline', []))
+        notes = check_coco(root / dataset.ann_file, root / dataset.data_prefix.get('img', ''), classes,
+                           split == 'train', with_mask)
+        for note in notes if is_first_process() else []:
+            print(f'note: {note}', file=sys.stderr)
+
+
+def _is_coco(dataset_class: Optional[type]) -> bool:
+    """Whether the data set reads its annotations as mmdet's CocoDataset does."""
+    if not dataset_class or not dataset_class.__module__.startswith('mmdet.'):
+        return False
+    from mmdet.datasets import CocoDataset
+    return getattr(dataset_class, 'load_data_list', None) is CocoDataset.load_data_list
+
+
+def _numbers_of_classes(model, path: str) -> Iterator[Tuple[str, int]]:
+    """(where, how many) for each num_classes of a model's config; a semantic branch counts classes of its own."""
+    if isinstance(model, (list, tuple)):
+        model = {str(i): item for i, item in enumerate(model)}
+    if isinstance(model, dict):
+        for key, value in model.items():
+            if key == 'num_classes' and isinstance(value, int):
+                yield f'{path}.{key}', value
+            elif key != 'semantic_head':
+                yield from _numbers_of_classes(value, f'{path}.{key}')
+
+
+def _check_evaluator(cfg: Config, split: str) -> None:
+    """An evaluator with an annotation file of its own must read that of its data set."""
+    loader, evaluators = cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')
+    if not loader or not evaluators:
+        return
+    files = [Path(dataset.get('data_root') or '', dataset.ann_file)
+             for dataset in plain_datasets(loader.dataset) if dataset.get('ann_file')]
+    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        own = evaluator.get('ann_file')
+        if own and files and Path(own).absolute() not in [file.absolute() for file in files]:
+            raise InputError(f'{split}_evaluator reads {own}, but the {split} data set {files[0]}; give both the same '
+                             'ann_file')
+
+
+def _check_folder(folder: Path, dataset: dict) -> None:
+    if not folder.is_dir() or not any(folder.iterdir()):
+        state = 'is empty' if folder.is_dir() else 'is not there'
+        raise InputError(f'data set folder {folder} {state}; {_how_to_get(Path(dataset.get("data_root") or "."))}')
+
+
+def _how_to_get(root: Path) -> str:
+    known = [how for part, how in _DATA_SOURCES.items() if part in root.parts]
+    return (f'{known[-1] if known else "put the data set there"}, name another place with --cfg-options '
+            'data_root=PATH, or try the embedded scenes: python tools/make_mini_dataset.py --out data/mini, then a '
+            'config of configs/mini')

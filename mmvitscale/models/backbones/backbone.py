@@ -1,0 +1,128 @@
+"""What the backbones share: weights enter through one door, and what they were learned with travels with them."""
+
+from typing import List, Optional, Tuple
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import PretrainedInit
+
+from ...checkpoints.convert import State, find_backbones, weights_in
+from ...checkpoints.door import Entry, prepare
+from ...checkpoints.lineage import KEY, Lineage, WindowLineage, windows_changed
+from ...errors import InputError, some_of
+from .recognise import describe_weights
+
+
+class Backbone(BaseModule):
+    """Base of SwinTransformerV2 and DeepViT.
+
+    A state dict that is loaded, into the backbone or into a model around it, may have any layout that ``checkpoints``
+    knows. It is refused unless every weight of the backbone is in it. A part of the backbone's own names is left to
+    PyTorch, as long as no whole backbone shows in it.
+
+    Subclasses say what only they know: ``family``, ``lineage``, ``check_lineage``, ``take_lineage``, ``fit_positions``,
+    ``may_be_new``, ``leaves_out``.
+    """
+
+    _version = 2  # of the state dict: 2 holds ``lineage``, before it reference windows were buffers of the stages
+    family: str
+
+    @property
+    def lineage(self) -> Lineage:
+        """What its weights are learned with, as it stands now."""
+        raise NotImplementedError
+
+    def check_lineage(self, lineage: Optional[Lineage]) -> None:
+        """Raise InputError if weights learned so contradict the config."""
+
+    def take_lineage(self, lineage: Optional[Lineage]) -> None:
+        """Make the lineage of weights that are being loaded the backbone's own. None: they do not tell."""
+
+    def fit_positions(self, weights: State, lineage: Optional[Lineage]) -> Tuple[State, List[str]]:
+        """Weights under our names -> the same with what depends on positions resized to this backbone, and notes."""
+        return weights, []
+
+    def may_be_new(self, key: str) -> bool:
+        """Whether a pretrained model may lack this weight, which then keeps its initialisation."""
+        raise NotImplementedError
+
+    def leaves_out(self, key: str) -> bool:
+        """Whether the weight belongs to a part of the arch that this backbone does not build."""
+        raise NotImplementedError
+
+    @staticmethod
+    def describe_weights(weights: State) -> str:
+        return describe_weights(weights)
+
+    def init_weights(self) -> None:
+        """MMEngine's initialisation. Type ``Pretrained``, the OpenMMLab spelling, is our own here, and comes last."""
+        cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or [])
+        pretrained = [cfg for cfg in cfgs if _is_pretrained(cfg)]
+        self.init_cfg = [*(cfg for cfg in cfgs if not _is_pretrained(cfg)),
+                         *({**cfg, 'type': 'mmvitscale.Pretrained'} for cfg in pretrained)] or None
+        super().init_weights()
+
+    def load_checkpoint(self, content: dict, name: str, prefix: Optional[str] = None,
+                        extra_channels: str = 'repeat') -> Entry:
+        """Load what a checkpoint file held, and say in one log line what was taken, left out and newly initialised.
+
+        Args:
+            content: what ``read_checkpoint`` gave, of any known layout.
+            name: of the file, for messages.
+            prefix: what the names of the backbone's weights stand behind in it; None finds it.
+            extra_channels: for an image of more channels than R, G, B: 'repeat' or 'zero' (``checkpoints.door``).
+
+        Raises:
+            InputError: that names the file; then nothing has been changed.
+        """
+        try:
+            entry = prepare(self, weights_in(content), prefix, extra_channels)
+        except InputError as error:
+            raise InputError(f'{name}: {error}') from error
+        line = f'{name}: {entry.describe(self)}'
+        super().load_state_dict(entry.state_dict())
+        print_log(line, 'current')
+        self.warn_of_assumptions(name)
+        return entry
+
+    def warn_of_assumptions(self, name: str) -> None:
+        """Say once what weights that do not tell are assumed to be learned with."""
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + KEY] = self.lineage.encode()
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args, **kwargs):
+        version = local_metadata.get('version') or 1
+        if version > self._version:
+            raise InputError(f'the weights were written by a newer mmvitscale (format {version}, this one knows up to '
+                             f'{self._version}); update mmvitscale')
+        inside = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        if local_metadata.get('entered'):
+            self.take_lineage(WindowLineage.decode(inside[KEY]) if KEY in inside else None)
+        elif inside and KEY not in inside and not find_backbones(inside):
+            own = self.state_dict()
+            unknown = [key for key in inside if key not in own]
+            if unknown:
+                raise InputError(f'the weights{" behind " + repr(prefix) if prefix else ""} are those of no backbone of '
+                                 f'mmvitscale: {some_of(unknown)}; take a checkpoint of SwinV2 or DeepViT')
+        elif inside and set(inside) != {KEY}:
+            entry = prepare(self, weights_in(inside), '' if prefix else None)
+            line = windows_changed(entry.lineage, self.lineage)
+            if entry.converted.source != 'mmvitscale' or entry.new or entry.notes:
+                line = entry.describe(self)
+            if line:
+                print_log(line, 'current')
+            self.take_lineage(entry.lineage)
+            self.warn_of_assumptions('the state dict')
+            for key in inside:
+                del state_dict[prefix + key]
+            state_dict.update({prefix + key: value for key, value in entry.weights.items()})
+        state_dict.pop(prefix + KEY, None)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
+
+
+def _is_pretrained(cfg: dict) -> bool:
+    kind = cfg['type']
+    return kind in ('Pretrained', 'mmengine.Pretrained', 'mmvitscale.Pretrained', PretrainedInit) or \
+        getattr(kind, '__module__', '') == 'mmvitscale.checkpoints.pretrained'

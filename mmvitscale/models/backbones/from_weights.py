@@ -1,0 +1,48 @@
+"""Whether a file that comes without a config holds a whole backbone."""
+
+import torch
+
+from ...checkpoints.convert import Converted
+from ...checkpoints.door import prepare
+from ...checkpoints.lineage import GridLineage, WindowLineage
+from ...errors import InputError
+from .backbone import Backbone
+from .deepvit import DeepViT
+from .recognise import describe_weights, sizes_of
+from .swin_v2 import SwinTransformerV2
+
+
+def check_complete(converted: Converted) -> None:
+    """Raise InputError unless the weights are exactly those of the backbone that they look like."""
+    try:
+        with torch.device('meta'):
+            backbone = _build(converted)
+    except (KeyError, ValueError, ZeroDivisionError, IndexError) as error:
+        raise InputError(f'the checkpoint is incomplete: it looks like a {describe_weights(converted.weights)}, and no '
+                         f'backbone has these sizes ({error}); take the file as it was saved') from error
+    prepare(backbone, converted.state_dict(), prefix='', extra_channels=None)
+
+
+def _build(converted: Converted) -> Backbone:
+    """The backbone, as far as sizes tell it. Raises what sizes that do not go together make Python raise."""
+    weights = converted.weights
+    arch = sizes_of(weights)
+    stem = 'patch_embed.conv1.weight' if 'patch_embed.conv1.weight' in weights else 'patch_embed.proj.weight'
+    channels = weights[stem].shape[1]
+    if converted.family == 'DeepViT':
+        grid = (1, weights['pos_embed'].shape[1] - 1)
+        if isinstance(converted.lineage, GridLineage):
+            grid = converted.lineage.grid
+        size = tuple(DeepViT.patch_size * side for side in grid)
+        return DeepViT({'num_heads': 1, **arch}, size, in_channels=channels)
+    stages = len(arch['depths'])
+    windows, bias = [8] * stages, 'log_cpb'
+    if isinstance(converted.lineage, WindowLineage) and converted.lineage.position_bias == 'table':
+        bias = 'table'
+        windows = [tuple((side + 1) // 2 for side in weights[f'stages.{i}.blocks.0.attn.position_bias.table'].shape[1:])
+                   for i in range(stages)]
+    elif isinstance(converted.lineage, WindowLineage) and converted.lineage.position_bias:
+        bias = converted.lineage.position_bias
+    norms = [int(key.split('.')[1]) for key in weights if key.startswith('out_norms.') and key.endswith('.weight')]
+    return SwinTransformerV2(arch, windows, position_bias=bias, out_indices=sorted({*norms, stages - 1}),
+                             in_channels=channels)

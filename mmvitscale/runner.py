@@ -1,0 +1,62 @@
+"""MMEngine's runner with our door for weights, for every tool that builds its runner from ``runner_type``."""
+
+import mmengine.runner
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
+
+from .checkpoints.door import into_model, unwrapped
+from .checkpoints.files import read_checkpoint
+from .checkpoints.lineage import windows_changed
+from .checkpoints.windows import settle_windows, tested_windows
+from .hooks.averages import let_averages_follow
+from .registry import RUNNERS
+
+
+@RUNNERS.register_module()
+class Runner(mmengine.runner.Runner):
+    """MMEngine's runner (``runner_type='mmvitscale.Runner'``), but code in checkpoint files is not run, ``load_from`` takes
+    any layout, weights that are tested or resumed must fit the model entirely, and a model whose windows were grown is
+    tested with the windows that its weights last ran with."""
+
+    _tests = False
+
+    def train(self):
+        self._tests = False
+        return super().train()
+
+    def val(self):
+        self._tests = True
+        return super().val()
+
+    def test(self):
+        self._tests = True
+        return super().test()
+
+    def resume(self, filename, *args, **kwargs):
+        self._resume = True
+        return super().resume(filename, *args, **kwargs)
+
+    def save_checkpoint(self, *args, **kwargs):
+        let_averages_follow(self)
+        super().save_checkpoint(*args, **kwargs)
+
+    def load_checkpoint(self, filename, map_location='cpu', strict=False, revise_keys=((r'^module.', ''), )):
+        """As MMEngine's. Files are read into the main memory whatever ``map_location`` says: weights, moments and averages
+        go from there to where the model is."""
+        checkpoint = read_checkpoint(filename)
+        model = unwrapped(self.model)
+        entries = into_model(model, checkpoint, filename, exact=self._tests or self._resume, tell=self.logger.info)
+        if self._tests:
+            for line in settle_windows(model, entries, self.cfg):
+                self.logger.info(f'{filename}: {line}')
+        elif self._resume and tested_windows(self.cfg) == 'config':  # else the hook that grows windows sets them
+            for prefix, entry in entries.items():
+                line = windows_changed(entry.lineage, model.get_submodule(prefix.rstrip('.')).lineage)
+                if line:
+                    self.logger.info(f'{filename}: {line}')
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=list(revise_keys))
+        for prefix in entries:
+            model.get_submodule(prefix.rstrip('.')).warn_of_assumptions(filename)
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint

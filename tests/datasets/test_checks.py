@@ -1,0 +1,19 @@
+import pytest
+from mmengine.config import Config
+
+from mmvitscale.datasets.checks import check_datasets
+from mmvitscale.errors import InputError
+
+
+def test_data_sets_inside_wrappers_are_checked(tmp_path):
+    data = dict(data_root=str(tmp_path), ann_file='annotations/a.json', data_prefix=dict(img='train2017/'))
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', times=2, dataset=data))))
+    with pytest.raises(InputError, match='train2017 is not there'):
+        check_datasets(cfg, ['train', 'val'])
+    (tmp_path / 'train2017').mkdir()
+    (tmp_path / 'train2017/a.jpg').write_text('')
+    with pytest.raises(InputError, match='annotation file .*a.json is not there'):
+        check_datasets(cfg, ['train', 'val'])
+    (tmp_path / 'annotations').mkdir()
+    (tmp_path / 'annotations/a.json').write_text('')
+    check_datasets(cfg, ['train', 'val'])
