@@ -11,8 +11,6 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 
-from ..checkpoints.convert import convert_swin_v2
-from ..checkpoints.pretrained import load_into_backbone
 from ..errors import InputError
 from ..models import SwinTransformerV2
 from ..models.backbones.variants import SWIN_V2
@@ -184,7 +182,7 @@ def difference(name: str, case: Case) -> float:
     for parameter in model.parameters():  # zero-initialised norms would hide everything
         parameter.add_(torch.randn_like(parameter), alpha=0.02)
     ours, _ = _build(OURS, case)
-    load_into_backbone(ours, convert_swin_v2(model.state_dict()), name)
+    ours.load_checkpoint(model.state_dict(), name)
     image = torch.randn(1, 3, case.size, case.size)
     expected, found = stages(image)[-1], ours.eval()(image)[-1]
     return ((found - expected).abs().max() / expected.abs().max()).item()

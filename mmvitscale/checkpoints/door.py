@@ -125,8 +125,8 @@ def _completed(found: Optional[Lineage], given: WindowLineage) -> Lineage:
 
 def _fit_channels(found: State, own: State, how: Optional[str]) -> Tuple[State, List[str]]:
     """Carry the weights of an RGB stem over to an image of another number of channels: 'repeat' takes R, G, B, R, ...
-    scaled by 3 / channels, so that equal channels give what they gave (a sum for a single channel); 'zero' keeps R, G, B and
-    starts the others at zero."""
+    scaled by 3 / channels, and the sum for a single channel (both as timm does); 'zero' keeps R, G, B, and starts the others
+    at zero, so that nothing changes until they are trained."""
     out, notes = dict(found), []
     for key, target in own.items():
         weight = found.get(key)

@@ -51,7 +51,8 @@ def miou(output):
 def test_training_reports_the_windows_and_keeps_them_in_the_checkpoint(trained, checkpoint):
     assert 'reference window' in trained[1] and 'CPUAmpOptimWrapper' in trained[1]
     meta = torch.load(checkpoint, weights_only=False)['meta']
-    assert meta['window_lineage'] == dict(reference_windows=[[8, 8]] * 4, windows=[[8, 8]] * 4)
+    assert meta['window_lineage'] == dict(
+        position_bias='log_cpb', reference_windows=[[8, 8]] * 4, windows=[[8, 8]] * 4)
 
 
 def test_testing_equals_the_validation_of_training(trained, checkpoint, options, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from official_layout import official_state_dict
 from randomise import randomise
 
-from mmvitscale.checkpoints.convert import convert_swin_v2
+from mmvitscale.checkpoints import convert as conversion
 from mmvitscale.checkpoints.files import read_checkpoint
 from mmvitscale.models import SwinTransformerV2
 
@@ -43,9 +43,13 @@ def official(tmp_path):
 @pytest.fixture
 def silent(tmp_path):
     """A file that does not tell its reference windows."""
-    weights = {key: value for key, value in SwinTransformerV2(SMALL, 8).state_dict().items() if 'reference' not in key}
+    weights = {key: value for key, value in SwinTransformerV2(SMALL, 8).state_dict().items() if key != 'lineage'}
     torch.save(weights, tmp_path / 'silent.pth')
     return tmp_path / 'silent.pth'
+
+
+def read(path):
+    return conversion.convert(conversion.weights_in(read_checkpoint(path)))
 
 
 def test_a_report_names_format_variant_and_lineage_and_writes_nothing(convert, official):
@@ -64,8 +68,8 @@ def test_a_report_names_format_variant_and_lineage_and_writes_nothing(convert, o
 def test_a_converted_file_holds_weights_and_lineage(convert, official, suffix):
     dst = official.parent / 'sub' / f'out{suffix}'
     assert convert(official, dst)[0] == 0
-    written, original = convert_swin_v2(read_checkpoint(dst)), convert_swin_v2(read_checkpoint(official))
-    assert written.source == 'mmvitscale' and written.references == original.references
+    written, original = read(dst), read(official)
+    assert written.source == 'mmvitscale' and written.lineage == original.lineage
     assert written.weights.keys() == original.weights.keys()
     assert all(torch.equal(written.weights[key], value) for key, value in original.weights.items())
     assert [path.name for path in dst.parent.iterdir()] == [dst.name]
@@ -74,12 +78,14 @@ def test_a_converted_file_holds_weights_and_lineage(convert, official, suffix):
 def test_unknown_reference_windows_can_be_given(convert, silent):
     dst = silent.parent / 'out.pth'
     code, out, _ = convert(silent, dst)
-    assert code == 0 and 'reference windows  unknown, unknown' in out and 'give --pretrained-window-sizes' in out
-    assert convert_swin_v2(read_checkpoint(dst)).references == (None, ) * 4
+    assert code == 0 and 'reference windows  unknown' in out and 'give --pretrained-window-sizes' in out
+    assert read(dst).lineage.references == (None, ) * 4
     assert convert(silent, dst, '--force', '--pretrained-window-sizes', 12, 12, 12, 6)[0] == 0
-    assert convert_swin_v2(read_checkpoint(dst)).references == ((12, 12), (12, 12), (12, 12), (6, 6))
+    assert read(dst).lineage.references == ((12, 12), (12, 12), (12, 12), (6, 6))
     assert convert(silent, dst, '--force', '--pretrained-window-sizes', 8)[0] == 0
-    assert convert_swin_v2(read_checkpoint(dst)).references == ((8, 8), ) * 4
+    assert read(dst).lineage.references == ((8, 8), ) * 4
+    telling = silent.rename(silent.parent / 'swinv2_base_window12to24_192to384_22kft1k.pth')
+    assert '--pretrained-window-sizes 12 12 12 6 here' in convert(telling)[1]
 
 
 def test_bad_input_is_one_line_and_nothing_is_written(convert, official, silent, tmp_path):

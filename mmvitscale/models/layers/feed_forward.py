@@ -21,5 +21,7 @@ class FeedForward(nn.Module):
             return self.fc2(self.act(self.fc1(x)))
         rows = x.flatten(0, -2)
         step = max(_CHUNK // self.fc1.out_features, 1)
-        outs = [self.fc2(torch.ops.aten.gelu_(self.fc1(some))) for some in rows.split(step)]
+        # PyTorch's own GELU need not keep its input here; another activation runs as it is.
+        act = torch.ops.aten.gelu_ if type(self.act) is nn.GELU and self.act.approximate == 'none' else self.act
+        outs = [self.fc2(act(self.fc1(some))) for some in rows.split(step)]
         return (outs[0] if len(outs) == 1 else torch.cat(outs)).view(x.shape)

@@ -11,7 +11,6 @@ b_h = a_h (w_h / N + c_h - mean_h) + beta_h. Centring comes first everywhere: ma
 uniform, a_h is large, and what is common to all would drown the rest in float32.
 """
 
-from contextlib import contextmanager
 from typing import Callable, Dict, Tuple
 
 import torch
@@ -38,10 +37,15 @@ def _mix(weight: Tensor, maps: Tensor) -> Tensor:
     return (weight @ maps.flatten(2)).view(maps.shape[0], weight.shape[0], *maps.shape[2:])
 
 
+def _precise(device: torch.device) -> torch.dtype:
+    """The type of sums over millions of elements: float64, but for devices that have none (Apple's MPS)."""
+    return torch.float32 if device.type == 'mps' else torch.float64
+
+
 def _gram(a: Tensor, b: Tensor) -> Tensor:
-    """(B, H, rows, N), (B, G, rows, N) -> (H, G) float64: sum of a_h b_g. A product per row, summed in float64: over
+    """(B, H, rows, N), (B, G, rows, N) -> (H, G), ``_precise``: sum of a_h b_g. A product per row, summed in float64: over
     millions of elements float32 would lose three digits."""
-    return (a.transpose(1, 2) @ b.permute(0, 2, 3, 1)).sum((0, 1), dtype=torch.float64)
+    return (a.transpose(1, 2) @ b.permute(0, 2, 3, 1)).sum((0, 1), dtype=_precise(a.device))
 
 
 class _MixedAttention(Function):
@@ -54,7 +58,7 @@ class _MixedAttention(Function):
         ctx.scale, ctx.rows, ctx.with_moments = scale, rows, with_moments
         batch, heads, tokens, _ = q.shape
         mixed_values = torch.empty_like(v)
-        moments = torch.zeros(heads, heads, dtype=torch.float64, device=q.device)
+        moments = torch.zeros(heads, heads, dtype=_precise(q.device), device=q.device)
         for start in range(0, tokens, rows):
             part = slice(start, start + rows)
             centred = _attend(q[:, :, part], k, scale).sub_(1 / tokens)
@@ -69,7 +73,7 @@ class _MixedAttention(Function):
         scale, rows = ctx.scale, ctx.rows
         batch, _, tokens, _ = q.shape
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float64)
+        grad_weight = torch.zeros_like(weight, dtype=_precise(weight.device))
         symmetric = (grad_moments + grad_moments.T) / (batch * tokens**2)
         for start in range(0, tokens, rows):
             part = slice(start, start + rows)
@@ -235,17 +239,20 @@ def _heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:
     return qkv.view(batch, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
 
 
-@contextmanager
-def statistics_kept(module: nn.Module):
-    """Within it a forward pass leaves the running statistics of every BatchNorm in the module as they are: for the
-    second forward pass of activation checkpointing, which sees the same batch again."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, (momentum, batches) in zip(norms, before):
+class statistics_kept:
+    """Within it a forward pass leaves the running statistics of every BatchNorm in the module as they are: for the second
+    forward pass of activation checkpointing, which sees the same batch again. May be entered once for every backward
+    pass through the same graph."""
+
+    def __init__(self, module: nn.Module):
+        self.norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+    def __enter__(self):
+        self.before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum = 0.0
+
+    def __exit__(self, *error):
+        for norm, (momentum, batches) in zip(self.norms, self.before):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(batches)

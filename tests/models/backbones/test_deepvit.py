@@ -84,6 +84,17 @@ def test_every_parameter_gets_a_gradient_and_checkpointing_changes_none(attentio
     assert all(torch.equal(a, b) for a, b in zip(*statistics))
 
 
+def test_a_checkpointed_graph_goes_backward_more_than_once():
+    model = randomise(small(with_cp=True, drop_path_rate=0.0, out_indices=(3, ))).train()
+    loss = model(torch.randn(2, 3, 32, 32))[0].square().sum()
+    statistics = [buffer.clone() for buffer in model.buffers()]
+    loss.backward(retain_graph=True)
+    once = [parameter.grad.clone() for parameter in model.parameters()]
+    loss.backward()
+    assert all(torch.allclose(p.grad, 2 * g, rtol=1e-4, atol=1e-4) for p, g in zip(model.parameters(), once))
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), statistics))
+
+
 def test_frozen_blocks_do_not_train():
     model = small(frozen_stages=3).train()
     trainable = {name.split('.')[0] + '.' + name.split('.')[1] for name, p in model.named_parameters() if p.requires_grad}

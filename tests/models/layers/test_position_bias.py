@@ -1,3 +1,5 @@
+import threading
+
 import brute_force
 import pytest
 import torch
@@ -105,7 +107,7 @@ def test_a_smaller_window_takes_the_offsets_that_occur(kind):
     assert torch.allclose(small, large[:, 3:-3, 5:-5], atol=1e-6)
 
 
-def test_a_table_is_resized_smoothly_and_only_then_serves_a_larger_window():
+def test_a_table_is_read_smoothly_and_only_then_serves_a_larger_window():
     bias = POSITION_BIASES['table'](1, (4, 4))
     ramp = torch.linspace(-1, 1, 7)
     bias.table.data.copy_((ramp[:, None] + ramp)[None])
@@ -113,10 +115,34 @@ def test_a_table_is_resized_smoothly_and_only_then_serves_a_larger_window():
         bias((8, 8), (4, 4))
     bias.resize_((8, 8))
     table = bias((8, 8), (4, 4))[0]
-    assert bias.window == (8, 8)
+    assert bias.table.shape == (1, 7, 7)
     # Half-pixel sampling: the new cells' centres on the old ramp, which bicubic interpolation follows to 0.03.
     centres = ((torch.arange(15) + 0.5) * 7 / 15 - 0.5) / 3 - 1
     assert torch.allclose(table[3:-3, 3:-3], (centres[:, None] + centres)[3:-3, 3:-3], atol=0.04)
+    bias.settle_()
+    assert bias.table.shape == (1, 15, 15) and torch.equal(bias((8, 8), (4, 4))[0], table)
+
+
+def test_kept_biases_are_right_in_every_thread():
+    """Threads ask for other shapes, all at once."""
+    bias, biases, errors = POSITION_BIASES['log_cpb'](2, (6, 6)), ExpandedBiases(), []
+    windows = [(h, w) for h in range(2, 7) for w in range(2, 7)]
+    expected = {window: expand(bias(window, (6, 6)), window).detach() for window in windows}
+
+    def ask(seed):
+        try:
+            for i in torch.randint(len(windows), (60, ), generator=torch.Generator().manual_seed(seed)):
+                window = windows[i]
+                with torch.no_grad():
+                    found, = biases(bias, [window], (6, 6))
+                assert torch.allclose(found, expected[window], atol=1e-5)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask, args=(seed, )) for seed in range(6)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert not errors, errors[0]
 
 
 def test_biases_stay_exact_under_autocast():

@@ -13,6 +13,7 @@ from torch import nn
 from mmvitscale.errors import InputError
 from mmvitscale.models.layers import re_attention
 from mmvitscale.models.layers.re_attention import ReAttention, SelfAttention, statistics_kept
+from mmvitscale.models.layers.re_attention import _precise as re_attention_precise
 
 
 def make(head_dim, heads, dtype, transform_scale=False):
@@ -197,3 +198,23 @@ def test_synchronised_statistics_equal_one_process_with_the_whole_batch(tmp_path
                              str(script)], capture_output=True, text=True,
                             env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parents[3])})
     assert result.stdout.count('equal') == 2, result.stdout + result.stderr
+
+
+def test_no_double_precision_where_the_device_has_none(monkeypatch):
+    """Apple's MPS has no float64: with its type of sums, no tensor of the sequential form is one."""
+    monkeypatch.setattr(re_attention, '_precise', lambda device: torch.float32)
+    assert re_attention_precise(torch.device('mps')) is torch.float32
+    assert re_attention_precise(torch.device('cpu')) is torch.float64
+    module = with_kernel(make(4, 3, torch.float32).train(), 'sequential')
+    made = []
+
+    class Record(torch.utils._python_dispatch.TorchDispatchMode):
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            made.extend(t.dtype for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor))
+            return out
+
+    with Record():
+        module(torch.randn(2, 9, 12)).square().sum().backward()
+    assert torch.float32 in made and torch.float64 not in made

@@ -1,0 +1,296 @@
+"""Ways in which weights come, each once wrong: silently, or by refusing what was right."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import toy
+from mmengine.registry import MODELS
+from official_layout import official_state_dict
+from randomise import randomise
+from torch import nn
+
+from mmvitscale.analysis import peers
+from mmvitscale.checkpoints import files, pretrained
+from mmvitscale.errors import InputError
+from mmvitscale.models.backbones import DeepViT, SwinTransformerV2
+
+peers.make_importable()
+
+ARCH = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
+VIT = dict(embed_dims=12, depth=3, re_attention=1, num_heads=3)
+IMAGE = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(5))
+
+
+def swin_cfg(**options):
+    return dict(type='mmvitscale.SwinTransformerV2', **{**dict(arch=ARCH, window_size=4), **options})
+
+
+def save(path, content):
+    torch.save(content, path)
+    return str(path)
+
+
+@torch.no_grad()
+def features(backbone):
+    return backbone.eval()(IMAGE)[-1]
+
+
+def official_deepvit(model):
+    """As the official code saves it: our names without what we add, and a classifier."""
+    weights = {key: value for key, value in model.state_dict().items() if key != 'lineage'}
+    return {**weights, 'head.weight': torch.ones(10, 12), 'head.bias': torch.ones(10)}
+
+
+# 1
+def test_load_from_takes_an_mmpretrain_file_whole(tmp_path):
+    model, stages = peers.mmpretrain(ARCH, 128, (4, ) * 4, None)
+    # A classifier's names begin as a segmentor's do, and some of a block's are the same.
+    weights = {f'backbone.{key}': value for key, value in randomise(model).state_dict().items()}
+    path = save(tmp_path / 'mmpretrain.pth', dict(state_dict={**weights, 'head.fc.weight': torch.ones(10, 64)}))
+    runner = toy.train(tmp_path / 'work', swin_cfg(out_norm=False), load_from=path, lr=0.0)
+    with torch.no_grad():
+        assert (features(runner.model.backbone) - stages(IMAGE)[-1]).abs().max() < 1e-4
+
+
+# 2
+@pytest.mark.parametrize('as_list', [False, True])
+def test_the_openmmlab_spelling_loads_an_official_file(as_list, tmp_path):
+    source = randomise(SwinTransformerV2(ARCH, 4))
+    path = save(tmp_path / 'official.pth', dict(model=official_state_dict(source, (4, ) * 4, (4, ) * 4)))
+    init_cfg = dict(type='Pretrained', checkpoint=path)
+    others = [dict(type='TruncNormal', layer='Linear', std=0.02)]
+    backbone = MODELS.build(swin_cfg(init_cfg=[init_cfg, *others] if as_list else init_cfg))
+    backbone.init_weights()
+    assert torch.equal(features(backbone), features(source))
+
+
+def test_the_openmmlab_spelling_runs_no_code(tmp_path):
+    class Attack:
+
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'marker'), )
+
+    backbone = MODELS.build(swin_cfg(init_cfg=dict(
+        type='Pretrained', checkpoint=save(tmp_path / 'evil.pth', dict(state_dict={}, meta=Attack())))))
+    with pytest.raises(InputError, match='would run code'):
+        backbone.init_weights()
+    assert not (tmp_path / 'marker').exists()
+
+
+# 3
+def test_a_resumed_training_has_the_crop_and_the_windows_of_an_uninterrupted_one(tmp_path):
+    hook = dict(type='mmvitscale.ProgressiveWindowHook',
+                schedule=[dict(begin=0, crop_size=(48, 48)), dict(begin=2, window_size=8)])
+    arch = dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1))
+    whole = toy.train(tmp_path / 'whole', swin_cfg(arch=arch), [hook], max_iters=6)
+    toy.train(tmp_path / 'cut', swin_cfg(arch=arch), [hook], max_iters=4)
+    resumed = toy.train(tmp_path / 'cut', swin_cfg(arch=arch), [hook], max_iters=6, resume=True)
+    assert resumed.model.seen == whole.model.seen[4:] == [((48, 48), [8, 8])] * 2
+
+
+# 4
+@pytest.mark.parametrize('learned, built', [('linear_cpb', 'log_cpb'), ('log_cpb', 'linear_cpb'), ('table', 'log_cpb'),
+                                            ('log_cpb', 'table')])
+@pytest.mark.parametrize('way', ['load_state_dict', 'init_cfg'])
+def test_another_kind_of_position_bias_is_refused(way, learned, built, tmp_path):
+    path = save(tmp_path / 'a.pth', SwinTransformerV2(ARCH, 4, position_bias=learned).state_dict())
+    init_cfg = dict(type='mmvitscale.Pretrained', checkpoint=path) if way == 'init_cfg' else None
+    backbone = MODELS.build(swin_cfg(position_bias=built, init_cfg=init_cfg))
+    with pytest.raises(InputError, match=f'of the kind {learned}, but the config says position_bias {built}'):
+        backbone.init_weights() if init_cfg else backbone.load_state_dict(torch.load(path, weights_only=True))
+
+
+# 5
+def test_a_grid_with_as_many_positions_is_resized_as_what_it_was(tmp_path):
+    source = randomise(DeepViT(VIT, (256, 64)))
+    expected = nn.functional.interpolate(source.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (16, 4)), size=(8, 8),
+                                         mode='bicubic', align_corners=False)
+    ours = DeepViT(VIT, 128)
+    ours.load_state_dict(source.state_dict())
+    assert torch.allclose(ours.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (8, 8)), expected, atol=1e-6)
+
+
+# 6
+def test_load_from_takes_an_official_deepvit(tmp_path):
+    source = randomise(DeepViT(VIT, 128))
+    path = save(tmp_path / 'deepvit.pth', official_deepvit(source))
+    runner = toy.train(tmp_path / 'work', dict(type='mmvitscale.DeepViT', arch=VIT, img_size=128), load_from=path, lr=0.0)
+    assert torch.equal(runner.model.backbone.blocks[2].mlp.fc1.weight, source.blocks[2].mlp.fc1.weight)
+    assert torch.equal(runner.model.backbone.pos_embed, source.pos_embed)
+
+
+# 7
+def test_what_is_written_into_buffers_cannot_part_state_and_behaviour():
+    backbone = randomise(SwinTransformerV2(ARCH, 8, 4))
+    before = features(backbone)
+    for buffer in backbone.buffers():
+        buffer.fill_(16)
+    again = SwinTransformerV2(ARCH, 8)
+    again.load_state_dict(backbone.state_dict())
+    assert torch.equal(features(again), features(backbone)) and torch.equal(features(backbone), before)
+
+
+# 8
+@pytest.mark.parametrize('options', [
+    dict(out_indices=[0, 1]), dict(arch={**ARCH, 'mlp_ratio': 2.7}),
+    dict(arch={**ARCH, 'extra_norm_every': 6})
+])
+def test_the_backbones_own_checkpoint_is_taken(options, tmp_path):
+    source = randomise(MODELS.build(swin_cfg(**options)))
+    path = save(tmp_path / 'own.pth', source.state_dict())
+    again = MODELS.build(swin_cfg(**options, init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=path)))
+    again.init_weights()
+    assert torch.equal(features(again), features(source))
+
+
+# 9
+@pytest.mark.parametrize('channels', [1, 4, 7])
+def test_weights_of_an_rgb_image_go_to_more_channels_as_timm_carries_them(channels, tmp_path):
+    from timm.models import adapt_input_conv
+    source = randomise(SwinTransformerV2(ARCH, 4))
+    path = save(tmp_path / 'rgb.pth', source.state_dict())
+    wider = MODELS.build(swin_cfg(in_channels=channels, init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=path)))
+    wider.init_weights()
+    expected = adapt_input_conv(channels, source.patch_embed.proj.weight.detach())
+    assert torch.allclose(wider.patch_embed.proj.weight, expected)
+
+
+def test_extra_channels_may_start_at_zero(tmp_path):
+    source, image = randomise(SwinTransformerV2(ARCH, 4)), torch.rand(1, 5, 64, 64)
+    path = save(tmp_path / 'rgb.pth', source.state_dict())
+    wider = MODELS.build(swin_cfg(in_channels=5, init_cfg=dict(type='Pretrained', checkpoint=path, extra_channels='zero')))
+    wider.init_weights()
+    with torch.no_grad():
+        assert torch.equal(wider.eval()(image)[-1], source.eval()(image[:, :3])[-1])
+    four = MODELS.build(swin_cfg(in_channels=4))
+    with pytest.raises(InputError, match=r'patch_embed.proj.weight is \(8, 5, 4, 4\) instead of \(8, 4, 4, 4\)'):
+        four.load_state_dict(wider.state_dict())
+    with pytest.raises(InputError, match="extra_channels 'ones' found"):
+        pretrained.Pretrained(path, extra_channels='ones')
+
+
+def test_official_tables_in_half_precision_are_read(tmp_path):
+    source = SwinTransformerV2(ARCH, [16, 16, 16, 8], [12, 12, 12, 6])
+    official = official_state_dict(source, (16, 16, 16, 8), (12, 12, 12, 6))
+    for dtype in (torch.bfloat16, torch.float16):
+        path = save(tmp_path / 'half.pth', {key: value.to(dtype) for key, value in official.items()})
+        ours = MODELS.build(swin_cfg(init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=path)))
+        ours.init_weights()
+        assert [stage.reference for stage in ours.stages] == [(12, 12)] * 3 + [(6, 6)]
+
+
+# 10
+def test_want_of_memory_and_other_devices_are_not_called_damage(tmp_path, monkeypatch):
+    path = save(tmp_path / 'a.pth', dict(w=torch.ones(2)))
+    runner = toy.train(tmp_path / 'work', swin_cfg(), lr=0.0)
+    runner.load_checkpoint(str(tmp_path / 'work/iter_1.pth'), map_location='cuda:7')  # the model is where it is
+
+    def no_memory(*args, **kwargs):
+        raise RuntimeError('[enforce fail at alloc_cpu.cpp:130] err == 0. DefaultCPUAllocator: can\'t allocate memory')
+
+    monkeypatch.setattr(files.torch, 'load', no_memory)
+    with pytest.raises(InputError, match='does not fit into the free memory'):
+        files.read_checkpoint(path)
+
+
+# 11
+NODE = '''
+import sys, torch
+from pathlib import Path
+import torch.distributed as dist
+from mmvitscale.checkpoints import files
+dist.init_process_group('gloo')
+files.torch.hub.get_dir = lambda: str(Path(sys.argv[1], f'disk_of_{dist.get_rank()}'))
+print(files.fetch(sys.argv[2]).read_text())
+'''
+
+
+def test_every_machine_downloads_for_itself(tmp_path):
+    (tmp_path / 'a.pth').write_text('weights')
+    environment = dict(os.environ, WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT='29657', LOCAL_RANK='0')
+    nodes = [subprocess.Popen([sys.executable, '-c', NODE, str(tmp_path), (tmp_path / 'a.pth').as_uri()],
+                              env={**environment, 'RANK': str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True) for rank in range(2)]
+    for node in nodes:
+        out, error = node.communicate(timeout=120)
+        assert node.returncode == 0 and out.strip().endswith('weights'), error
+
+
+# 12
+def test_tables_are_not_warned_of_reference_windows_and_scratch_is_not_refused(tmp_path, monkeypatch):
+    weights = {key: value for key, value in SwinTransformerV2(ARCH, 4, position_bias='table').state_dict().items()
+               if 'reference' not in key and key != 'lineage'}
+    path = save(tmp_path / 'table.pth', weights)
+    told = []
+    for module in list(sys.modules.values()):
+        if getattr(module, '__name__', '').startswith('mmvitscale') and hasattr(module, 'print_log'):
+            monkeypatch.setattr(module, 'print_log', lambda text, *args, **kwargs: told.append(text))
+    backbone = MODELS.build(swin_cfg(position_bias='table', init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=path)))
+    backbone.init_weights()
+    assert told and not [line for line in told if 'assumed' in line]
+    strict = dict(type='mmvitscale.LogCPBTransferHook', strict=True)
+    toy.train(tmp_path / 'work', swin_cfg(init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02)), [strict])
+
+
+# 13
+def test_windows_of_a_table_change_between_the_steps_of_an_optimizer():
+    backbone = randomise(SwinTransformerV2(ARCH, 4, position_bias='table'))
+    optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-2)
+    for windows in (4, 8, 6, 8):
+        backbone.set_window_size(windows)
+        before = backbone.stages[0].blocks[0].attn.position_bias.table.detach().clone()
+        optimizer.zero_grad()
+        backbone(IMAGE)[-1].square().sum().backward()
+        optimizer.step()
+        assert not torch.equal(backbone.stages[0].blocks[0].attn.position_bias.table, before)
+
+
+# 14
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    from mmvitscale.datasets import mini
+    return mini.write_dataset(tmp_path_factory.mktemp('data') / 'mini', train=2, val=2, size=64)
+
+
+def test_a_table_is_tested_at_another_window_from_the_command_line(scenes, tmp_path):
+    from commands import FOREGROUND, run
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    cfg = Config.fromfile('configs/mini/swinv2_upernet_mini.py')
+    cfg.model.backbone.update(position_bias='table', window_size=4)
+    init_default_scope('mmseg')
+    path = save(tmp_path / 'table.pth', dict(state_dict=MODELS.build(cfg.model).state_dict()))
+    result = run('tools/test.py', 'configs/mini/swinv2_upernet_mini.py', path, '--work-dir', tmp_path / 'work',
+                 '--cfg-options', f'data_root={scenes}/ADEChallengeData2016', 'model.backbone.position_bias=table',
+                 'model.backbone.window_size=12', *FOREGROUND)
+    assert 'mIoU' in result.stdout + result.stderr
+
+
+def test_weights_of_no_backbone_of_ours_are_refused(tmp_path):
+    """Whole models around other backbones, by every way that does not see a file."""
+    model = toy.Toy(swin_cfg())
+    other = {'backbone.conv1.weight': torch.ones(1), 'head.weight': torch.ones(1)}
+    with pytest.raises(InputError, match='those of no backbone of mmvitscale'):
+        model.load_state_dict(other, strict=False)
+    model.load_state_dict({'head.weight': torch.ones(1)}, strict=False)  # for its head alone: nobody's mistake
+    path = save(tmp_path / 'other.pth', dict(state_dict=other))
+    with pytest.raises(InputError, match='other.pth: it holds no SwinV2 or DeepViT'):
+        toy.train(tmp_path / 'work', swin_cfg(), load_from=path)
+
+
+def test_one_line_says_what_came(tmp_path, monkeypatch):
+    import mmvitscale.models.backbones.backbone as module
+    told = []
+    monkeypatch.setattr(module, 'print_log', lambda text, *args, **kwargs: told.append(text))
+    source = randomise(SwinTransformerV2(ARCH, 4))
+    path = save(tmp_path / 'a.pth', dict(model=official_state_dict(source, (4, ) * 4, (4, ) * 4)))
+    pretrained.Pretrained(path)(SwinTransformerV2(ARCH, 8))
+    line, = told
+    taken = len(source.state_dict()) - 1 - 6  # without the lineage and three norms
+    for part in ('a.pth: SwinV2 (8 channels, depths 1,1,2,1, heads 1,1,2,2) from official', f'{taken} weights taken',
+                 '13 left out', 'newly initialised: out_norms.0.weight', 'windows 4x4 -> 8x8'):
+        assert part in line, line
+
