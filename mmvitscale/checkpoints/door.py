@@ -214,8 +214,7 @@ def _enter(backbones: Dict[str, nn.Module], weights: State, exact: bool,
         inside = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
         alone = bool(prefix) and not inside and bool(find_backbones(weights))
         if inside or alone:
-            entries[prefix] = prepare(backbone, weights if alone else inside, '' if prefix and not alone else None,
-                                      None if exact else 'repeat', given)
+            entries[prefix] = prepare(backbone, weights if alone else inside, None, None if exact else 'repeat', given)
             used.update(weights if alone else (prefix + key for key in inside))
     state = OrderedDict((key, value) for key, value in weights.items() if key not in used)
     state._metadata = OrderedDict(getattr(weights, '_metadata', {}))

@@ -111,7 +111,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(convert, official, silent,
         ([official, tmp_path / 'there.pth'], 'there.pth exists; give another DST, or --force'),
         ([official, tmp_path / 'new.onnx'], 'ends in .pth or .safetensors'),
         ([official, tmp_path / 'there.pth' / 'new.pth'], 'cannot write into'),
-        ([official, new, '--pretrained-window-sizes', 8], 'leave the option out'),
+        ([official, new, '--pretrained-window-sizes', 8], 'leave --pretrained-window-sizes out'),
         ([silent, new, '--pretrained-window-sizes', 8, 8], '--pretrained-window-sizes has 2 values'),
         ([silent, new, '--pretrained-window-sizes', 0], 'window 0 found'),
     ):

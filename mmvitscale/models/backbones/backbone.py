@@ -107,7 +107,7 @@ class Backbone(BaseModule):
                 raise InputError(f'the weights{" behind " + repr(prefix) if prefix else ""} are those of no backbone of '
                                  f'mmvitscale: {some_of(unknown)}; take a checkpoint of SwinV2 or DeepViT')
         elif inside and set(inside) != {KEY}:
-            entry = prepare(self, weights_in(inside), '' if prefix else None)
+            entry = prepare(self, weights_in(inside))
             line = windows_changed(entry.lineage, self.lineage)
             if entry.converted.source != 'mmvitscale' or entry.new or entry.notes:
                 line = entry.describe(self)
