@@ -36,7 +36,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmvitscale', 'mmvitscale.*']),
-    install_requires=['torch>=2.6', 'numpy', 'opencv-python', 'safetensors'],
+    install_requires=['torch>=2.6', 'numpy', 'opencv-python', 'safetensors', 'tifffile'],
     extras_require=dict(seg=SEG, det=DET, pretrain=PRETRAIN, test=TEST, all=[*SEG, *DET, *PRETRAIN, 'tensorboard']),
     cmdclass=dict(build_py=BuildWithConfigs),
     classifiers=[

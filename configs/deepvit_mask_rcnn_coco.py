@@ -3,7 +3,7 @@
 # tokens, so training and testing must agree on it. The paper has no dense task: no number here is its own.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py', '_base_/datasets/coco_instance_lsj_1024.py',
-    '_base_/schedules/coco_3x_vit.py', 'mmdet::_base_/default_runtime.py'
+    '_base_/schedules/coco_3x_vit.py', '_base_/default_runtime_det.py'
 ]
 image_size = (1024, 1024)
 model = dict(

@@ -11,6 +11,7 @@ model = dict(
         drop_path_rate=0.2),
     neck=dict(in_channels=[192, 384, 768]))
 optim_wrapper = dict(constructor='mmvitscale.LayerDecayOptimWrapperConstructor')
+runner_type = 'mmvitscale.Runner'
 custom_hooks = [dict(type='mmvitscale.LogCPBTransferHook')]
 val_evaluator = dict(type='FasterCocoMetric')
 test_evaluator = val_evaluator

@@ -1,7 +1,7 @@
 """From a trained checkpoint to predictions, and from predictions to pictures."""
 
 from pathlib import Path
-from typing import List, Sequence, Tuple
+from typing import Collection, List, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -24,13 +24,13 @@ from .machine import check_operators
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 
 
-def list_images(path: str) -> List[Path]:
+def list_images(path: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> List[Path]:
     """An image or a folder -> its images, sorted. Raises InputError if there are none."""
     path = Path(path)
     if path.is_dir():
-        images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        images = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes)
         if not images:
-            raise InputError(f'folder {path} holds no image; expected {", ".join(sorted(IMAGE_SUFFIXES))}')
+            raise InputError(f'folder {path} holds no image; expected {", ".join(sorted(suffixes))}')
         return images
     if not path.is_file():
         raise InputError(f'image {path} is not there; give an image or a folder of images')
@@ -47,6 +47,34 @@ def read_image(path: Path) -> np.ndarray:
         raise InputError(f'{path} has {channels} channel{"s" * (channels > 1)} of {raw.dtype}, but the model takes 3 '
                          'channels of uint8 (colour); convert it to RGB first')
     return cv2.imread(str(path), cv2.IMREAD_COLOR)
+
+
+class ImageReader:
+    """Path -> the picture that predictions are drawn on, (H, W, 3) uint8 BGR: what the model sees of a colour image, three
+    chosen channels of another one.
+
+    Args:
+        pipeline: of a data set, whose first step loads the image.
+    """
+
+    def __init__(self, pipeline: Sequence[dict]):
+        loader = pipeline[0] if pipeline else {}
+        self._loader = None
+        if str(loader.get('type', '')).endswith('LoadMultispectralImage'):
+            from .datasets.multispectral import LoadMultispectralImage
+            self._loader = LoadMultispectralImage(**{key: value for key, value in loader.items() if key != 'type'})
+
+    @property
+    def suffixes(self) -> Collection[str]:
+        """Of the files it reads."""
+        if self._loader is None:
+            return IMAGE_SUFFIXES
+        from .datasets.multispectral import SUFFIXES
+        return SUFFIXES
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Raises InputError for what the model cannot take."""
+        return read_image(path) if self._loader is None else self._loader.picture(path)
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -73,6 +101,7 @@ class Predictor:
             print_log(f'{checkpoint}: {line}', 'current')
         model.load_state_dict(content['state_dict'])
         pipeline = cfg.test_dataloader.dataset.pipeline
+        self.read_image = ImageReader(pipeline)
         self.pipeline = Compose([step for step in pipeline if 'Annotations' not in step['type']])
         self.dataset_meta = content.get('meta', {}).get('dataset_meta') or self._declared_meta(cfg)
 
@@ -180,7 +209,7 @@ def predict_folder(predictor: Predictor, painter: Painter, images: Sequence[Path
     failures = []
     for path in images:
         try:
-            picture = painter.paint(read_image(path), predictor(path))
+            picture = painter.paint(predictor.read_image(path), predictor(path))
             write_picture(out / f'{path.stem}.png', picture)
         except InputError as error:
             failures.append(str(error))

@@ -75,7 +75,8 @@ SAMPLES = {'mmseg': segmentation_sample, 'mmdet': detection_sample}
 def test_a_config_trains_and_predicts(path, download):
     cfg = load_config(str(path))
     init_default_scope(cfg.default_scope)
-    size = (64, 96)
+    size, channels = (64, 96), cfg.model.backbone.get('in_channels', 3)
+    assert cfg.runner_type == 'mmvitscale.Runner'
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = size
     if cfg.model.type == 'DINO':
@@ -86,7 +87,7 @@ def test_a_config_trains_and_predicts(path, download):
     origins = {stage.reference_origin for stage in getattr(model.backbone, 'stages', [])}
     assert origins <= {'config'} or path.parent.name == 'mini'
 
-    batch = dict(inputs=[torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in range(2)],
+    batch = dict(inputs=[torch.randint(0, 256, (channels, *size), dtype=torch.uint8) for _ in range(2)],
                  data_samples=[SAMPLES[cfg.default_scope](cfg.model, size) for _ in range(2)])
     data = model.data_preprocessor(copy.deepcopy(batch), training=True)
     losses = model.train()(**data, mode='loss')

@@ -14,12 +14,13 @@ def parse_args():
     parser.add_argument('--val', type=int, default=16, help='validation scenes')
     parser.add_argument('--size', type=int, default=256, help='side of the scenes in pixels')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--depth', action='store_true', help='also TIFF files of four channels: colour and height')
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    root = mini.write_dataset(args.out, args.train, args.val, args.size, args.seed)
+    root = mini.write_dataset(args.out, args.train, args.val, args.size, args.seed, args.depth)
     print(f'{args.train} training and {args.val} validation scenes ({args.size}x{args.size}, synthetic, '
           f'{len(mini.CLASSES)} classes) in {root}')
     print(f'mIoU of a per-pixel colour classifier on them: {colour_baseline(root / "ADEChallengeData2016"):.4f}')

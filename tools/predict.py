@@ -24,8 +24,8 @@ def parse_args():
 
 def main():
     args = parse_args()
-    images = inference.list_images(args.image)
     cfg = load_test_config(args.config, args.cfg_options)
+    images = inference.list_images(args.image, inference.ImageReader(cfg.test_dataloader.dataset.pipeline).suffixes)
     out = check_writable(args.out)
     predictor = inference.Predictor(cfg, args.checkpoint)
     painter = inference.Painter(predictor.dataset_meta, args.score_thr)

@@ -9,7 +9,7 @@ import urllib.request
 from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Dict, Optional, Union
+from typing import Optional, Union
 from urllib.parse import urlparse
 
 import numpy as np
@@ -21,10 +21,6 @@ from mmengine.logging.history_buffer import HistoryBuffer
 from ..errors import InputError
 
 _TIMEOUT = 30  # seconds without a byte
-
-# File name -> SHA-256, for published files whose names do not tell it. The authors of the official SwinV2 and DeepViT files
-# publish none.
-PUBLISHED: Dict[str, str] = {}
 
 
 def _statistic_of_history(owner, name: str):
@@ -93,7 +89,7 @@ def fetch(url: str) -> Path:
     """URL -> path of its copy on this machine, downloaded by one process of each machine and only if it is not there yet.
 
     Where the file's name tells a checksum (``..._20220803-e318968f.pth``, ``swin_v2_t-b137f0e2.pth``: the first digits of
-    its SHA-256, the custom of PyTorch and OpenMMLab), or the table of published files does, it is checked.
+    its SHA-256, the custom of PyTorch and OpenMMLab), or the URL ends in ``#sha256=...``, it is checked.
     """
     # Hubs give every model's file the same name, so the name alone would mix them up.
     name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(urlparse(url).path).name}'
@@ -124,9 +120,10 @@ def _speaks_for_machine() -> bool:
 
 def expected_checksum(url: str) -> Optional[str]:
     """The first digits of the SHA-256 of the file behind a URL, in lower case, or None where nothing tells them."""
-    name = Path(urlparse(url).path).name
-    match = re.search(r'-([0-9a-f]{8,64})\.(?:pth|pt|bin|safetensors)$', name)
-    return PUBLISHED.get(name) or (match[1] if match else None)
+    parts = urlparse(url)
+    match = re.fullmatch(r'sha256=([0-9a-fA-F]{8,64})', parts.fragment) or \
+        re.search(r'-([0-9a-f]{8,64})\.(?:pth|pt|bin|safetensors)$', parts.path)
+    return match[1].lower() if match else None
 
 
 def _copy(response, file, url: str) -> None:

@@ -105,8 +105,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Scene:
-    """image: (H, W, 3) uint8 BGR; labels: (H, W) uint8, 0 unlabelled, k + 1 for CLASSES[k]; instances: visible."""
+    """image: (H, W, 3) uint8 BGR; height: (H, W) uint8, of regions 40, of objects the more the later they were laid down;
+    labels: (H, W) uint8, 0 unlabelled, k + 1 for CLASSES[k]; instances: visible."""
     image: np.ndarray
+    height: np.ndarray
     labels: np.ndarray
     instances: List[Instance]
 
@@ -150,7 +152,9 @@ def draw_scene(size: int, rng: np.random.Generator) -> Scene:
     image = image * light[..., None] + rng.normal(0, 6, image.shape)
     masks = [Instance(name, owner == i) for i, name in enumerate(names)]
     visible = [instance for instance in masks if instance.mask.sum() >= 40 * unit**2]
-    return Scene(image.clip(0, 255).round().astype(np.uint8), labels, visible)
+    height = 40 + 18 * (owner + 1) + rng.normal(0, 6, owner.shape)
+    image, height = (values.clip(0, 255).round().astype(np.uint8) for values in (image, height))
+    return Scene(image, height, labels, visible)
 
 
 def _two_colours(rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
@@ -169,12 +173,13 @@ def run_lengths(mask: np.ndarray) -> dict:
     return {'counts': [int(c) for c in (counts if counts[-1] else counts[:-1])], 'size': list(mask.shape)}
 
 
-def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, seed: int = 0) -> Path:
+def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, seed: int = 0, depth: bool = False) -> Path:
     """Draw ``train`` and ``val`` scenes of size x size pixels and write them under ``out``:
 
     ``ADEChallengeData2016/{images,annotations}/{training,validation}`` and
-    ``coco/{train2017,val2017,annotations/instances_*.json}``. The same arguments give the same bytes. The folder
-    appears complete or not at all; an earlier one made here is replaced.
+    ``coco/{train2017,val2017,annotations/instances_*.json}``; with ``depth`` also ``ADEChallengeData2016/rgbd/...``, TIFF
+    files of four channels: red, green, blue and height. The same arguments give the same bytes. The folder appears complete
+    or not at all; an earlier one made here is replaced.
 
     Raises:
         InputError: for counts or a size that make no data set, or a folder that holds something else or cannot be
@@ -196,7 +201,7 @@ def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, see
         draft.chmod(0o755)
         for number, (split, count) in enumerate(zip(SPLITS, (train, val))):
             scenes = (draw_scene(size, np.random.default_rng([seed, number, i])) for i in range(count))
-            _write_split(draft, split, scenes)
+            _write_split(draft, split, scenes, depth)
         marker = dict(about='Synthetic scenes.', train=train, val=val, size=size, seed=seed, classes=CLASSES)
         (draft / _MARKER).write_text(json.dumps(marker, indent=1) + '\n')
         if out.exists():
@@ -207,7 +212,7 @@ def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, see
     return out
 
 
-def _write_split(root: Path, split: str, scenes) -> None:
+def _write_split(root: Path, split: str, scenes, depth: bool) -> None:
     ade = root / 'ADEChallengeData2016'
     images, annotations = ade / 'images' / split, ade / 'annotations' / split
     coco_images, coco_json = root / 'coco' / _COCO_SPLITS[split], root / 'coco' / 'annotations'
@@ -220,6 +225,8 @@ def _write_split(root: Path, split: str, scenes) -> None:
         name = f'scene_{number:05d}'
         _write_image(images / f'{name}.jpg', scene.image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         _write_image(annotations / f'{name}.png', scene.labels, [])
+        if depth:
+            _write_rgbd(ade / 'rgbd' / split / f'{name}.tif', scene)
         shutil.copyfile(images / f'{name}.jpg', coco_images / f'{name}.jpg')
         height, width = scene.labels.shape
         coco['images'].append(dict(id=number + 1, file_name=f'{name}.jpg', height=height, width=width))
@@ -231,6 +238,13 @@ def _write_split(root: Path, split: str, scenes) -> None:
                      category_id=list(OBJECTS).index(instance.name) + 1, bbox=[int(v) for v in box],
                      area=int(instance.mask.sum()), segmentation=run_lengths(instance.mask)))
     (coco_json / f'instances_{_COCO_SPLITS[split]}.json').write_text(json.dumps(coco))
+
+
+def _write_rgbd(path: Path, scene: Scene) -> None:
+    import tifffile
+    path.parent.mkdir(parents=True, exist_ok=True)
+    channels = np.dstack([scene.image[..., ::-1], scene.height])
+    tifffile.imwrite(path, channels, photometric='rgb', extrasamples=['unspecified'], metadata=None, software=False)
 
 
 def _write_image(path: Path, image: np.ndarray, options: list) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmengine.hooks import Hook
 
-from ..inference import Painter, read_image, write_picture
+from ..inference import ImageReader, Painter, write_picture
 from ..registry import HOOKS
 
 
@@ -23,6 +23,7 @@ class ComparisonPictureHook(Hook):
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=()) -> None:
         painter = Painter(runner.test_dataloader.dataset.metainfo, self.score_thr)
+        read_image = ImageReader(runner.cfg.test_dataloader.dataset.get('pipeline', []))
         for sample in outputs:
             path = Path(sample.img_path)
             write_picture(self.out_dir / f'{path.stem}.png', painter.compare(read_image(path), sample))

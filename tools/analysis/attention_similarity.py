@@ -37,13 +37,13 @@ def draw(similarity, path):
 
 def main():
     args = parse_args()
-    images = inference.list_images(args.image)
     cfg = load_test_config(args.config, args.cfg_options)
+    images = inference.list_images(args.image, inference.ImageReader(cfg.test_dataloader.dataset.pipeline).suffixes)
     out = check_writable(args.out)
     predictor = inference.Predictor(cfg, args.checkpoint)
     totals = []
     for path in images:
-        inference.read_image(path)  # one line for what is no colour image
+        predictor.read_image(path)  # one line for what the model cannot take
         with recorded_attention(predictor.model) as passes:
             predictor(path)
         if not passes or len(passes[0]) < 2:

@@ -109,7 +109,8 @@ class Backbone(BaseModule):
         elif inside and set(inside) != {KEY}:
             entry = prepare(self, weights_in(inside))
             line = windows_changed(entry.lineage, self.lineage)
-            if entry.converted.source != 'mmvitscale' or entry.new or entry.notes:
+            ours = entry.converted.source in ('mmvitscale', 'official DeepViT')
+            if not ours or entry.left_out or entry.new or entry.notes:
                 line = entry.describe(self)
             if line:
                 print_log(line, 'current')

@@ -1,0 +1,117 @@
+"""Files that mmvitscale 0.1.0 wrote (``data/v1_*.pth``): it kept reference windows in buffers of the stages, and windows in
+the meta of checkpoints alone. ``v1_expected.pth`` holds what its models gave."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import load_checkpoint
+
+from mmvitscale.checkpoints.door import into_model
+from mmvitscale.checkpoints.files import read_checkpoint
+from mmvitscale.checkpoints.windows import settle_windows
+from mmvitscale.errors import InputError
+
+DATA = Path(__file__).parent / 'data'
+ARCH = dict(embed_dims=8, depths=(1, 2), num_heads=(1, 2))
+BACKBONES = {
+    'log_cpb': dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=8),
+    'linear_cpb': dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=8, position_bias='linear_cpb'),
+    'table': dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=8, position_bias='table'),
+    'deepvit': dict(type='mmvitscale.DeepViT', arch=dict(embed_dims=12, depth=2, re_attention=1, num_heads=3),
+                    img_size=(64, 32)),
+}
+GROWS = [dict(begin=0, window_size=4), dict(begin=1, window_size=8)]
+
+
+@pytest.fixture(scope='module')
+def expected():
+    return torch.load(DATA / 'v1_expected.pth', weights_only=True)
+
+
+def check(backbone, expected, name):
+    with torch.no_grad():
+        outs = backbone.eval()(expected['image'])
+    assert len(outs) == len(expected['expected'][name])
+    for out, right in zip(outs, expected['expected'][name]):
+        assert torch.allclose(out, right, rtol=1e-5, atol=1e-5)
+
+
+def told_by(monkeypatch):
+    import mmvitscale.models.backbones.backbone as backbone
+    import mmvitscale.models.backbones.swin_v2 as swin_v2
+    told = []
+    for module in (backbone, swin_v2):
+        monkeypatch.setattr(module, 'print_log', lambda text, *args, **kwargs: told.append(text))
+    return told
+
+
+@pytest.mark.parametrize('way', ['load_state_dict', 'init_cfg'])
+@pytest.mark.parametrize('name', BACKBONES)
+def test_a_backbone_loads_without_a_complaint(name, way, expected, monkeypatch):
+    told, path = told_by(monkeypatch), str(DATA / f'v1_{name}.pth')
+    if way == 'init_cfg':
+        backbone = MODELS.build({**BACKBONES[name], 'init_cfg': dict(type='Pretrained', checkpoint=path)})
+        backbone.init_weights()
+        line, = told
+        assert 'newly initialised: none' in line and ', 0 left out' in line
+    else:
+        backbone = MODELS.build(BACKBONES[name])
+        keys = backbone.load_state_dict(torch.load(path, weights_only=True), strict=True)
+        assert not keys.missing_keys and not keys.unexpected_keys and not told
+    check(backbone, expected, name)
+    if name.endswith('cpb'):
+        assert [stage.reference for stage in backbone.stages] == [(4, 4)] * 2
+        assert [stage.reference_origin for stage in backbone.stages] == ['checkpoint'] * 2
+
+
+def test_a_whole_model_loads_as_inferencers_load(expected, capsys):
+    model = toy.Toy(BACKBONES['log_cpb'])
+    load_checkpoint(model, str(DATA / 'v1_run.pth'), map_location='cpu')
+    assert 'do not match' not in ''.join(capsys.readouterr())
+    check(model.backbone, expected, 'run')
+
+
+def test_a_run_that_grew_windows_is_tested_with_the_last_ones(expected):
+    """They stand in its meta alone."""
+    model = toy.Toy({**BACKBONES['log_cpb'], 'window_size': 4})
+    content = read_checkpoint(DATA / 'v1_run.pth')
+    entries = into_model(model, content, 'v1_run.pth', exact=True)
+    growing = dict(custom_hooks=[dict(type='mmvitscale.ProgressiveWindowHook', schedule=GROWS)])
+    line, = settle_windows(model, entries, growing)
+    assert 'the windows of 8x8 tokens that the weights last ran with are used, not the 4x4 of the config' in line
+    model.load_state_dict(content['state_dict'])
+    check(model.backbone, expected, 'run')
+
+    model = toy.Toy({**BACKBONES['log_cpb'], 'window_size': 4})
+    line, = settle_windows(model, into_model(model, read_checkpoint(DATA / 'v1_run.pth'), 'v1_run.pth', exact=True), {})
+    assert line == 'the weights last ran with windows of 8x8 tokens, here they run with 4x4'
+    assert model.backbone.stages[0].window == (4, 4)
+
+
+def test_a_run_with_averages_is_resumed(tmp_path):
+    shutil.copy(DATA / 'v1_run.pth', tmp_path / 'iter_2.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
+    old = read_checkpoint(DATA / 'v1_run.pth')
+    hook = dict(type='mmvitscale.ProgressiveWindowHook', schedule=GROWS)
+    runner = toy.train(tmp_path, {**BACKBONES['log_cpb'], 'window_size': 4}, [hook], max_iters=3, resume=True)
+    assert runner.iter == 3 and runner.model.seen == [((32, 32), [8, 8])]
+    assert [stage.reference for stage in runner.model.backbone.stages] == [(4, 4)] * 2
+    new = read_checkpoint(tmp_path / 'iter_3.pth')
+    for state in ('state_dict', 'ema_state_dict'):  # one step on, and so almost what they were; the hook exchanges the two
+        for key, value in old[state].items():
+            if value.is_floating_point():
+                assert torch.allclose(new[state][key], value, atol=0.01), (state, key)
+    assert new['ema_state_dict']['steps'] == old['ema_state_dict']['steps'] + 1
+
+
+def test_a_file_of_a_later_version_is_refused():
+    backbone = MODELS.build(BACKBONES['log_cpb'])
+    state = backbone.state_dict()
+    assert state._metadata['']['version'] == 2
+    state._metadata['']['version'] = 3
+    with pytest.raises(InputError, match=r'written by a newer mmvitscale \(format 3, this one knows up to 2\)'):
+        backbone.load_state_dict(state)

@@ -1,0 +1,128 @@
+"""OpenMMLab's own ways of loading and running, with our configs and checkpoints: no runner and no tool of ours."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import mmdet
+import mmseg
+import numpy as np
+import pytest
+import torch
+from commands import FOREGROUND, ROOT
+from mmengine.registry import MODELS, init_default_scope
+from official_layout import official_state_dict
+from randomise import randomise
+
+from mmvitscale.config import load_config
+from mmvitscale.datasets import mini
+from mmvitscale.errors import InputError
+from mmvitscale.models import SwinTransformerV2
+
+SEGMENTATION = str(ROOT / 'configs/mini/swinv2_upernet_mini.py')
+DETECTION = str(ROOT / 'configs/mini/swinv2_retinanet_mini.py')
+
+
+@pytest.fixture(scope='module')
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp('picture') / 'a.png'
+    cv2.imwrite(str(path), mini.draw_scene(96, np.random.default_rng(0)).image)
+    return str(path)
+
+
+def checkpoint_of(config, folder, **options):
+    """A random model of the config, and its checkpoint as a training writes it."""
+    cfg = load_config(config, options)
+    init_default_scope(cfg.default_scope)
+    model = randomise(MODELS.build(cfg.model)).eval()
+    path = Path(folder, f'{cfg.default_scope}.pth')
+    dataset = cfg.test_dataloader.dataset
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(dataset.metainfo))), path)
+    return model, str(path)
+
+
+def same(found, model):
+    """Whether the model that was loaded is the one that was saved."""
+    return all(torch.equal(value, model.state_dict()[key]) for key, value in found.state_dict().items())
+
+
+def test_segmentation_models_and_inferencers(picture, tmp_path):
+    from mmseg.apis import MMSegInferencer, inference_model, init_model
+    model, path = checkpoint_of(SEGMENTATION, tmp_path)
+    loaded = init_model(SEGMENTATION, path, device='cpu')
+    assert same(loaded, model)
+    result = inference_model(loaded, picture).pred_sem_seg.data
+    assert result.shape == (1, 96, 96)
+    inferencer = MMSegInferencer(SEGMENTATION, path, device='cpu')
+    assert same(inferencer.model, model)
+    assert np.array_equal(inferencer(picture)['predictions'], result[0].numpy())
+
+
+def test_detection_models_and_inferencers(picture, tmp_path):
+    from mmdet.apis import DetInferencer, inference_detector, init_detector
+    model, path = checkpoint_of(DETECTION, tmp_path)
+    loaded = init_detector(DETECTION, path, device='cpu')
+    assert same(loaded, model)
+    result = inference_detector(loaded, picture).pred_instances
+    inferencer = DetInferencer(DETECTION, path, device='cpu', show_progress=False)
+    assert same(inferencer.model, model)
+    found = inferencer(picture)['predictions'][0]
+    assert np.allclose(found['scores'], result.scores.numpy(), atol=1e-5)
+
+
+def test_what_is_broken_is_refused_there_too(tmp_path):
+    from mmseg.apis import init_model
+
+    _, path = checkpoint_of(SEGMENTATION, tmp_path)
+    content = torch.load(path, weights_only=False)
+    del content['state_dict']['backbone.stages.1.blocks.0.attn.qkv.weight']
+    torch.save(content, path)
+    with pytest.raises(InputError, match='1 weights missing .stages.1.blocks.0.attn.qkv.weight'):
+        init_model(SEGMENTATION, path, device='cpu')
+
+
+@pytest.mark.parametrize('package, config, data, options', [
+    (mmseg, SEGMENTATION, 'ADEChallengeData2016', [
+        'model.data_preprocessor.size=(64,64)', 'train_dataloader.dataset.pipeline.2.crop_size=(64,64)']),
+    (mmdet, DETECTION, 'coco', []),
+], ids=['mmseg', 'mmdet'])
+def test_their_own_tools_have_our_door(package, config, data, options, tmp_path):
+    """``tools/train.py`` of mmsegmentation and mmdetection take a file of another library as ``load_from``. Their
+    ``tools/test.py`` test what came of it, and mmdetection's runs no code from a checkpoint (mmsegmentation's builds
+    MMEngine's runner whatever the config says)."""
+    scenes = mini.write_dataset(tmp_path / 'mini', train=4, val=2, size=64)
+    cfg = load_config(config, dict(data_root=str(scenes / data), load_from=str(tmp_path / 'official.pth')))
+    cfg.dump(tmp_path / 'config.py')
+    arch = {key: value for key, value in cfg.model.backbone.arch.items() if key != '_delete_'}
+    source = randomise(SwinTransformerV2(arch, 8))
+    torch.save(dict(model=official_state_dict(source, (8, ) * 4, (8, ) * 4)), tmp_path / 'official.pth')
+    overrides = ['train_cfg.max_iters=1', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2', *FOREGROUND, *options,
+                 'optim_wrapper.optimizer.lr=0.0', 'default_hooks.checkpoint.interval=1']
+
+    def run(tool, *arguments):
+        return subprocess.run([sys.executable, str(Path(package.__file__).parent / '.mim/tools' / tool),
+                               str(tmp_path / 'config.py'), *map(str, arguments), '--work-dir', str(tmp_path / 'work'),
+                               '--cfg-options', *overrides], capture_output=True, text=True, cwd=ROOT,
+                              env={**os.environ, 'OMP_NUM_THREADS': '2'})
+
+    trained = run('train.py')
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert 'official.pth: SwinV2' in trained.stdout + trained.stderr
+    saved = torch.load(tmp_path / 'work/iter_1.pth', weights_only=False)['state_dict']
+    key = 'stages.1.blocks.0.attn.qkv.weight'
+    assert torch.equal(saved[f'backbone.{key}'], source.state_dict()[key])
+    if package is mmseg:
+        tested = run('test.py', tmp_path / 'work/iter_1.pth')
+        assert tested.returncode == 0 and 'mIoU' in tested.stdout + tested.stderr
+        return
+
+    class Attack:
+
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / 'marker'), )
+
+    torch.save(dict(state_dict=saved, meta=Attack()), tmp_path / 'evil.pth')
+    tested = run('test.py', tmp_path / 'evil.pth')
+    assert tested.returncode and 'would run code' in tested.stderr and not (tmp_path / 'marker').exists()

@@ -1,0 +1,72 @@
+"""Imports point one way: a room never needs the rooms above it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / 'mmvitscale'
+
+# From the ground up. A room may import from its own line and from those above it in this list.
+FLOORS = [
+    {'errors', 'registry'},
+    {'checkpoints'},
+    {'models'},
+    {'optim', 'analysis'},
+    {'config'},
+    {'machine'},
+    {'datasets'},
+    {'inference'},
+    {'hooks'},
+    {'runner'},
+    {'commands'},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def imported_rooms(path):
+    """The rooms that a file of the package imports from, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            # 'from ..models.layers import x' in mmvitscale/hooks/a.py -> ('mmvitscale', 'models', 'layers')
+            base = path.relative_to(PACKAGE.parent).parts[:-node.level] if node.level else ()
+            parts = (*base, *(node.module or '').split('.'))
+            names = [parts] if len(parts) > 1 and parts[1] else [(*base, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [tuple(alias.name.split('.')) for alias in node.names]
+        else:
+            continue
+        yield from (name[1] for name in names if name[0] == 'mmvitscale' and len(name) > 1)
+
+
+def test_every_room_has_its_floor():
+    rooms = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()
+             if path.suffix == '.py' and path.stem != '__init__' or (path / '__init__.py').is_file()}
+    assert rooms == set(FLOOR)
+
+
+@pytest.mark.parametrize('room', sorted(FLOOR))
+def test_a_room_imports_nothing_from_above(room):
+    files = [PACKAGE / f'{room}.py'] if (PACKAGE / f'{room}.py').is_file() else list((PACKAGE / room).rglob('*.py'))
+    found = {(str(path.relative_to(PACKAGE)), other) for path in files for other in imported_rooms(path)}
+    assert not [pair for pair in found if FLOOR[pair[1]] > FLOOR[room]]
+    if room not in ('errors', 'registry'):
+        assert found, 'nothing was read'
+
+
+def test_the_library_loads_no_command_line():
+    """As Python sees it: what ``models``, ``checkpoints``, ``hooks`` and the runner bring with them."""
+    code = ('import sys; import mmvitscale.models, mmvitscale.checkpoints.pretrained, mmvitscale.hooks, mmvitscale.runner; '
+            "print([name for name in sys.modules if name in ('mmvitscale.commands', 'mmvitscale.launch')])")
+    result = subprocess.run([sys.executable, '-X', 'importtime', '-c', code], capture_output=True, text=True)
+    assert result.stdout.strip() == '[]', result.stderr
+    assert 'mmvitscale.checkpoints.door' in result.stderr and 'mmvitscale.commands' not in result.stderr
+
+
+def test_models_and_checkpoints_need_neither_task():
+    code = ('import sys; import mmvitscale.models, mmvitscale.checkpoints.windows, mmvitscale.analysis.extrapolation; '
+            "print([name for name in sys.modules if name.split('.')[0] in ('mmdet', 'mmseg', 'mmcv', 'mmpretrain')])")
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.stdout.strip() == '[]', result.stderr
