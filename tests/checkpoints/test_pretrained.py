@@ -1,5 +1,6 @@
 """Weights and windows through every way of loading: init_cfg, load_from, resume, EMA, plain load_state_dict."""
 
+import hashlib
 import os
 
 import pytest
@@ -220,3 +221,21 @@ def test_urls_are_fetched_once_and_whole(official, tmp_path, monkeypatch):
     assert len(list((tmp_path / 'hub').rglob('*.pth'))) == 2
     with pytest.raises(InputError, match='http://127.0.0.1:9/a.pth cannot be reached'):
         files.read_checkpoint('http://127.0.0.1:9/a.pth')
+
+
+def test_a_download_is_checked_against_the_checksum_that_its_name_or_its_url_tells(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    content = b'weights'
+    right = hashlib.sha256(content).hexdigest()
+    for name, fragment, good in (('plain.pth', '', True), (f'swin_v2_t-{right[:8]}.pth', '', True),
+                                 (f'swinv2-tiny-w8_3rdparty_in1k-256px_20220803-{right[:8]}.pth', '', True),
+                                 ('pinned.pth', f'#sha256={right.upper()}', True), ('swin_v2_t-00000000.pth', '', False),
+                                 ('other.pth', f'#sha256={"0" * 64}', False), ('swinv2-window8-256.pth', '', True)):
+        (tmp_path / name).write_bytes(content)
+        url = (tmp_path / name).as_uri() + fragment
+        if good:
+            assert fetch(url).read_bytes() == content
+        else:
+            with pytest.raises(InputError, match='the SHA-256 of what came begins with'):
+                fetch(url)
+    assert len([path for path in (tmp_path / 'hub').rglob('*') if path.is_file()]) == 5  # nothing of the two
