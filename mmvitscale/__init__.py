@@ -1,9 +1,9 @@
 """mmvitscale: SwinV2 and DeepViT backbones for dense prediction with OpenMMLab.
 
-``models`` holds the networks (``backbones`` built from ``layers``), ``checkpoints`` reads weight files and knows
-with which windows they were learned, ``hooks`` and ``optim`` tie both to MMEngine's runner, ``datasets`` draws the
-embedded scenes, and ``launch`` turns a config and a few command-line options into a runner or a predictor.
-Nothing needs to be imported: configs name ``mmvitscale.<Type>`` and MMEngine finds it.
+``checkpoints`` reads weight files, brings them under our names and knows what they were learned with; ``models`` holds the
+networks (``backbones`` built from ``layers``), which take their weights through it; ``hooks``, ``optim`` and ``runner`` tie
+both to MMEngine; ``datasets`` reads, checks and draws images; ``config``, ``machine``, ``inference`` and ``commands`` are what
+the tools are made of. Nothing needs to be imported: configs name ``mmvitscale.<Type>`` and MMEngine finds it.
 """
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'

@@ -172,6 +172,18 @@ def test_extra_channels_may_start_at_zero(tmp_path):
         pretrained.Pretrained(path, extra_channels='ones')
 
 
+def test_a_convolutional_stem_takes_more_channels(tmp_path):
+    vit = {**VIT, 'stem': 'conv'}
+    source = randomise(DeepViT(vit, 64))
+    path = save(tmp_path / 'rgb.pth', official_deepvit(source))
+    wider = MODELS.build(dict(type='mmvitscale.DeepViT', arch=vit, img_size=64, in_channels=4, init_cfg=dict(
+        type='Pretrained', checkpoint=path, extra_channels='zero')))
+    wider.init_weights()
+    image = torch.rand(1, 4, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(wider.eval()(image)[-1], source.eval()(image[:, :3])[-1])
+
+
 def test_official_tables_in_half_precision_are_read(tmp_path):
     source = SwinTransformerV2(ARCH, [16, 16, 16, 8], [12, 12, 12, 6])
     official = official_state_dict(source, (16, 16, 16, 8), (12, 12, 12, 6))
@@ -279,6 +291,38 @@ def test_weights_of_no_backbone_of_ours_are_refused(tmp_path):
     path = save(tmp_path / 'other.pth', dict(state_dict=other))
     with pytest.raises(InputError, match='other.pth: it holds no SwinV2 or DeepViT'):
         toy.train(tmp_path / 'work', swin_cfg(), load_from=path)
+
+
+def test_a_prefix_chooses_between_backbones(tmp_path):
+    sources = {name: randomise(SwinTransformerV2(ARCH, 4)) for name in ('student', 'teacher')}
+    path = save(tmp_path / 'pair.pth', dict(state_dict={
+        f'{name}.{key}': value for name, source in sources.items() for key, value in source.state_dict().items()}))
+    for prefix in ('student', 'teacher.'):
+        chosen = MODELS.build(swin_cfg(init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix)))
+        chosen.init_weights()
+        assert torch.equal(features(chosen), features(sources[prefix.rstrip('.')]))
+    for prefix, message in ((None, 'behind the prefixes student., teacher.; choose'), ('encoder', "behind the prefix 'enc")):
+        with pytest.raises(InputError, match=message):
+            MODELS.build(swin_cfg(init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix))).init_weights()
+
+
+def test_what_is_resumed_must_fit_entirely(tmp_path):
+    """Fine-tuning may leave heads and output norms new; resuming may not."""
+    toy.train(tmp_path / 'work', swin_cfg())
+    content = torch.load(tmp_path / 'work/iter_1.pth', weights_only=False)
+    norms = [key for key in content['state_dict'] if '.out_norms.' in key]
+    for changed, message in (
+        ({key: value for key, value in content['state_dict'].items() if key not in norms},
+         r'does not fit the config: 8 weights missing \(backbone.out_norms.0.weight'),
+        ({**content['state_dict'], 'head.weight': torch.ones(1)}, r'1 weights unknown \(head.weight\)'),
+    ):
+        path = save(tmp_path / 'changed.pth', {**content, 'state_dict': changed})
+        with pytest.raises(InputError, match=message):
+            toy.train(tmp_path / 'again', swin_cfg(), load_from=path, resume=True, max_iters=2)
+        toy.train(tmp_path / 'fine-tuned', swin_cfg(), load_from=path)
+    rgb = save(tmp_path / 'rgb.pth', content)
+    with pytest.raises(InputError, match='does not fit.*patch_embed.proj.weight is .8, 3, 4, 4. instead of .8, 4'):
+        toy.train(tmp_path / 'again', swin_cfg(in_channels=4), load_from=rgb, resume=True, max_iters=2)
 
 
 def test_one_line_says_what_came(tmp_path, monkeypatch):

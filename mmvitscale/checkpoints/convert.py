@@ -55,13 +55,18 @@ def weights_in(content: dict) -> 'OrderedDict[str, Tensor]':
     for _ in range(2):  # Lightning and DeepSpeed may have one inside the other
         inside = [content[name] for name in _WEIGHTS if isinstance(content.get(name), dict) and content[name]]
         content = inside[0] if inside else content
-    weights = OrderedDict((_WRAPPERS.sub('', key), value) for key, value in content.items()
+    weights = OrderedDict((unwrapped_name(key), value) for key, value in content.items()
                           if isinstance(key, str) and isinstance(value, Tensor))
     if not weights:
         raise InputError('it holds no weights; a checkpoint is a dict of tensors, at the top or under one of '
                          f'{", ".join(_WEIGHTS[:4])}')
     weights._metadata = getattr(content, '_metadata', None) or OrderedDict()
     return weights
+
+
+def unwrapped_name(key: str) -> str:
+    """``module.backbone._orig_mod.norm.weight`` -> ``backbone.norm.weight``"""
+    return _WRAPPERS.sub('', key)
 
 
 def find_backbones(weights: State) -> Dict[str, List['_Layout']]:

@@ -15,14 +15,14 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 from ..errors import InputError, some_of
-from .convert import Converted, State, convert, find_backbones, weights_in
+from .convert import Converted, State, convert, find_backbones, unwrapped_name, weights_in
 from .lineage import KEY, Lineage, WindowLineage, show_windows
 
 # How the weights of another number of channels than the image has are carried over.
 EXTRA_CHANNELS = ('repeat', 'zero')
 
 # In the metadata of a state dict: the weights have been converted and compared already.
-ENTERED = dict(version=2, entered=True)
+_ENTERED = dict(version=2, entered=True)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Entry:
         they are."""
         lineage = {KEY: self.lineage.encode()} if isinstance(self.lineage, WindowLineage) else {}
         state = OrderedDict({**self.weights, **lineage})
-        state._metadata = OrderedDict({'': ENTERED})
+        state._metadata = OrderedDict({'': dict(_ENTERED)})
         return state
 
     def describe(self, backbone: nn.Module) -> str:
@@ -81,34 +81,39 @@ def prepare(backbone: nn.Module, weights: State, prefix: Optional[str] = None, e
     if given is not None:
         converted = replace(converted, lineage=_completed(converted.lineage, given))
     backbone.check_lineage(converted.lineage)
-    own = {key: value for key, value in backbone.state_dict().items() if key != KEY}
-    # Under FSDP and its like a module's own names and shapes are not those of the checkpoint: PyTorch maps them.
-    own = {key.replace('_fsdp_wrapped_module.', '').replace('_checkpoint_wrapped_module.', ''): value
-           for key, value in own.items()}
+    state = backbone.state_dict()
+    names = {unwrapped_name(key): key for key in state if key != KEY}  # blocks may be compiled
+    own = {key: state[name] for key, name in names.items()}
     found, notes = backbone.fit_positions(converted.weights, converted.lineage)
     found, more = _fit_channels(found, own, extra_channels)
     new = [key for key in own if key not in found and backbone.may_be_new(key)]
     _check(backbone, found, own, new)
     unused = [key for key in found if key not in own]
-    entering = {key: found[key] if key in found else own[key] for key in own}
+    entering = {name: found[key] if key in found else own[key] for key, name in names.items()}
     return Entry(converted, entering, [*converted.dropped, *unused], new, notes + more)
 
 
 def _check(backbone: nn.Module, found: State, own: State, new: List[str]) -> None:
     """Raise InputError unless every weight of the backbone is there, in its shape, and no unknown one."""
-    missing = [key for key in own if key not in found and key not in new]
-    unknown = [key for key in found if key not in own and not backbone.leaves_out(key)]
-    misshapen = [f'{key} is {tuple(found[key].shape)} instead of {tuple(own[key].shape)}'
-                 for key in own if key in found and found[key].shape != own[key].shape]
+    missing, unknown, misshapen = _differences(own, found)
+    missing = [key for key in missing if key not in new]
+    unknown = [key for key in unknown if not backbone.leaves_out(key)]
     if not (missing or unknown or misshapen):
         return
     theirs, ours = backbone.describe_weights(found), backbone.describe_weights(own)
     what = f'it is a {theirs}, but the config builds a {ours}' if theirs != ours else f'it looks like a {theirs}'
-    raise InputError(f'{what}: {problems(missing, unknown, misshapen)}; take the checkpoint of the same variant and '
+    raise InputError(f'{what}: {_listed(missing, unknown, misshapen)}; take the checkpoint of the same variant and '
                      'options, whole and as it was saved')
 
 
-def problems(missing: List[str], unknown: List[str], misshapen: List[str]) -> str:
+def _differences(own: State, found: State) -> Tuple[List[str], List[str], List[str]]:
+    """Names that are missing, unknown, and, with both shapes, misshapen."""
+    return ([key for key in own if key not in found], [key for key in found if key not in own],
+            [f'{key} is {tuple(found[key].shape)} instead of {tuple(own[key].shape)}'
+             for key in own if key in found and found[key].shape != own[key].shape])
+
+
+def _listed(missing: List[str], unknown: List[str], misshapen: List[str]) -> str:
     """``2 weights missing (a, b); 1 weights of another shape (c is (1,) instead of (2,))``"""
     return '; '.join(f'{len(keys)} weights {what} ({some_of(keys)})' for what, keys in
                      (('missing', missing), ('unknown', unknown), ('of another shape', misshapen)) if keys)
@@ -206,6 +211,12 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
     return entries
 
 
+def has_entered(content: dict) -> bool:
+    """Whether ``into_model`` has put a backbone's weights into this content."""
+    metadata = getattr(content.get('state_dict'), '_metadata', None) or {}
+    return any(isinstance(part, dict) and part.get('entered') for part in metadata.values())
+
+
 def _enter(backbones: Dict[str, nn.Module], weights: State, exact: bool,
            given: Optional[WindowLineage]) -> Tuple[State, Dict[str, Entry]]:
     """Weights of a model or of a backbone alone -> those of a model with these backbones, and what enters each."""
@@ -221,22 +232,22 @@ def _enter(backbones: Dict[str, nn.Module], weights: State, exact: bool,
     for prefix, entry in entries.items():
         for key, value in entry.state_dict().items():
             state[prefix + key] = value
-        state._metadata[prefix[:-1]] = ENTERED
+        state._metadata[prefix[:-1]] = dict(_ENTERED)
     return state, entries
 
 
 def _check_exact(own: State, found: State, backbones: Dict[str, nn.Module], entries: Dict[str, Entry]) -> None:
     """Raise InputError unless the weights are those of the model, in name and shape."""
+    # What entered a backbone has been compared; only what was let pass there is looked at.
     entered = tuple(entries)
-    missing = [key for key in own if key not in found and not (entered and key.startswith(entered))]
+    own, found = ({key: value for key, value in state.items() if not (entered and key.startswith(entered))}
+                  for state in (own, found))
+    missing, unknown, misshapen = _differences(own, found)
     missing += [prefix + key for prefix, entry in entries.items() for key in entry.new]
-    unknown = [key for key in found if key not in own]
     unknown += [prefix + key for prefix, entry in entries.items() for key in entry.left_out
                 if backbones[prefix].leaves_out(key)]
-    misshapen = [f'{key} is {tuple(found[key].shape)} instead of {tuple(own[key].shape)}'
-                 for key in own if key in found and found[key].shape != own[key].shape]
     if missing or unknown or misshapen:
-        raise InputError(f'{problems(missing, unknown, misshapen)}; give the config the checkpoint was trained with')
+        raise InputError(f'{_listed(missing, unknown, misshapen)}; give the config the checkpoint was trained with')
 
 
 def _lineage_of_meta(content: dict) -> Optional[WindowLineage]:

@@ -4,7 +4,7 @@ training, and records it in each checkpoint."""
 from mmengine.hooks import Hook
 
 from ..analysis.extrapolation import report, swin_backbones
-from ..checkpoints.door import into_model
+from ..checkpoints.door import has_entered, into_model
 from ..errors import InputError
 from ..registry import HOOKS
 from .averages import let_averages_follow
@@ -31,8 +31,9 @@ class LogCPBTransferHook(Hook):
         self.strict = strict
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        # Our runner has been through the door already; then this changes nothing.
-        into_model(runner.model, checkpoint, 'the checkpoint')
+        if not has_entered(checkpoint):  # our own runner has led it through the door
+            name = str(getattr(runner, '_load_from', None) or 'the checkpoint')
+            into_model(runner.model, checkpoint, name, tell=runner.logger.info)
 
     def before_train(self, runner) -> None:
         for backbone in swin_backbones(runner.model):

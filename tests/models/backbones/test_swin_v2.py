@@ -177,6 +177,33 @@ def test_set_window_size_preserves_the_learned_bias(position_bias):
         assert all(torch.equal(a, b) for a, b in zip(small_window(image), expected))
 
 
+@pytest.mark.parametrize('position_bias', ['log_cpb', 'linear_cpb', 'table'])
+def test_inference_follows_a_change_of_windows(position_bias):
+    """What is kept between inference calls is not kept over it."""
+    model, image = randomise(small(position_bias=position_bias)).eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        model(image)
+        model.set_window_size(7)
+        kept = model(image)
+    fresh = model(image)  # with gradients nothing is kept
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(kept, fresh))
+
+
+def test_wrapped_blocks_load_plain_weights_and_give_them_back():
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+    source, image = randomise(small()), torch.randn(1, 3, 64, 64)
+    for wrap in (checkpoint_wrapper, lambda block: torch.compile(block, backend='eager')):
+        wrapped = small()
+        wrapped.stages[1].blocks[0] = wrap(wrapped.stages[1].blocks[0])
+        wrapped.load_state_dict(source.state_dict())
+        again = small()
+        again.load_state_dict(wrapped.state_dict())
+        with torch.no_grad():
+            expected = source.eval()(image)[-1]
+            assert torch.equal(again.eval()(image)[-1], expected)
+            assert torch.allclose(wrapped.eval()(image)[-1], expected, atol=1e-5)
+
+
 def test_the_reference_window_travels_with_the_weights():
     pretrained = randomise(small(window_size=4))
     wider = small(window_size=8)
