@@ -44,7 +44,7 @@ class Runner(mmengine.runner.Runner):
         go from there to where the model is."""
         checkpoint = read_checkpoint(filename)
         model = unwrapped(self.model)
-        entries = into_model(model, checkpoint, filename, exact=self._tests or self._resume, tell=self.logger.info)
+        entries = into_model(model, checkpoint, filename, exact=self._tests or self._resume or strict, tell=self.logger.info)
         if self._tests:
             for line in settle_windows(model, entries, self.cfg):
                 self.logger.info(f'{filename}: {line}')

@@ -306,6 +306,39 @@ def test_a_prefix_chooses_between_backbones(tmp_path):
             MODELS.build(swin_cfg(init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix))).init_weights()
 
 
+def test_one_line_of_a_whole_model_says_what_became_of_its_head():
+    from mmvitscale.checkpoints.door import into_model
+    model, source = toy.Toy(swin_cfg()), randomise(SwinTransformerV2(ARCH, 4))
+    model.add_module('head', nn.Linear(2, 3))
+    before = model.head.weight.clone()
+    content = dict(state_dict={**{f'backbone.{key}': value for key, value in source.state_dict().items()},
+                               'head.weight': torch.ones(5, 2), 'head.bias': torch.ones(3), 'neck.weight': torch.ones(1)})
+    told = []
+    into_model(model, content, 'a.pth', tell=told.append)
+    assert told[0].startswith('a.pth: SwinV2 (8 channels') and len(told) == 1
+    assert ('beside the backbone 1 weights taken, 1 left out (neck.weight), newly initialised 1 (head.weight), of another '
+            'shape 1 (head.weight is (5, 2) instead of (3, 2))') in told[0]
+    model.load_state_dict(content['state_dict'])
+    assert torch.equal(model.head.weight, before) and torch.equal(model.head.bias, torch.ones(3))
+    assert torch.equal(features(model.backbone), features(source))
+
+    content = dict(state_dict={'head.bias': torch.zeros(3)})
+    into_model(model, content, 'head.pth', tell=told.append)
+    assert told[1].startswith('head.pth: no weight of the backbone; beside the backbone 1 weights taken')
+    assert list(content['state_dict']) == ['head.bias', 'head.weight']
+
+
+def test_what_came_is_not_shared_between_loads():
+    """``assign=True`` is PyTorch's way of making the tensors of a state dict the parameters themselves."""
+    from mmvitscale.checkpoints.convert import weights_in
+    from mmvitscale.checkpoints.door import prepare
+    source, one, two = (SwinTransformerV2(ARCH, 4) for _ in range(3))
+    one.load_state_dict(prepare(one, weights_in(source.state_dict())).state_dict(), assign=True)
+    assert one.patch_embed.proj.weight.data_ptr() == source.patch_embed.proj.weight.data_ptr()
+    two.load_state_dict(prepare(two, weights_in(source.state_dict())).state_dict())
+    assert two.patch_embed.proj.weight.data_ptr() != source.patch_embed.proj.weight.data_ptr()
+
+
 def test_what_is_resumed_must_fit_entirely(tmp_path):
     """Fine-tuning may leave heads and output norms new; resuming may not."""
     toy.train(tmp_path / 'work', swin_cfg())

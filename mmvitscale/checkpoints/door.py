@@ -170,15 +170,16 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
                tell: Callable[[str], None] = lambda line: None) -> Dict[str, Entry]:
     """What a file held -> ``content['state_dict']`` with the names of a whole model, ready for its ``load_state_dict``.
 
-    A backbone in any layout, alone or inside another model, goes into the model's backbones; other weights stay as they
-    are. A file with weights for the heads alone is nobody's mistake.
+    A backbone in any layout, alone or inside another model, goes into the model's backbones. Of the other weights those with
+    a name and a shape of the model's are taken: heads may differ when they are fine-tuned, and a file with weights for the
+    heads alone is nobody's mistake.
 
     Args:
         model: of any task; wrappers are looked through.
         content: what ``read_checkpoint`` gave; its ``state_dict`` is replaced.
         name: of the file, for messages.
         exact: for testing and resuming: nothing may be missing, unknown or fitted to another number of channels.
-        tell: gets one line for each backbone.
+        tell: gets one line that says what was taken, left out and newly initialised.
 
     Returns:
         by prefix what enters each backbone.
@@ -205,10 +206,27 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
     except InputError as error:
         intro = f'checkpoint {name} does not fit the config' if exact else str(name)
         raise InputError(f'{intro}: {error}') from error
-    for prefix, entry in entries.items() if not exact else ():
-        tell(f'{name}: {entry.describe(backbones[prefix])}')
+    if backbones and not exact:
+        parts = [entries[prefix].describe(backbone) if prefix in entries else 'no weight of the backbone'
+                 for prefix, backbone in backbones.items()]
+        tell(f'{name}: {"; ".join([*parts, _fit_others(model.state_dict(), state, backbones)])}')
     content['state_dict'] = state
     return entries
+
+
+def _fit_others(own: State, state: State, backbones: Dict[str, nn.Module]) -> str:
+    """Make the weights beside the backbones those of the model, and say of them what was taken, left out and newly
+    initialised."""
+    inside = tuple(backbones)
+    beside = {key: value for key, value in own.items() if not key.startswith(inside)}
+    missing, unknown, misshapen = _differences(beside, {key: state[key] for key in state if not key.startswith(inside)})
+    new = [key for key in beside if key in missing or state[key].shape != own[key].shape]
+    for key in unknown:
+        del state[key]
+    state.update({key: own[key] for key in new})
+    shapes = f', of another shape {len(misshapen)}{_examples(misshapen)}' if misshapen else ''
+    return (f'beside the backbone {len(beside) - len(new)} weights taken, {len(unknown)} left out{_examples(unknown)}, '
+            f'newly initialised {len(new)}{_examples(new)}{shapes}')
 
 
 def has_entered(content: dict) -> bool:

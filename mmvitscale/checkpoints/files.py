@@ -50,7 +50,11 @@ def read_checkpoint(source: Union[str, Path]) -> dict:
         InputError: for a file that is missing or out of reach, is no checkpoint, is cut short, asks to run code or does
             not fit into the memory.
     """
-    path = fetch(str(source)) if is_url(source) else Path(source)
+    scheme = re.match(r'(\w{2,})://', str(source))
+    if scheme and scheme[1] not in ('http', 'https', 'file'):
+        raise InputError(f'checkpoint {source} begins with {scheme[0]}, but a path or an http(s) URL is expected; '
+                         'download the file and give its path')
+    path = fetch(str(source)) if is_url(source) else Path(str(source).removeprefix('file://')).expanduser()
     if not path.is_file():
         raise InputError(f'checkpoint {source} is not there; check the path')
     try:

@@ -66,5 +66,14 @@ def test_files_that_are_no_checkpoints(tmp_path):
     torch.save(torch.ones(2), tmp_path / 'tensor.pth')
     with pytest.raises(InputError, match='holds a Tensor'):
         read_checkpoint(tmp_path / 'tensor.pth')
+    with pytest.raises(InputError, match='begins with torchvision://, but a path or an http.s. URL is expected'):
+        read_checkpoint('torchvision://swin_v2_t')
     with pytest.raises(InputError, match='is not there'):
         read_checkpoint(tmp_path / 'nowhere.pth')
+
+
+def test_paths_as_people_write_them(tmp_path, monkeypatch):
+    torch.save(dict(w=torch.ones(1)), tmp_path / 'a.pth')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for source in (tmp_path / 'a.pth', f'file://{tmp_path}/a.pth', '~/a.pth'):
+        assert torch.equal(read_checkpoint(source)['w'], torch.ones(1))
