@@ -8,7 +8,7 @@ def official_state_dict(ours, windows, references):
     """Our backbone's weights as the official code saves them: its names, tables, indices and masks."""
     state = {}
     for key, value in ours.state_dict().items():
-        if key.endswith('reference_window') or key.startswith('out_norms.') and not key.startswith('out_norms.3.'):
+        if key == 'lineage' or key.startswith('out_norms.') and not key.startswith('out_norms.3.'):
             continue
         key = key.replace('attn.position_bias.mlp', 'attn.cpb_mlp').replace('out_norms.3', 'norm')
         if key.startswith('stages.'):
