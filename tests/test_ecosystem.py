@@ -72,6 +72,25 @@ def test_detection_models_and_inferencers(picture, tmp_path):
     assert np.allclose(found['scores'], result.scores.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize('task', ['segmentation', 'detection'])
+def test_larger_windows_there(task, picture, tmp_path):
+    """Windows are the config's, reference windows the checkpoint's."""
+    from mmdet.apis import DetInferencer, init_detector
+    from mmseg.apis import MMSegInferencer, init_model
+    config = SEGMENTATION if task == 'segmentation' else DETECTION
+    model, path = checkpoint_of(config, tmp_path)
+    larger = load_config(config, {'model.backbone.window_size': 16})
+    larger.dump(tmp_path / 'larger.py')
+    init, inferencer = (init_model, MMSegInferencer) if task == 'segmentation' else (init_detector, DetInferencer)
+    image = torch.rand(1, 3, 128, 128)
+    model.backbone.set_window_size(16)
+    for loaded in (init(str(tmp_path / 'larger.py'), path, device='cpu'),
+                   inferencer(str(tmp_path / 'larger.py'), path, device='cpu').model):
+        assert [stage.reference for stage in loaded.backbone.stages] == [(8, 8)] * 4
+        with torch.no_grad():
+            assert torch.allclose(loaded.backbone.eval()(image)[-1], model.backbone(image)[-1], atol=1e-5)
+
+
 def test_what_is_broken_is_refused_there_too(tmp_path):
     from mmseg.apis import init_model
 

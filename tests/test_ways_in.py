@@ -285,8 +285,10 @@ def test_weights_of_no_backbone_of_ours_are_refused(tmp_path):
     """Whole models around other backbones, by every way that does not see a file."""
     model = toy.Toy(swin_cfg())
     other = {'backbone.conv1.weight': torch.ones(1), 'head.weight': torch.ones(1)}
-    with pytest.raises(InputError, match='those of no backbone of mmvitscale'):
+    with pytest.raises(InputError, match='it holds no SwinV2 or DeepViT of a known layout.* conv1.weight'):
         model.load_state_dict(other, strict=False)
+    with pytest.raises(InputError, match='this is a SwinV1 checkpoint'):
+        model.load_state_dict({'backbone.stages.0.blocks.0.attn.w_msa.relative_position_bias_table': torch.ones(1)})
     model.load_state_dict({'head.weight': torch.ones(1)}, strict=False)  # for its head alone: nobody's mistake
     path = save(tmp_path / 'other.pth', dict(state_dict=other))
     with pytest.raises(InputError, match='other.pth: it holds no SwinV2 or DeepViT'):
@@ -326,6 +328,27 @@ def test_one_line_of_a_whole_model_says_what_became_of_its_head():
     into_model(model, content, 'head.pth', tell=told.append)
     assert told[1].startswith('head.pth: no weight of the backbone; beside the backbone 1 weights taken')
     assert list(content['state_dict']) == ['head.bias', 'head.weight']
+
+
+def test_no_file_can_say_that_it_has_been_compared():
+    from mmvitscale.checkpoints.convert import weights_in
+    from mmvitscale.checkpoints.door import prepare
+    backbone = SwinTransformerV2(ARCH, 4)
+    state = backbone.state_dict()
+    del state['stages.0.blocks.0.attn.qkv.weight']
+    told = prepare(backbone, weights_in(backbone.state_dict())).state_dict()._metadata
+    for metadata in ({'': dict(version=2, entered=True)}, {'': dict(version=2, entered='0' * len(told['']['entered']))}):
+        state._metadata = metadata
+        with pytest.raises(InputError, match='1 weights missing'):
+            backbone.load_state_dict(state, strict=False)
+
+
+def test_a_part_by_its_own_names_is_left_to_pytorch():
+    backbone = SwinTransformerV2(ARCH, 4)
+    part = {'patch_embed.proj.bias': torch.ones(8)}
+    found = backbone.load_state_dict(part, strict=False)
+    assert torch.equal(backbone.patch_embed.proj.bias, torch.ones(8)) and 'patch_embed.proj.weight' in found.missing_keys
+    assert {stage.reference_origin for stage in backbone.stages} == {'window_size'}
 
 
 def test_what_came_is_not_shared_between_loads():

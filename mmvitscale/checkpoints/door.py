@@ -6,6 +6,7 @@ unless every weight that should come does. A backbone calls it from its own load
 that it holds for OpenMMLab's own tools and inferencers as well; ``into_model`` is the same for a whole model and its file.
 """
 
+import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Callable, Dict, List, Optional, Tuple
@@ -21,8 +22,8 @@ from .lineage import KEY, Lineage, WindowLineage, show_windows
 # How the weights of another number of channels than the image has are carried over.
 EXTRA_CHANNELS = ('repeat', 'zero')
 
-# In the metadata of a state dict: the weights have been converted and compared already.
-_ENTERED = dict(version=2, entered=True)
+# In the metadata of a state dict: the weights have been converted and compared already, in this process. No file can say so.
+_ENTERED = secrets.token_hex(8)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Entry:
         they are."""
         lineage = {KEY: self.lineage.encode()} if isinstance(self.lineage, WindowLineage) else {}
         state = OrderedDict({**self.weights, **lineage})
-        state._metadata = OrderedDict({'': dict(_ENTERED)})
+        state._metadata = OrderedDict({'': dict(entered=_ENTERED)})
         return state
 
     def describe(self, backbone: nn.Module) -> str:
@@ -229,10 +230,15 @@ def _fit_others(own: State, state: State, backbones: Dict[str, nn.Module]) -> st
             f'newly initialised {len(new)}{_examples(new)}{shapes}')
 
 
+def entered(metadata: dict) -> bool:
+    """Whether the weights that this metadata of a module belongs to have come through the door."""
+    return isinstance(metadata, dict) and metadata.get('entered') == _ENTERED
+
+
 def has_entered(content: dict) -> bool:
     """Whether ``into_model`` has put a backbone's weights into this content."""
     metadata = getattr(content.get('state_dict'), '_metadata', None) or {}
-    return any(isinstance(part, dict) and part.get('entered') for part in metadata.values())
+    return any(map(entered, metadata.values()))
 
 
 def _enter(backbones: Dict[str, nn.Module], weights: State, exact: bool,
@@ -250,15 +256,15 @@ def _enter(backbones: Dict[str, nn.Module], weights: State, exact: bool,
     for prefix, entry in entries.items():
         for key, value in entry.state_dict().items():
             state[prefix + key] = value
-        state._metadata[prefix[:-1]] = dict(_ENTERED)
+        state._metadata[prefix[:-1]] = dict(entered=_ENTERED)
     return state, entries
 
 
 def _check_exact(own: State, found: State, backbones: Dict[str, nn.Module], entries: Dict[str, Entry]) -> None:
     """Raise InputError unless the weights are those of the model, in name and shape."""
     # What entered a backbone has been compared; only what was let pass there is looked at.
-    entered = tuple(entries)
-    own, found = ({key: value for key, value in state.items() if not (entered and key.startswith(entered))}
+    inside = tuple(entries)
+    own, found = ({key: value for key, value in state.items() if not (inside and key.startswith(inside))}
                   for state in (own, found))
     missing, unknown, misshapen = _differences(own, found)
     missing += [prefix + key for prefix, entry in entries.items() for key in entry.new]

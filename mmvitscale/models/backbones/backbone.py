@@ -7,9 +7,9 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
 
 from ...checkpoints.convert import State, find_backbones, weights_in
-from ...checkpoints.door import Entry, prepare
+from ...checkpoints.door import Entry, entered, prepare
 from ...checkpoints.lineage import KEY, Lineage, WindowLineage, windows_changed
-from ...errors import InputError, some_of
+from ...errors import InputError
 from .recognise import describe_weights
 
 
@@ -93,20 +93,14 @@ class Backbone(BaseModule):
         destination[prefix + KEY] = self.lineage.encode()
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args, **kwargs):
-        version = local_metadata.get('version') or 1
-        if version > self._version:
+        version = local_metadata.get('version')
+        if isinstance(version, int) and version > self._version:
             raise InputError(f'the weights were written by a newer mmvitscale (format {version}, this one knows up to '
                              f'{self._version}); update mmvitscale')
         inside = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
-        if local_metadata.get('entered'):
+        if entered(local_metadata):
             self.take_lineage(WindowLineage.decode(inside[KEY]) if KEY in inside else None)
-        elif inside and KEY not in inside and not find_backbones(inside):
-            own = self.state_dict()
-            unknown = [key for key in inside if key not in own]
-            if unknown:
-                raise InputError(f'the weights{" behind " + repr(prefix) if prefix else ""} are those of no backbone of '
-                                 f'mmvitscale: {some_of(unknown)}; take a checkpoint of SwinV2 or DeepViT')
-        elif inside and set(inside) != {KEY}:
+        elif inside and not self._has_part(inside):
             entry = prepare(self, weights_in(inside))
             line = windows_changed(entry.lineage, self.lineage)
             ours = entry.converted.source in ('mmvitscale', 'official DeepViT')
@@ -121,6 +115,11 @@ class Backbone(BaseModule):
             state_dict.update({prefix + key: value for key, value in entry.weights.items()})
         state_dict.pop(prefix + KEY, None)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
+
+    def _has_part(self, weights: State) -> bool:
+        """Whether all names are ours, and no whole backbone shows in them: PyTorch's business."""
+        own = self.state_dict()
+        return all(key in own for key in weights) and not find_backbones(weights)
 
 
 def _is_pretrained(cfg: dict) -> bool:
