@@ -38,6 +38,12 @@ def make_importable() -> None:
         _libraries.append(torch.library.Library('torchvision', 'DEF'))
         for operator in _UNUSED_OPERATORS:
             _libraries[-1].define(operator)
+    try:
+        import mmpretrain.utils.dependency as dependency
+        # Its multimodal models need transformers 4, and nothing here; mmdet and mmseg import it, too, where they can.
+        dependency.WITH_MULTIMODAL = False
+    except ImportError:
+        return
 
 
 def _record(modules, to_nchw):
@@ -77,8 +83,6 @@ def timm(arch, image_size, windows, references):
 
 
 def mmpretrain(arch, image_size, windows, references):
-    import mmpretrain.utils.dependency as dependency
-    dependency.WITH_MULTIMODAL = False  # its multimodal models need transformers 4, and nothing here
     from mmpretrain.models import SwinTransformerV2
     model = SwinTransformerV2(
         arch=dict(

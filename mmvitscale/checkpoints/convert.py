@@ -55,8 +55,11 @@ def weights_in(content: dict) -> 'OrderedDict[str, Tensor]':
     for _ in range(2):  # Lightning and DeepSpeed may have one inside the other
         inside = [content[name] for name in _WEIGHTS if isinstance(content.get(name), dict) and content[name]]
         content = inside[0] if inside else content
-    weights = OrderedDict((unwrapped_name(key), value) for key, value in content.items()
-                          if isinstance(key, str) and isinstance(value, Tensor))
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    weights = OrderedDict((unwrapped_name(key), value) for key, value in tensors.items())
+    if len(weights) < len(tensors):
+        raise InputError('it holds weights twice, with and without the prefix of a wrapper (module., _orig_mod.); keep one '
+                         'of the two')
     if not weights:
         raise InputError('it holds no weights; a checkpoint is a dict of tensors, at the top or under one of '
                          f'{", ".join(_WEIGHTS[:4])}')

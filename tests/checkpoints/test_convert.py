@@ -157,6 +157,7 @@ def test_checkpoints_that_cannot_be_converted():
         ({'layers.0.blocks.0.attn.relative_position_bias_table': torch.ones(1)}, 'this is a SwinV1 checkpoint'),
         ({'conv1.weight': torch.ones(1)}, 'no SwinV2 or DeepViT of a known layout.*are called conv1.weight'),
         ({}, 'it holds no weights'),
+        ({**broken(), 'module.head.bias': torch.ones(1)}, 'it holds weights twice'),
         ({**broken(), **SwinTransformerV2(SMALL, 8).state_dict()}, 'the layouts of mmvitscale and official are mixed'),
         ({f'{name}.{key}': value for name in ('student', 'teacher') for key, value in broken().items()},
          'behind the prefixes student., teacher.; choose one'),

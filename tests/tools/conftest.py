@@ -6,19 +6,30 @@ from commands import ROOT
 
 
 @pytest.fixture
-def error_of(monkeypatch, capsys):
-    """Runs a command on bad input, in this process to save time, and returns the one line it ends with."""
+def run_here(monkeypatch, capfd):
+    """Runs a command in this process, to save time; returns its exit status, its output and its error output."""
 
-    def run_in_process(tool, *arguments):
+    def run(tool, *arguments):
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(tool, run_name='__main__')
-        assert stop.value.code == 1
-        output = capsys.readouterr()
-        assert 'Traceback' not in output.out + output.err
-        lines = [line for line in output.err.splitlines() if line.startswith('error: ')]
-        assert len(lines) == 1, output.err
+        output = capfd.readouterr()
+        return stop.value.code, output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def error_of(run_here):
+    """Runs a command on bad input and returns the one line it ends with."""
+
+    def run(tool, *arguments):
+        code, out, err = run_here(tool, *arguments)
+        assert code == 1
+        assert 'Traceback' not in out + err
+        lines = [line for line in err.splitlines() if line.startswith('error: ')]
+        assert len(lines) == 1, err
         return lines[0]
 
-    return run_in_process
+    return run

@@ -1,8 +1,6 @@
 """A chain of commands as a user types them: weights of window 8, windows grown to 16, an interruption, a test."""
 
 import re
-import runpy
-import sys
 
 import pytest
 import torch
@@ -27,19 +25,15 @@ custom_hooks = [
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
-    """Runs a tool in this process, to save time, and returns what it printed."""
+def run(run_here):
+    """Runs a tool that succeeds, and returns what it printed."""
 
-    def run_in_process(tool, *arguments):
-        monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(tool, run_name='__main__')
-        output = capfd.readouterr()
-        assert not stop.value.code, output.out + output.err
-        return output.out + output.err
+    def run(*command):
+        code, out, err = run_here(*command)
+        assert not code, out + err
+        return out + err
 
-    return run_in_process
+    return run
 
 
 def metrics(output):

@@ -1,9 +1,6 @@
 """The command as a user types it; in this process, to save time."""
 
 import os
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,21 +11,17 @@ from mmvitscale.checkpoints import convert as conversion
 from mmvitscale.checkpoints.files import read_checkpoint
 from mmvitscale.models import SwinTransformerV2
 
-TOOL = str(Path(__file__).parents[2] / 'tools/convert_checkpoint.py')
 SMALL = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 
 
 @pytest.fixture
-def convert(monkeypatch, capsys):
+def convert(run_here):
     """Runs the command; returns its exit status, output and error output."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(TOOL, run_name='__main__')
-        output = capsys.readouterr()
-        assert 'Traceback' not in output.err
-        return stop.value.code, output.out, output.err.strip()
+        code, out, err = run_here('tools/convert_checkpoint.py', *arguments)
+        assert 'Traceback' not in err
+        return code, out, err.strip()
 
     return run
 
