@@ -22,6 +22,7 @@ def parse_args():
     parser.add_argument('--pretrained-window-sizes', type=int, nargs='+', metavar='P',
                         help='windows the position biases were learned with, one or one per stage; needed where the '
                         'file does not tell')
+    parser.add_argument('--prefix', metavar='P', help='what the names of the backbone stand behind, where there are several')
     parser.add_argument('--force', action='store_true', help='replace DST if it exists')
     return parser.parse_args()
 
@@ -56,7 +57,7 @@ def main():
     print(f'Reading {args.src} ...', flush=True)
     content = read_checkpoint(args.src)
     try:
-        converted = convert(weights_in(content))
+        converted = convert(weights_in(content), args.prefix)
         check_complete(converted)
     except InputError as error:
         raise InputError(f'{args.src}: {error}') from error

@@ -100,8 +100,8 @@ def convert(weights: State, prefix: Optional[str] = None) -> Converted:
         raise InputError(_unknown(weights, prefix))
     prefix = next((start for start in ('', 'backbone.', *found) if start in found))
     if len(found) > 1 and prefix not in ('', 'backbone.'):
-        raise InputError(f'there are backbones behind the prefixes {", ".join(sorted(found))}; choose one: '
-                         "init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)")
+        raise InputError(f'there are backbones behind the prefixes {", ".join(sorted(found))}; choose one with '
+                         "prefix: init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)")
     layouts = found[prefix]
     inside = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
     # The official code has a patch merging at the end of a stage, timm at the start of the next: the same anchor.

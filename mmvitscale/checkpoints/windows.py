@@ -17,7 +17,7 @@ def tested_windows(cfg, options: Optional[dict] = None) -> str:
     """
     if any(key.split('.')[-1] == 'window_size' for key in options or {}):
         return 'config'
-    schedules = [hook['schedule'] for hook in cfg.get('custom_hooks') or []
+    schedules = [hook.get('schedule') or [] for hook in cfg.get('custom_hooks') or []
                  if 'ProgressiveWindowHook' in str(hook.get('type'))]
     grows = any('window_size' in phase for schedule in schedules for phase in schedule)
     return cfg.get('test_windows') or ('checkpoint' if grows else 'config')

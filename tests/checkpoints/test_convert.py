@@ -160,7 +160,7 @@ def test_checkpoints_that_cannot_be_converted():
         ({**broken(), 'module.head.bias': torch.ones(1)}, 'it holds weights twice'),
         ({**broken(), **SwinTransformerV2(SMALL, 8).state_dict()}, 'the layouts of mmvitscale and official are mixed'),
         ({f'{name}.{key}': value for name in ('student', 'teacher') for key, value in broken().items()},
-         'behind the prefixes student., teacher.; choose one'),
+         'behind the prefixes student., teacher.; choose one with prefix'),
     ):
         with pytest.raises(InputError, match=message):
             convert(weights_in(checkpoint))

@@ -81,6 +81,15 @@ def test_unknown_reference_windows_can_be_given(convert, silent):
     assert '--pretrained-window-sizes 12 12 12 6 here' in convert(telling)[1]
 
 
+def test_one_of_several_backbones_can_be_chosen(convert, official, tmp_path):
+    weights = torch.load(official, weights_only=True)['model']
+    both = {f'{name}.{key}': value for name in ('student', 'teacher') for key, value in weights.items()}
+    torch.save(both, tmp_path / 'b.pth')
+    assert 'choose one with prefix' in convert(tmp_path / 'b.pth')[2]
+    code, out, _ = convert(tmp_path / 'b.pth', tmp_path / 'out.pth', '--prefix', 'teacher')
+    assert code == 0 and read(tmp_path / 'out.pth').lineage == read(official).lineage
+
+
 def test_bad_input_is_one_line_and_nothing_is_written(convert, official, silent, tmp_path):
     class Attack:
 
