@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 
 from mmengine.config import Config
 
@@ -29,7 +29,7 @@ def use_work_dir(cfg: Config, config_path: str, work_dir: Optional[str]) -> None
     check_writable(cfg.work_dir)
 
 
-def check_writable(folder: str) -> Path:
+def check_writable(folder: Union[str, Path]) -> Path:
     """Make the folder if need be. Raises InputError unless files can be written into it."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

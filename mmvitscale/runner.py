@@ -14,25 +14,25 @@ from .registry import RUNNERS
 @RUNNERS.register_module()
 class Runner(mmengine.runner.Runner):
     """MMEngine's runner (``runner_type='mmvitscale.Runner'``), but code in checkpoint files is not run, ``load_from`` takes
-    any layout, weights that are tested or resumed must fit the model entirely, and a model whose windows were grown is
-    tested with the windows that its weights last ran with."""
+    any layout, weights that are tested or resumed must fit the model entirely, and a config that grows windows is tested
+    with the windows that its weights last ran with."""
 
-    _tests = False
+    _testing = False
 
     def train(self):
-        self._tests = False
+        self._testing = False
         return super().train()
 
     def val(self):
-        self._tests = True
+        self._testing = True
         return super().val()
 
     def test(self):
-        self._tests = True
+        self._testing = True
         return super().test()
 
     def resume(self, filename, *args, **kwargs):
-        self._resume = True
+        self._resume = True  # a call from outside is as strict as the option
         return super().resume(filename, *args, **kwargs)
 
     def save_checkpoint(self, *args, **kwargs):
@@ -44,8 +44,9 @@ class Runner(mmengine.runner.Runner):
         go from there to where the model is."""
         checkpoint = read_checkpoint(filename)
         model = unwrapped(self.model)
-        entries = into_model(model, checkpoint, filename, exact=self._tests or self._resume or strict, tell=self.logger.info)
-        if self._tests:
+        exact = self._testing or self._resume or strict
+        entries = into_model(model, checkpoint, filename, exact, self.logger.info)
+        if self._testing:
             for line in settle_windows(model, entries, self.cfg):
                 self.logger.info(f'{filename}: {line}')
         elif self._resume and tested_windows(self.cfg) == 'config':  # else the hook that grows windows sets them
@@ -55,8 +56,6 @@ class Runner(mmengine.runner.Runner):
                     self.logger.info(f'{filename}: {line}')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=list(revise_keys))
-        for prefix in entries:
-            model.get_submodule(prefix.rstrip('.')).warn_of_assumptions(filename)
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint

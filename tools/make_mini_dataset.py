@@ -14,7 +14,7 @@ def parse_args():
     parser.add_argument('--val', type=int, default=16, help='validation scenes')
     parser.add_argument('--size', type=int, default=256, help='side of the scenes in pixels')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--depth', action='store_true', help='also TIFF files of four channels: colour and height')
+    parser.add_argument('--depth', action='store_true', help='also TIFF files of four channels: colour and depth')
     return parser.parse_args()
 
 

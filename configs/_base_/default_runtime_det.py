@@ -1,3 +1,3 @@
 _base_ = 'mmdet::_base_/default_runtime.py'
-runner_type = 'mmvitscale.Runner'  # for mmdetection's own tools, too: reads no code from checkpoints, takes any layout
+runner_type = 'mmvitscale.Runner'  # for mmdetection's own tools, too: takes any layout, runs no code of a file
 custom_hooks = [dict(type='mmvitscale.LogCPBTransferHook')]

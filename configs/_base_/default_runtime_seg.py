@@ -1,5 +1,5 @@
 default_scope = 'mmseg'
-runner_type = 'mmvitscale.Runner'  # for mmsegmentation's own tools, too: reads no code from checkpoints, takes any layout
+runner_type = 'mmvitscale.Runner'  # for mmsegmentation's own train.py, too: takes any layout, runs no code of a file
 env_cfg = dict(
     cudnn_benchmark=False,  # sizes change between validation images
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

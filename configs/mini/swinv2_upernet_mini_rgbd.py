@@ -1,4 +1,4 @@
-# A small SwinV2 + UPerNet on the embedded scenes with a fourth channel, their height, from scratch in minutes on a CPU:
+# A small SwinV2 + UPerNet on the embedded scenes with a fourth channel, their depth, from scratch in minutes on a CPU:
 #   python tools/make_mini_dataset.py --depth --out data/mini
 # Weights of an RGB image are carried over: --cfg-options model.backbone.init_cfg.type=Pretrained
 #   model.backbone.init_cfg.checkpoint=CKPT. No number here is the paper's.
@@ -6,7 +6,7 @@ _base_ = './swinv2_upernet_mini.py'
 load = dict(type='mmvitscale.LoadMultispectralImage', channels=4, show=(0, 1, 2))
 # Here and not in the data preprocessor, which takes 1 or 3 channels. Colour as in pretraining.
 normalise = dict(
-    type='mmvitscale.NormalizeChannels', mean=[123.675, 116.28, 103.53, 60.0], std=[58.395, 57.12, 57.375, 35.0])
+    type='mmvitscale.NormalizeChannels', mean=[123.675, 116.28, 103.53, 195.0], std=[58.395, 57.12, 57.375, 35.0])
 train_pipeline = [
     load,
     normalise,

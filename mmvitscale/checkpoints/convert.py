@@ -127,11 +127,11 @@ def _unknown(weights: State, prefix: Optional[str]) -> str:
 
 @dataclass(frozen=True)
 class _Layout:
-    """anchor: a key that only this layout has, its first group what may stand before. tells: of two layouts with the same
-    anchor, whether it is this one. locate: a key -> ('block', stage, block, rest) or ('merging', stage, None, rest), or None
-    outside the stages; stages count from 0 and a patch merging belongs to the stage it leads to. stem, block: rules for
-    keys outside stages and in a block (relative to it). dropped: patterns of keys outside the stages that are left out.
-    fix: what is more than renaming."""
+    """name: of the library. anchor: a key that only this layout has, its first group what may stand before. locate: a key ->
+    ('block', stage, block, rest) or ('merging', stage, None, rest), or None outside the stages; stages count from 0 and a
+    patch merging belongs to the stage it leads to. stem, block: rules for keys outside stages and in a block (relative to
+    it). dropped: patterns of keys outside the stages that are left out. fix: what is more than renaming. tells: of two
+    layouts with the same anchor, whether it is this one. family: of the model."""
 
     name: str
     anchor: re.Pattern
@@ -288,9 +288,35 @@ _LAYOUTS = [
 
 def _convert(layout: _Layout, prefix: str, keys: State, outside: List[str]) -> Converted:
     keys = dict(keys)
-    lineage, weights, dropped, unknown, tables = keys.pop(KEY, None), {}, list(outside), [], {}
-    references = _pop_references(keys)
-    stages = 1 + max((place[1] for place in map(layout.locate, keys) if place), default=-1)
+    entry, references = keys.pop(KEY, None), _pop_references(keys)
+    weights, dropped, tables = _rename(layout, prefix, keys)
+    dropped = [*outside, *dropped]
+    if layout.family == 'DeepViT':
+        lineage = GridLineage.decode(entry) if entry is not None else _square_grid(weights, dropped)
+        source = 'mmvitscale' if entry is not None else layout.name
+        return Converted('DeepViT', source, prefix, weights, dropped, lineage)
+    stages = _stages_of(layout, keys)
+    if entry is not None:
+        lineage = WindowLineage.decode(entry)
+    elif layout.name == 'mmvitscale':  # of a version that recorded the references alone
+        table = any(key.endswith('.table') for key in weights)
+        known = tuple(None if table else references.get(i) for i in range(stages))
+        lineage = WindowLineage('table' if table else None, known, (None, ) * stages)
+    else:
+        pairs = [windows_of_coordinates(tables[i]) if i in tables else (None, None) for i in range(stages)]
+        windows, known = (tuple(column) for column in zip(*pairs))
+        lineage = WindowLineage('log_cpb', known, windows)
+    return Converted('SwinV2', layout.name, prefix, weights, dropped, lineage)
+
+
+def _stages_of(layout: _Layout, keys: State) -> int:
+    return 1 + max((place[1] for place in map(layout.locate, keys) if place), default=-1)
+
+
+def _rename(layout: _Layout, prefix: str, keys: State) -> Tuple[State, List[str], Dict[int, Tensor]]:
+    """Weights under our names; the keys that are dropped; the table of coordinates of each stage that has one."""
+    weights, dropped, unknown, tables = {}, [], [], {}
+    stages = _stages_of(layout, keys)
     for key, value in keys.items():
         kind, stage, block, rest = layout.locate(key) or ('stem', None, None, key)
         if rest.rsplit('.', 1)[-1] in _DERIVED or any(re.fullmatch(pattern, key) for pattern in layout.dropped):
@@ -314,25 +340,10 @@ def _convert(layout: _Layout, prefix: str, keys: State, outside: List[str]) -> C
         raise InputError(f'the checkpoint has the layout of {layout.name}, but {len(unknown)} of its keys are not known '
                          f'there: {some_of(unknown)}')
     try:
-        weights = layout.fix(weights)
+        return layout.fix(weights), dropped, tables
     except (RuntimeError, IndexError, ValueError) as error:
         raise InputError(f'the checkpoint has the layout of {layout.name}, but not the shapes that go with it ({error}); '
                          'take the file as it was saved') from error
-    if layout.family == 'DeepViT':
-        own = lineage is not None
-        found = GridLineage.decode(lineage) if own else _square_grid(weights, dropped)
-        return Converted('DeepViT', 'mmvitscale' if own else layout.name, prefix, weights, dropped, found)
-    if lineage is not None:
-        found = WindowLineage.decode(lineage)
-    elif layout.name == 'mmvitscale':  # of a version that recorded the references alone
-        table = any(key.endswith('.table') for key in weights)
-        found = WindowLineage('table' if table else None, tuple(None if table else references.get(i) for i in range(stages)),
-                              (None, ) * stages)
-    else:
-        pairs = [lineage_of_table(tables[i]) if i in tables else (None, None) for i in range(stages)]
-        windows, learned = (tuple(column) for column in zip(*pairs))
-        found = WindowLineage('log_cpb', learned, windows)
-    return Converted('SwinV2', layout.name, prefix, weights, dropped, found)
 
 
 def _pop_references(keys: State) -> Dict[int, Window]:
@@ -344,19 +355,20 @@ def _pop_references(keys: State) -> Dict[int, Window]:
 
 
 def _square_grid(weights: State, dropped: List[str]) -> Optional[GridLineage]:
-    """The official code's grids are square. Weights without its classifier may be of ours before grids were recorded."""
+    """The grid of an official DeepViT is square. Without its classifier the weights may be ours from before grids were
+    recorded: None."""
     positions = weights['pos_embed'].shape[1] - 1 if 'pos_embed' in weights and weights['pos_embed'].ndim == 3 else 0
     side = isqrt(max(positions, 0))
     official = any(key.rsplit('.', 2)[-2:-1] == ['head'] for key in dropped)
     return GridLineage((side, side)) if official and positions and side**2 == positions else None
 
 
-def lineage_of_table(table: Tensor) -> Tuple[Window, Window]:
+def windows_of_coordinates(table: Tensor) -> Tuple[Window, Window]:
     """(1, 2 h - 1, 2 w - 1, 2) log-coordinates as the official code saves them -> (window, reference window).
 
     An axis of W tokens has 2 W - 1 offsets; its largest coordinate t = log2(1 + 8 (W - 1) / (P - 1)) / 3 gives
     P = 1 + 8 (W - 1) / (2^(3 t) - 1). An axis of one token tells nothing, and counts as learned with one. Tables that
-    went through half precision are recognised by all their offsets together.
+    went through half precision are recognised by all their offsets together. Raises InputError for what is no such table.
     """
     if table.ndim != 4 or table.shape[3] != 2 or not table.shape[1] % 2 or not table.shape[2] % 2:
         raise InputError(f'a relative_coords_table has the shape {tuple(table.shape)}, but it is (1, 2 h - 1, 2 w - 1, 2); '
@@ -379,7 +391,7 @@ def _reference_of(coordinates: Tensor, side: int) -> int:
     for dtype in (coordinates.dtype, torch.float16, torch.bfloat16):  # of the table, and of what it may have been before
         fits = {}
         for candidate in range(max(nearest - 3, 2), nearest + 4):
-            u = offsets * (8 / (candidate - 1))
+            u = offsets * (8 / (candidate - 1))  # as log_coordinates in models/layers, which checkpoints do not import
             expected = (u.sign() * torch.log2(1 + u.abs()) / 3).to(dtype).double()
             fits[candidate] = (coordinates.double() - expected).abs().max().item()
         best = min(fits, key=fits.get, default=None)

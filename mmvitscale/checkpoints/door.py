@@ -19,7 +19,7 @@ from ..errors import InputError, some_of
 from .convert import Converted, State, convert, find_backbones, unwrapped_name, weights_in
 from .lineage import KEY, Lineage, WindowLineage, show_windows
 
-# How the weights of another number of channels than the image has are carried over.
+# How the weights of an RGB stem go to an image of another number of channels.
 EXTRA_CHANNELS = ('repeat', 'zero')
 
 # In the metadata of a state dict: the weights have been converted and compared already, in this process. No file can say so.
@@ -28,8 +28,9 @@ _ENTERED = secrets.token_hex(8)
 
 @dataclass(frozen=True)
 class Entry:
-    """What enters a backbone. weights: its own names and shapes, all of them, without the lineage. left_out: names in the
-    source that it has no use for. new: its weights that the source does not have. notes: what was fitted."""
+    """What enters a backbone. converted: the source under our names. weights: the backbone's own names and shapes, all of
+    them, without the lineage. left_out: names in the source that it has no use for. new: its weights that the source does
+    not have. notes: what was fitted."""
 
     converted: Converted
     weights: State
@@ -39,14 +40,15 @@ class Entry:
 
     @property
     def lineage(self) -> Optional[Lineage]:
+        """What the weights were learned with, as far as it is known."""
         return self.converted.lineage
 
-    def state_dict(self) -> State:
+    def state_dict(self, name: str = 'the state dict') -> State:
         """The weights and, for a SwinV2, their lineage, marked as having come through the door: a backbone takes them as
-        they are."""
+        they are. name: of the file, for the backbone's warnings."""
         lineage = {KEY: self.lineage.encode()} if isinstance(self.lineage, WindowLineage) else {}
         state = OrderedDict({**self.weights, **lineage})
-        state._metadata = OrderedDict({'': dict(entered=_ENTERED)})
+        state._metadata = OrderedDict({'': dict(entered=_ENTERED, name=name)})
         return state
 
     def describe(self, backbone: nn.Module) -> str:
@@ -68,12 +70,14 @@ def prepare(backbone: nn.Module, weights: State, prefix: Optional[str] = None, e
         backbone: one of ``mmvitscale.models``.
         weights: from ``weights_in``, of the backbone alone or of a model that contains one.
         prefix: what the backbone's names stand behind in it; None finds it.
-        extra_channels: 'repeat' or 'zero', how weights of an RGB stem go to an image of more channels; None refuses.
+        extra_channels: 'repeat' or 'zero', how weights of an RGB stem go to an image of another number of channels; None
+            refuses.
         given: what is known of the lineage from elsewhere, for weights that do not tell.
 
     Raises:
-        InputError: in one sentence, if a weight is missing, unknown or of another shape, or was learned with other windows
-            or another kind of position bias than the config says.
+        InputError: in one sentence, if there is no backbone of a known layout, several or another one, a weight is missing,
+            unknown or of another shape, or was learned with other windows or another kind of position bias than the config
+            says.
     """
     converted = convert(weights, prefix)
     if converted.family != backbone.family:
@@ -157,11 +161,12 @@ def _fit_channels(found: State, own: State, how: Optional[str]) -> Tuple[State, 
 def backbones_of(model: nn.Module) -> Dict[str, nn.Module]:
     """The backbones of mmvitscale in a model, by the prefix of their weights' names."""
     model = unwrapped(model)
+    # By what they can do: the models import this file, not the other way round.
     return {f'{name}.' if name else '': module for name, module in model.named_modules() if hasattr(module, 'fit_positions')}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside wrappers of DDP and test-time augmentation, whose weights have no names of their own."""
+    """The model inside wrappers (DDP, test-time augmentation), which only add a prefix to its names."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
@@ -172,8 +177,8 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
     """What a file held -> ``content['state_dict']`` with the names of a whole model, ready for its ``load_state_dict``.
 
     A backbone in any layout, alone or inside another model, goes into the model's backbones. Of the other weights those with
-    a name and a shape of the model's are taken: heads may differ when they are fine-tuned, and a file with weights for the
-    heads alone is nobody's mistake.
+    a name and a shape of the model's are taken: heads may differ when they are fine-tuned, and a file of heads alone is
+    accepted.
 
     Args:
         model: of any task; wrappers are looked through.
@@ -193,7 +198,7 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
     try:
         weights = weights_in(content)
         given = _lineage_of_meta(content)
-        state, entries = _enter(backbones, weights, exact, given)
+        state, entries = _enter(backbones, weights, name, exact, given)
         if exact:
             _check_exact(model.state_dict(), state, backbones, entries)
         elif not entries and not any(key in state for key in model.state_dict()):
@@ -203,7 +208,7 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
         if isinstance(average, dict) and content.get('state_dict') is not None:
             # MMEngine's EMA hook exchanges it with the state dict, name by name, so it takes the same way.
             copies = {f'module.{prefix}': backbone for prefix, backbone in backbones.items()}
-            content['ema_state_dict'] = _enter(copies, OrderedDict(average), exact, given)[0]
+            content['ema_state_dict'] = _enter(copies, OrderedDict(average), name, exact, given)[0]
     except InputError as error:
         intro = f'checkpoint {name} does not fit the config' if exact else str(name)
         raise InputError(f'{intro}: {error}') from error
@@ -236,12 +241,12 @@ def entered(metadata: dict) -> bool:
 
 
 def has_entered(content: dict) -> bool:
-    """Whether ``into_model`` has put a backbone's weights into this content."""
+    """Whether ``into_model`` has been given this content."""
     metadata = getattr(content.get('state_dict'), '_metadata', None) or {}
     return any(map(entered, metadata.values()))
 
 
-def _enter(backbones: Dict[str, nn.Module], weights: State, exact: bool,
+def _enter(backbones: Dict[str, nn.Module], weights: State, name: str, exact: bool,
            given: Optional[WindowLineage]) -> Tuple[State, Dict[str, Entry]]:
     """Weights of a model or of a backbone alone -> those of a model with these backbones, and what enters each."""
     entries, used = {}, set()
@@ -249,14 +254,16 @@ def _enter(backbones: Dict[str, nn.Module], weights: State, exact: bool,
         inside = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
         alone = bool(prefix) and not inside and bool(find_backbones(weights))
         if inside or alone:
-            entries[prefix] = prepare(backbone, weights if alone else inside, None, None if exact else 'repeat', given)
+            entries[prefix] = prepare(backbone, weights if alone else inside, extra_channels=None if exact else 'repeat',
+                                      given=given)
             used.update(weights if alone else (prefix + key for key in inside))
     state = OrderedDict((key, value) for key, value in weights.items() if key not in used)
     state._metadata = OrderedDict(getattr(weights, '_metadata', {}))
+    state._metadata[''] = dict(state._metadata.get('', {}), entered=_ENTERED, name=name)
     for prefix, entry in entries.items():
         for key, value in entry.state_dict().items():
             state[prefix + key] = value
-        state._metadata[prefix[:-1]] = dict(entered=_ENTERED)
+        state._metadata[prefix[:-1]] = dict(entered=_ENTERED, name=name)
     return state, entries
 
 

@@ -86,6 +86,7 @@ def _is_want_of_memory(error: Exception) -> bool:
 
 
 def is_url(source: Union[str, Path]) -> bool:
+    """Whether it is something to download, by http or https."""
     return urlparse(str(source)).scheme in ('http', 'https')
 
 
@@ -94,6 +95,9 @@ def fetch(url: str) -> Path:
 
     Where the file's name tells a checksum (``..._20220803-e318968f.pth``, ``swin_v2_t-b137f0e2.pth``: the first digits of
     its SHA-256, the custom of PyTorch and OpenMMLab), or the URL ends in ``#sha256=...``, it is checked.
+
+    Raises:
+        InputError: if the file cannot be had, or is another than the one its checksum promises.
     """
     # Hubs give every model's file the same name, so the name alone would mix them up.
     name = f'{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(urlparse(url).path).name}'
@@ -104,9 +108,11 @@ def fetch(url: str) -> Path:
         try:
             with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
                 write_whole(path, lambda file: _copy(response, file, url))
-        except (urllib.error.URLError, OSError) as failure:
+        except (urllib.error.URLError, OSError, InputError) as failure:
             error = failure
     barrier()
+    if isinstance(error, InputError):
+        raise error
     if not path.is_file():
         reason = getattr(error, 'reason', error) or 'the first process of this machine says why'
         raise InputError(f'checkpoint {url} cannot be reached ({reason}); download it elsewhere and give the local '
@@ -125,13 +131,17 @@ def _speaks_for_machine() -> bool:
 def expected_checksum(url: str) -> Optional[str]:
     """The first digits of the SHA-256 of the file behind a URL, in lower case, or None where nothing tells them."""
     parts = urlparse(url)
-    match = re.fullmatch(r'sha256=([0-9a-fA-F]{8,64})', parts.fragment) or \
-        re.search(r'-([0-9a-f]{8,64})\.(?:pth|pt|bin|safetensors)$', parts.path)
-    return match[1].lower() if match else None
+    match = re.fullmatch(r'sha256=([0-9a-fA-F]{8,64})', parts.fragment)
+    if match:
+        return match[1].lower()
+    match = re.search(r'-([0-9a-f]{8,64})\.(?:pth|pt|bin|safetensors)$', parts.path)
+    is_date = match and re.fullmatch(r'20\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])', match[1])
+    return match[1] if match and not is_date else None
 
 
 def _copy(response, file, url: str) -> None:
-    """Copy with a line of progress for each tenth. Raises OSError if the connection ends early or another file comes."""
+    """Copy with a line of progress for each tenth. Raises OSError if the connection ends early, InputError if another file
+    comes than the one the URL promises."""
     total, done, told = int(response.headers.get('Content-Length') or 0), 0, 0
     checksum, expected = hashlib.sha256(), expected_checksum(url)
     while chunk := response.read(1 << 20):
@@ -144,7 +154,8 @@ def _copy(response, file, url: str) -> None:
     if total and done != total:
         raise OSError(f'the connection ended after {done} of {total} bytes')
     if expected and not checksum.hexdigest().startswith(expected):
-        raise OSError(f'the SHA-256 of what came begins with {checksum.hexdigest()[:len(expected)]}, not {expected}')
+        raise InputError(f'{url} gave another file than it promises: its SHA-256 begins with '
+                         f'{checksum.hexdigest()[:len(expected)]}, not {expected}; check the URL, and the connection')
 
 
 def write_checkpoint(path: Union[str, Path], checkpoint: dict) -> None:

@@ -2,7 +2,8 @@
 
 The windows of a SwinV2 (section 3.3: the window that a position bias was learned with scales every offset) and the grid
 of a DeepViT's position embedding do not show in the weights. A backbone holds them as plain values, writes them when it
-is saved and reads them when it is loaded. So nothing can disagree with the behaviour, and no device is waited for.
+is saved and reads them when it is loaded, so that the state dict cannot disagree with what runs, and reading never waits
+for a GPU.
 """
 
 import re
@@ -17,7 +18,7 @@ from ..errors import InputError
 Window = Tuple[int, int]  # (height, width) in tokens
 
 KEY = 'lineage'
-# The numbers that stand for them in the state dict; 0 stands for unknown.
+# The number of each kind of position bias in the state dict; 0 for unknown.
 _POSITION_BIASES = {'log_cpb': 1, 'linear_cpb': 2, 'table': 3}
 
 
@@ -36,6 +37,7 @@ class WindowLineage:
     windows: Tuple[Optional[Window], ...]
 
     def encode(self) -> Tensor:
+        """The entry of the state dict, on the CPU."""
         kind = _POSITION_BIASES.get(self.position_bias, 0)
         rows = [[kind, *(reference or (0, 0)), *(window or (0, 0))]
                 for reference, window in zip(self.references, self.windows)]
@@ -64,6 +66,7 @@ class GridLineage:
     grid: Tuple[int, int]
 
     def encode(self) -> Tensor:
+        """The entry of the state dict, on the CPU."""
         return torch.tensor(self.grid, dtype=torch.int64, device='cpu')
 
     @classmethod

@@ -24,7 +24,8 @@ class Pretrained:
         prefix: what the names of the backbone's weights stand behind in it, None to find it.
         map_location: MMEngine's argument; files are always read into the main memory, and weights go from there to where
             the backbone is.
-        extra_channels: how an RGB stem goes to an image of more channels: 'repeat' (R, G, B, R, ... rescaled) or 'zero'.
+        extra_channels: how an RGB stem goes to an image of another number of channels: 'repeat' (R, G, B, R, ...
+            rescaled; one channel takes the sum) or, for more than three, 'zero'.
     """
 
     def __init__(self, checkpoint: Union[str, Path], prefix: Optional[str] = None, map_location: str = 'cpu',

@@ -4,6 +4,7 @@ from typing import Dict, List, Optional
 
 from torch import nn
 
+from ..errors import InputError
 from .door import Entry, backbones_of
 from .lineage import WindowLineage, show_windows, windows_changed
 
@@ -15,12 +16,16 @@ def tested_windows(cfg, options: Optional[dict] = None) -> str:
         cfg: the config; ``test_windows`` in it, one of the two, decides.
         options: ``--cfg-options``: a window given there wins.
     """
-    if any(key.split('.')[-1] == 'window_size' for key in options or {}):
+    if any(key.endswith('backbone.window_size') for key in options or {}):
         return 'config'
+    chosen = cfg.get('test_windows')
+    if chosen not in (None, 'checkpoint', 'config'):
+        raise InputError(f"test_windows is {chosen!r}, but it is 'checkpoint' (the windows that the weights last ran with) "
+                         "or 'config'")
     schedules = [hook.get('schedule') or [] for hook in cfg.get('custom_hooks') or []
                  if 'ProgressiveWindowHook' in str(hook.get('type'))]
     grows = any('window_size' in phase for schedule in schedules for phase in schedule)
-    return cfg.get('test_windows') or ('checkpoint' if grows else 'config')
+    return chosen or ('checkpoint' if grows else 'config')
 
 
 def settle_windows(model: nn.Module, entries: Dict[str, Entry], cfg) -> List[str]:

@@ -18,7 +18,7 @@ _DATA_SOURCES = {
     'coco':
     'unpack train2017, val2017 and annotations of COCO 2017 there',
     'mini':
-    'make it with: python tools/make_mini_dataset.py --out data/mini',
+    'make it with: python tools/make_mini_dataset.py --out data/mini (and --depth for images of four channels)',
 }
 
 

@@ -2,7 +2,8 @@
 
 A scene is a few textured regions under overlapping objects. A class is a texture, of objects also a shape; colours are
 drawn at random for every region and object, so that no pixel's colour tells its class. The same scenes are written both as
-ADE20K lays its files out (label 0 is ignored, labels 1 to 10 are the classes) and as COCO does (objects only).
+ADE20K lays its files out (label 0 is ignored, labels 1 to 10 are the classes) and as COCO does (objects only), and if
+wanted as TIFF files of colour and depth.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Callable, Dict, List, Tuple
 
 import cv2
 import numpy as np
+import tifffile
 
 from ..errors import InputError
 
@@ -105,10 +107,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Scene:
-    """image: (H, W, 3) uint8 BGR; height: (H, W) uint8, of regions 40, of objects the more the later they were laid down;
-    labels: (H, W) uint8, 0 unlabelled, k + 1 for CLASSES[k]; instances: visible."""
+    """image: (H, W, 3) uint8 BGR; depth: (H, W) uint8, as a camera above sees it: 215 for regions, the less the later an
+    object was laid on top; labels: (H, W) uint8, 0 unlabelled, k + 1 for CLASSES[k]; instances: visible."""
     image: np.ndarray
-    height: np.ndarray
+    depth: np.ndarray
     labels: np.ndarray
     instances: List[Instance]
 
@@ -152,9 +154,9 @@ def draw_scene(size: int, rng: np.random.Generator) -> Scene:
     image = image * light[..., None] + rng.normal(0, 6, image.shape)
     masks = [Instance(name, owner == i) for i, name in enumerate(names)]
     visible = [instance for instance in masks if instance.mask.sum() >= 40 * unit**2]
-    height = 40 + 18 * (owner + 1) + rng.normal(0, 6, owner.shape)
-    image, height = (values.clip(0, 255).round().astype(np.uint8) for values in (image, height))
-    return Scene(image, height, labels, visible)
+    depth = 215 - 18 * (owner + 1) + rng.normal(0, 6, owner.shape)
+    image, depth = (values.clip(0, 255).round().astype(np.uint8) for values in (image, depth))
+    return Scene(image, depth, labels, visible)
 
 
 def _two_colours(rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
@@ -178,7 +180,7 @@ def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, see
 
     ``ADEChallengeData2016/{images,annotations}/{training,validation}`` and
     ``coco/{train2017,val2017,annotations/instances_*.json}``; with ``depth`` also ``ADEChallengeData2016/rgbd/...``, TIFF
-    files of four channels: red, green, blue and height. The same arguments give the same bytes. The folder appears complete
+    files of four channels: red, green, blue and depth. The same arguments give the same bytes. The folder appears complete
     or not at all; an earlier one made here is replaced.
 
     Raises:
@@ -202,7 +204,7 @@ def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, see
         for number, (split, count) in enumerate(zip(SPLITS, (train, val))):
             scenes = (draw_scene(size, np.random.default_rng([seed, number, i])) for i in range(count))
             _write_split(draft, split, scenes, depth)
-        marker = dict(about='Synthetic scenes.', train=train, val=val, size=size, seed=seed, classes=CLASSES)
+        marker = dict(about='Synthetic scenes.', train=train, val=val, size=size, seed=seed, depth=depth, classes=CLASSES)
         (draft / _MARKER).write_text(json.dumps(marker, indent=1) + '\n')
         if out.exists():
             shutil.rmtree(out)
@@ -241,10 +243,12 @@ def _write_split(root: Path, split: str, scenes, depth: bool) -> None:
 
 
 def _write_rgbd(path: Path, scene: Scene) -> None:
-    import tifffile
     path.parent.mkdir(parents=True, exist_ok=True)
-    channels = np.dstack([scene.image[..., ::-1], scene.height])
-    tifffile.imwrite(path, channels, photometric='rgb', extrasamples=['unspecified'], metadata=None, software=False)
+    channels = np.dstack([scene.image[..., ::-1], scene.depth])
+    try:
+        tifffile.imwrite(path, channels, photometric='rgb', extrasamples=['unspecified'], metadata=None, software=False)
+    except OSError as error:
+        raise InputError(f'cannot write {path} ({error.strerror}); free some space or give another --out') from error
 
 
 def _write_image(path: Path, image: np.ndarray, options: list) -> None:

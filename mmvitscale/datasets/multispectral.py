@@ -1,9 +1,10 @@
 """Images of any number of channels: multispectral, or colour with depth or infrared, from TIFF and NPY files."""
 
 from pathlib import Path
-from typing import Optional, Sequence, Union
+from typing import Sequence, Union
 
 import numpy as np
+import tifffile
 from mmcv.transforms import BaseTransform
 
 from ..errors import InputError
@@ -16,7 +17,7 @@ def read_channels(path: Path, channel_axis: int = -1) -> np.ndarray:
     """Path of a .tif, .tiff or .npy file -> (H, W, C) array of its own type; a single channel has C = 1.
 
     Args:
-        path: a TIFF tells where its channels are; an array does not.
+        path: of a TIFF, which says itself which axis holds the channels, or of an array.
         channel_axis: of an array in a .npy file: -1 or 0.
 
     Raises:
@@ -27,7 +28,6 @@ def read_channels(path: Path, channel_axis: int = -1) -> np.ndarray:
         if path.suffix.lower() == '.npy':
             array, axis = np.load(path, allow_pickle=False), channel_axis
         else:
-            import tifffile
             with tifffile.TiffFile(path) as file:
                 array, axes = file.series[0].asarray(), file.series[0].axes
             axis = -1 if array.ndim < 3 or axes[:2] == 'YX' else 0
@@ -52,7 +52,7 @@ class LoadMultispectralImage(BaseTransform):
     Args:
         channels: how many there must be, or which to take, in this order; None takes all.
         channel_axis: of arrays in .npy files, -1 for (H, W, C) or 0 for (C, H, W).
-        show: the three channels that pictures show as red, green and blue, counted among those taken.
+        show: the three channels that pictures show as red, green and blue, counted among those taken; (0, 0, 0) for one.
     """
 
     def __init__(self, channels: Union[None, int, Sequence[int]] = None, channel_axis: int = -1,
@@ -65,6 +65,7 @@ class LoadMultispectralImage(BaseTransform):
                              'three channels, and the channels of an array come first (0) or last (-1)')
 
     def transform(self, results: dict) -> dict:
+        """Fills ``img``, ``img_shape`` and ``ori_shape`` from ``img_path``."""
         results['img'] = self.read(results['img_path']).astype(np.float32)
         results['img_shape'] = results['ori_shape'] = results['img'].shape[:2]
         return results
@@ -112,7 +113,8 @@ class NormalizeChannels(BaseTransform):
                              'number per channel, and no std is 0')
         self.mean, self.std = np.float32(mean), np.float32(std)
 
-    def transform(self, results: dict) -> Optional[dict]:
+    def transform(self, results: dict) -> dict:
+        """Normalises ``img``."""
         image = results['img']
         if image.shape[-1] != len(self.mean):
             raise InputError(f'{results.get("img_path", "an image")} has {image.shape[-1]} channels, but NormalizeChannels '

@@ -1,5 +1,5 @@
-"""The hook that carries windows over: it lets ``load_from`` take any checkpoint, reports and checks the transfer before
-training, and records it in each checkpoint."""
+"""The hook that reports and checks the transfer of windows before training, records it in each checkpoint, and leads
+``load_from`` through the door under other runners than ours."""
 
 from mmengine.hooks import Hook
 
@@ -14,7 +14,7 @@ from .averages import let_averages_follow
 class LogCPBTransferHook(Hook):
     """Ties the window lineage of a SwinV2 backbone to the runner; a model without one is left alone.
 
-    A checkpoint of a backbone alone, in any known layout, given as ``load_from``, is put into the model's backbone,
+    A checkpoint in any known layout, of a backbone or of a whole model, given as ``load_from``, is put into the model,
     whichever runner reads it. Before training the log gets a table: for each stage the reference window and who told it,
     the window, how far its largest log-coordinate leaves the trained range and the share of offsets outside it. Each
     checkpoint's meta gets the lineage, as ``meta['window_lineage']``.
@@ -31,7 +31,7 @@ class LogCPBTransferHook(Hook):
         self.strict = strict
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        if not has_entered(checkpoint):  # our own runner has led it through the door
+        if not has_entered(checkpoint):  # else our own runner has led it through the door
             name = str(getattr(runner, '_load_from', None) or 'the checkpoint')
             into_model(runner.model, checkpoint, name, tell=runner.logger.info)
 
@@ -45,7 +45,7 @@ class LogCPBTransferHook(Hook):
                                  'LogCPBTransferHook is strict; set pretrained_window_sizes in the config')
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        let_averages_follow(runner)  # this hook runs before EMAHook
+        let_averages_follow(runner)  # under other runners: ours has done it. This hook runs before EMAHook
         backbones = swin_backbones(runner.model)
         if backbones:
             checkpoint['meta']['window_lineage'] = backbones[0].lineage.as_dict()

@@ -17,7 +17,7 @@ class ProgressiveWindowHook(Hook):
 
     The learned function is preserved across each change (``set_window_size``). What a phase does not name stays as the
     phases before left it, and a resumed training goes on with all that holds at its iteration. Each checkpoint holds the
-    windows it was last trained with: testing runs them.
+    windows it was last trained with: our tools test with them.
 
     Args:
         schedule: phases in order, each a dict with ``begin`` (iteration, the first is 0) and any of ``window_size`` (as
@@ -26,7 +26,7 @@ class ProgressiveWindowHook(Hook):
     """
 
     # Before LogCPBTransferHook reports, and before ParamScheduler or logger look at the iteration.
-    priority = 'ABOVE_NORMAL'
+    priority = 'HIGH'
 
     def __init__(self, schedule: Sequence[dict]):
         begins = [phase.get('begin') for phase in schedule]

@@ -4,7 +4,7 @@ from official_layout import official_state_dict
 from randomise import randomise
 
 from mmvitscale.analysis import peers
-from mmvitscale.checkpoints.convert import convert, lineage_of_table, weights_in
+from mmvitscale.checkpoints.convert import convert, weights_in, windows_of_coordinates
 from mmvitscale.checkpoints.files import read_checkpoint
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
@@ -91,11 +91,11 @@ def test_reference_windows_of_rectangles_and_of_single_tokens():
         return grid.sign() * torch.log2(1 + grid.abs()) / 3
 
     for axes in (((8, 6), (20, 14)), ((56, 12), (3, 3)), ((1, 5), (7, 7))):
-        window, reference = lineage_of_table(table(*axes))
+        window, reference = windows_of_coordinates(table(*axes))
         assert window == (axes[0][0], axes[1][0])
         assert reference == (axes[0][1] if axes[0][0] > 1 else 1, axes[1][1])
     with pytest.raises(InputError, match='which no reference window gives'):
-        lineage_of_table(table((8, 8), (8, 8)) * 1.03)
+        windows_of_coordinates(table((8, 8), (8, 8)) * 1.03)
 
 
 def simmim(weights):
@@ -147,8 +147,8 @@ def test_tables_in_half_precision_tell_their_windows(dtype):
         state = official_state_dict(SwinTransformerV2(dict(embed_dims=4, depths=(1, ), num_heads=(1, )), [8]),
                                     (window, ), (reference, ))
         table = state['layers.0.blocks.0.attn.relative_coords_table'].to(dtype)
-        assert lineage_of_table(table) == ((window, window), (reference, reference))
-        assert lineage_of_table(table.float()) == ((window, window), (reference, reference))
+        assert windows_of_coordinates(table) == ((window, window), (reference, reference))
+        assert windows_of_coordinates(table.float()) == ((window, window), (reference, reference))
 
 
 def test_checkpoints_that_cannot_be_converted():

@@ -160,8 +160,7 @@ def test_the_chain_of_fine_tunings_keeps_the_first_window(route, official, tmp_p
 
     third = fine_tune('w24')
     assert references(third.model.backbone) == expected
-    saved = torch.load(tmp_path / 'w24' / 'last_checkpoint'.replace('last_checkpoint', toy.last(tmp_path / 'w24')),
-                       weights_only=False)
+    saved = torch.load(tmp_path / 'w24' / toy.last(tmp_path / 'w24'), weights_only=False)
     for state, prefix in ((saved['state_dict'], ''), (saved['ema_state_dict'], 'module.')):
         assert WindowLineage.decode(state[f'{prefix}backbone.lineage']) == WindowLineage(
             'log_cpb', tuple(expected), ((24, 24), ) * 4)
@@ -171,7 +170,7 @@ def test_the_chain_of_fine_tunings_keeps_the_first_window(route, official, tmp_p
     pretrained.Pretrained(tmp_path / 'w24' / toy.last(tmp_path / 'w24'))(reloaded)
     assert references(reloaded) == expected
 
-    with pytest.raises(InputError, match='16'):
+    with pytest.raises(InputError, match='pretrained_window_sizes says 16x16'):
         fine_tune('contradiction', pretrained_window_sizes=16)
 
 
@@ -182,7 +181,7 @@ def test_load_from_takes_a_foreign_file_into_the_backbone(official, tmp_path):
     assert torch.equal(runner.model.backbone.stages[3].blocks[0].norm2.weight, source.stages[3].blocks[0].norm2.weight)
 
 
-def test_mmengines_own_initialiser_reads_converted_files(official, tmp_path):
+def test_a_converted_file_is_taken(official, tmp_path):
     converted = convert(weights_in(read_checkpoint(official[1])))
     write_checkpoint(tmp_path / 'ours.pth', dict(state_dict=converted.state_dict()))
     backbone = MODELS.build(backbone_cfg(window_size=16, init_cfg=dict(
@@ -227,15 +226,19 @@ def test_a_download_is_checked_against_the_checksum_that_its_name_or_its_url_tel
     monkeypatch.setattr(files.torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     content = b'weights'
     right = hashlib.sha256(content).hexdigest()
-    for name, fragment, good in (('plain.pth', '', True), (f'swin_v2_t-{right[:8]}.pth', '', True),
-                                 (f'swinv2-tiny-w8_3rdparty_in1k-256px_20220803-{right[:8]}.pth', '', True),
-                                 ('pinned.pth', f'#sha256={right.upper()}', True), ('swin_v2_t-00000000.pth', '', False),
-                                 ('other.pth', f'#sha256={"0" * 64}', False), ('swinv2-window8-256.pth', '', True)):
+    files_of = {
+        'plain.pth': True, f'swin_v2_t-{right[:8]}.pth': True,
+        f'swinv2-tiny-w8_3rdparty_in1k-256px_20220803-{right[:8]}.pth': True, f'pinned.pth#sha256={right.upper()}': True,
+        'model-20220803.pth': True, 'swinv2-window8-256.pth': True,  # a date, a side
+        'swin_v2_t-00000000.pth': False, f'other.pth#sha256={"0" * 64}': False,
+    }
+    for name, good in files_of.items():
+        name, fragment = (name + '#').split('#')[:2]
         (tmp_path / name).write_bytes(content)
-        url = (tmp_path / name).as_uri() + fragment
+        url = (tmp_path / name).as_uri() + (f'#{fragment}' if fragment else '')
         if good:
             assert fetch(url).read_bytes() == content
         else:
-            with pytest.raises(InputError, match='the SHA-256 of what came begins with'):
+            with pytest.raises(InputError, match='gave another file than it promises: its SHA-256 begins with'):
                 fetch(url)
-    assert len([path for path in (tmp_path / 'hub').rglob('*') if path.is_file()]) == 5  # nothing of the two
+    assert len([path for path in (tmp_path / 'hub').rglob('*') if path.is_file()]) == 6  # nothing of the two

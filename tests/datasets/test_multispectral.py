@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from commands import ROOT
 from mmengine.registry import TRANSFORMS
 
 from mmvitscale.datasets import mini
@@ -92,9 +93,9 @@ def test_scenes_with_depth(tmp_path):
         assert (deep / name).read_bytes() == (again / name).read_bytes()
     scene = mini.draw_scene(64, np.random.default_rng([0, 0, 0]))
     image = read_channels(deep / 'ADEChallengeData2016/rgbd/training/scene_00000.tif')
-    assert np.array_equal(image, np.dstack([scene.image[..., ::-1], scene.height]))
+    assert np.array_equal(image, np.dstack([scene.image[..., ::-1], scene.depth]))
     inside = np.any([instance.mask for instance in scene.instances], axis=0)
-    assert scene.height[inside].mean() > scene.height[~inside].mean() + 10
+    assert scene.depth[inside].mean() < scene.depth[~inside].mean() - 10
 
 
 def test_a_detector_takes_four_channels(tmp_path):
@@ -103,7 +104,7 @@ def test_a_detector_takes_four_channels(tmp_path):
     from mmengine.registry import MODELS, init_default_scope
 
     from mmvitscale.config import load_config
-    cfg = load_config('configs/mini/swinv2_retinanet_mini.py')
+    cfg = load_config(str(ROOT / 'configs/mini/swinv2_retinanet_mini.py'))
     init_default_scope('mmdet')
     cfg.model.backbone.in_channels = 4
     cfg.model.data_preprocessor.update(mean=None, std=None, bgr_to_rgb=False)

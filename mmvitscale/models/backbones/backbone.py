@@ -21,7 +21,7 @@ class Backbone(BaseModule):
     PyTorch, as long as no whole backbone shows in it.
 
     Subclasses say what only they know: ``family``, ``lineage``, ``check_lineage``, ``take_lineage``, ``fit_positions``,
-    ``may_be_new``, ``leaves_out``.
+    ``may_be_new``, ``leaves_out``, ``warn_of_assumptions``.
     """
 
     _version = 2  # of the state dict: 2 holds ``lineage``, before it reference windows were buffers of the stages
@@ -52,6 +52,7 @@ class Backbone(BaseModule):
 
     @staticmethod
     def describe_weights(weights: State) -> str:
+        """Weights under our names -> which variant they are of, for messages."""
         return describe_weights(weights)
 
     def init_weights(self) -> None:
@@ -70,7 +71,10 @@ class Backbone(BaseModule):
             content: what ``read_checkpoint`` gave, of any known layout.
             name: of the file, for messages.
             prefix: what the names of the backbone's weights stand behind in it; None finds it.
-            extra_channels: for an image of more channels than R, G, B: 'repeat' or 'zero' (``checkpoints.door``).
+            extra_channels: how an RGB stem goes to another number of channels, 'repeat' or 'zero' (``checkpoints.door``).
+
+        Returns:
+            what was taken, left out and newly initialised.
 
         Raises:
             InputError: that names the file; then nothing has been changed.
@@ -79,28 +83,28 @@ class Backbone(BaseModule):
             entry = prepare(self, weights_in(content), prefix, extra_channels)
         except InputError as error:
             raise InputError(f'{name}: {error}') from error
-        line = f'{name}: {entry.describe(self)}'
-        super().load_state_dict(entry.state_dict())
-        print_log(line, 'current')
-        self.warn_of_assumptions(name)
+        print_log(f'{name}: {entry.describe(self)}', 'current')
+        super().load_state_dict(entry.state_dict(name))
         return entry
 
     def warn_of_assumptions(self, name: str) -> None:
-        """Say once what weights that do not tell are assumed to be learned with."""
+        """Warn where something is assumed of the weights' lineage because neither they nor the config tell it. name: of the
+        file."""
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + KEY] = self.lineage.encode()
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args, **kwargs):
+        inside = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
         version = local_metadata.get('version')
-        if isinstance(version, int) and version > self._version:
+        if KEY in inside and isinstance(version, int) and version > self._version:
             raise InputError(f'the weights were written by a newer mmvitscale (format {version}, this one knows up to '
                              f'{self._version}); update mmvitscale')
-        inside = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
         if entered(local_metadata):
             self.take_lineage(WindowLineage.decode(inside[KEY]) if KEY in inside else None)
-        elif inside and not self._has_part(inside):
+            self.warn_of_assumptions(local_metadata['name'])
+        elif inside and not self._is_part(inside):
             entry = prepare(self, weights_in(inside))
             line = windows_changed(entry.lineage, self.lineage)
             ours = entry.converted.source in ('mmvitscale', 'official DeepViT')
@@ -116,8 +120,8 @@ class Backbone(BaseModule):
         state_dict.pop(prefix + KEY, None)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)
 
-    def _has_part(self, weights: State) -> bool:
-        """Whether all names are ours, and no whole backbone shows in them: PyTorch's business."""
+    def _is_part(self, weights: State) -> bool:
+        """Whether all names are ours and no whole backbone shows in them; PyTorch then loads them as it always does."""
         own = self.state_dict()
         return all(key in own for key in weights) and not find_backbones(weights)
 

@@ -24,7 +24,8 @@ def check_complete(converted: Converted) -> None:
 
 
 def _build(converted: Converted) -> Backbone:
-    """The backbone, as far as sizes tell it. Raises what sizes that do not go together make Python raise."""
+    """The backbone, as far as sizes tell it. Sizes that do not go together raise KeyError, ValueError, ZeroDivisionError or
+    IndexError."""
     weights = converted.weights
     arch = sizes_of(weights)
     stem = 'patch_embed.conv1.weight' if 'patch_embed.conv1.weight' in weights else 'patch_embed.proj.weight'

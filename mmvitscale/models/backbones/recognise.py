@@ -22,8 +22,8 @@ def describe_weights(weights: State) -> str:
 
 
 def sizes_of(weights: State) -> dict:
-    """The arch of a SwinV2, or of a DeepViT if they have blocks without stages, as far as weights tell it. What is missing
-    is 0."""
+    """Weights under our names -> the arch of a SwinV2, or of a DeepViT where no key starts with ``stages.``; a size that
+    they do not tell is 0."""
     return _swin_v2(weights) if any(key.startswith('stages.') for key in weights) else _deepvit(weights)
 
 

@@ -172,7 +172,7 @@ class ContinuousPositionBias(nn.Module):
         with torch.autocast(grid.device.type, enabled=False):
             return 16 * torch.sigmoid(self.mlp(grid)).permute(2, 0, 1)
 
-    def resize_(self, window: Window) -> None:
+    def set_window(self, window: Window) -> None:
         """Nothing to do: the MLP is a function of the offset, whatever the window."""
 
 
@@ -206,7 +206,7 @@ class BiasTable(nn.Module):
                              'set_window_size on the backbone first')
         return sub_table(resize_table(self.table, self.window), window)
 
-    def resize_(self, window: Window) -> None:
+    def set_window(self, window: Window) -> None:
         """Read the table for another window from now on. It keeps its own shape, so that an optimizer and an average of
         weights made before go on with it."""
         self.window = window

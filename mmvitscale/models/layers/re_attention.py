@@ -43,8 +43,8 @@ def _precise(device: torch.device) -> torch.dtype:
 
 
 def _gram(a: Tensor, b: Tensor) -> Tensor:
-    """(B, H, rows, N), (B, G, rows, N) -> (H, G), ``_precise``: sum of a_h b_g. A product per row, summed in float64: over
-    millions of elements float32 would lose three digits."""
+    """(B, H, rows, N), (B, G, rows, N) -> (H, G), ``_precise``: sum of a_h b_g. A product per row, and the sum in that type:
+    over millions of elements float32 would lose three digits."""
     return (a.transpose(1, 2) @ b.permute(0, 2, 3, 1)).sum((0, 1), dtype=_precise(a.device))
 
 
@@ -241,8 +241,8 @@ def _heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:
 
 class statistics_kept:
     """Within it a forward pass leaves the running statistics of every BatchNorm in the module as they are: for the second
-    forward pass of activation checkpointing, which sees the same batch again. May be entered once for every backward
-    pass through the same graph."""
+    forward pass of activation checkpointing, which sees the same batch again. May be entered again, once for every
+    backward pass through the same graph."""
 
     def __init__(self, module: nn.Module):
         self.norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

@@ -205,8 +205,9 @@ class WindowAttention(nn.Module):
         self._biases = ExpandedBiases()
 
     def set_window(self, window: Window) -> None:
-        """Tell the position bias that its stage's windows change."""
-        self.position_bias.resize_(window)
+        """Tell the position bias that its stage's windows change, and forget the expanded biases: those of a table depend on
+        the window that it is read for, which no parameter shows."""
+        self.position_bias.set_window(window)
         self._biases = ExpandedBiases()
 
     def forward(self, x: Tensor, geometry: WindowGeometry, reference: Window) -> Tensor:

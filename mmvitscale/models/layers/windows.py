@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ...checkpoints.lineage import Window
 from ...errors import InputError
-
-Window = Tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def test_a_table_is_read_smoothly_and_only_then_serves_a_larger_window():
     bias.table.data.copy_((ramp[:, None] + ramp)[None])
     with pytest.raises(InputError, match='set_window_size'):
         bias((8, 8), (4, 4))
-    bias.resize_((8, 8))
+    bias.set_window((8, 8))
     table = bias((8, 8), (4, 4))[0]
     assert bias.table.shape == (1, 7, 7)
     # Half-pixel sampling: the new cells' centres on the old ramp, which bicubic interpolation follows to 0.03.
