@@ -1,6 +1,7 @@
 """Running the project's commands as a user types them."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,13 @@ ROOT = Path(__file__).parents[1]
 # Nothing in the background: the tests are too short to gain from it.
 FOREGROUND = [f'{split}_dataloader.{option}' for split in ('train', 'val', 'test')
               for option in ('num_workers=0', 'persistent_workers=False')]
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
 
 
 def run(*command, expect=0):

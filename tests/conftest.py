@@ -7,6 +7,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside the tests
 
+from mmvitscale.analysis import peers  # noqa: E402
+
+peers.make_importable()  # before any test imports what would import them
+
 
 @pytest.fixture(autouse=True)
 def seed():
@@ -18,3 +22,13 @@ def quiet_stale_loggers(monkeypatch):
     """MMEngine's loggers outlive the test whose captured output they were opened on, and would print a traceback of
     their own wherever a later test makes them speak."""
     monkeypatch.setattr(logging, 'raiseExceptions', False)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The lines that backbones log while weights are loaded."""
+    from mmvitscale.models.backbones import backbone, swin_v2
+    lines = []
+    for module in (backbone, swin_v2):
+        monkeypatch.setattr(module, 'print_log', lambda text, *args, **kwargs: lines.append(text))
+    return lines

@@ -11,8 +11,6 @@ from torch import Tensor
 from mmvitscale.analysis import peers
 from mmvitscale.models import DeepViT, SwinTransformerV2
 
-peers.make_importable()
-
 ARCH = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 VIT = dict(embed_dims=12, depth=3, re_attention=1, num_heads=3)
 SIDE = 128  # maps of 32, 16, 8 and 4 tokens
@@ -66,10 +64,8 @@ def v1(source):
     return {**state, **{f'stages.{i}.reference_window': torch.tensor([4, 4]) for i in range(4)}}
 
 
-def whole(weights, prefix='backbone.', **others):
-    others = others or {'decode_head_conv_weight': torch.ones(3)}
-    return {**{prefix + key: value for key, value in weights.items()},
-            **{key.replace('_', '.'): value for key, value in others.items()}}
+def whole(weights, prefix='backbone.', other='decode_head.conv_seg.weight'):
+    return {**{prefix + key: value for key, value in weights.items()}, other: torch.ones(3)}
 
 
 def official(source):
@@ -159,7 +155,7 @@ def official_deepvit(source):
 
 
 def classifier(weights):
-    return dict(state_dict=whole(weights, head_fc_weight=torch.ones(10, 64)))
+    return dict(state_dict=whole(weights, other='head.fc.weight'))
 
 
 LAYOUTS = {
@@ -171,11 +167,11 @@ LAYOUTS = {
     'timm': peer('timm'),
     'Hugging Face': peer('Hugging Face'),
     'Hugging Face, classifier': peer('Hugging Face', lambda weights: whole(
-        weights, 'swinv2.', classifier_weight=torch.ones(10, 64))),
+        weights, 'swinv2.', 'classifier.weight')),
     'mmpretrain': peer('mmpretrain', told=True),
     'mmpretrain, classifier': peer('mmpretrain', classifier, _state, told=True),
     'mmdet around mmpretrain': peer('mmpretrain', lambda weights: dict(
-        state_dict=whole(weights, rpn_head_weight=torch.ones(3))), _state, told=True),
+        state_dict=whole(weights, other='rpn_head.rpn_conv.weight')), _state, told=True),
     'mmseg around timm': peer('timm', lambda weights: dict(state_dict=whole(weights, 'backbone.timm_model.')), _state),
     'torchvision': peer('torchvision', told=True),
     'ours, DeepViT': deepvit(lambda source: source.state_dict()),

@@ -3,15 +3,14 @@
 import pytest
 
 from mmvitscale.config import load_config, load_test_config
+from mmvitscale.errors import InputError
 
 CONFIG = '''
 data_root = 'data/coco/'
 train_dataloader = dict(
-    num_workers=999,
     dataset=dict(type='RepeatDataset', times=2, dataset=dict(
         data_root=data_root, ann_file='annotations/a.json', data_prefix=dict(img='train2017/'))))
 val_evaluator = dict(ann_file=data_root + 'annotations/b.json', other='data/cocoa/b.json')
-sync_bn = 'torch'
 '''
 
 
@@ -41,5 +40,8 @@ def test_whose_windows_are_tested(config, tmp_path):
     assert load_test_config(growing).test_windows == 'checkpoint'
     assert load_test_config(growing, {'model.backbone.window_size': 8}).test_windows == 'config'
     assert load_test_config(growing, dict(test_windows='config')).test_windows == 'config'
+    for wrong in ('chekpoint', 'window'):
+        with pytest.raises(InputError, match=f"test_windows is '{wrong}'"):
+            load_test_config(growing, dict(test_windows=wrong))
     (tmp_path / 'growing.py').write_text(GROWING.replace('window_size=16', 'crop_size=(64, 64)'))
     assert load_test_config(growing).test_windows == 'config'

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from commands import FOREGROUND, ROOT
+from hostile import Attack
 from mmengine.registry import MODELS, init_default_scope
 from official_layout import official_state_dict
 from randomise import randomise
@@ -137,11 +138,6 @@ def test_their_own_tools_have_our_door(package, config, data, options, tmp_path)
         assert tested.returncode == 0 and 'mIoU' in tested.stdout + tested.stderr
         return
 
-    class Attack:
-
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / 'marker'), )
-
-    torch.save(dict(state_dict=saved, meta=Attack()), tmp_path / 'evil.pth')
+    torch.save(dict(state_dict=saved, meta=Attack(tmp_path / 'marker')), tmp_path / 'evil.pth')
     tested = run('test.py', tmp_path / 'evil.pth')
     assert tested.returncode and 'would run code' in tested.stderr and not (tmp_path / 'marker').exists()

@@ -12,8 +12,6 @@ from mmvitscale.models.backbones.from_weights import check_complete
 from mmvitscale.models.backbones.recognise import describe_weights, sizes_of
 from mmvitscale.models.backbones.variants import SWIN_V2
 
-peers.make_importable()
-
 # arch, image, windows, reference windows
 CASES = {
     'tiny-w8': ('tiny', 256, (8, 8, 8, 8), None),
@@ -176,7 +174,7 @@ def test_incomplete_files_are_told_from_whole_ones():
         (broken(layers__1__blocks__1__norm1__weight=torch.ones(17)),
          r'1 weights of another shape \(stages.1.blocks.1.norm1.weight is \(17,\) instead of \(16,\)\)'),
         (broken(patch_embed__proj__weight=None), 'incomplete'),
-        (half, 'incomplete|missing'),
+        (half, 'incomplete'),
     ):
         with pytest.raises(InputError, match=message):
             check_complete(convert(weights_in(checkpoint)))

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from layouts import official_deepvit
 from mmengine.registry import MODELS
 from randomise import randomise
 
@@ -16,8 +17,7 @@ SMALL = dict(embed_dims=12, depth=4, re_attention=2, num_heads=3)
 def official(arch=SMALL, img_size=64):
     """A model, and its weights as the official code saves them: the same names, and a head."""
     model = randomise(DeepViT(arch, img_size))
-    weights = {key: value for key, value in model.state_dict().items() if key != 'lineage'}
-    return model, dict(weights, **{'head.weight': torch.ones(10, 12), 'head.bias': torch.ones(10)})
+    return model, official_deepvit(model)
 
 
 @pytest.mark.parametrize('stem', ['linear', 'conv'])

@@ -22,3 +22,25 @@ def test_strict_refuses_reference_windows_that_are_only_assumed(tmp_path):
 
 def test_a_model_without_the_backbone_is_left_alone(tmp_path):
     toy.train(tmp_path, dict(type='torch.nn.Conv2d', in_channels=3, out_channels=2, kernel_size=3), [STRICT])
+    assert 'window_lineage' not in torch.load(tmp_path / 'iter_1.pth', weights_only=False)['meta']
+
+
+def test_the_report_is_of_the_windows_that_are_trained_first(tmp_path):
+    """A schedule that grows windows sets the first ones before the report."""
+    schedule = [dict(begin=0, window_size=4), dict(begin=9, window_size=8)]
+    grows = dict(type='mmvitscale.ProgressiveWindowHook', schedule=schedule)
+    cfg = dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=6)
+    runner = toy.train(tmp_path, cfg, [grows])
+    order = [type(hook).__name__ for hook in runner.hooks]
+    assert order.index('ProgressiveWindowHook') < order.index('LogCPBTransferHook') < order.index('EMAHook')
+
+
+def test_a_head_alone_is_taken_once(tmp_path):
+    """Whichever runner reads it, and without a word about a backbone."""
+    from mmvitscale.checkpoints.door import has_entered, into_model
+    model = toy.Toy(dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=6))
+    model.add_module('head', torch.nn.Linear(1, 1))
+    content = dict(state_dict={'head.bias': torch.ones(1)})
+    assert not has_entered(content)
+    into_model(model, content, 'head.pth')
+    assert has_entered(content)

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from commands import FOREGROUND, ROOT, run
+from commands import FOREGROUND, ROOT, free_port, run
+from hostile import Attack
 
 from mmvitscale.datasets import mini
 
@@ -106,7 +107,7 @@ def test_predicting_a_folder_does_all_it_can_and_lists_what_failed(checkpoint, t
 
 
 def test_two_processes_on_a_cpu(options, tmp_path):
-    environment = {**os.environ, 'PYTHON': sys.executable, 'PORT': '29613'}
+    environment = {**os.environ, 'PYTHON': sys.executable, 'PORT': str(free_port())}
     result = subprocess.run(['bash', 'tools/dist_train.sh', CONFIG, '2', '--work-dir', str(tmp_path), '--cfg-options',
                              *options, 'default_hooks.logger.interval=1'],
                             cwd=ROOT, capture_output=True, text=True, env=environment)
@@ -160,12 +161,7 @@ def test_a_checkpoint_that_does_not_fit(error_of, checkpoint, options, tmp_path)
 
 
 def test_code_in_a_checkpoint_does_not_run(error_of, options, tmp_path):
-    class Attack:
-
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / 'marker'), )
-
-    torch.save(dict(state_dict={}, meta=Attack()), tmp_path / 'evil.pth')
+    torch.save(dict(state_dict={}, meta=Attack(tmp_path / 'marker')), tmp_path / 'evil.pth')
     cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((40, 40, 3), np.uint8))
     for command in (['tools/predict.py', CONFIG, tmp_path / 'evil.pth', tmp_path / 'a.png', '--out', tmp_path / 'out'],
                     ['tools/test.py', CONFIG, tmp_path / 'evil.pth', '--work-dir', tmp_path / 'test', '--cfg-options',

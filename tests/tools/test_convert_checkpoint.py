@@ -1,9 +1,8 @@
 """The command as a user types it; in this process, to save time."""
 
-import os
-
 import pytest
 import torch
+from hostile import Attack
 from official_layout import official_state_dict
 from randomise import randomise
 
@@ -83,20 +82,19 @@ def test_unknown_reference_windows_can_be_given(convert, silent):
 
 def test_one_of_several_backbones_can_be_chosen(convert, official, tmp_path):
     weights = torch.load(official, weights_only=True)['model']
-    both = {f'{name}.{key}': value for name in ('student', 'teacher') for key, value in weights.items()}
+    both = {f'student.{key}': value for key, value in weights.items()}
+    both.update({f'teacher.{key}': value + 1 if 'fc1' in key else value for key, value in weights.items()})
     torch.save(both, tmp_path / 'b.pth')
     assert 'choose one with prefix' in convert(tmp_path / 'b.pth')[2]
     code, out, _ = convert(tmp_path / 'b.pth', tmp_path / 'out.pth', '--prefix', 'teacher')
-    assert code == 0 and read(tmp_path / 'out.pth').lineage == read(official).lineage
+    assert code == 0
+    chosen, key = read(tmp_path / 'out.pth'), 'stages.0.blocks.0.mlp.fc1.weight'
+    assert chosen.lineage == read(official).lineage
+    assert torch.equal(chosen.weights[key], read(official).weights[key] + 1)
 
 
 def test_bad_input_is_one_line_and_nothing_is_written(convert, official, silent, tmp_path):
-    class Attack:
-
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / 'marker'), )
-
-    torch.save(dict(model=Attack()), tmp_path / 'evil.pth')
+    torch.save(dict(model=Attack(tmp_path / 'marker')), tmp_path / 'evil.pth')
     (tmp_path / 'cut.pth').write_bytes(official.read_bytes()[:2000])
     (tmp_path / 'there.pth').write_text('precious')
     torch.save({'layers.0.blocks.0.attn.relative_position_bias_table': torch.ones(1)}, tmp_path / 'v1.pth')
