@@ -96,14 +96,14 @@ class Predictor:
     def __init__(self, cfg: Config, checkpoint: str):
         content = read_checkpoint(checkpoint)
         self.model = model = build_model(cfg)
-        entries = into_model(model, content, checkpoint, exact=True)
+        entries = into_model(model, content, checkpoint, exact=True, tell=lambda line: print_log(line, 'current'))
         for line in settle_windows(model, entries, cfg):
             print_log(f'{checkpoint}: {line}', 'current')
         model.load_state_dict(content['state_dict'])
         pipeline = cfg.test_dataloader.dataset.pipeline
         self.read_image = ImageReader(pipeline)
         self.pipeline = Compose([step for step in pipeline if 'Annotations' not in step['type']])
-        self.dataset_meta = content.get('meta', {}).get('dataset_meta') or self._declared_meta(cfg)
+        self.dataset_meta = (content.get('meta') or {}).get('dataset_meta') or self._declared_meta(cfg)
 
     @staticmethod
     def _declared_meta(cfg: Config) -> dict:

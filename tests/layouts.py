@@ -172,7 +172,10 @@ LAYOUTS = {
     'mmpretrain, classifier': peer('mmpretrain', classifier, _state, told=True),
     'mmdet around mmpretrain': peer('mmpretrain', lambda weights: dict(
         state_dict=whole(weights, other='rpn_head.rpn_conv.weight')), _state, told=True),
-    'mmseg around timm': peer('timm', lambda weights: dict(state_dict=whole(weights, 'backbone.timm_model.')), _state),
+    # as timm names it when it returns features, and without what classifies
+    'mmseg around timm': peer('timm', lambda weights: dict(state_dict=whole(
+        {key.replace('layers.', 'layers_', 1): value for key, value in weights.items() if key[:5] not in ('norm.', 'head.')},
+        'backbone.timm_model.')), _state),
     'torchvision': peer('torchvision', told=True),
     'ours, DeepViT': deepvit(lambda source: source.state_dict()),
     'official DeepViT': deepvit(official_deepvit),

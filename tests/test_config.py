@@ -39,6 +39,7 @@ def test_whose_windows_are_tested(config, tmp_path):
     growing = str(tmp_path / 'growing.py')
     assert load_test_config(growing).test_windows == 'checkpoint'
     assert load_test_config(growing, {'model.backbone.window_size': 8}).test_windows == 'config'
+    assert load_test_config(growing, {'custom_hooks.0.schedule.1.window_size': 12}).test_windows == 'checkpoint'
     assert load_test_config(growing, dict(test_windows='config')).test_windows == 'config'
     for wrong in ('chekpoint', 'window'):
         with pytest.raises(InputError, match=f"test_windows is '{wrong}'"):

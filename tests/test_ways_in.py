@@ -12,6 +12,7 @@ from commands import FOREGROUND, ROOT, free_port, run
 from hostile import Attack
 from layouts import official_deepvit
 from mmengine.registry import MODELS
+from mmengine.runner.checkpoint import load_state_dict
 from official_layout import official_state_dict
 from randomise import randomise
 from torch import nn
@@ -297,16 +298,16 @@ def test_one_line_of_a_whole_model_says_what_became_of_its_head():
     told = []
     into_model(model, content, 'a.pth', tell=told.append)
     assert told[0].startswith('a.pth: SwinV2 (8 channels') and len(told) == 1
-    assert ('beside the backbone 1 weights taken, 1 left out (neck.weight), newly initialised 1 (head.weight), of another '
-            'shape 1 (head.weight is (5, 2) instead of (3, 2))') in told[0]
-    model.load_state_dict(content['state_dict'])
+    assert ('beside the backbone 1 weights fit, 0 are not in the file, 1 are not in the model (neck.weight), 1 of another '
+            'shape (head.weight is (5, 2) instead of (3, 2))') in told[0]
+    load_state_dict(model, content['state_dict'])
     assert torch.equal(model.head.weight, before) and torch.equal(model.head.bias, torch.ones(3))
     assert torch.equal(features(model.backbone), features(source))
 
     content = dict(state_dict={'head.bias': torch.zeros(3)})
     into_model(model, content, 'head.pth', tell=told.append)
-    assert told[1].startswith('head.pth: no weight of the backbone; beside the backbone 1 weights taken')
-    assert list(content['state_dict']) == ['head.bias', 'head.weight']
+    assert told[1].startswith('head.pth: no weight of the backbone; beside the backbone 1 weights fit, 1 are not in the')
+    assert list(content['state_dict']) == ['head.bias']
 
 
 def test_no_file_can_say_that_it_has_been_compared():
@@ -339,6 +340,144 @@ def test_what_came_is_not_shared_between_loads():
     assert one.patch_embed.proj.weight.data_ptr() == source.patch_embed.proj.weight.data_ptr()
     two.load_state_dict(prepare(two, weights_in(source.state_dict())).state_dict())
     assert two.patch_embed.proj.weight.data_ptr() != source.patch_embed.proj.weight.data_ptr()
+
+
+class Renaming(toy.Toy):
+    """As some detectors do, it takes its head's weights by another name."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        for key in [key for key in state_dict if key.startswith(prefix + 'rpn_head.')]:
+            state_dict[key.replace('rpn_head', 'head')] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def test_a_model_may_rename_what_is_beside_its_backbone():
+    from mmvitscale.checkpoints.door import into_model
+    model = Renaming(swin_cfg())
+    model.add_module('head', nn.Linear(2, 3))
+    weights = SwinTransformerV2(ARCH, 4).state_dict()
+    content = dict(state_dict={**{f'backbone.{key}': value for key, value in weights.items()},
+                               'rpn_head.weight': torch.ones(3, 2), 'rpn_head.bias': torch.ones(3)})
+    into_model(model, content, 'a.pth')
+    model.load_state_dict(content['state_dict'])
+    assert torch.equal(model.head.weight, torch.ones(3, 2))
+
+
+class Two(toy.Toy):
+    """A model with two backbones and a head."""
+
+    def __init__(self):
+        super().__init__(swin_cfg())
+        self.teacher = MODELS.build(swin_cfg())
+        self.head = nn.Linear(2, 3)
+
+
+def test_a_backbone_is_not_filled_from_another_ones_weights():
+    from mmvitscale.checkpoints.door import into_model
+    source = randomise(SwinTransformerV2(ARCH, 4))
+    one = {f'teacher.{key}': value for key, value in source.state_dict().items()}
+    with pytest.raises(InputError, match='weights missing .*backbone.'):
+        into_model(Two(), dict(state_dict=dict(one)), 'a.pth', exact=True)
+    model, told = Two(), []
+    before = model.backbone.patch_embed.proj.weight.clone()
+    content = dict(state_dict={**one, 'head.bias': torch.ones(3)})
+    into_model(model, content, 'a.pth', tell=told.append)
+    load_state_dict(model, content['state_dict'])
+    assert 'no weight of the backbone' in told[0]
+    assert torch.equal(model.backbone.patch_embed.proj.weight, before)
+    assert torch.equal(features(model.teacher), features(source)) and torch.equal(model.head.bias, torch.ones(3))
+    both = dict(model=official_state_dict(source, (4, ) * 4, (4, ) * 4))  # of nobody, and so of both
+    into_model(model, both, 'official.pth')
+    load_state_dict(model, both['state_dict'])
+    assert torch.equal(features(model.backbone), features(model.teacher))
+
+
+@pytest.mark.parametrize('position_bias', ['log_cpb', 'table'])
+def test_grown_windows_are_tested_with_the_weights_that_were_trained(position_bias, tmp_path):
+    """A table keeps its size while it is trained at larger windows, and is read bicubically."""
+    from mmvitscale.checkpoints.door import into_model
+    from mmvitscale.checkpoints.files import read_checkpoint
+    from mmvitscale.checkpoints.windows import settle_windows
+    schedule = [dict(begin=0, window_size=4), dict(begin=1, window_size=8)]
+    grows, cfg = dict(type='mmvitscale.ProgressiveWindowHook', schedule=schedule), swin_cfg(position_bias=position_bias)
+    toy.train(tmp_path, cfg, [grows], max_iters=2, optimizer='AdamW')
+    toy.train(tmp_path, cfg, [grows], max_iters=3, resume=True, optimizer='AdamW')
+    content = read_checkpoint(tmp_path / 'iter_3.pth')
+    own = {key: value.clone() for key, value in content['state_dict'].items()}
+    model = toy.Toy(cfg)
+    line, = settle_windows(model, into_model(model, content, 'iter_3.pth', exact=True), dict(custom_hooks=[grows]))
+    assert 'the windows of 8x8 tokens' in line
+    model.load_state_dict(content['state_dict'])
+    assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items())
+
+
+def test_a_table_takes_its_own_state_at_any_window():
+    backbone = randomise(SwinTransformerV2(ARCH, 4, position_bias='table'))
+    backbone.set_window_size(8)
+    before, state = features(backbone), backbone.state_dict()
+    backbone.load_state_dict(state)
+    assert torch.equal(features(backbone), before)
+    fresh = SwinTransformerV2(ARCH, 8, position_bias='table')
+    fresh.load_state_dict(state)
+    assert torch.allclose(features(fresh), before, atol=1e-5)
+
+
+def test_a_table_is_resumed_at_another_window(tmp_path):
+    """The optimizer's moments have the table's size, not the window's."""
+    toy.train(tmp_path, swin_cfg(position_bias='table'), optimizer='AdamW')
+    runner = toy.train(tmp_path, swin_cfg(position_bias='table', window_size=8), max_iters=2, resume=True, optimizer='AdamW')
+    assert runner.model.backbone.stages[0].blocks[0].attn.position_bias.table.shape == (1, 7, 7)
+    assert runner.model.seen[-1][1] == [8] * 4
+
+
+def test_half_of_a_norm_is_not_a_new_norm():
+    state = SwinTransformerV2(ARCH, 4).state_dict()
+    del state['out_norms.3.weight']
+    with pytest.raises(InputError, match='1 weights missing .out_norms.3.weight'):
+        SwinTransformerV2(ARCH, 4).load_state_dict(state)
+
+
+@pytest.mark.parametrize('way', ['init_cfg', 'load_from', 'load_state_dict'])
+def test_a_later_format_and_a_damaged_lineage_are_refused_by_every_way(way, tmp_path):
+    for change, message in ((lambda state: state._metadata[''].update(version=3), 'written by a newer mmvitscale'),
+                            (lambda state: state.update(lineage=state['lineage'][:1]), 'is of 1 stages, but there are 4')):
+        state = SwinTransformerV2(ARCH, 4).state_dict()
+        change(state)
+        path = save(tmp_path / 'a.pth', state)
+        with pytest.raises(InputError, match=message):
+            if way == 'load_state_dict':
+                SwinTransformerV2(ARCH, 4).load_state_dict(state)
+            elif way == 'load_from':
+                toy.train(tmp_path / 'work', swin_cfg(), load_from=path)
+            else:
+                MODELS.build(swin_cfg(init_cfg=dict(type='mmseg.Pretrained', checkpoint=path))).init_weights()
+
+
+def test_what_has_been_compared_with_one_backbone_is_not_taken_by_another():
+    from mmvitscale.checkpoints.convert import weights_in
+    from mmvitscale.checkpoints.door import prepare
+    source = SwinTransformerV2(ARCH, 4)
+    entering = prepare(source, weights_in(source.state_dict())).state_dict()
+    with pytest.raises(InputError, match='of the kind log_cpb'):
+        SwinTransformerV2(ARCH, 4, position_bias='linear_cpb').load_state_dict(entering)
+
+
+def test_old_rectangular_grids_in_a_model_with_a_head_of_its_own(tmp_path):
+    source = randomise(DeepViT(VIT, (256, 64)))
+    weights = {f'backbone.{key}': value for key, value in source.state_dict().items() if key != 'lineage'}
+    path = save(tmp_path / 'a.pth', dict(state_dict={**weights, 'head.weight': torch.ones(2, 2)}))
+    ours = MODELS.build(dict(type='mmvitscale.DeepViT', arch=VIT, img_size=(256, 64), init_cfg=dict(
+        type='Pretrained', checkpoint=path, prefix='module.backbone')))  # as a file of DDP is asked for in MMEngine
+    ours.init_weights()
+    assert torch.equal(ours.pos_embed, source.pos_embed)
+
+
+def test_weights_that_do_not_tell_are_assumed_learned_with_the_window_of_the_config():
+    backbone = SwinTransformerV2(ARCH, 4)
+    backbone.set_window_size(16)
+    silent = {key: value for key, value in SwinTransformerV2(ARCH, 4).state_dict().items() if key != 'lineage'}
+    backbone.load_state_dict(silent)
+    assert [stage.reference for stage in backbone.stages] == [(4, 4)] * 4
 
 
 def test_what_is_resumed_must_fit_entirely(tmp_path):

@@ -44,7 +44,7 @@ class Images(Dataset):
         return self.pipeline(dict(inputs=torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(index))))
 
 
-def train(work_dir, backbone, hooks=(), max_iters=1, num_workers=0, lr=1e-3, **options):
+def train(work_dir, backbone, hooks=(), max_iters=1, num_workers=0, lr=1e-3, optimizer='SGD', **options):
     """Train and return the runner. A checkpoint is written after every iteration."""
     runner = Runner(
         model=Toy(backbone),
@@ -53,7 +53,7 @@ def train(work_dir, backbone, hooks=(), max_iters=1, num_workers=0, lr=1e-3, **o
                               persistent_workers=num_workers > 0,
                               sampler=dict(type='InfiniteSampler', shuffle=False), collate_fn=dict(type='default_collate')),
         train_cfg=dict(by_epoch=False, max_iters=max_iters),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=lr)),
+        optim_wrapper=dict(optimizer=dict(type=optimizer, lr=lr)),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
         custom_hooks=[dict(type='mmvitscale.LogCPBTransferHook'), dict(type='EMAHook'), *hooks],
         experiment_name=f'{Path(work_dir).name}_{id(work_dir)}',

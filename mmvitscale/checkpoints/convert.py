@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, some_of
-from .lineage import KEY, GridLineage, Lineage, Window, WindowLineage
+from .lineage import KEY, VERSION, GridLineage, Lineage, Window, WindowLineage, integers
 
 State = Dict[str, Tensor]
 
@@ -63,7 +63,8 @@ def weights_in(content: dict) -> 'OrderedDict[str, Tensor]':
     if not weights:
         raise InputError('it holds no weights; a checkpoint is a dict of tensors, at the top or under one of '
                          f'{", ".join(_WEIGHTS[:4])}')
-    weights._metadata = getattr(content, '_metadata', None) or OrderedDict()
+    metadata = getattr(content, '_metadata', None) or {}
+    weights._metadata = OrderedDict((unwrapped_name(f'{key}.')[:-1], value) for key, value in metadata.items())
     return weights
 
 
@@ -76,7 +77,7 @@ def find_backbones(weights: State) -> Dict[str, List['_Layout']]:
     """Weights -> the prefixes behind which there are weights of a SwinV2 or a DeepViT, and their layouts there."""
     found: Dict[str, List[_Layout]] = {}
     for layout in _LAYOUTS:
-        for prefix in dict.fromkeys(match[1] for match in map(layout.anchor.match, weights) if match):
+        for prefix in dict.fromkeys(match[1] or '' for match in map(layout.anchor.match, weights) if match):
             found.setdefault(prefix, []).append(layout)
     return found
 
@@ -94,7 +95,7 @@ def convert(weights: State, prefix: Optional[str] = None) -> Converted:
     """
     found = find_backbones(weights)
     if prefix is not None:
-        prefix = prefix if not prefix or prefix.endswith('.') else prefix + '.'
+        prefix = unwrapped_name(prefix.rstrip('.') + '.') if prefix else prefix
         found = {start: layouts for start, layouts in found.items() if start == prefix}
     if not found:
         raise InputError(_unknown(weights, prefix))
@@ -110,7 +111,8 @@ def convert(weights: State, prefix: Optional[str] = None) -> Converted:
         raise InputError(f'the layouts of {" and ".join(layout.name for layout in layouts)} are mixed in it; take a file '
                          'as one library wrote it')
     layout, = layouts
-    return _convert(layout, prefix, inside, [key for key in weights if not key.startswith(prefix)])
+    outside = [key for key in weights if not key.startswith(prefix)]
+    return _convert(layout, prefix, inside, outside, getattr(weights, '_metadata', {}))
 
 
 def _unknown(weights: State, prefix: Optional[str]) -> str:
@@ -150,14 +152,14 @@ _DERIVED = ('relative_coords_table', 'relative_position_index', 'attn_mask', 'k_
 
 
 def _stages(pattern: str, merging_leads_to: int) -> Callable[[str], Optional[tuple]]:
-    """Locator for ``<pattern>.<stage>.blocks.<block>.rest`` and ``<pattern>.<stage>.downsample.rest``, where a patch
-    merging stands in its own stage (0) or at the end of the one before (1)."""
+    """Locator for ``<pattern><stage>.blocks.<block>.rest`` and ``<pattern><stage>.downsample.rest``, where a patch merging
+    stands in its own stage (0) or at the end of the one before (1)."""
 
     def locate(key):
-        match = re.fullmatch(rf'{pattern}\.(\d+)\.blocks\.(\d+)\.(.*)', key)
+        match = re.fullmatch(rf'{pattern}(\d+)\.blocks\.(\d+)\.(.*)', key)
         if match:
             return 'block', int(match[1]), int(match[2]), match[3]
-        match = re.fullmatch(rf'{pattern}\.(\d+)\.downsample\.(.*)', key)
+        match = re.fullmatch(rf'{pattern}(\d+)\.downsample\.(.*)', key)
         return match and ('merging', int(match[1]) + merging_leads_to, None, match[2])
 
     return locate
@@ -214,20 +216,20 @@ _OWN_BLOCK = [(r'attn\.position_bias\.(mlp\.(?:0\.weight|0\.bias|2\.weight)|tabl
 _OFFICIAL_BLOCK = [(r'attn\.cpb_mlp\.(0\.weight|0\.bias|2\.weight)', r'attn.position_bias.mlp.\1'), *_OWN_BLOCK[1:]]
 _OFFICIAL_STEM = [(rf'patch_embed\.(proj|norm)\.{_WB}', r'patch_embed.\1.\2'),
                   (rf'norm\.{_WB}', r'out_norms.{last}.\1')]
-_OFFICIAL_ANCHOR = re.compile(r'(.*?)layers\.\d+\.blocks\.\d+\.attn\.cpb_mlp\.')
+_OFFICIAL_ANCHOR = re.compile(r'(.*?\.)?layers[._]\d+\.blocks\.\d+\.attn\.cpb_mlp\.')
 
 _LAYOUTS = [
     _Layout(
         name='mmvitscale',
-        anchor=re.compile(r'(.*?)stages\.\d+\.blocks\.\d+\.attn\.position_bias\.'),
-        locate=_stages('stages', 0),
+        anchor=re.compile(r'(.*?\.)?stages\.\d+\.blocks\.\d+\.attn\.position_bias\.'),
+        locate=_stages(r'stages\.', 0),
         stem=[*_OFFICIAL_STEM[:1], (rf'(out_norms\.\d+)\.{_WB}', r'\1.\2')],
         block=_OWN_BLOCK),
     _Layout(
         name='official',
         anchor=_OFFICIAL_ANCHOR,
         tells=_merges_in_first_stage,
-        locate=_stages('layers', 1),
+        locate=_stages(r'layers\.', 1),
         stem=_OFFICIAL_STEM,
         block=_OFFICIAL_BLOCK,
         dropped=(r'head\..*', 'mask_token')),
@@ -235,14 +237,14 @@ _LAYOUTS = [
         name='timm',
         anchor=_OFFICIAL_ANCHOR,
         tells=lambda keys: not _merges_in_first_stage(keys),
-        locate=_stages('layers', 0),
+        locate=_stages(r'layers[._]', 0),
         stem=_OFFICIAL_STEM,
         block=_OFFICIAL_BLOCK,
         dropped=(r'head\..*', )),
     _Layout(
         name='Hugging Face',
-        anchor=re.compile(r'(.*?)encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\.continuous_position_bias_mlp\.'),
-        locate=_stages(r'encoder\.layers', 1),
+        anchor=re.compile(r'(.*?\.)?encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\.continuous_position_bias_mlp\.'),
+        locate=_stages(r'encoder\.layers\.', 1),
         stem=[(rf'embeddings\.patch_embeddings\.projection\.{_WB}', r'patch_embed.proj.\1'),
               (rf'embeddings\.norm\.{_WB}', r'patch_embed.norm.\1'), (rf'layernorm\.{_WB}', r'out_norms.{last}.\1')],
         block=[(r'attention\.self\.continuous_position_bias_mlp\.(.*)', r'attn.position_bias.mlp.\1'),
@@ -256,8 +258,8 @@ _LAYOUTS = [
         fix=_join_query_key_value),
     _Layout(
         name='mmpretrain',
-        anchor=re.compile(r'(.*?)stages\.\d+\.blocks\.\d+\.attn\.w_msa\.cpb_mlp\.'),
-        locate=_stages('stages', 0),
+        anchor=re.compile(r'(.*?\.)?stages\.\d+\.blocks\.\d+\.attn\.w_msa\.cpb_mlp\.'),
+        locate=_stages(r'stages\.', 0),
         stem=[(rf'patch_embed\.projection\.{_WB}', r'patch_embed.proj.\1'),
               (rf'patch_embed\.norm\.{_WB}', r'patch_embed.norm.\1'), (rf'norm(\d)\.{_WB}', r'out_norms.\1.\2')],
         block=[(r'attn\.w_msa\.cpb_mlp\.(0\.weight|0\.bias|2\.weight)', r'attn.position_bias.mlp.\1'),
@@ -268,7 +270,7 @@ _LAYOUTS = [
         fix=_reorder_merging),
     _Layout(
         name='torchvision',
-        anchor=re.compile(r'(.*?)features\.\d+\.\d+\.attn\.cpb_mlp\.'),
+        anchor=re.compile(r'(.*?\.)?features\.\d+\.\d+\.attn\.cpb_mlp\.'),
         locate=_locate_torchvision,
         stem=[(rf'features\.0\.0\.{_WB}', r'patch_embed.proj.\1'), (rf'features\.0\.2\.{_WB}', r'patch_embed.norm.\1'),
               _OFFICIAL_STEM[1]],
@@ -280,24 +282,32 @@ _LAYOUTS = [
         name='official DeepViT',
         family='DeepViT',
         # Not the blocks of a stage, which SwinV2 has.
-        anchor=re.compile(r'((?:(?!(?:layers|stages)\.\d+\.).)*?)blocks\.\d+\.attn\.(?:qkv\.weight|reatten_matrix\.)'),
+        anchor=re.compile(r'((?:(?!(?:layers|stages)[._]\d+\.).)*?\.)?blocks\.\d+\.attn\.(?:qkv\.weight|reatten_matrix\.)'),
         stem=[(r'(cls_token|pos_embed|(?:patch_embed|blocks|norm)\..*)', r'\1')],
         dropped=(r'head\..*', )),
 ]
 
 
-def _convert(layout: _Layout, prefix: str, keys: State, outside: List[str]) -> Converted:
+def _convert(layout: _Layout, prefix: str, keys: State, outside: List[str], metadata: dict) -> Converted:
     keys = dict(keys)
     entry, references = keys.pop(KEY, None), _pop_references(keys)
+    version = (metadata.get(prefix[:-1]) or {}).get('version')
+    if entry is not None and isinstance(version, int) and version > VERSION:
+        raise InputError(f'the weights were written by a newer mmvitscale (format {version}, this one knows up to '
+                         f'{VERSION}); update mmvitscale')
     weights, dropped, tables = _rename(layout, prefix, keys)
     dropped = [*outside, *dropped]
     if layout.family == 'DeepViT':
-        lineage = GridLineage.decode(entry) if entry is not None else _square_grid(weights, dropped)
+        official = any(key.startswith('head.') for key in keys)
+        lineage = GridLineage.decode(entry) if entry is not None else _square_grid(weights, official)
         source = 'mmvitscale' if entry is not None else layout.name
         return Converted('DeepViT', source, prefix, weights, dropped, lineage)
     stages = _stages_of(layout, keys)
     if entry is not None:
         lineage = WindowLineage.decode(entry)
+        if len(lineage.references) != stages:
+            raise InputError(f'the lineage of the weights is of {len(lineage.references)} stages, but there are {stages}; '
+                             'take the file as it was saved')
     elif layout.name == 'mmvitscale':  # of a version that recorded the references alone
         table = any(key.endswith('.table') for key in weights)
         known = tuple(None if table else references.get(i) for i in range(stages))
@@ -322,7 +332,10 @@ def _rename(layout: _Layout, prefix: str, keys: State) -> Tuple[State, List[str]
         if rest.rsplit('.', 1)[-1] in _DERIVED or any(re.fullmatch(pattern, key) for pattern in layout.dropped):
             dropped.append(prefix + key)
             if rest.endswith('relative_coords_table'):
-                tables.setdefault(stage, value)
+                first = tables.setdefault(stage, value)
+                if first.shape != value.shape or not torch.equal(first, value):
+                    raise InputError(f'the blocks of stage {stage} have different relative_coords_tables, so they were '
+                                     'learned with different windows; take the file as it was saved')
             continue
         rules, start = {
             'stem': (layout.stem, ''),
@@ -350,17 +363,17 @@ def _pop_references(keys: State) -> Dict[int, Window]:
     """Take the buffers out in which mmvitscale 0.1.0 kept reference windows -> the window of each stage."""
     found = {}
     for key in [key for key in keys if re.fullmatch(r'stages\.\d+\.reference_window', key)]:
-        found[int(key.split('.')[1])] = tuple(int(side) for side in keys.pop(key).tolist())
+        found[int(key.split('.')[1])] = tuple(integers(keys.pop(key), (2, )))
     return found
 
 
-def _square_grid(weights: State, dropped: List[str]) -> Optional[GridLineage]:
+def _square_grid(weights: State, official: bool) -> Optional[GridLineage]:
     """The grid of an official DeepViT is square. Without its classifier the weights may be ours from before grids were
     recorded: None."""
-    positions = weights['pos_embed'].shape[1] - 1 if 'pos_embed' in weights and weights['pos_embed'].ndim == 3 else 0
+    embedding = weights.get('pos_embed')
+    positions = embedding.shape[1] - 1 if embedding is not None and embedding.ndim == 3 else 0
     side = isqrt(max(positions, 0))
-    official = any(key.rsplit('.', 2)[-2:-1] == ['head'] for key in dropped)
-    return GridLineage((side, side)) if official and positions and side**2 == positions else None
+    return GridLineage((side, side)) if official and positions > 0 and side**2 == positions else None
 
 
 def windows_of_coordinates(table: Tensor) -> Tuple[Window, Window]:
@@ -370,8 +383,11 @@ def windows_of_coordinates(table: Tensor) -> Tuple[Window, Window]:
     P = 1 + 8 (W - 1) / (2^(3 t) - 1). An axis of one token tells nothing, and counts as learned with one. Tables that
     went through half precision are recognised by all their offsets together. Raises InputError for what is no such table.
     """
-    if table.ndim != 4 or table.shape[3] != 2 or not table.shape[1] % 2 or not table.shape[2] % 2:
+    if table.ndim != 4 or table.shape[0] != 1 or table.shape[3] != 2 or not table.shape[1] % 2 or not table.shape[2] % 2:
         raise InputError(f'a relative_coords_table has the shape {tuple(table.shape)}, but it is (1, 2 h - 1, 2 w - 1, 2); '
+                         'take the file as it was saved')
+    if not table.is_floating_point():
+        raise InputError(f'a relative_coords_table has the type {table.dtype}, but coordinates are floating-point numbers; '
                          'take the file as it was saved')
     window, reference = [], []
     for axis in range(2):

@@ -63,7 +63,7 @@ class Entry:
 
 
 def prepare(backbone: nn.Module, weights: State, prefix: Optional[str] = None, extra_channels: Optional[str] = 'repeat',
-            given: Optional[WindowLineage] = None) -> Entry:
+            given: Optional[WindowLineage] = None, exact: bool = False) -> Entry:
     """Weights of any known layout -> what enters the backbone. Nothing is changed yet.
 
     Args:
@@ -73,6 +73,7 @@ def prepare(backbone: nn.Module, weights: State, prefix: Optional[str] = None, e
         extra_channels: 'repeat' or 'zero', how weights of an RGB stem go to an image of another number of channels; None
             refuses.
         given: what is known of the lineage from elsewhere, for weights that do not tell.
+        exact: to go on with, not to fine-tune: bias tables keep their size.
 
     Raises:
         InputError: in one sentence, if there is no backbone of a known layout, several or another one, a weight is missing,
@@ -89,9 +90,11 @@ def prepare(backbone: nn.Module, weights: State, prefix: Optional[str] = None, e
     state = backbone.state_dict()
     names = {unwrapped_name(key): key for key in state if key != KEY}  # blocks may be compiled
     own = {key: state[name] for key, name in names.items()}
-    found, notes = backbone.fit_positions(converted.weights, converted.lineage)
+    found, notes = backbone.fit_positions(converted.weights, converted.lineage, exact)
     found, more = _fit_channels(found, own, extra_channels)
-    new = [key for key in own if key not in found and backbone.may_be_new(key)]
+    own.update({key: value for key, value in found.items() if key in own and backbone.takes_any_size(key, value)})
+    halves = {key.rpartition('.')[0] for key in found}  # of what has one weight here, none may be new
+    new = [key for key in own if key not in found and backbone.may_be_new(key) and key.rpartition('.')[0] not in halves]
     _check(backbone, found, own, new)
     unused = [key for key in found if key not in own]
     entering = {name: found[key] if key in found else own[key] for key, name in names.items()}
@@ -176,9 +179,8 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
                tell: Callable[[str], None] = lambda line: None) -> Dict[str, Entry]:
     """What a file held -> ``content['state_dict']`` with the names of a whole model, ready for its ``load_state_dict``.
 
-    A backbone in any layout, alone or inside another model, goes into the model's backbones. Of the other weights those with
-    a name and a shape of the model's are taken: heads may differ when they are fine-tuned, and a file of heads alone is
-    accepted.
+    A backbone in any layout, alone or inside another model, goes into the model's backbones. Other weights stay as they are:
+    heads may differ when they are fine-tuned, and a file of heads alone is accepted.
 
     Args:
         model: of any task; wrappers are looked through.
@@ -215,24 +217,23 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
     if backbones and not exact:
         parts = [entries[prefix].describe(backbone) if prefix in entries else 'no weight of the backbone'
                  for prefix, backbone in backbones.items()]
-        tell(f'{name}: {"; ".join([*parts, _fit_others(model.state_dict(), state, backbones)])}')
+        tell(f'{name}: {"; ".join([*parts, _others(model.state_dict(), state, backbones)])}')
+    for entry in entries.values() if exact else ():
+        if entry.notes:
+            tell(f'{name}: {", ".join(entry.notes)}')
     content['state_dict'] = state
     return entries
 
 
-def _fit_others(own: State, state: State, backbones: Dict[str, nn.Module]) -> str:
-    """Make the weights beside the backbones those of the model, and say of them what was taken, left out and newly
-    initialised."""
+def _others(own: State, state: State, backbones: Dict[str, nn.Module]) -> str:
+    """What of the weights beside the backbones fits the model by name and shape. Nothing is changed: a detector may go on to
+    rename them."""
     inside = tuple(backbones)
     beside = {key: value for key, value in own.items() if not key.startswith(inside)}
     missing, unknown, misshapen = _differences(beside, {key: state[key] for key in state if not key.startswith(inside)})
-    new = [key for key in beside if key in missing or state[key].shape != own[key].shape]
-    for key in unknown:
-        del state[key]
-    state.update({key: own[key] for key in new})
-    shapes = f', of another shape {len(misshapen)}{_examples(misshapen)}' if misshapen else ''
-    return (f'beside the backbone {len(beside) - len(new)} weights taken, {len(unknown)} left out{_examples(unknown)}, '
-            f'newly initialised {len(new)}{_examples(new)}{shapes}')
+    shapes = f', {len(misshapen)} of another shape{_examples(misshapen)}' if misshapen else ''
+    return (f'beside the backbone {len(beside) - len(missing) - len(misshapen)} weights fit, {len(missing)} are not in the '
+            f'file{_examples(missing)}, {len(unknown)} are not in the model{_examples(unknown)}{shapes}')
 
 
 def entered(metadata: dict) -> bool:
@@ -250,13 +251,18 @@ def _enter(backbones: Dict[str, nn.Module], weights: State, name: str, exact: bo
            given: Optional[WindowLineage]) -> Tuple[State, Dict[str, Entry]]:
     """Weights of a model or of a backbone alone -> those of a model with these backbones, and what enters each."""
     entries, used = {}, set()
+    behind = {prefix: OrderedDict((key[len(prefix):], value) for key, value in weights.items() if key.startswith(prefix))
+              for prefix in backbones}
+    # A file of a backbone alone, or of another model around one, is for every backbone; only to begin with, and only where
+    # no part of the file is some backbone's own.
+    alone = not exact and not any(behind.values()) and bool(find_backbones(weights))
     for prefix, backbone in backbones.items():
-        inside = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
-        alone = bool(prefix) and not inside and bool(find_backbones(weights))
-        if inside or alone:
-            entries[prefix] = prepare(backbone, weights if alone else inside, extra_channels=None if exact else 'repeat',
-                                      given=given)
-            used.update(weights if alone else (prefix + key for key in inside))
+        inside = weights if alone else behind[prefix]
+        if inside:
+            entry = prepare(backbone, inside, extra_channels=None if exact else 'repeat', given=given, exact=exact)
+            entries[prefix] = entry
+            start = entry.converted.prefix if alone else prefix
+            used.update(key for key in weights if key.startswith(start))
     state = OrderedDict((key, value) for key, value in weights.items() if key not in used)
     state._metadata = OrderedDict(getattr(weights, '_metadata', {}))
     state._metadata[''] = dict(state._metadata.get('', {}), entered=_ENTERED, name=name)

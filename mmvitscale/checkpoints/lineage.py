@@ -18,6 +18,8 @@ from ..errors import InputError
 Window = Tuple[int, int]  # (height, width) in tokens
 
 KEY = 'lineage'
+# Of a backbone's state dict, in its metadata: 2 holds the entry, 1 (mmvitscale 0.1.0) had buffers ``reference_window``.
+VERSION = 2
 # The number of each kind of position bias in the state dict; 0 for unknown.
 _POSITION_BIASES = {'log_cpb': 1, 'linear_cpb': 2, 'table': 3}
 
@@ -46,9 +48,10 @@ class WindowLineage:
     @classmethod
     def decode(cls, entry: Tensor) -> 'WindowLineage':
         """Raises InputError for what ``encode`` does not make. Half precision in between does no harm."""
-        rows = _integers(entry, (None, 5))
+        rows = integers(entry, (None, 5))
         kinds = {number: kind for kind, number in _POSITION_BIASES.items()}
-        if not rows or any(row[0] != rows[0][0] for row in rows) or rows[0][0] not in {0, *kinds}:
+        halves = any(bool(row[i]) != bool(row[i + 1]) for row in rows for i in (1, 3))
+        if not rows or halves or any(row[0] != rows[0][0] for row in rows) or rows[0][0] not in {0, *kinds}:
             raise _damaged(rows)
         return cls(kinds.get(rows[0][0]), *(tuple(tuple(row[i:i + 2]) if all(row[i:i + 2]) else None for row in rows)
                                             for i in (1, 3)))
@@ -72,13 +75,15 @@ class GridLineage:
     @classmethod
     def decode(cls, entry: Tensor) -> 'GridLineage':
         """Raises InputError for what ``encode`` does not make."""
-        return cls(tuple(_integers(entry, (2, ))))
+        return cls(tuple(integers(entry, (2, ))))
 
 
 Lineage = Union[WindowLineage, GridLineage]
 
 
-def _integers(entry: Tensor, shape: Sequence[Optional[int]]) -> list:
+def integers(entry: Tensor, shape: Sequence[Optional[int]]) -> list:
+    """A tensor of this shape, None for any length, with whole numbers >= 0 of any type -> lists of them. Raises InputError
+    for another."""
     if entry.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, entry.shape)):
         raise _damaged(f'of shape {tuple(entry.shape)}')
     numbers = entry.detach().cpu().double()

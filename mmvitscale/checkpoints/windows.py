@@ -1,5 +1,6 @@
 """Which windows a model is tested with: the config's, or those that its weights last ran with."""
 
+import re
 from typing import Dict, List, Optional
 
 from torch import nn
@@ -16,7 +17,7 @@ def tested_windows(cfg, options: Optional[dict] = None) -> str:
         cfg: the config; ``test_windows`` in it, one of the two, decides.
         options: ``--cfg-options``: a window given there wins.
     """
-    if any(key.endswith('backbone.window_size') for key in options or {}):
+    if any(re.search(r'(^|\.)backbone\.window_size$', key) for key in options or {}):
         return 'config'
     chosen = cfg.get('test_windows')
     if chosen not in (None, 'checkpoint', 'config'):

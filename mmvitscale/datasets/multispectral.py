@@ -24,6 +24,8 @@ def read_channels(path: Path, channel_axis: int = -1) -> np.ndarray:
         InputError: for what cannot be read, has no two or three axes, or holds infinities or NaN.
     """
     path = Path(path)
+    if not path.is_file():
+        raise InputError(f'image {path} is not there; check the path')
     try:
         if path.suffix.lower() == '.npy':
             array, axis = np.load(path, allow_pickle=False), channel_axis
@@ -31,18 +33,27 @@ def read_channels(path: Path, channel_axis: int = -1) -> np.ndarray:
             with tifffile.TiffFile(path) as file:
                 array, axes = file.series[0].asarray(), file.series[0].axes
             axis = -1 if array.ndim < 3 or axes[:2] == 'YX' else 0
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f'it holds a {type(array).__name__}')
     except Exception as error:  # whatever a damaged file makes the readers raise
+        if 'imagecodecs' in str(error):
+            raise InputError(f'{path} is compressed in a way that needs another package; install it: pip install '
+                             'imagecodecs, or save the file without compression') from error
         raise InputError(f'{path} cannot be read as an image of several channels ({error}); give a .tif or .npy '
                          'file') from error
     if array.ndim == 2:
         array, axis = array[..., None], -1
-    if array.ndim != 3 or array.size == 0 or not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+    if array.ndim != 3 or array.size == 0 or array.dtype.kind not in 'buif':
         raise InputError(f'{path} holds an array of shape {array.shape} and type {array.dtype}, but an image has rows, '
                          'columns and channels of numbers')
-    array = np.moveaxis(array, axis, -1)
-    if not np.isfinite(array).all():
-        raise InputError(f'{path} holds infinities or NaN; fill the missing pixels first')
+    array = np.moveaxis(array.astype(np.uint8) if array.dtype == bool else array, axis, -1)
+    if not (np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max).all():
+        raise InputError(f'{path} holds infinities, NaN or numbers beyond float32; fill the missing pixels first')
     return array
+
+
+def _are_indices(value) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(n, int) and n >= 0 for n in value)
 
 
 @TRANSFORMS.register_module()
@@ -59,7 +70,10 @@ class LoadMultispectralImage(BaseTransform):
                  show: Sequence[int] = (0, 1, 2)):
         self.channels = channels
         self.channel_axis = channel_axis
-        self.show = tuple(show)
+        if not (channels is None or isinstance(channels, int) and channels > 0 or _are_indices(channels)):
+            raise InputError(f'LoadMultispectralImage got channels={channels!r}, but it is how many there are, or a list of '
+                             'which to take, counted from 0')
+        self.show = tuple(show) if _are_indices(show) else ()
         if len(self.show) != 3 or channel_axis not in (-1, 0):
             raise InputError(f'LoadMultispectralImage got show={show} and channel_axis={channel_axis}, but pictures show '
                              'three channels, and the channels of an array come first (0) or last (-1)')
@@ -108,10 +122,15 @@ class NormalizeChannels(BaseTransform):
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        if len(mean) != len(std) or not all(value > 0 for value in std):
-            raise InputError(f'NormalizeChannels got the mean {list(mean)} and the std {list(std)}, but both have one '
-                             'number per channel, and no std is 0')
-        self.mean, self.std = np.float32(mean), np.float32(std)
+        try:
+            self.mean, self.std = np.float32(mean), np.float32(std)
+            fits = self.mean.ndim == 1 and self.mean.shape == self.std.shape and np.isfinite(self.mean).all() and \
+                (self.std > 0).all() and np.isfinite(self.std).all()
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise InputError(f'NormalizeChannels got the mean {mean} and the std {std}, but both have one number per '
+                             'channel, and no std is 0')
 
     def transform(self, results: dict) -> dict:
         """Normalises ``img``."""

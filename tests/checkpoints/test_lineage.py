@@ -27,7 +27,9 @@ def test_what_no_version_writes_is_refused():
     entry = WindowLineage('log_cpb', ((8, 8), ) * 2, ((8, 8), ) * 2).encode()
     mixed = entry.clone()
     mixed[0, 0] = 3
-    for damaged in (entry[0], entry[:, :4], entry + 0.5, -entry, mixed, entry + 100):
+    half = entry.clone()
+    half[1, 2] = 0
+    for damaged in (half, entry[0], entry[:, :4], entry + 0.5, -entry, mixed, entry + 100):
         with pytest.raises(InputError, match='which no version of mmvitscale writes'):
             WindowLineage.decode(damaged)
 

@@ -60,11 +60,16 @@ def test_bad_input_is_one_sentence(tmp_path):
     np.save(tmp_path / 'empty.npy', IMAGE[:0])
     np.save(tmp_path / 'nan.npy', np.full((4, 4, 4), np.nan, np.float32))
     np.save(tmp_path / 'objects.npy', np.array([dict()]), allow_pickle=True)
+    np.save(tmp_path / 'beyond.npy', np.full((4, 4, 4), 1e300))
+    np.save(tmp_path / 'complex.npy', np.full((4, 4, 4), 1j))
+    with open(tmp_path / 'archive.npy', 'wb') as file:
+        np.savez(file, a=IMAGE)
     (tmp_path / 'cut.tif').write_bytes(b'II*\0')
     for name, message in (('cut.tif', 'cannot be read as an image'), ('text.npy', 'an image has rows'),
                           ('four.npy', 'an image has rows'), ('empty.npy', 'an image has rows'),
-                          ('nan.npy', 'holds infinities or NaN'), ('objects.npy', 'cannot be read as an image'),
-                          ('nowhere.tif', 'cannot be read as an image')):
+                          ('nan.npy', 'holds infinities, NaN'), ('objects.npy', 'cannot be read as an image'),
+                          ('nowhere.tif', 'is not there'), ('archive.npy', 'cannot be read as an image'),
+                          ('beyond.npy', 'holds infinities, NaN or numbers beyond'), ('complex.npy', 'an image has rows')):
         with pytest.raises(InputError, match=message):
             read_channels(tmp_path / name)
     for options, message in ((dict(channels=4), 'has 5 channels, but the config says 4'),
@@ -73,10 +78,15 @@ def test_bad_input_is_one_sentence(tmp_path):
             LoadMultispectralImage(**options).read(tmp_path / 'a.npy')
     with pytest.raises(InputError, match=r'pictures are to show \[0, 1, 7\]'):
         LoadMultispectralImage(show=(0, 1, 7)).picture(tmp_path / 'a.npy')
-    with pytest.raises(InputError, match='pictures show three channels'):
-        LoadMultispectralImage(show=(0, 1))
-    with pytest.raises(InputError, match='both have one number per channel'):
-        NormalizeChannels([0.0], [1.0, 2.0])
+    for show in ((0, 1), 3, 'rgb', (0, -1, 2), (0, 1, 1.5)):
+        with pytest.raises(InputError, match='pictures show three channels'):
+            LoadMultispectralImage(show=show)
+    for channels in ('4', 5.0, [], [0, 1.5], 0, [-1]):
+        with pytest.raises(InputError, match='it is how many there are, or a list of which to take'):
+            LoadMultispectralImage(channels=channels)
+    for mean, std in (([0.0], [1.0, 2.0]), (0.5, 0.5), (['a'], ['b']), ([0.0], [0.0]), ([float('nan')], [1.0])):
+        with pytest.raises(InputError, match='both have one number per channel'):
+            NormalizeChannels(mean, std)
     with pytest.raises(InputError, match='has 5 channels, but NormalizeChannels has 4 means'):
         NormalizeChannels([0.0] * 4, [1.0] * 4)(dict(img=IMAGE, img_path='a.npy'))
 

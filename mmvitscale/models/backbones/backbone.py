@@ -1,14 +1,16 @@
 """What the backbones share: weights enter through one door, and what they were learned with travels with them."""
 
+from collections import OrderedDict
 from typing import List, Optional, Tuple
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
+from torch import Tensor
 
 from ...checkpoints.convert import State, find_backbones, weights_in
 from ...checkpoints.door import Entry, entered, prepare
-from ...checkpoints.lineage import KEY, Lineage, WindowLineage, windows_changed
+from ...checkpoints.lineage import KEY, VERSION, Lineage, WindowLineage, windows_changed
 from ...errors import InputError
 from .recognise import describe_weights
 
@@ -21,10 +23,10 @@ class Backbone(BaseModule):
     PyTorch, as long as no whole backbone shows in it.
 
     Subclasses say what only they know: ``family``, ``lineage``, ``check_lineage``, ``take_lineage``, ``fit_positions``,
-    ``may_be_new``, ``leaves_out``, ``warn_of_assumptions``.
+    ``takes_any_size``, ``may_be_new``, ``leaves_out``, ``warn_of_assumptions``.
     """
 
-    _version = 2  # of the state dict: 2 holds ``lineage``, before it reference windows were buffers of the stages
+    _version = VERSION
     family: str
 
     @property
@@ -38,9 +40,14 @@ class Backbone(BaseModule):
     def take_lineage(self, lineage: Optional[Lineage]) -> None:
         """Make the lineage of weights that are being loaded the backbone's own. None: they do not tell."""
 
-    def fit_positions(self, weights: State, lineage: Optional[Lineage]) -> Tuple[State, List[str]]:
-        """Weights under our names -> the same with what depends on positions resized to this backbone, and notes."""
+    def fit_positions(self, weights: State, lineage: Optional[Lineage], exact: bool) -> Tuple[State, List[str]]:
+        """Weights under our names -> the same with what depends on positions fitted to this backbone, and notes. exact: to
+        go on with, not to fine-tune."""
         return weights, []
+
+    def takes_any_size(self, key: str, weight: Tensor) -> bool:
+        """Whether the weight of this name need not have the size that the backbone's has now, and this one would do."""
+        return False
 
     def may_be_new(self, key: str) -> bool:
         """Whether a pretrained model may lack this weight, which then keeps its initialisation."""
@@ -96,13 +103,13 @@ class Backbone(BaseModule):
         destination[prefix + KEY] = self.lineage.encode()
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args, **kwargs):
-        inside = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
-        version = local_metadata.get('version')
-        if KEY in inside and isinstance(version, int) and version > self._version:
-            raise InputError(f'the weights were written by a newer mmvitscale (format {version}, this one knows up to '
-                             f'{self._version}); update mmvitscale')
+        inside = OrderedDict((key[len(prefix):], value) for key, value in state_dict.items() if key.startswith(prefix))
+        inside._metadata = {'': local_metadata}
         if entered(local_metadata):
-            self.take_lineage(WindowLineage.decode(inside[KEY]) if KEY in inside else None)
+            lineage = WindowLineage.decode(inside[KEY]) if KEY in inside else None
+            if lineage:
+                self.check_lineage(lineage)
+            self.take_lineage(lineage)
             self.warn_of_assumptions(local_metadata['name'])
         elif inside and not self._is_part(inside):
             entry = prepare(self, weights_in(inside))
@@ -123,10 +130,14 @@ class Backbone(BaseModule):
     def _is_part(self, weights: State) -> bool:
         """Whether all names are ours and no whole backbone shows in them; PyTorch then loads them as it always does."""
         own = self.state_dict()
-        return all(key in own for key in weights) and not find_backbones(weights)
+        if set(weights) == {KEY}:
+            return True
+        ours = all(key in own and key != KEY for key in weights)
+        return ours and 2 * len(weights) < len(own) and not find_backbones(weights)
 
 
 def _is_pretrained(cfg: dict) -> bool:
     kind = cfg['type']
-    return kind in ('Pretrained', 'mmengine.Pretrained', 'mmvitscale.Pretrained', PretrainedInit) or \
-        getattr(kind, '__module__', '') == 'mmvitscale.checkpoints.pretrained'
+    if isinstance(kind, str):
+        return kind.split('.')[-1] == 'Pretrained'  # whatever scope it is looked up in
+    return kind is PretrainedInit or getattr(kind, '__module__', '') == 'mmvitscale.checkpoints.pretrained'

@@ -184,7 +184,7 @@ class DeepViT(Backbone):
         """The grid of its position embedding."""
         return GridLineage(self.grid)
 
-    def fit_positions(self, weights: State, lineage: Optional[GridLineage]) -> Tuple[State, List[str]]:
+    def fit_positions(self, weights: State, lineage: Optional[GridLineage], exact: bool) -> Tuple[State, List[str]]:
         """The position embedding resized bicubically from the grid that it was learned with to this one.
 
         Weights of before grids were recorded are taken to have this grid if they have as many positions, else a square

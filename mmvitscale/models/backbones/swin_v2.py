@@ -56,9 +56,10 @@ class SwinBlockV2(nn.Module):
 class Stage(nn.Module):
     """(B, H, W, C) -> (B, H, W, C), or (B, ceil(H / 2), ceil(W / 2), 2 C) where it starts with patch merging.
 
-    Every second block is shifted. ``window`` is the side of its windows, ``reference`` the window that the position bias
-    was first learned with; both are plain values (``Backbone.lineage`` saves them). ``reference_origin`` says who told the
-    reference: 'config', 'checkpoint', 'window_size' where nobody did, or 'assumed' where weights were loaded and nobody did.
+    Every second block is shifted. ``window`` is the side of its windows, ``built_window`` what it was at first,
+    ``reference`` the window that the position bias was first learned with: plain values (``Backbone.lineage`` saves them).
+    ``reference_origin`` says who told the reference: 'config', 'checkpoint', 'window_size' where nobody did, or 'assumed'
+    where weights were loaded and nobody did.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], downsample: Optional[nn.Module], window: Window,
@@ -66,7 +67,7 @@ class Stage(nn.Module):
         super().__init__()
         self.downsample = downsample
         self.blocks = nn.ModuleList(blocks)
-        self.window = window
+        self.window = self.built_window = window
         self.reference = reference or window
         self.reference_origin = 'config' if reference else 'window_size'
         self.with_cp = with_cp
@@ -214,15 +215,12 @@ class SwinTransformerV2(Backbone):
             check_agreement(lineage.references, given, 'pretrained_window_sizes')
 
     def take_lineage(self, lineage: Optional[WindowLineage]) -> None:
-        """Take the reference windows of weights that are being loaded; tables take the shape of the windows."""
+        """Take the reference windows of weights that are being loaded."""
         references = lineage.references if lineage else [None] * len(self.stages)
         for stage, reference in zip(self.stages, references):
-            for block in stage.blocks:
-                if isinstance(block.attn.position_bias, BiasTable):
-                    block.attn.position_bias.settle_()
             if self.position_bias == 'table' or stage.reference_origin == 'config':
                 continue
-            stage.reference = reference or stage.window
+            stage.reference = reference or stage.built_window
             stage.reference_origin = 'checkpoint' if reference else 'assumed'
 
     def warn_of_assumptions(self, name: str) -> None:
@@ -238,19 +236,34 @@ class SwinTransformerV2(Backbone):
                   f'window_size is assumed, {show_windows(list(assumed.values()))} in the stages {list(assumed)}. If that '
                   f'is not so, the biases come out wrong; {advice}', 'current', level=logging.WARNING)
 
-    def fit_positions(self, weights: State, lineage: Optional[WindowLineage]) -> Tuple[State, List[str]]:
-        """Bias tables resized bicubically to the windows of their stages."""
+    def fit_positions(self, weights: State, lineage: Optional[WindowLineage], exact: bool) -> Tuple[State, List[str]]:
+        """Bias tables resized bicubically to the windows of their stages, as is the practice for fine-tuning. Those of the
+        shape that the model's have already, and all where weights go on being trained or are tested, stay as they are: they
+        are read bicubically."""
         out, notes = dict(weights), []
         for i, stage in enumerate(self.stages):
             table = re.compile(rf'stages\.{i}\.blocks\.\d+\.attn\.position_bias\.table')
             for key in filter(table.fullmatch, weights):
-                size = tuple(2 * side - 1 for side in stage.window)
-                if weights[key].ndim == 3 and weights[key].shape[1:] != size:
+                own = self._table(key)
+                if own is not None and own.fits(weights[key]) and weights[key].shape != own.table.shape and not exact:
                     out[key] = resize_table(weights[key], stage.window)
         resized = sum(out[key] is not weights[key] for key in weights)
         if resized:
             notes.append(f'{resized} bias tables resized to the windows {show_windows(self.lineage.windows)}')
         return out, notes
+
+    def takes_any_size(self, key: str, weight: Tensor) -> bool:
+        """Bias tables of any window."""
+        own = self._table(key)
+        return own is not None and own.fits(weight)
+
+    def _table(self, key: str) -> Optional[BiasTable]:
+        """The bias table with this name, if there is one."""
+        match = re.fullmatch(r'stages\.(\d+)\.blocks\.(\d+)\.attn\.position_bias\.table', key)
+        if match is None or self.position_bias != 'table' or int(match[1]) >= len(self.stages):
+            return None
+        blocks = self.stages[int(match[1])].blocks
+        return blocks[int(match[2])].attn.position_bias if int(match[2]) < len(blocks) else None
 
     def may_be_new(self, key: str) -> bool:
         """Norms of outputs that pretraining does not have."""

@@ -211,10 +211,16 @@ class BiasTable(nn.Module):
         weights made before go on with it."""
         self.window = window
 
-    @torch.no_grad()
-    def settle_(self) -> None:
-        """Give the table the shape of the window, for weights that come in that shape."""
-        self.table.data, self.table.grad = resize_table(self.table, self.window), None
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        """A table takes the shape in which it comes."""
+        table = state_dict.get(prefix + 'table')
+        if table is not None and self.fits(table) and table.shape != self.table.shape:
+            self.table.data, self.table.grad = self.table.new_empty(table.shape), None
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def fits(self, table: Tensor) -> bool:
+        """Whether this is a table of as many heads, learned with any window."""
+        return table.ndim == 3 and len(table) == len(self.table) and table.shape[1] % 2 == table.shape[2] % 2 == 1
 
 
 def resize_table(table: Tensor, window: Window) -> Tensor:
