@@ -13,6 +13,9 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     """Path of a config and ``key=value`` overrides -> the config.
 
     An override of ``data_root`` moves every path that lay under the old one, in datasets and evaluators alike.
+
+    Raises:
+        InputError: for a file that is not there, cannot be read or needs a package that is not installed.
     """
     if not Path(path).is_file():
         raise InputError(f'config {path} is not there; the configs are listed in configs/')
@@ -33,7 +36,8 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
 
 
 def load_test_config(path: str, options: Optional[dict] = None) -> Config:
-    """The same for testing and predicting: ``test_windows`` says whose windows run, the checkpoint's or the config's."""
+    """The same for testing and predicting: ``test_windows`` says whose windows run, the checkpoint's or the config's. Raises
+    InputError where it is neither."""
     cfg = load_config(path, options)
     cfg.test_windows = tested_windows(cfg, options)
     return cfg

@@ -20,28 +20,37 @@ class Runner(mmengine.runner.Runner):
     _testing = False
 
     def train(self):
+        """As MMEngine's. What is loaded is fine-tuned, or resumed exactly."""
         self._testing = False
         return super().train()
 
     def val(self):
+        """As MMEngine's. What is loaded must fit the model entirely."""
         self._testing = True
         return super().val()
 
     def test(self):
+        """As MMEngine's. What is loaded must fit the model entirely."""
         self._testing = True
         return super().test()
 
     def resume(self, filename, *args, **kwargs):
+        """As MMEngine's."""
         self._resume = True  # a call from outside is as strict as the option
         return super().resume(filename, *args, **kwargs)
 
     def save_checkpoint(self, *args, **kwargs):
+        """As MMEngine's; averages of weights hold the model's windows."""
         let_averages_follow(self)
         super().save_checkpoint(*args, **kwargs)
 
     def load_checkpoint(self, filename, map_location='cpu', strict=False, revise_keys=((r'^module.', ''), )):
         """As MMEngine's. Files are read into the main memory whatever ``map_location`` says: weights, moments and averages
-        go from there to where the model is."""
+        go from there to where the model is.
+
+        Raises:
+            InputError: that names the file, for what does not fit.
+        """
         checkpoint = read_checkpoint(filename)
         model = unwrapped(self.model)
         exact = self._testing or self._resume or strict

@@ -31,11 +31,13 @@ class LogCPBTransferHook(Hook):
         self.strict = strict
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Leads the content of the file through the door, where no runner of ours has done so. Raises InputError."""
         if not has_entered(checkpoint):  # else our own runner has led it through the door
             name = str(getattr(runner, '_load_from', None) or 'the checkpoint')
             into_model(runner.model, checkpoint, name, tell=runner.logger.info)
 
     def before_train(self, runner) -> None:
+        """Reports the windows. Raises InputError where strictness asks for it."""
         for backbone in swin_backbones(runner.model):
             runner.logger.info('Windows of the SwinV2 backbone, in tokens, and how far its position bias is used outside '
                                f'the range it was learned in:\n{report(backbone)}')
@@ -45,6 +47,7 @@ class LogCPBTransferHook(Hook):
                                  'LogCPBTransferHook is strict; set pretrained_window_sizes in the config')
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Writes what the weights are learned with, of the averages, too."""
         let_averages_follow(runner)  # under other runners: ours has done it. This hook runs before EMAHook
         backbones = swin_backbones(runner.model)
         if backbones:
