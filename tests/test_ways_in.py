@@ -363,6 +363,13 @@ def test_a_model_may_rename_what_is_beside_its_backbone():
     assert torch.equal(model.head.weight, torch.ones(3, 2))
 
 
+def test_models_without_our_backbones_load_as_mmengine_loads_them():
+    from mmvitscale.checkpoints.door import into_model
+    content = dict(state_dict={'backbone.weight': torch.ones(2, 2)})
+    assert into_model(nn.Linear(2, 2), content, 'a.pth') == {}  # which may rename what comes
+    assert list(content['state_dict']) == ['backbone.weight']
+
+
 class Two(toy.Toy):
     """A model with two backbones and a head."""
 

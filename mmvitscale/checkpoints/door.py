@@ -203,7 +203,7 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
         state, entries = _enter(backbones, weights, name, exact, given)
         if exact:
             _check_exact(model.state_dict(), state, backbones, entries)
-        elif not entries and not any(key in state for key in model.state_dict()):
+        elif backbones and not entries and not any(key in state for key in model.state_dict()):
             raise InputError(f'it has no weight of this model; its weights are called {some_of(sorted(weights))}, the '
                              f"model's {some_of(sorted(model.state_dict()))}")
         average = content.get('ema_state_dict')
