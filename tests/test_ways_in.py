@@ -370,6 +370,38 @@ def test_models_without_our_backbones_load_as_mmengine_loads_them():
     assert list(content['state_dict']) == ['backbone.weight']
 
 
+class TeacherAndStudent(nn.Module):
+    """As semi-supervised detectors do, it gives the weights of one model to two."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.teacher = toy.Toy(swin_cfg()), toy.Toy(swin_cfg())
+        for model in (self.student, self.teacher):
+            model.add_module('head', nn.Linear(2, 3))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        for key in [key for key in state_dict if not key.startswith(('student.', 'teacher.'))]:
+            value = state_dict.pop(key)
+            state_dict.update({f'student.{key}': value, f'teacher.{key}': value})
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def test_a_teacher_and_a_student_begin_from_one_model():
+    from mmvitscale.checkpoints.door import into_model
+    source, model = randomise(SwinTransformerV2(ARCH, 4)), TeacherAndStudent()
+    official = official_state_dict(source, (4, ) * 4, (4, ) * 4)
+    for weights in (source.state_dict(), official):
+        content = dict(state_dict={**{f'backbone.{key}': value for key, value in weights.items()},
+                                   'head.weight': torch.ones(3, 2), 'head.bias': torch.ones(3)})
+        into_model(model, content, 'a.pth')
+        model.load_state_dict(content['state_dict'])
+        for part in (model.student, model.teacher):
+            assert torch.equal(features(part.backbone), features(source)) and torch.equal(part.head.weight, torch.ones(3, 2))
+    content = dict(model=official)  # a backbone alone is for both
+    into_model(model, content, 'official.pth')
+    assert {key.split('.')[0] for key in content['state_dict']} == {'student', 'teacher'}
+
+
 class Two(toy.Toy):
     """A model with two backbones and a head."""
 

@@ -200,10 +200,13 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
     try:
         weights = weights_in(content)
         given = _lineage_of_meta(content)
-        state, entries = _enter(backbones, weights, name, exact, given)
+        # A teacher and its student, say, take the weights of one model: they rename them when they load.
+        renames = type(model)._load_from_state_dict is not nn.Module._load_from_state_dict and any(
+            prefix.endswith(f'.{start}') for prefix in backbones for start in find_backbones(weights) if start)
+        state, entries = _enter({} if renames else backbones, weights, name, exact, given)
         if exact:
             _check_exact(model.state_dict(), state, backbones, entries)
-        elif backbones and not entries and not any(key in state for key in model.state_dict()):
+        elif backbones and not renames and not entries and not any(key in state for key in model.state_dict()):
             raise InputError(f'it has no weight of this model; its weights are called {some_of(sorted(weights))}, the '
                              f"model's {some_of(sorted(model.state_dict()))}")
         average = content.get('ema_state_dict')
@@ -214,7 +217,7 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
     except InputError as error:
         intro = f'checkpoint {name} does not fit the config' if exact else str(name)
         raise InputError(f'{intro}: {error}') from error
-    if backbones and not exact:
+    if backbones and not exact and not renames:
         parts = [entries[prefix].describe(backbone) if prefix in entries else 'no weight of the backbone'
                  for prefix, backbone in backbones.items()]
         tell(f'{name}: {"; ".join([*parts, _others(model.state_dict(), state, backbones)])}')
