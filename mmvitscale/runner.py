@@ -5,7 +5,6 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
 from .checkpoints.door import into_model, unwrapped
 from .checkpoints.files import read_checkpoint
-from .checkpoints.lineage import windows_changed
 from .checkpoints.windows import settle_windows, tested_windows
 from .hooks.averages import let_averages_follow
 from .registry import RUNNERS
@@ -55,14 +54,10 @@ class Runner(mmengine.runner.Runner):
         model = unwrapped(self.model)
         exact = self._testing or self._resume or strict
         entries = into_model(model, checkpoint, filename, exact, self.logger.info)
-        if self._testing:
+        # In a training that is resumed, the hook that grows windows sets them.
+        if self._testing or self._resume and tested_windows(self.cfg) == 'config':
             for line in settle_windows(model, entries, self.cfg):
                 self.logger.info(f'{filename}: {line}')
-        elif self._resume and tested_windows(self.cfg) == 'config':  # else the hook that grows windows sets them
-            for prefix, entry in entries.items():
-                line = windows_changed(entry.lineage, model.get_submodule(prefix.rstrip('.')).lineage)
-                if line:
-                    self.logger.info(f'{filename}: {line}')
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=list(revise_keys))
         self._has_loaded = True

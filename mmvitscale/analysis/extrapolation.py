@@ -6,6 +6,8 @@ from typing import List
 import torch
 from torch import nn
 
+from ..checkpoints.door import backbones_of
+from ..checkpoints.lineage import show_windows
 from ..models import SwinTransformerV2
 from ..models.layers.position_bias import log_coordinates
 from ..models.layers.windows import Window
@@ -55,20 +57,16 @@ def report(backbone: SwinTransformerV2) -> str:
     rows = []
     for i, stage in enumerate(backbone.stages):
         if backbone.position_bias == 'table':
-            rows.append((str(i), 'none', 'table', _by(stage.window), *'----'))
+            rows.append((str(i), 'none', 'table', show_windows([stage.window]), *'----'))
             continue
         windows = StageWindows(stage.reference, stage.window)
-        rows.append((str(i), _by(stage.reference), stage.reference_origin, _by(stage.window),
-                     f'{windows.trained_coordinate:.3f}', f'{windows.coordinate:.3f}', f'{100 * windows.extrapolation:.0f}%',
-                     f'{100 * windows.share_outside:.0f}%'))
+        rows.append((str(i), show_windows([stage.reference]), stage.reference_origin, show_windows([stage.window]),
+                     f'{windows.trained_coordinate:.3f}', f'{windows.coordinate:.3f}',
+                     f'{100 * windows.extrapolation:.0f}%', f'{100 * windows.share_outside:.0f}%'))
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [header, *rows])
 
 
-def _by(window: Window) -> str:
-    return f'{window[0]}x{window[1]}'
-
-
 def swin_backbones(model: nn.Module) -> List[SwinTransformerV2]:
     """All SwinV2 backbones in a model, wrapped or not."""
-    return [module for module in model.modules() if isinstance(module, SwinTransformerV2)]
+    return [backbone for backbone in backbones_of(model).values() if isinstance(backbone, SwinTransformerV2)]

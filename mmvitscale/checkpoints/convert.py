@@ -295,14 +295,14 @@ def _convert(layout: _Layout, prefix: str, keys: State, outside: List[str], meta
     if entry is not None and isinstance(version, int) and version > VERSION:
         raise InputError(f'the weights were written by a newer mmvitscale (format {version}, this one knows up to '
                          f'{VERSION}); update mmvitscale')
-    weights, dropped, tables = _rename(layout, prefix, keys)
+    stages = 1 + max((place[1] for place in map(layout.locate, keys) if place), default=-1)
+    weights, dropped, tables = _rename(layout, prefix, keys, stages)
     dropped = [*outside, *dropped]
     if layout.family == 'DeepViT':
         official = any(key.startswith('head.') for key in keys)
         lineage = GridLineage.decode(entry) if entry is not None else _square_grid(weights, official)
         source = 'mmvitscale' if entry is not None else layout.name
         return Converted('DeepViT', source, prefix, weights, dropped, lineage)
-    stages = _stages_of(layout, keys)
     if entry is not None:
         lineage = WindowLineage.decode(entry)
         if len(lineage.references) != stages:
@@ -319,14 +319,9 @@ def _convert(layout: _Layout, prefix: str, keys: State, outside: List[str], meta
     return Converted('SwinV2', layout.name, prefix, weights, dropped, lineage)
 
 
-def _stages_of(layout: _Layout, keys: State) -> int:
-    return 1 + max((place[1] for place in map(layout.locate, keys) if place), default=-1)
-
-
-def _rename(layout: _Layout, prefix: str, keys: State) -> Tuple[State, List[str], Dict[int, Tensor]]:
+def _rename(layout: _Layout, prefix: str, keys: State, stages: int) -> Tuple[State, List[str], Dict[int, Tensor]]:
     """Weights under our names; the keys that are dropped; the table of coordinates of each stage that has one."""
     weights, dropped, unknown, tables = {}, [], [], {}
-    stages = _stages_of(layout, keys)
     for key, value in keys.items():
         kind, stage, block, rest = layout.locate(key) or ('stem', None, None, key)
         if rest.rsplit('.', 1)[-1] in _DERIVED or any(re.fullmatch(pattern, key) for pattern in layout.dropped):

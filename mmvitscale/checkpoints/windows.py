@@ -7,7 +7,7 @@ from torch import nn
 
 from ..errors import InputError
 from .door import Entry, backbones_of
-from .lineage import WindowLineage, show_windows, windows_changed
+from .lineage import show_windows, windows_changed
 
 
 def tested_windows(cfg, options: Optional[dict] = None) -> str:
@@ -44,7 +44,7 @@ def settle_windows(model: nn.Module, entries: Dict[str, Entry], cfg) -> List[str
         changed = windows_changed(learned, backbone.lineage)
         if not changed:
             continue
-        if tested_windows(cfg) == 'checkpoint' and isinstance(learned, WindowLineage) and all(learned.windows):
+        if tested_windows(cfg) == 'checkpoint' and all(learned.windows):
             before = show_windows(backbone.lineage.windows)
             unbuilt = len(backbone.depths) - len(learned.windows)
             backbone.set_window_size([*learned.windows, *learned.windows[-1:] * unbuilt])

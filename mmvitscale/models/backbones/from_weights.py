@@ -4,7 +4,6 @@ import torch
 
 from ...checkpoints.convert import Converted
 from ...checkpoints.door import prepare
-from ...checkpoints.lineage import GridLineage, WindowLineage
 from ...errors import InputError
 from .backbone import Backbone
 from .deepvit import DeepViT
@@ -31,19 +30,14 @@ def _build(converted: Converted) -> Backbone:
     stem = 'patch_embed.conv1.weight' if 'patch_embed.conv1.weight' in weights else 'patch_embed.proj.weight'
     channels = weights[stem].shape[1]
     if converted.family == 'DeepViT':
-        grid = (1, weights['pos_embed'].shape[1] - 1)
-        if isinstance(converted.lineage, GridLineage):
-            grid = converted.lineage.grid
+        grid = converted.lineage.grid if converted.lineage else (1, weights['pos_embed'].shape[1] - 1)
         size = tuple(DeepViT.patch_size * side for side in grid)
         return DeepViT({'num_heads': 1, **arch}, size, in_channels=channels)
     stages = len(arch['depths'])
-    windows, bias = [8] * stages, 'log_cpb'
-    if isinstance(converted.lineage, WindowLineage) and converted.lineage.position_bias == 'table':
-        bias = 'table'
+    windows, bias = [8] * stages, converted.lineage.position_bias or 'log_cpb'
+    if bias == 'table':
         windows = [tuple((side + 1) // 2 for side in weights[f'stages.{i}.blocks.0.attn.position_bias.table'].shape[1:])
                    for i in range(stages)]
-    elif isinstance(converted.lineage, WindowLineage) and converted.lineage.position_bias:
-        bias = converted.lineage.position_bias
     norms = [int(key.split('.')[1]) for key in weights if key.startswith('out_norms.') and key.endswith('.weight')]
     return SwinTransformerV2(arch, windows, position_bias=bias, out_indices=sorted({*norms, stages - 1}),
                              in_channels=channels)

@@ -241,12 +241,10 @@ class SwinTransformerV2(Backbone):
         shape that the model's have already, and all where weights go on being trained or are tested, stay as they are: they
         are read bicubically."""
         out, notes = dict(weights), []
-        for i, stage in enumerate(self.stages):
-            table = re.compile(rf'stages\.{i}\.blocks\.\d+\.attn\.position_bias\.table')
-            for key in filter(table.fullmatch, weights):
-                own = self._table(key)
-                if own is not None and own.fits(weights[key]) and weights[key].shape != own.table.shape and not exact:
-                    out[key] = resize_table(weights[key], stage.window)
+        for key, weight in weights.items():
+            own = self._table(key)
+            if own is not None and own.fits(weight) and weight.shape != own.table.shape and not exact:
+                out[key] = resize_table(weight, own.window)
         resized = sum(out[key] is not weights[key] for key in weights)
         if resized:
             notes.append(f'{resized} bias tables resized to the windows {show_windows(self.lineage.windows)}')
