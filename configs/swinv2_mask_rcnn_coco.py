@@ -3,4 +3,3 @@ _base_ = [
     '_base_/models/mask_rcnn_swinv2.py', '_base_/datasets/coco_instance.py', '_base_/schedules/coco_3x.py',
     '_base_/default_runtime_det.py'
 ]
-model = dict(backbone=dict(pretrained_window_sizes=8))

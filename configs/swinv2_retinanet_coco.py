@@ -4,5 +4,4 @@ _base_ = [
     '_base_/models/retinanet_swinv2.py', '_base_/datasets/coco_detection.py', '_base_/schedules/coco_3x.py',
     '_base_/default_runtime_det.py'
 ]
-model = dict(backbone=dict(pretrained_window_sizes=8))
 optim_wrapper = dict(clip_grad=dict(max_norm=1.0))

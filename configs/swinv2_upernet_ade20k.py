@@ -4,4 +4,3 @@ _base_ = [
     '_base_/models/upernet_swinv2.py', '_base_/datasets/ade20k.py', '_base_/schedules/ade20k_160k.py',
     '_base_/default_runtime_seg.py'
 ]
-model = dict(backbone=dict(pretrained_window_sizes=8))

@@ -5,6 +5,12 @@ the networks (``backbones`` built from ``layers``), which take their weights thr
 them; ``hooks``, ``optim`` and ``runner`` tie all to MMEngine; ``datasets`` reads, checks and draws images; ``config``,
 ``machine``, ``inference`` and ``commands`` are what the tools are made of. Nothing needs to be imported: configs name
 ``mmvitscale.<Type>`` and MMEngine finds it.
+
+``list_configs`` and ``load_config`` give the package's configs by name, and a config of one's own may inherit them:
+``_base_ = 'mmvitscale::swinv2_upernet_ade20k'``.
 """
 
+from .config import list_configs, load_config
+
+__all__ = ['list_configs', 'load_config']
 __version__ = '0.2.0'

@@ -23,9 +23,9 @@ def run_command(main: Callable[[], Optional[int]]) -> None:
         sys.exit(130)
 
 
-def use_work_dir(cfg: Config, config_path: str, work_dir: Optional[str]) -> None:
+def use_work_dir(cfg: Config, work_dir: Optional[str]) -> None:
     """Where logs and checkpoints go: the option, else the config's ``work_dir``, else work_dirs/<config name>."""
-    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(config_path).stem))
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(cfg.filename).stem))
     check_writable(cfg.work_dir)
 
 

@@ -1,26 +1,105 @@
-"""From a config file and ``--cfg-options`` to a config."""
+"""From a config's name or file and ``--cfg-options`` to a config.
 
+Configs of this package are found by name, from a wheel as from a checkout: by ``load_config``, and in ``_base_`` as
+``'mmvitscale::swinv2_upernet_ade20k'`` in every process that has imported mmvitscale.
+"""
+
+import json
+import logging
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 
 from .checkpoints.windows import tested_windows
 from .errors import InputError
 
+_SCHEME = 'mmvitscale::'
+
+
+def configs_folder() -> Path:
+    """Where the configs are: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).parent
+    packed = package / '.mim' / 'configs'
+    return packed if packed.is_dir() else package.parent / 'configs'
+
+
+def _recipes() -> Dict[str, Path]:
+    """Names -> paths of all that can be trained, those of the top folder first."""
+    root = configs_folder()
+    paths = [path.relative_to(root) for path in root.rglob('*.py') if '_base_' not in path.relative_to(root).parts]
+    return {path.stem: root / path for path in sorted(paths, key=lambda path: (len(path.parts), path))}
+
+
+def list_configs(pattern: str = '*') -> List[str]:
+    """Names of the package's configs that match a shell pattern such as ``'*upernet*'``, for ``load_config``."""
+    return [name for name in _recipes() if fnmatch(name, pattern)]
+
+
+@lru_cache(maxsize=None)
+def _renamed() -> Dict[str, str]:
+    """Names that configs had in the release before -> theirs now."""
+    return json.loads((configs_folder() / 'renamed.json').read_text())
+
+
+def find_config(name: str) -> Path:
+    """A config's path, or the name of one of this package's, with or without ``configs/``, its folder and ``.py`` -> its path.
+
+    Raises:
+        InputError: for what is neither.
+    """
+    if not name.startswith(_SCHEME) and Path(name).is_file():
+        return Path(name)
+    parts = Path(name.removeprefix(_SCHEME)).parts
+    *folders, file = parts[parts.index('configs') + 1:] if 'configs' in parts[:-1] else parts or ('', )
+    stem = file.removesuffix('.py')
+    if stem in _renamed() and folders in ([], ['swinv2'], ['deepvit']):
+        print_log(f'config {stem} is called {_renamed()[stem]} now; the old name goes with the next release', 'current',
+                  level=logging.WARNING)
+        stem, folders = _renamed()[stem], []
+    path = configs_folder().joinpath(*folders, f'{stem}.py') if folders else _recipes().get(stem)
+    if path is None or not path.is_file():
+        close = get_close_matches(stem, _recipes(), n=1, cutoff=0.5)
+        raise InputError(f'config {name} is not there; {f"did you mean {close[0]}? " if close else ""}'
+                         'mmvitscale.list_configs() names those of the package')
+    return path
+
+
+def _teach_mmengine() -> None:
+    """Let ``_base_`` name this package's configs, and those that were renamed.
+
+    MMEngine finds ``package::`` for a list of packages of its own only, wants a folder in the name, and then looks up every
+    type in that package, where mmdetection's and mmsegmentation's are not.
+    """
+    resolve = Config._get_cfg_path
+
+    def get_cfg_path(cfg_path, filename):
+        if cfg_path.startswith(_SCHEME):
+            return str(find_config(cfg_path)), None
+        path, scope = resolve(cfg_path, filename)
+        renamed = Path(path).stem in _renamed() and not Path(path).is_file()
+        return (str(find_config(path)) if renamed else path), scope
+
+    Config._get_cfg_path = staticmethod(get_cfg_path)
+
+
+_teach_mmengine()
+
 
 def load_config(path: str, options: Optional[dict] = None) -> Config:
-    """Path of a config and ``key=value`` overrides -> the config.
+    """Path of a config, or the name of one of this package's, and ``key=value`` overrides -> the config.
 
     An override of ``data_root`` moves every path that lay under the old one, in datasets and evaluators alike.
 
     Raises:
         InputError: for a file that is not there, cannot be read or needs a package that is not installed.
     """
-    if not Path(path).is_file():
-        raise InputError(f'config {path} is not there; the configs are listed in configs/')
     try:
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(find_config(str(path)))
     except ImportError as error:
         raise InputError(f'config {path} needs a package that is not installed ({error}); install it, for detection '
                          "with: pip install -c constraints.txt -e '.[det]'") from error

@@ -10,7 +10,7 @@ MODELS = root.Registry(
     'model',
     scope='mmvitscale',
     parent=root.MODELS,
-    locations=['mmvitscale.models.backbones', 'mmvitscale.models.necks'])
+    locations=['mmvitscale.models.backbones', 'mmvitscale.models.necks', 'mmvitscale.tta'])
 RUNNERS = root.Registry(
     'runner',
     scope='mmvitscale',

@@ -18,7 +18,7 @@ FLOORS = [
     {'config'},
     {'machine'},
     {'datasets'},
-    {'inference'},
+    {'inference', 'tta'},
     {'hooks'},
     {'runner'},
     {'commands'},

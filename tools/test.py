@@ -32,7 +32,7 @@ def parse_args():
 
 
 def use_tta(cfg):
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+    if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
         raise InputError(f'--tta needs tta_model and tta_pipeline, which {cfg.filename} does not define')
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
@@ -46,7 +46,7 @@ def main():
     cfg = load_test_config(args.config, args.cfg_options)
     check_operators(cfg)
     check_datasets(cfg, ('test', ))
-    use_work_dir(cfg, args.config, args.work_dir)
+    use_work_dir(cfg, args.work_dir)
     for folder in filter(None, (args.show_dir, out and out.parent)):
         check_writable(folder)
     adapt_to_machine(cfg, args.launcher)

@@ -8,7 +8,8 @@ from mmengine.registry import RUNNERS
 from mmvitscale.commands import run_command, use_work_dir
 from mmvitscale.config import load_config
 from mmvitscale.datasets.checks import check_datasets
-from mmvitscale.machine import adapt_to_machine, check_operators, use_mixed_precision
+from mmvitscale.machine import (accumulate_gradients, adapt_to_machine, check_operators, describe_batch,
+                                scale_learning_rate, use_mixed_precision)
 
 
 def parse_args():
@@ -16,6 +17,11 @@ def parse_args():
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
     parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU')
+    parser.add_argument('--accumulate', type=int, default=1, metavar='N',
+                        help='update the weights after every N batches: the recipe of N times as many GPUs, in N times the '
+                        'time')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale the learning rate with the batch of all GPUs together')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CKPT',
                         help='go on from a checkpoint (default: the latest in the work dir)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
@@ -30,14 +36,22 @@ def main():
     cfg = load_config(args.config, args.cfg_options)
     check_operators(cfg)
     check_datasets(cfg, ('train', 'val'))
-    use_work_dir(cfg, args.config, args.work_dir)
+    use_work_dir(cfg, args.work_dir)
     adapt_to_machine(cfg, args.launcher)
     if args.amp:
         use_mixed_precision(cfg)
+    if args.auto_scale_lr:
+        scale_learning_rate(cfg)
+    if args.accumulate != 1:
+        accumulate_gradients(cfg, args.accumulate)
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    RUNNERS.build(cfg).train()
+    runner = RUNNERS.build(cfg)
+    advice = describe_batch(cfg, runner.world_size)
+    if advice:
+        runner.logger.info(advice)
+    runner.train()
 
 
 if __name__ == '__main__':

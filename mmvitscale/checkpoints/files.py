@@ -115,9 +115,9 @@ def fetch(url: str) -> Path:
         raise error
     if not path.is_file():
         reason = getattr(error, 'reason', error) or 'the first process of this machine says why'
-        raise InputError(f'checkpoint {url} cannot be reached ({reason}); download it elsewhere and give the local '
-                         'file, or train from scratch: --cfg-options model.backbone.init_cfg.checkpoint=FILE or '
-                         'model.backbone.init_cfg=None') from error
+        raise InputError(f'checkpoint {url} cannot be reached ({reason}); download it elsewhere and put it '
+                         f'there as {path}, or name the file with --cfg-options model.backbone.init_cfg.checkpoint=FILE; '
+                         'to train from scratch: --cfg-options model.backbone.init_cfg=None') from error
     return path
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from ..errors import InputError
 from ..registry import WEIGHT_INITIALIZERS
 from .door import EXTRA_CHANNELS
-from .files import read_checkpoint
+from .files import is_url, read_checkpoint
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -41,6 +41,11 @@ class Pretrained:
         if not hasattr(module, 'load_checkpoint'):
             raise InputError(f"init_cfg type 'mmvitscale.Pretrained' was given to a {type(module).__name__}, but it is "
                              'for the backbones of mmvitscale; move it into the config of the backbone')
+        if not is_url(self.checkpoint) and not Path(self.checkpoint).expanduser().is_file():
+            raise InputError(f'pretrained weights {self.checkpoint} are not there; put the file there '
+                             f'({module.weights_source}), or name it with --cfg-options '
+                             'model.backbone.init_cfg.checkpoint=FILE; to train from scratch: --cfg-options '
+                             'model.backbone.init_cfg=None')
         module.load_checkpoint(read_checkpoint(self.checkpoint), self.checkpoint, self.prefix, self.extra_channels)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'mmvitscale.Pretrained: {self.checkpoint}')

@@ -17,8 +17,8 @@ from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 class LayerDecayOptimWrapperConstructor:
     """Model -> OptimWrapper whose learning rates fall from the head down to the patch embedding.
 
-    The backbone is asked for the depth of each parameter (``get_layer_depth``) and for the parameters without weight
-    decay (``no_weight_decay``); outside it, norms and biases take none. The learning rate of a parameter at depth l
+    The backbone is asked for the depth of each parameter (``get_layer_depth``), every module that has ``no_weight_decay``
+    for its parameters without weight decay; elsewhere norms and biases take none. The learning rate of a parameter at depth l
     of L is lr * layer_decay_rate ** (L - 1 - l) (BEiT, arXiv 2106.08254, section 3.1; used by SwinV2 for ADE20K).
 
     Args:
@@ -58,7 +58,8 @@ class LayerDecayOptimWrapperConstructor:
     def _parameter_groups(self, model: nn.Module, lr: float, weight_decay: float) -> list:
         """One group per learning rate and weight decay, in the order of first use."""
         prefix, backbone = self._backbone(model)
-        no_decay = {prefix + name for name in backbone.no_weight_decay()} if backbone is not None else set()
+        no_decay = {f'{path}.{name}' if path else name for path, module in model.named_modules()
+                    if hasattr(module, 'no_weight_decay') for name in module.no_weight_decay()}
         unmatched = set(self.custom_keys)
         groups: Dict[Tuple[float, float], dict] = {}
         for name, parameter in model.named_parameters():

@@ -1,4 +1,5 @@
-# ADE20K, 150 classes: ADEChallengeData2016.zip of the MIT scene parsing benchmark, unpacked into data/ade.
+# ADE20K, 150 classes: ADEChallengeData2016.zip of the MIT scene parsing benchmark, unpacked into data/ade. Crops of
+# 512 x 512 of images whose short side is 0.5 to 2 times 512, as mmsegmentation has it.
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
@@ -22,7 +23,9 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
+            # Relative to the scale of testing, not to the image's own size.
+            [dict(type='Resize', scale=(int(2048 * r), int(512 * r)), keep_ratio=True)
+             for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],

@@ -1,21 +1,19 @@
-# ADE20K with crops of 640 x 640 and scales to match.
+# ADE20K with crops of 640 x 640, and every scale with them.
 _base_ = './ade20k.py'
 crop_size = (640, 640)
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='RandomResize', scale=(2560, 640), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs'),
+    dict(step, **dict(RandomResize=dict(scale=(2560, 640)), RandomCrop=dict(crop_size=crop_size)).get(step.type, {}))
+    for step in _base_.train_pipeline
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(2560, 640), keep_ratio=True),
-    dict(type='LoadAnnotations'),  # after Resize: the truth keeps its size
-    dict(type='PackSegInputs'),
+test_pipeline = [dict(step, **dict(Resize=dict(scale=(2560, 640))).get(step.type, {})) for step in _base_.test_pipeline]
+tta_resizes, *tta_steps = _base_.tta_pipeline[1].transforms
+tta_pipeline = [
+    _base_.tta_pipeline[0],
+    dict(
+        type='TestTimeAug',
+        transforms=[[dict(step, scale=tuple(side * 640 // 512 for side in step.scale)) for step in tta_resizes], *tta_steps]),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+del tta_resizes, tta_steps

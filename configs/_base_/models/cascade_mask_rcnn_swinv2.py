@@ -1,6 +1,19 @@
-# mmdet's Cascade Mask R-CNN on SwinV2-T.
-_base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'
+# The same with a mask branch: mmdet's Cascade Mask R-CNN.
+_base_ = './cascade_rcnn_swinv2.py'
 model = dict(
-    backbone=dict(
-        _delete_=True, type='mmvitscale.SwinTransformerV2', arch='tiny', window_size=16, drop_path_rate=0.2),
-    neck=dict(in_channels=[96, 192, 384, 768]))
+    data_preprocessor=dict(pad_mask=True),
+    roi_head=dict(
+        mask_roi_extractor=dict(
+            type='SingleRoIExtractor',
+            roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0),
+            out_channels=256,
+            featmap_strides=[4, 8, 16, 32]),
+        mask_head=dict(
+            type='FCNMaskHead',
+            num_convs=4,
+            in_channels=256,
+            conv_out_channels=256,
+            num_classes=80,
+            loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
+    train_cfg=dict(rcnn=[dict(stage, mask_size=28) for stage in _base_.model.train_cfg.rcnn]),
+    test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)))

@@ -1,13 +1,9 @@
 # Semantic FPN on DeepViT-32b, 512 x 512.
-_base_ = './fpn_swinv2.py'
+_base_ = ['./fpn_swinv2.py', '../deepvit.py']
+size = _base_.deepvit['deepvit-32b']
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmvitscale.DeepViT',
-        arch='deepvit-32b',
-        img_size=512,
-        out_indices=[7, 15, 23, 31],
-        drop_path_rate=0.2),
-    neck=dict(_delete_=True, type='mmvitscale.SimplePyramid', in_channels=[384] * 4, out_channels=256),
+    data_preprocessor=_base_.deepvit_preprocessor,
+    backbone=dict(_delete_=True, type='mmvitscale.DeepViT', img_size=512, drop_path_rate=0.2, **size.backbone),
+    neck=dict(_delete_=True, type='mmvitscale.SimplePyramid', in_channels=[size.channels] * 4, out_channels=256),
     # Re-attention's BatchNorm knows maps of the training crop's number of tokens, so testing slides over such crops.
     test_cfg=dict(_delete_=True, mode='slide', crop_size=(512, 512), stride=(341, 341)))

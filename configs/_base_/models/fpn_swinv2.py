@@ -2,7 +2,7 @@
 _base_ = './upernet_swinv2.py'
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
-    neck=dict(type='FPN', in_channels=[96, 192, 384, 768], out_channels=256, num_outs=4),
+    neck=dict(type='FPN', in_channels=_base_.swinv2_channels.t, out_channels=256, num_outs=4),
     decode_head=dict(
         _delete_=True,
         type='FPNHead',

@@ -1,6 +1,6 @@
-# mmdet's Hybrid Task Cascade without the semantic branch, on SwinV2-T: Cascade Mask R-CNN with interleaved box and mask
-# stages and mask information flow. Where COCO's stuffthingmaps are at hand, the branch is mmdet's FusedSemanticHead: see
-# semantic_roi_extractor and semantic_head in mmdet's configs/htc/htc_r50_fpn_1x_coco.py.
+# mmdet's Hybrid Task Cascade on SwinV2-T as HTC++ has it: Cascade Mask R-CNN's heads of SwinV1, here class-agnostic
+# (github.com/VDIGPKU/CBNetV2's HTC with Swin), interleaved box and mask stages, and one block of global self-attention
+# after the backbone (SwinV1, appendix A2.2). Without the semantic branch: see htc_semantic_swinv2.py.
 _base_ = './cascade_mask_rcnn_swinv2.py'
 mask_head = dict(
     type='HTCMaskHead',
@@ -11,9 +11,11 @@ mask_head = dict(
     loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))
 model = dict(
     type='HybridTaskCascade',
+    neck=[dict(type='mmvitscale.GlobalAttention', in_channels=768, num_heads=24, reference_window=48), _base_.model.neck],
     roi_head=dict(
         type='HybridTaskCascadeRoIHead',
         interleaved=True,
         mask_info_flow=True,
-        mask_head=[dict(with_conv_res=False, **mask_head), mask_head, mask_head]),
-    test_cfg=dict(rcnn=dict(score_thr=0.001)))
+        bbox_head=[dict(stage, reg_class_agnostic=True) for stage in _base_.model.roi_head.bbox_head],
+        mask_head=[dict(mask_head, with_conv_res=False), mask_head, mask_head]),
+    test_cfg=dict(rcnn=dict(score_thr=0.001, nms=dict(_delete_=True, type='soft_nms', iou_threshold=0.5))))

@@ -1,5 +1,6 @@
-# Mask2Former (arXiv 2112.01527, its ADE20K settings) on SwinV2-T, 512 x 512: mmseg's head over mmdet's pixel and
-# transformer decoders.
+# Mask2Former (arXiv 2112.01527, its settings for semantic segmentation) on SwinV2-T, 512 x 512: mmseg's head over
+# mmdet's pixel and transformer decoders.
+_base_ = '../swinv2.py'
 custom_imports = dict(imports='mmdet.models', allow_failed_imports=False)
 num_classes = 150
 channels = 256
@@ -16,7 +17,7 @@ model = dict(
         seg_pad_val=255,
         size=(512, 512),
         test_cfg=dict(size_divisor=32)),
-    backbone=dict(type='mmvitscale.SwinTransformerV2', arch='tiny', window_size=16, drop_path_rate=0.3),
+    backbone=dict(type='mmvitscale.SwinTransformerV2', window_size=16, drop_path_rate=0.3, **_base_.swinv2.t_in1k),
     decode_head=dict(
         type='Mask2FormerHead',
         in_channels=[96, 192, 384, 768],

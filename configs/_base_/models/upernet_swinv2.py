@@ -1,4 +1,5 @@
 # UPerNet on SwinV2-T, 512 x 512.
+_base_ = '../swinv2.py'
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     type='EncoderDecoder',
@@ -10,7 +11,7 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
         size=(512, 512)),
-    backbone=dict(type='mmvitscale.SwinTransformerV2', arch='tiny', window_size=16, drop_path_rate=0.3),
+    backbone=dict(type='mmvitscale.SwinTransformerV2', window_size=16, drop_path_rate=0.3, **_base_.swinv2.t_in1k),
     decode_head=dict(
         type='UPerHead',
         in_channels=[96, 192, 384, 768],

@@ -18,14 +18,39 @@ from ..layers.feed_forward import FeedForward
 from ..layers.patch_embed import ConvStem, LinearStem
 from ..layers.position_embedding import resize_position_embedding
 from ..layers.re_attention import KERNELS, ReAttention, SelfAttention, statistics_kept
+from ..layers.windows import Window, WindowGeometry, to_window, window_geometry, window_merge, window_partition
 from .backbone import Backbone
 from .variants import DEEPVIT
 
 _STEMS = {'linear': LinearStem, 'conv': ConvStem}
 
 
+def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry) -> Tensor:
+    """(B, 1 + H W, C), the class token first -> the same: ``attn``, which maps (B, N, C) to (B, N, C), inside each window of
+    the map (ViTDet, arXiv 2203.16527, section 3).
+
+    The class token is in every window, so that a window of 14 x 14 has the 197 tokens of an image of 224 x 224; what it
+    becomes is the mean over the windows. Windows of one shape go through ``attn`` together.
+    """
+    batch, _, channels = x.shape
+    token = x[:, None, :1]
+    tokens = window_partition(x[:, 1:], geometry)
+    outs, token_sum, windows = [], 0, 0
+    for part, group in zip(tokens.split([group.tokens for group in geometry.groups]), geometry.groups):
+        part = part.view(batch, -1, group.window[0] * group.window[1], channels)
+        part = torch.cat((token.expand(-1, part.shape[1], -1, -1), part), dim=2)
+        out = attn(part.flatten(0, 1)).view(part.shape)
+        outs.append(out[:, :, 1:].reshape(-1, channels))
+        token_sum, windows = token_sum + out[:, :, 0].sum(1, keepdim=True), windows + part.shape[1]
+    merged = window_merge(torch.cat(outs), geometry, (x.shape[1] - 1, 1)).flatten(1, 2)
+    return torch.cat((token_sum / windows, merged), dim=1)
+
+
 class Block(nn.Module):
-    """(B, N, C) -> (B, N, C): x + attn(norm(r x)) / r, then x + mlp(norm(r x)) / r."""
+    """(B, N, C) -> (B, N, C): x + attn(norm(r x)) / r, then x + mlp(norm(r x)) / r.
+
+    With a geometry the attention stays inside its windows.
+    """
 
     def __init__(self, dim: int, attn: nn.Module, mlp_ratio: float, drop_path: float, residual_scale: float):
         super().__init__()
@@ -36,9 +61,11 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.residual_scale = residual_scale
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, geometry: Optional[WindowGeometry] = None) -> Tensor:
         r = self.residual_scale
-        x = x + self.drop_path(self.attn(self.norm1(x * r))) / r
+        normed = self.norm1(x * r)
+        attended = self.attn(normed) if geometry is None else attend_in_windows(self.attn, normed, geometry)
+        x = x + self.drop_path(attended) / r
         return x + self.drop_path(self.mlp(self.norm2(x * r))) / r
 
 
@@ -57,6 +84,10 @@ class DeepViT(Backbone):
         img_size: side or (height, width) of the image whose grid the learned position embedding has; for other sizes
             it is resized bicubically.
         out_indices: the blocks to return, None for the last one.
+        window_size: side of the windows of tokens that the blocks attend in, an int or (height, width); None: every block
+            attends to the whole map. Choose one that divides the map: Re-attention learns one set of statistics for
+            windows of all sizes.
+        global_blocks: with ``window_size``, the blocks that attend to the whole map nevertheless.
         attention: kernel of Re-attention: auto, eager or sequential.
         attn_drop_rate: dropout of the attention maps.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over the blocks.
@@ -70,12 +101,15 @@ class DeepViT(Backbone):
     """
 
     family = 'DeepViT'
+    weights_source = 'the official ones are on Google Drive, linked in the README of github.com/zhoudaquan/dvit_repo'
     patch_size = 16
 
     def __init__(self,
                  arch: Union[str, dict] = 'deepvit-32b',
                  img_size: Union[int, Tuple[int, int]] = 224,
                  out_indices: Optional[Sequence[int]] = None,
+                 window_size: Union[None, int, Window] = None,
+                 global_blocks: Sequence[int] = (),
                  attention: str = 'auto',
                  attn_drop_rate: float = 0.0,
                  drop_path_rate: float = 0.2,
@@ -93,6 +127,12 @@ class DeepViT(Backbone):
         self.out_indices = (depth - 1, ) if out_indices is None else tuple(out_indices)
         if not self.out_indices or not all(0 <= i < depth for i in self.out_indices):
             raise InputError(f'out_indices {self.out_indices} found, but this model has blocks 0 to {depth - 1}')
+        self.window = None if window_size is None else to_window(window_size)
+        self.global_blocks = frozenset(global_blocks)
+        if not all(0 <= i < depth for i in self.global_blocks) or self.global_blocks and self.window is None:
+            raise InputError(f'global_blocks {sorted(self.global_blocks)} found with window_size {window_size}, but they are '
+                             f'those of the blocks 0 to {depth - 1} that do not attend in windows; give window_size, too, '
+                             'or leave them out')
         if attention not in KERNELS:
             raise InputError(f'unknown attention {attention!r}; choose one of {", ".join(KERNELS)}')
         if not -1 <= frozen_stages <= depth:
@@ -123,17 +163,24 @@ class DeepViT(Backbone):
         batch, height, width, _ = x.shape
         x = torch.cat((self.cls_token.expand(batch, -1, -1), x.flatten(1, 2)), dim=1)
         x = x + resize_position_embedding(self.pos_embed, self.grid, (height, width))
+        windows = None
+        if self.window is not None:
+            windows = window_geometry(batch, (height, width), self.window, False, x.device)
         outs = []
         for i, block in enumerate(self.blocks):
-            x = self._recomputed(block, x) if self.with_cp and torch.is_grad_enabled() else block(x)
+            geometry = None if i in self.global_blocks else windows
+            if self.with_cp and torch.is_grad_enabled():
+                x = self._recomputed(block, x, geometry)
+            else:
+                x = block(x, geometry)
             if i in self.out_indices:
                 out = self.norm(x) if i == self.arch['depth'] - 1 else x
                 outs.append(out[:, 1:].transpose(1, 2).unflatten(2, (height, width)).contiguous())
         return tuple(outs)
 
     @staticmethod
-    def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
-        return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(block)))
+    def _recomputed(block: nn.Module, x: Tensor, geometry: Optional[WindowGeometry]) -> Tensor:
+        return checkpoint(block, x, geometry, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(block)))
 
     def reset_parameters(self) -> None:
         """The official initialisation: linear weights, class token and position embedding N(0, 0.02) truncated, linear

@@ -53,6 +53,26 @@ class SwinBlockV2(nn.Module):
         return x if self.extra_norm is None else self.extra_norm(x)
 
 
+def reset_blocks(module: nn.Module) -> None:
+    """The paper's initialisation of all inside: linear weights N(0, 0.02) truncated, biases zero, and both norms of a block
+    zero, so that every block starts as the identity (section 3.2)."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.trunc_normal_(part.weight, std=0.02)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, SwinBlockV2):
+            for norm in (part.norm1, part.norm2):
+                nn.init.zeros_(norm.weight)
+                nn.init.zeros_(norm.bias)
+
+
+def names_without_decay(module: nn.Module) -> Set[str]:
+    """Names of the parameters inside that take no weight decay: position biases, logit scales, norms and biases."""
+    return {name for name, parameter in module.named_parameters()
+            if parameter.ndim <= 1 or 'position_bias' in name or 'logit_scale' in name}
+
+
 class Stage(nn.Module):
     """(B, H, W, C) -> (B, H, W, C), or (B, ceil(H / 2), ceil(W / 2), 2 C) where it starts with patch merging.
 
@@ -121,6 +141,7 @@ class SwinTransformerV2(Backbone):
     """
 
     family = 'SwinV2'
+    weights_source = 'the public ones are listed in the README of github.com/microsoft/Swin-Transformer'
 
     def __init__(self,
                  arch: Union[str, dict] = 'tiny',
@@ -279,17 +300,8 @@ class SwinTransformerV2(Backbone):
             stage.reference, stage.reference_origin = model.reference, model.reference_origin
 
     def reset_parameters(self) -> None:
-        """The paper's initialisation: linear weights N(0, 0.02) truncated, biases zero, and both norms of a block
-        zero, so that every block starts as the identity (section 3.2)."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, SwinBlockV2):
-                for norm in (module.norm1, module.norm2):
-                    nn.init.zeros_(norm.weight)
-                    nn.init.zeros_(norm.bias)
+        """The paper's initialisation."""
+        reset_blocks(self)
 
     def get_layer_depth(self, name: str, prefix: str = '') -> Tuple[int, int]:
         """Parameter name -> (depth, number of depths), for layer-wise learning rates.
@@ -310,11 +322,7 @@ class SwinTransformerV2(Backbone):
 
     def no_weight_decay(self) -> Set[str]:
         """Names of the parameters that take no weight decay: position biases, logit scales, norms and biases."""
-        return {
-            name
-            for name, parameter in self.named_parameters()
-            if parameter.ndim <= 1 or 'position_bias' in name or 'logit_scale' in name
-        }
+        return names_without_decay(self)
 
     def train(self, mode: bool = True) -> 'SwinTransformerV2':
         """Training mode for all but the frozen stages."""

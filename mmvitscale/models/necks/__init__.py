@@ -1,3 +1,4 @@
+from .global_attention import GlobalAttention
 from .simple_pyramid import SimplePyramid
 
-__all__ = ['SimplePyramid']
+__all__ = ['GlobalAttention', 'SimplePyramid']

@@ -1,0 +1,3 @@
+# SwinV2-L + DINO with 4 scales.
+_base_ = '../swinv2_dino_coco.py'
+model = dict(backbone=_base_.swinv2.l_in22k, neck=dict(in_channels=_base_.swinv2_channels.l[1:]))

@@ -1,0 +1,20 @@
+# SwinV2-L + HTC++ with InstaBoost in training, as the paper has it (pip install instaboostfast).
+_base_ = '../swinv2_htc_coco.py'
+load, *steps = _base_.train_pipeline
+train_pipeline = [
+    load,
+    dict(
+        type='InstaBoost',
+        action_candidate=('normal', 'horizontal', 'skip'),
+        action_prob=(1, 0, 0),
+        scale=(0.8, 1.2),
+        dx=15,
+        dy=15,
+        theta=(-1, 1),
+        color_prob=0.5,
+        hflag=False,
+        aug_ratio=0.5),
+    *steps,
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+del load, steps

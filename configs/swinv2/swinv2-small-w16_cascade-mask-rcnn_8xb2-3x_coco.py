@@ -1,5 +1,0 @@
-# SwinV2-S + Cascade Mask R-CNN, from the public ImageNet-1K weights.
-_base_ = ['../swinv2_cascade_mask_rcnn_coco.py', '../_base_/checkpoints.py']
-model = dict(
-    backbone=dict(
-        arch='small', init_cfg=dict(type='mmvitscale.Pretrained', checkpoint={{_base_.swinv2_small_w8}})))

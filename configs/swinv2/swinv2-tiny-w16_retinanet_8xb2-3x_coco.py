@@ -1,3 +1,0 @@
-# SwinV2-T + RetinaNet, from the public ImageNet-1K weights.
-_base_ = ['../swinv2_retinanet_coco.py', '../_base_/checkpoints.py']
-model = dict(backbone=dict(init_cfg=dict(type='mmvitscale.Pretrained', checkpoint={{_base_.swinv2_tiny_w8}})))
