@@ -7,6 +7,7 @@ from torch import nn
 
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT
+from mmvitscale.models.layers.position_embedding import resize_position_embedding
 from mmvitscale.models.layers.re_attention import ReAttention
 
 SMALL = dict(embed_dims=12, depth=4, re_attention=2, num_heads=3)
@@ -130,3 +131,63 @@ def test_layer_depths_and_weight_decay():
 def test_arguments_that_fit_no_model(kwargs, message):
     with pytest.raises(InputError, match=message):
         small(**kwargs)
+
+
+# Windows
+
+
+@pytest.mark.parametrize('size', [(64, 64), (70, 130)])
+def test_windows_equal_attention_in_each_of_them(size):
+    """Brute force: every window cut out by hand with the class token, the class token averaged."""
+    model = randomise(small(window_size=2, global_blocks=[1])).eval()
+    image = torch.randn(2, 3, *size)
+    x = model.patch_embed(image)
+    height, width = x.shape[1:3]
+    with torch.no_grad():
+        x = torch.cat((model.cls_token.expand(2, -1, -1), x.flatten(1, 2)), 1)
+        x = x + resize_position_embedding(model.pos_embed, model.grid, (height, width))
+        for i, block in enumerate(model.blocks):
+            normed = block.norm1(x)
+            if i == 1:
+                attended = block.attn(normed)
+            else:
+                attended, tokens = torch.zeros_like(normed), []
+                grid = torch.arange(height * width).view(height, width)
+                for top in range(0, height, 2):
+                    for left in range(0, width, 2):
+                        inside = 1 + grid[top:top + 2, left:left + 2].flatten()
+                        out = block.attn(normed[:, torch.cat((torch.zeros(1, dtype=int), inside))])
+                        attended[:, inside] = out[:, 1:]
+                        tokens.append(out[:, :1])
+                attended[:, :1] = torch.stack(tokens).mean(0)
+            x = x + attended
+            x = x + block.mlp(block.norm2(x))
+        expected = model.norm(x)[:, 1:].transpose(1, 2).view(2, -1, height, width)
+        assert torch.allclose(model(image)[0], expected, atol=1e-5)
+
+
+def test_a_window_as_large_as_the_map_changes_nothing():
+    model = randomise(small()).eval()
+    windowed = small(window_size=4).eval()
+    windowed.load_state_dict(model.state_dict())
+    image = torch.randn(1, 3, 64, 50)
+    assert torch.allclose(model(image)[0], windowed(image)[0], atol=1e-6)
+
+
+def test_windows_learn_with_and_without_checkpointing():
+    image, gradients = torch.randn(2, 3, 64, 64), []
+    for with_cp in (False, True):
+        torch.manual_seed(1)
+        model = randomise(small(with_cp=with_cp, window_size=2, global_blocks=[3], drop_path_rate=0.0))
+        model(image)[0].square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+        assert all(gradient is not None for gradient in gradients[-1])
+    assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in zip(*gradients))
+
+
+def test_global_blocks_that_fit_no_model():
+    for wrong in (dict(global_blocks=[1]), dict(window_size=2, global_blocks=[4])):
+        with pytest.raises(InputError, match='global_blocks .* found with window_size'):
+            small(**wrong)
+    with pytest.raises(InputError, match='window 0 found'):
+        small(window_size=0)
