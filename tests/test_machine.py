@@ -1,7 +1,14 @@
-import pytest
-from mmengine.config import Config
+import copy
 
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+
+import mmvitscale
 from mmvitscale import machine
+from mmvitscale.errors import InputError
 
 
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
@@ -20,3 +27,106 @@ def test_mixed_precision_follows_the_device(device, wrapper, monkeypatch):
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
     machine.use_mixed_precision(cfg)
     assert cfg.optim_wrapper.type == wrapper
+
+
+def test_a_recipe_in_mixed_precision_runs_on_a_cpu():
+    cfg = mmvitscale.load_config('swinv2_mask_rcnn_coco', {'optim_wrapper.loss_scale': 'dynamic'})
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    machine.adapt_to_machine(cfg)
+    assert cfg.optim_wrapper.type == 'mmvitscale.CPUAmpOptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
+    assert cfg.optim_wrapper.backbone_only  # mmcv's operators know no bfloat16
+    cfg = mmvitscale.load_config('swinv2_upernet_ade20k')
+    machine.use_mixed_precision(cfg)
+    assert not cfg.optim_wrapper.backbone_only
+
+
+# Batches
+
+
+def test_accumulating_counts_batches_where_the_recipe_counts_iterations():
+    cfg = mmvitscale.load_config('swinv2_upernet_ade20k')
+    cfg.custom_hooks = [
+        dict(type='mmvitscale.ProgressiveWindowHook', schedule=[dict(begin=0), dict(begin=80000)]), dict(type='EMAHook')]
+    before = copy.deepcopy(cfg)
+    machine.accumulate_gradients(cfg, 8)
+    assert cfg.optim_wrapper.accumulative_counts == 8 and cfg.optim_wrapper.optimizer == before.optim_wrapper.optimizer
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (1280000, 128000)
+    assert [(s.begin, s.end) for s in cfg.param_scheduler] == [(0, 12000), (12000, 1280000)]
+    assert cfg.default_hooks.checkpoint.interval == 128000
+    assert cfg.custom_hooks[0].schedule[1].begin == 640000 and cfg.custom_hooks[1].interval == 8
+    assert cfg.auto_scale_lr.base_batch_size == 2
+
+    cfg = mmvitscale.load_config('swinv2_mask_rcnn_coco')
+    machine.accumulate_gradients(cfg, 8)
+    warmup, main = cfg.param_scheduler
+    assert warmup.end == 4000 and (main.end, main.milestones, cfg.train_cfg.max_epochs) == (36, [27, 33], 36)
+
+    cfg = mmvitscale.load_config('mask2former_swinv2-t-w16-in1k_8xb2-lsj-50e_coco')
+    machine.accumulate_gradients(cfg, 2)
+    assert cfg.param_scheduler.milestones == [655556, 710184] and cfg.train_cfg.max_iters == 737500
+    assert cfg.train_cfg.dynamic_intervals == [(730001, 737500)] and cfg.train_cfg.val_interval == 10000
+
+
+@pytest.mark.parametrize('steps, counts', [(0, 1), (-2, 1), (2, 4)])
+def test_accumulation_that_cannot_be(steps, counts):
+    cfg = Config(dict(optim_wrapper=dict(accumulative_counts=counts), train_cfg=dict(max_iters=2)))
+    with pytest.raises(InputError, match=f'--accumulate {steps} found with accumulative_counts {counts}'):
+        machine.accumulate_gradients(cfg, steps)
+
+
+class Line(BaseModel):
+    """x -> the mean of (w x)^2, for a runner."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, inputs, mode='loss'):
+        return dict(loss=(torch.stack(inputs) @ self.weight).square().mean())
+
+
+def trained(batch_size, tmp_path, edit=lambda cfg: None):
+    data = torch.randn(16, 3, generator=torch.Generator().manual_seed(3))
+    cfg = Config(dict(
+        train_dataloader=dict(batch_size=batch_size),
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=100),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
+        param_scheduler=[dict(type='MultiStepLR', milestones=[2], gamma=0.1, begin=0, end=4, by_epoch=False)],
+        auto_scale_lr=dict(enable=False, base_batch_size=4)))
+    edit(cfg)
+    dataset = [dict(inputs=row) for row in data]
+    loader = dict(dataset=dataset, batch_size=cfg.train_dataloader.batch_size, num_workers=0,
+                  sampler=dict(type='InfiniteSampler', shuffle=False))
+    runner = Runner(
+        Line(), str(tmp_path), train_dataloader=loader, train_cfg=cfg.train_cfg, optim_wrapper=cfg.optim_wrapper,
+        param_scheduler=cfg.param_scheduler, auto_scale_lr=cfg.auto_scale_lr, experiment_name=f'{id(cfg)}',
+        default_hooks=dict(checkpoint=None, logger=None))
+    return runner.train().weight.detach()
+
+
+def test_accumulating_is_the_larger_batch(tmp_path):
+    """The same updates at the same rates: 4 of 4 images, or 8 batches of 2."""
+    whole = trained(4, tmp_path)
+    halves = trained(2, tmp_path, lambda cfg: machine.accumulate_gradients(cfg, 2))
+    assert torch.allclose(whole, halves, atol=1e-6) and not torch.allclose(whole, trained(2, tmp_path))
+
+
+def test_the_learning_rate_follows_the_batch(tmp_path):
+    cfg = mmvitscale.load_config('swinv2_upernet_ade20k')
+    assert machine.describe_batch(cfg, 8) is None
+    assert machine.describe_batch(cfg, 1).endswith('here they have 2; consider --accumulate 8 or --auto-scale-lr')
+    assert machine.describe_batch(cfg, 16).endswith('batches of 16 images, here they have 32; consider --auto-scale-lr')
+    machine.scale_learning_rate(cfg)
+    assert cfg.auto_scale_lr.enable and machine.describe_batch(cfg, 1) is None
+
+    scaled = trained(2, tmp_path, machine.scale_learning_rate)
+    by_hand = trained(2, tmp_path, lambda cfg: cfg.optim_wrapper.optimizer.update(lr=0.05))
+    assert torch.allclose(scaled, by_hand)
+
+    def both(cfg):  # accumulated, the batch in all is the recipe's again
+        machine.accumulate_gradients(cfg, 2)
+        machine.scale_learning_rate(cfg)
+
+    assert torch.allclose(trained(2, tmp_path, both), trained(4, tmp_path), atol=1e-6)
+    with pytest.raises(InputError, match='--auto-scale-lr needs auto_scale_lr=dict'):
+        machine.scale_learning_rate(Config(dict(train_cfg=dict())))
