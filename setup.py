@@ -1,5 +1,5 @@
-"""Packaging. The configs and tools live beside the package and travel in the wheel as ``mmvitscale/.mim``, where
-OpenMMLab looks for those of every package."""
+"""Packaging. The configs, their index and the tools live beside the package and travel in the wheel as ``mmvitscale/.mim``,
+where OpenMMLab looks for those of every package."""
 
 import re
 import shutil
@@ -25,6 +25,7 @@ class BuildWithConfigs(build_py):
             target = Path(self.build_lib, 'mmvitscale', '.mim', folder)
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(ROOT / folder, target, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'))
+        shutil.copy(ROOT / 'model-index.yml', target.parent)
 
 
 setup(
@@ -36,7 +37,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmvitscale', 'mmvitscale.*']),
-    install_requires=['torch>=2.6', 'numpy', 'opencv-python', 'safetensors', 'tifffile'],
+    install_requires=['torch>=2.6', 'numpy', 'opencv-python', 'pillow', 'safetensors', 'tifffile'],
     extras_require=dict(seg=SEG, det=DET, pretrain=PRETRAIN, test=TEST, all=[*SEG, *DET, *PRETRAIN, 'tensorboard']),
     cmdclass=dict(build_py=BuildWithConfigs),
     classifiers=[

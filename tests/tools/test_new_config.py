@@ -1,0 +1,100 @@
+"""From a user's data to a config, and on to a picture."""
+
+import cv2
+import pytest
+from commands import FOREGROUND
+from mmengine.registry import DATASETS, init_default_scope
+
+from mmvitscale.config import load_config
+from mmvitscale.datasets import mini
+from mmvitscale.datasets.checks import check_datasets
+from mmvitscale.model_index import _build as build
+from mmvitscale.recipes import batch_that_fits
+
+TEN = 'stripes,checks,dots,grain,disc,square,triangle,ring,cross,star'
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    return mini.write_dataset(tmp_path_factory.mktemp('data') / 'mini', train=12, val=2, size=96)
+
+
+def arguments(scenes, task):
+    data = scenes / ('ADEChallengeData2016' if task == 'segmentation' else 'coco')
+    return ['--data', data, '--task', task, *(['--classes', TEN] if task == 'segmentation' else [])]
+
+
+@pytest.mark.parametrize('task', ['segmentation', 'detection', 'instance'])
+@pytest.mark.parametrize('options', [[], ['--memory', 6], ['--memory', 80, '--frozen']], ids=['cpu', 'small', 'large'])
+def test_a_config_for_each_task_and_machine(task, options, scenes, run_here, tmp_path):
+    out = tmp_path / 'own.py'
+    code, printed, _ = run_here('tools/new_config.py', *arguments(scenes, task), '--out', out, *options)
+    assert code == 0 and f'next: python tools/train.py {out}' in printed and 'images: 12 train, 2 val' in printed
+    assert len(out.read_text().splitlines()) <= 35
+    cfg = load_config(str(out))
+    check_datasets(cfg, ('train', 'val', 'test'))
+    model = build(cfg)
+    assert (model.backbone.frozen_stages == 4) == ('--frozen' in options)
+    assert (cfg.model.backbone.init_cfg is None) == (not options)
+    init_default_scope(cfg.default_scope)
+    for split in ('train', 'val', 'test'):
+        dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
+        assert len(dataset) == (12 if split == 'train' else 2) and dataset[0]['inputs'].shape[0] == 3
+    assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters and cfg.train_dataloader.batch_size >= 2
+    if task == 'segmentation' and options:  # windows that divide every map of a crop
+        assert cfg.crop_size[0] == 32 * cfg.model.backbone.window_size
+
+
+def test_from_data_to_a_picture(scenes, run_here, tmp_path):
+    out, work = tmp_path / 'own.py', tmp_path / 'work'
+    assert run_here('tools/new_config.py', *arguments(scenes, 'detection'), '--out', out)[0] == 0
+    code, printed, err = run_here('tools/train.py', out, '--work-dir', work, '--cfg-options', *FOREGROUND, 'iters=2',
+                                  'train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2',
+                                  'default_hooks.checkpoint.interval=2')
+    assert code == 0, err
+    image = scenes / 'coco/val2017/scene_00000.jpg'
+    code, _, err = run_here('tools/predict.py', out, work / 'iter_2.pth', image, '--out', tmp_path / 'pictures', '--score-thr', 0)
+    assert code == 0, err
+    assert cv2.imread(str(tmp_path / 'pictures/scene_00000.png')) is not None
+
+
+@pytest.mark.parametrize('task', ['segmentation', 'instance'])
+def test_without_images_for_validation_some_are_kept(task, scenes, run_here, tmp_path):
+    data = tmp_path / 'data'
+    source = scenes / ('ADEChallengeData2016' if task == 'segmentation' else 'coco')
+    folders = ['images/training', 'annotations/training'] if task == 'segmentation' else ['train2017', 'annotations']
+    for folder in folders:
+        (data / folder).mkdir(parents=True)
+        for file in (source / folder).iterdir():
+            if 'val' not in file.name:
+                (data / folder / file.name).write_bytes(file.read_bytes())
+    out = tmp_path / 'own.py'
+    options = ['--classes', TEN] if task == 'segmentation' else []
+    assert run_here('tools/new_config.py', '--data', data, '--task', task, '--out', out, *options)[0] == 0
+    cfg = load_config(str(out))
+    check_datasets(cfg, ('train', 'val'))
+    init_default_scope(cfg.default_scope)
+    names = {}
+    for split in ('train', 'val'):
+        dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
+        names[split] = {dataset.get_data_info(i)['img_path'] for i in range(len(dataset))}
+    assert len(names['train']) == 10 and len(names['val']) == 2 and not names['train'] & names['val']
+
+
+def test_what_cannot_be_written(scenes, error_of, tmp_path):
+    data = arguments(scenes, 'detection')
+    out = tmp_path / 'own.py'
+    out.write_text('mine')
+    assert f'{out} is there already' in error_of('tools/new_config.py', *data, '--out', out)
+    assert out.read_text() == 'mine'
+    assert 'a config is a Python file' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'own.json')
+    assert '--memory 1 found' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'b.py', '--memory', 1)
+    assert '--memory -4 found' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'b.py', '--memory', -4)
+    assert '--frozen keeps pretrained weights' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'b.py', '--frozen')
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_more_memory_never_means_fewer_images():
+    for task in ('segmentation', 'detection', 'instance'):
+        batches = [batch_that_fits(task, memory, 512 * 512) for memory in (1, 4, 8, 16, 24, 48, 80)]
+        assert batches == sorted(batches) and batches[0] == 0 and batches[-1] == 16

@@ -1,0 +1,15 @@
+"""Write the tables of the configs' READMEs, metafile.yml and model-index.yml anew, after a config has changed."""
+
+from mmvitscale.commands import run_command
+from mmvitscale.model_index import files
+
+
+def main():
+    for path, content in files().items():
+        if not path.is_file() or path.read_text() != content:
+            path.write_text(content)
+            print(f'written: {path}')
+
+
+if __name__ == '__main__':
+    run_command(main)

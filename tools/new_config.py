@@ -1,0 +1,46 @@
+"""Look at your own data and write a config for them, which tools/train.py takes."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from mmvitscale.commands import run_command
+from mmvitscale.datasets.survey import survey
+from mmvitscale.errors import InputError
+from mmvitscale.recipes import write_config
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--data', required=True, metavar='DIR_OR_JSON',
+                        help='a COCO file, or a folder with COCO files and images, or with folders of images and of masks')
+    parser.add_argument('--task', required=True, choices=['segmentation', 'detection', 'instance'],
+                        help='classes of pixels, boxes, or boxes and masks')
+    parser.add_argument('--out', required=True, type=Path, metavar='CONFIG', help='the config to write, e.g. my_data.py')
+    parser.add_argument('--classes', metavar='A,B,...',
+                        help='for masks the names of the classes in the order of their numbers; of a COCO file, those to learn')
+    parser.add_argument('--memory', type=float, metavar='GB',
+                        help="of the GPU (default: this machine's; without a GPU a small model is proposed)")
+    parser.add_argument('--frozen', action='store_true', help='keep the pretrained backbone as it is: for few images')
+    parser.add_argument('--force', action='store_true', help='overwrite the config')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    memory = args.memory
+    if memory is None and torch.cuda.is_available():
+        memory = torch.cuda.mem_get_info()[1] / 2**30
+    if memory is not None and not memory > 0:
+        raise InputError(f'--memory {memory:g} found, but it is the memory of a GPU in GB, more than 0')
+    classes = [name.strip() for name in args.classes.split(',') if name.strip()] if args.classes else None
+    found = survey(args.data, args.task, classes)
+    told = write_config(found, args.out, memory, args.frozen, args.force)
+    for line in [*found.lines, *(f'note: {note}' for note in found.notes), *told]:
+        print(line)
+    print(f'written: {args.out}\nnext: python tools/train.py {args.out}')
+
+
+if __name__ == '__main__':
+    run_command(main)
