@@ -47,7 +47,7 @@ def _renamed() -> Dict[str, str]:
 
 
 def find_config(name: str) -> Path:
-    """A config's path, or the name of one of this package's, with or without ``configs/``, its folder and ``.py`` -> its path.
+    """A config's path, or the name of one of this package's (with or without ``configs/``, folder and ``.py``) -> its path.
 
     Raises:
         InputError: for what is neither.

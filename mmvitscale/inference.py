@@ -19,7 +19,7 @@ from .checkpoints.files import read_checkpoint
 from .checkpoints.windows import settle_windows
 from .datasets.checks import class_of
 from .errors import InputError
-from .machine import check_operators
+from .machine import check_packages
 
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 
@@ -79,7 +79,7 @@ class ImageReader:
 
 def build_model(cfg: Config) -> nn.Module:
     """The config's model, built in its scope, in evaluation mode on the best device."""
-    check_operators(cfg)
+    check_packages(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     return MODELS.build(cfg.model).eval().to(get_device())
 

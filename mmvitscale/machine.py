@@ -11,6 +11,12 @@ from mmengine.device import get_device
 from .config import dataloaders
 from .errors import InputError
 
+# Steps of mmdetection's data pipelines -> the packages that they need: name, and what to give pip.
+_PACKAGES = {
+    'InstaBoost': ('instaboostfast', 'instaboostfast'),
+    'LoadPanopticAnnotations': ('panopticapi', 'git+https://github.com/cocodataset/panopticapi.git'),
+}
+
 
 def is_first_process() -> bool:
     """Whether this process speaks for all: known before they are connected, from what torchrun or Slurm sets."""
@@ -19,8 +25,8 @@ def is_first_process() -> bool:
 
 def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
     """Make a config written for several GPUs run on what is there: gloo, plain BatchNorm and bfloat16 in place of
-    float16 without a GPU, and no more loading processes than processors. Weights enter through our runner unless the config names another. Raises
-    InputError for a launcher that needs GPUs where there are none."""
+    float16 without a GPU, and no more loading processes than processors. Weights enter through our
+    runner unless the config names another. Raises InputError for a launcher that needs GPUs where there are none."""
     cfg.setdefault('runner_type', 'mmvitscale.Runner')
     for loader in dataloaders(cfg, ('train', 'val', 'test')):
         loader.num_workers = min(loader.get('num_workers', 0), os.cpu_count() or 1)
@@ -43,8 +49,13 @@ def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False))
 
 
-def check_operators(cfg: Config) -> None:
-    """Raise InputError if the config's task needs mmcv's compiled operators and they are not there."""
+def check_packages(cfg: Config) -> None:
+    """Raise InputError if the config needs mmcv's compiled operators, or a package of a step of its data pipeline, and they
+    are not there."""
+    for step, (package, source) in _PACKAGES.items():
+        if step in str(cfg.get('train_dataloader')) and importlib.util.find_spec(package) is None:
+            raise InputError(f'{cfg.filename} has {step} in its data pipeline, which needs the package {package}; get it '
+                             f'with: pip install {source}')
     if _needs_operators(cfg) and importlib.util.find_spec('mmcv._ext') is None:
         raise InputError(f'{cfg.filename} needs the compiled operators of mmcv (NMS, RoIAlign), but mmcv is installed '
                          'without them; get them with: python tools/install_mmcv_ops.py')
@@ -93,7 +104,8 @@ def accumulate_gradients(cfg: Config, steps: int) -> None:
     if loop.get('by_epoch') is False or 'IterBased' in str(loop.get('type', '')):
         stretch(loop, 'max_iters', 'val_interval', 'val_begin')
         if loop.get('dynamic_intervals'):
-            loop.dynamic_intervals = [((start - 1) * steps + 1, interval * steps) for start, interval in loop.dynamic_intervals]
+            loop.dynamic_intervals = [
+                ((start - 1) * steps + 1, interval * steps) for start, interval in loop.dynamic_intervals]
     for hook in [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]:
         if str(hook.get('type', '')).endswith('CheckpointHook') and hook.get('by_epoch') is False:
             stretch(hook, 'interval')
@@ -108,11 +120,11 @@ def accumulate_gradients(cfg: Config, steps: int) -> None:
 
 
 def scale_learning_rate(cfg: Config) -> None:
-    """Switch on MMEngine's linear scaling of the learning rate with the batch in all. Raises InputError for a config that does
-    not say which batch its learning rate is for."""
+    """Switch on MMEngine's linear scaling of the learning rate with the batch in all. Raises InputError for a config that
+    does not say which batch its learning rate is for."""
     if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-        raise InputError(f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...), the batch that the learning rate is '
-                         f'for, which {cfg.filename} does not have; add it')
+        raise InputError(f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...), the batch that the learning rate '
+                         f'is for, which {cfg.filename} does not have; add it')
     cfg.auto_scale_lr.enable = True
 
 

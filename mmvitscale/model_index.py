@@ -70,7 +70,8 @@ def files() -> Dict[Path, str]:
 
 
 def _table(entries: List[dict]) -> str:
-    lines = ['| config | parameters | GPU memory on paper | weights | in the paper | here |', '| --- | --- | --- | --- | --- | --- |']
+    heads = ['config', 'parameters', 'GPU memory on paper', 'weights', 'in the paper', 'here']
+    lines = [f'| {" | ".join(heads)} |', f'|{" --- |" * len(heads)}']
     for entry in entries:
         link = entry['path'].split('/')[-1] if '/' in entry['path'] else f'../{entry["path"]}'
         weights = '' if not entry['weights'] else entry['weights'].split('/')[-1].removesuffix('.pth')

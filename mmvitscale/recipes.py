@@ -108,8 +108,9 @@ def propose(survey: Survey, images: int, memory: Optional[float], frozen: bool) 
                    for side in sides]
         side, batch = next(((side, batch) for side, batch in fitting if batch >= _LEAST_BATCH), (None, 0))
         if side is None:
-            raise InputError(f'--memory {memory:g} found, but {_LEAST_BATCH} images with a short side of {sides[-1]} take more with '
-                             'a SwinV2-T; give the memory of a larger GPU in GB, or leave --memory out for a small model')
+            raise InputError(f'--memory {memory:g} found, but {_LEAST_BATCH} images with a short side of {sides[-1]} take '
+                             'more with a SwinV2-T; give the memory of a larger GPU in GB, or leave --memory out for a '
+                             'small model')
         recipe = _RECIPES[survey.task].format('-frozen' if frozen else '')
         lr = (6e-5 if segmentation else 1e-4) * sqrt(batch / 16)
         iters = _length(images, batch, 80 if segmentation else 50, 1000, 40000 if segmentation else 20000)
@@ -137,8 +138,8 @@ def write_config(survey: Survey, out: Path, memory: Optional[float], frozen: boo
 
     Args:
         survey: of the data.
-        out: the config's path, ending in .py. Where the data have no images for validation, every tenth of those for training
-            is kept for it, listed in files beside the config.
+        out: the config's path, ending in .py. Where the data have no images for validation, every tenth of those for
+            training is kept for it, listed in files beside the config.
         memory, frozen: as in ``propose``.
         force: overwrite what is there.
 
@@ -148,8 +149,8 @@ def write_config(survey: Survey, out: Path, memory: Optional[float], frozen: boo
     if out.suffix != '.py':
         raise InputError(f'--out {out} found, but a config is a Python file; name it such as my_data.py')
     if frozen and memory is None:
-        raise InputError('--frozen keeps pretrained weights, but without a GPU the proposal is a small model from scratch; give '
-                         'the memory of the GPU that it is for, in GB, with --memory')
+        raise InputError('--frozen keeps pretrained weights, but without a GPU the proposal is a small model from scratch; '
+                         'give the memory of the GPU that it is for, in GB, with --memory')
     files, splits = _with_validation(survey, out)
     taken = [path for path in (out, *files) if path.exists()]
     if taken and not force:
@@ -220,6 +221,9 @@ def _below(path: Path, survey: Survey) -> str:
 def _box_loaders(survey: Survey, splits: Dict[str, Split], plan: Plan) -> List[str]:
     lines = []
     for name, split in splits.items():
+        if name == 'test' and split is splits['val']:
+            lines.append('test_dataloader, test_evaluator = val_dataloader, val_evaluator')
+            continue
         batch = f'batch_size={plan.batch}, ' if name == 'train' else ''
         lines += [
             f'{name}_dataloader = dict({batch}dataset=dict(',
@@ -258,11 +262,15 @@ def _box_pipelines(plan: Plan, memory: Optional[float]) -> List[str]:
 def _mask_loaders(survey: Survey, splits: Dict[str, Split], plan: Plan) -> List[str]:
     lines = []
     for name, split in splits.items():
+        if name == 'test' and split is splits['val']:
+            lines.append('test_dataloader = val_dataloader')
+            continue
         batch = f'batch_size={plan.batch}, ' if name == 'train' else ''
         listed = f'ann_file={_below(split.listed, survey)!r}, ' if split.listed else ''
         lines += [
             f'{name}_dataloader = dict({batch}dataset=dict(',
-            f'    data_prefix=dict(img_path={_below(split.images, survey)!r}, seg_map_path={_below(split.truth, survey)!r}),',
+            f'    data_prefix=dict(img_path={_below(split.images, survey)!r},',
+            f'                     seg_map_path={_below(split.truth, survey)!r}),',
             f'    {listed}pipeline={"train" if name == "train" else "test"}_pipeline, **dataset))',
         ]
     return lines
@@ -281,14 +289,16 @@ def _mask_pipelines(plan: Plan, memory: Optional[float]) -> List[str]:
                       'test_pipeline.insert(1, resize)  # before the annotations: the truth keeps its size']
     else:
         lines = [
-            f'changes = dict(RandomResize=dict(scale={scale}), Resize=dict(scale={scale}), RandomCrop=dict(crop_size=crop_size))',
+            f'scale = dict(scale={scale})',
+            'changes = dict(RandomResize=scale, Resize=scale, RandomCrop=dict(crop_size=crop_size))',
             *(_CHANGED.format(split) for split in ('train', 'test')),
         ]
     if scale:
         ratios = (0.75, 1.0, 1.25) if memory is None else (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
         lines += [
             "tta_pipeline = [_base_.tta_pipeline[0], dict(type='TestTimeAug', transforms=[",
-            f"    [dict(type='Resize', scale=(int({4 * plan.scale} * r), int({plan.scale} * r)), keep_ratio=True) for r in {ratios}],",
+            f"    [dict(type='Resize', scale=(int({4 * plan.scale} * r), int({plan.scale} * r)), keep_ratio=True)",
+            f'     for r in {ratios}],',
             '    *_base_.tta_pipeline[1].transforms[1:]])]',
         ]
     return lines

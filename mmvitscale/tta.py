@@ -73,7 +73,8 @@ class MaskTTAModel(BaseTTAModel):
 
 
 class _View:
-    """A batch of images in one scale and flip, and its features. What goes in and out is in the images' own sizes, upright."""
+    """A batch of images in one scale and flip, and its features. What goes in and out is upright, in the images' own
+    sizes."""
 
     def __init__(self, module: nn.Module, data: dict):
         data = module.data_preprocessor(data, False)
@@ -109,7 +110,8 @@ class _View:
         own = self.head.test_cfg
         self.head.test_cfg = ConfigDict(own, mask_thr_binary=-1)  # mmdetection then gives 0 to 255
         try:
-            found = self.head.predict_mask(self.features, batch_img_metas=self.metas, results_list=inside, rescale=True, **extra)
+            found = self.head.predict_mask(
+                self.features, batch_img_metas=self.metas, results_list=inside, rescale=True, **extra)
         finally:
             self.head.test_cfg = own
         return [_flip(result.masks.float() / 255, meta) for result, meta in zip(found, self.metas)]

@@ -40,6 +40,16 @@ def test_a_recipe_in_mixed_precision_runs_on_a_cpu():
     assert not cfg.optim_wrapper.backbone_only
 
 
+def test_packages_that_a_data_pipeline_needs(monkeypatch):
+    find_spec = machine.importlib.util.find_spec
+    lacking = ('panopticapi', 'instaboostfast')
+    monkeypatch.setattr(machine.importlib.util, 'find_spec', lambda name: None if name in lacking else find_spec(name))
+    for name, package in (('mask2former_swinv2-t-w16-in1k_8xb2-lsj-50e_coco-panoptic', 'panopticapi'),
+                          ('htc_swinv2-l-w32-in22k_fpn_64xb1-instaboost-lsj1536-3x_coco', 'instaboostfast')):
+        with pytest.raises(InputError, match=f'needs the package {package}; get it with: pip install .*{package}'):
+            machine.check_packages(mmvitscale.load_config(name))
+
+
 # Batches
 
 

@@ -58,7 +58,7 @@ def run(wheel, tmp_path):
 
 def test_a_users_config_inherits_and_trains_from_the_wheel(run, tmp_path):
     scenes = mini.write_dataset(tmp_path / 'mini', train=4, val=2, size=64)
-    found = run('-c', 'import mmvitscale; print(mmvitscale.__file__); print(mmvitscale.load_config("swinv2_upernet_ade20k").filename)')
+    found = run('-c', 'import mmvitscale as m; print(m.__file__); print(m.load_config("swinv2_upernet_ade20k").filename)')
     assert found.stdout.splitlines() == [f'{tmp_path}/site/mmvitscale/__init__.py',
                                          f'{tmp_path}/site/mmvitscale/.mim/configs/swinv2_upernet_ade20k.py']
     (tmp_path / 'user/own.py').write_text(

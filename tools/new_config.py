@@ -19,7 +19,8 @@ def parse_args():
                         help='classes of pixels, boxes, or boxes and masks')
     parser.add_argument('--out', required=True, type=Path, metavar='CONFIG', help='the config to write, e.g. my_data.py')
     parser.add_argument('--classes', metavar='A,B,...',
-                        help='for masks the names of the classes in the order of their numbers; of a COCO file, those to learn')
+                        help='for masks the names of the classes in the order of their numbers; of a COCO file '
+                        'those to learn')
     parser.add_argument('--memory', type=float, metavar='GB',
                         help="of the GPU (default: this machine's; without a GPU a small model is proposed)")
     parser.add_argument('--frozen', action='store_true', help='keep the pretrained backbone as it is: for few images')

@@ -13,7 +13,7 @@ from mmvitscale.commands import check_writable, run_command, use_work_dir
 from mmvitscale.config import load_test_config
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
-from mmvitscale.machine import adapt_to_machine, check_operators
+from mmvitscale.machine import adapt_to_machine, check_packages
 
 
 def parse_args():
@@ -44,7 +44,7 @@ def main():
     if out and out.suffix not in ('.json', '.pkl'):
         raise InputError(f'--out {out} found, but it ends in .json (metrics) or .pkl (predictions)')
     cfg = load_test_config(args.config, args.cfg_options)
-    check_operators(cfg)
+    check_packages(cfg)
     check_datasets(cfg, ('test', ))
     use_work_dir(cfg, args.work_dir)
     for folder in filter(None, (args.show_dir, out and out.parent)):

@@ -5,11 +5,10 @@ import argparse
 from mmengine.config import DictAction
 from mmengine.registry import RUNNERS
 
+from mmvitscale import machine
 from mmvitscale.commands import run_command, use_work_dir
 from mmvitscale.config import load_config
 from mmvitscale.datasets.checks import check_datasets
-from mmvitscale.machine import (accumulate_gradients, adapt_to_machine, check_operators, describe_batch,
-                                scale_learning_rate, use_mixed_precision)
 
 
 def parse_args():
@@ -34,21 +33,21 @@ def parse_args():
 def main():
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
-    check_operators(cfg)
+    machine.check_packages(cfg)
     check_datasets(cfg, ('train', 'val'))
     use_work_dir(cfg, args.work_dir)
-    adapt_to_machine(cfg, args.launcher)
+    machine.adapt_to_machine(cfg, args.launcher)
     if args.amp:
-        use_mixed_precision(cfg)
+        machine.use_mixed_precision(cfg)
     if args.auto_scale_lr:
-        scale_learning_rate(cfg)
+        machine.scale_learning_rate(cfg)
     if args.accumulate != 1:
-        accumulate_gradients(cfg, args.accumulate)
+        machine.accumulate_gradients(cfg, args.accumulate)
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     runner = RUNNERS.build(cfg)
-    advice = describe_batch(cfg, runner.world_size)
+    advice = machine.describe_batch(cfg, runner.world_size)
     if advice:
         runner.logger.info(advice)
     runner.train()

@@ -1,4 +1,5 @@
-# SwinV2-T + Mask2Former on COCO, panoptic segmentation: mmdetection's recipe for Swin-T, in mixed precision as Mask2Former's own.
+# SwinV2-T + Mask2Former on COCO, panoptic segmentation: mmdetection's recipe for Swin-T, in mixed precision as Mask2Former's
+# own, whose warm-up of 10 iterations starts at the full rate and so is none.
 _base_ = ['mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py', '../_base_/swinv2.py']
 model = dict(
     backbone=dict(

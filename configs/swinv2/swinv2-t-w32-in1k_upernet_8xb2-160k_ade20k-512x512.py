@@ -1,3 +1,4 @@
-# A row of SwinV2's Table 1: log-spaced CPB, window 32 (47.8 mIoU in the paper, which does not tell the crop at windows but 16).
+# A row of SwinV2's Table 1: log-spaced CPB, window 32 (47.8 mIoU in the paper, which tells
+# the crop of window 16 only).
 _base_ = '../swinv2_upernet_ade20k.py'
 model = dict(backbone=dict(window_size=32))

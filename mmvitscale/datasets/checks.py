@@ -17,6 +17,13 @@ _DATA_SOURCES = {
     'unpack ADEChallengeData2016.zip of the MIT scene parsing benchmark there',
     'coco':
     'unpack train2017, val2017 and annotations of COCO 2017 there',
+    'stuffthingmaps':
+    'unpack stuffthingmaps_trainval2017.zip of COCO-Stuff there, or take the config without the semantic branch '
+    '(htc-without-semantic_...)',
+    'cityscapes':
+    'unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of Cityscapes there and run csCreateTrainIdLabelImgs',
+    'own':
+    'let tools/new_config.py write a config for your data, or put them there as configs/_base_/datasets/own_*.py say',
     'mini':
     'make it with: python tools/make_mini_dataset.py --out data/mini (and --depth for images of four channels)',
 }
@@ -100,11 +107,11 @@ def _check_evaluator(cfg: Config, split: str) -> None:
 def _check_folder(folder: Path, dataset: dict) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         state = 'is empty' if folder.is_dir() else 'is not there'
-        raise InputError(f'data set folder {folder} {state}; {_how_to_get(Path(dataset.get("data_root") or "."))}')
+        raise InputError(f'data set folder {folder} {state}; {_how_to_get(folder)}')
 
 
-def _how_to_get(root: Path) -> str:
-    known = [how for part, how in _DATA_SOURCES.items() if part in root.parts]
+def _how_to_get(folder: Path) -> str:
+    known = [how for part, how in _DATA_SOURCES.items() if part in folder.parts]
     return (f'{known[-1] if known else "put the data set there"}, name another place with --cfg-options '
             'data_root=PATH, or try the embedded scenes: python tools/make_mini_dataset.py --out data/mini, then a '
             'config of configs/mini')

@@ -116,14 +116,14 @@ def _survey_coco(path: Path, task: str, classes: Optional[Sequence[str]]) -> Sur
     files = _coco_files(root) if path.is_dir() else [path]
     if not files:
         masks = [folder for folder in _folders(root) if _MASK_FOLDERS.search(folder.name)]
-        hint = f'; for the masks in {masks[0]} use --task segmentation' if masks else '; export the annotations in COCO format'
-        raise InputError(f'{root} holds no COCO file (JSON with images, annotations and categories){hint}')
+        hint = f'for the masks in {masks[0]} use --task segmentation' if masks else 'export the annotations in COCO format'
+        raise InputError(f'{root} holds no COCO file (JSON with images, annotations and categories); {hint}')
     chosen: Dict[str, Path] = {}
     for file in files:
         split = path.is_dir() and _split_of(file, root) or 'train'
         if split in chosen:
-            raise InputError(f'{chosen[split]} and {file} are both COCO files for {split}; give one of them as --data, or move '
-                             'the other away')
+            raise InputError(f'{chosen[split]} and {file} are both COCO files for {split}; give one of them as --data, or '
+                             'move the other away')
         chosen[split] = file
     if 'train' not in chosen:
         raise InputError(f'{root} has COCO files for {some_of(sorted(chosen))}, but none for training; name it train.json')
@@ -132,7 +132,7 @@ def _survey_coco(path: Path, task: str, classes: Optional[Sequence[str]]) -> Sur
     splits, sizes = {}, []
     for split, content in contents.items():
         files = [image['file_name'] for image in content['images']]
-        folder = _image_folder(chosen[split], files, root, split)
+        folder = _image_folder(chosen[split], files, root, _split_of(chosen[split], root) or split)
         notes += check_coco(chosen[split], folder, names, split == 'train', task == 'instance')
         splits[split] = Split(folder, chosen[split], files)
         sizes += _check_sizes(content['images'], folder, chosen[split])
@@ -182,7 +182,7 @@ def _coco_classes(contents: Dict[str, dict], files: Dict[str, Path],
     names = per_split['train']
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise InputError(f'{files["train"]} has the category {some_of(repeated)} twice; give every category a name of its own')
+        raise InputError(f'{files["train"]} has the category {some_of(repeated)} twice; give each a name of its own')
     for split, others in per_split.items():
         if set(others) != set(names):
             raise InputError(f'{files[split]} has the categories {some_of(others)}, but {files["train"]} has '
@@ -207,12 +207,12 @@ def _coco_classes(contents: Dict[str, dict], files: Dict[str, Path],
 def _image_folder(file: Path, names: Sequence[str], root: Path, split: str) -> Path:
     """Where the images of a COCO file are: the folder in which most of some of them are found."""
     some = names[::max(1, len(names) // 50)]
-    folders = sorted({file.parent, *_folders(root)}, key=lambda folder: _split_of(folder, root) != split
-                     if folder.is_relative_to(root) else True)
+    folders = sorted({file.parent, *_folders(root)}, key=lambda folder: (_split_of(folder, root) != split, folder))
     found = max(folders, key=lambda folder: sum((folder / name).is_file() for name in some))
     if not any((found / name).is_file() for name in some):
-        raise InputError(f'none of the images that {file} lists is below {root} (the first: {names[0] if names else "none"}); '
-                         'give the folder that holds both as --data')
+        first = names[0] if names else 'none'
+        raise InputError(f'none of the images that {file} lists is below {root} (the first: {first}); give the folder that '
+                         'holds both as --data')
     return found
 
 
@@ -279,7 +279,8 @@ def _survey_masks(root: Path, classes: Optional[Sequence[str]]) -> Survey:
     total = sum(counts['train', i + offset] for i in range(len(names)))
     shares = ', '.join(f'{name} ({counts["train", i + offset] / max(1, total):.1%})' for i, name in enumerate(names[:20]))
     lines = [_describe_images(splits, sizes), f'{len(names)} classes: {shares}{", ..." if len(names) > 20 else ""}']
-    return Survey('segmentation', root, names, splits, _middle(sizes), image_suffix, mask_suffix, zero_is_unknown, lines, notes)
+    return Survey('segmentation', root, names, splits, _middle(sizes), image_suffix, mask_suffix, zero_is_unknown, lines,
+                  notes)
 
 
 def _image_and_mask_folders(root: Path) -> Dict[str, Tuple[Path, Path]]:
@@ -302,8 +303,8 @@ def _image_and_mask_folders(root: Path) -> Dict[str, Tuple[Path, Path]]:
     if 'train' not in pairs:
         coco = _coco_files(root)
         hint = f'; for the COCO file {coco[0]} use --task detection or instance' if coco else ''
-        raise InputError(f'{root} holds no folder of masks beside a folder of images with the same names for training (such as '
-                         f'images/train and masks/train){hint}')
+        raise InputError(f'{root} holds no folder of masks beside a folder of images with the same names for training (such '
+                         f'as images/train and masks/train){hint}')
     return {split: pairs[split] for split in _SPLITS if split in pairs}
 
 
@@ -317,8 +318,8 @@ def _suffixes(images: Path, masks: Path) -> Tuple[str, str]:
     ends = sorted((file.name[len(first):] for file in masks.iterdir()
                    if file.name.startswith(first) and file.suffix.lower() in _IMAGES), key=len)
     if not ends:
-        raise InputError(f'{masks} has no mask whose name begins with {first}, as its image in {images} is called; name masks '
-                         'as their images')
+        raise InputError(f'{masks} has no mask whose name begins with {first}, as its image in {images} is called; name '
+                         'masks as their images')
     return suffix, ends[0]
 
 
@@ -330,8 +331,8 @@ def _read_mask(path: Path) -> Tuple[np.ndarray, bool]:
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InputError(f'mask {path} cannot be read as an image ({type(error).__name__}); repair or remove it') from error
     if mask.ndim != 2:
-        raise InputError(f'mask {path} has {mask.shape[2]} channels (colours), but a mask has one, the number of its class in '
-                         'each pixel; convert the colours to numbers')
+        raise InputError(f'mask {path} has {mask.shape[2]} channels (colours), but a mask has one, the number of its class '
+                         'in each pixel; convert the colours to numbers')
     if mask.dtype != np.uint8 and mask.dtype != bool and (mask.max(initial=0) > UNKNOWN or mask.min(initial=0) < 0):
         raise InputError(f'mask {path} is of {mask.dtype} with values up to {mask.max()}, but class numbers are 0 to 254 (8 '
                          'bits); number the classes anew')
@@ -343,8 +344,8 @@ def _mask_classes(root: Path, values: Sequence[int], classes: Optional[Sequence[
     """Names of the classes, whether 0 stands for unknown, and notes."""
     notes = []
     if not values:
-        raise InputError(f'every pixel of the masks in {splits["train"].truth} is {UNKNOWN}, which stands for unknown; write '
-                         'the number of its class into each')
+        raise InputError(f'every pixel of the masks in {splits["train"].truth} is {UNKNOWN}, which stands for unknown; '
+                         'write the number of its class into each')
     listed = root / 'classes.txt'
     if classes is None and listed.is_file():
         classes = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
@@ -353,13 +354,13 @@ def _mask_classes(root: Path, values: Sequence[int], classes: Optional[Sequence[
             raise InputError(f'{listed} names {some_of(repeated)} twice; give every class a name of its own')
     if classes is None:
         if values == [0]:
-            raise InputError(f'the masks in {splits["train"].truth} hold nothing but 0 and {UNKNOWN} (unknown); if {UNKNOWN} is '
-                             'the object, write 1 instead')
+            raise InputError(f'the masks in {splits["train"].truth} hold nothing but 0 and {UNKNOWN} (unknown); if '
+                             f'{UNKNOWN} is the object, write 1 instead')
         classes = [f'class_{i}' for i in range(max(values) + 1)]
         notes.append(f'the classes have no names; give them with --classes, in the order of their numbers, or in {listed}')
     if len(classes) < 2:
-        raise InputError(f'one class ({some_of(list(classes))}) is named, but segmentation tells two or more apart; name what is '
-                         'around it, too')
+        raise InputError(f'one class ({some_of(list(classes))}) is named, but segmentation tells two or more apart; name '
+                         'what is around it, too')
     if max(values) < len(classes):
         return list(classes), False, notes
     if max(values) == len(classes) and values[0] == 0:
@@ -367,7 +368,8 @@ def _mask_classes(root: Path, values: Sequence[int], classes: Optional[Sequence[
         return list(classes), True, notes
     if max(values) == len(classes) and values[0] == 1:
         return list(classes), True, notes
-    stranger = next(path for split in splits.values() for path in (split.truth / (name + mask_suffix) for name in split.names)
-                    if np.isin(_read_mask(path)[0], [v for v in values if v >= len(classes)]).any())
-    raise InputError(f'mask {stranger} holds the value {max(values)}, but {len(classes)} classes are named ({some_of(classes)}), '
-                     f'0 to {len(classes) - 1}; name them all, or write {UNKNOWN} where the class is not known')
+    masks = (split.truth / (name + mask_suffix) for split in splits.values() for name in split.names)
+    stranger = next(path for path in masks if np.isin(_read_mask(path)[0], [v for v in values if v >= len(classes)]).any())
+    raise InputError(f'mask {stranger} holds the value {max(values)}, but {len(classes)} classes are named '
+                     f'({some_of(classes)}), 0 to {len(classes) - 1}; name them all, or write {UNKNOWN} where the class is '
+                     'not known')

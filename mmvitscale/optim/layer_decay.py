@@ -18,8 +18,8 @@ class LayerDecayOptimWrapperConstructor:
     """Model -> OptimWrapper whose learning rates fall from the head down to the patch embedding.
 
     The backbone is asked for the depth of each parameter (``get_layer_depth``), every module that has ``no_weight_decay``
-    for its parameters without weight decay; elsewhere norms and biases take none. The learning rate of a parameter at depth l
-    of L is lr * layer_decay_rate ** (L - 1 - l) (BEiT, arXiv 2106.08254, section 3.1; used by SwinV2 for ADE20K).
+    for its parameters without weight decay; elsewhere norms and biases take none. The learning rate of a parameter at depth
+    l of L is lr * layer_decay_rate ** (L - 1 - l) (BEiT, arXiv 2106.08254, section 3.1; used by SwinV2 for ADE20K).
 
     Args:
         optim_wrapper_cfg: MMEngine's config of an OptimWrapper, its ``optimizer`` included.

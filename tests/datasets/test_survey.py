@@ -17,7 +17,7 @@ CLASSES = ['stripes', 'checks', 'dots', 'grain', 'disc', 'square', 'triangle', '
 
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory):
-    return mini.write_dataset(tmp_path_factory.mktemp('data') / 'mini', train=4, val=2, size=64)
+    return mini.write_dataset(tmp_path_factory.mktemp('data') / 'mini', train=8, val=2, size=64)
 
 
 def refusal(*arguments):
@@ -61,7 +61,7 @@ def test_a_folder_with_splits(tmp_path):
 
 def test_the_embedded_scenes_and_one_file_of_them(scenes):
     found = survey(str(scenes / 'coco'), 'instance')
-    assert found.classes == CLASSES[4:] and len(found.splits['train'].names) == 4 and len(found.splits['val'].names) == 2
+    assert found.classes == CLASSES[4:] and len(found.splits['train'].names) == 8 and len(found.splits['val'].names) == 2
     file = scenes / 'coco/annotations/instances_val2017.json'
     one = survey(str(file), 'detection')
     assert one.splits['train'].truth == file and list(one.splits) == ['train']
@@ -201,7 +201,8 @@ def test_folders_that_cannot_work(tmp_path):
     folder = write_masks(tmp_path / 'a', [mask(0, 1)] * 2)
     (folder / 'masks/train/1.png').unlink()
     assert '1 of 2 images in' in refusal(folder, 'segmentation')
-    assert 'is 12 x 8, but its image is 16 x 8' in refusal(write_masks(tmp_path / 'b', [mask(0, 1)], (16, 8)), 'segmentation')
+    folder = write_masks(tmp_path / 'b', [mask(0, 1)], (16, 8))
+    assert 'is 12 x 8, but its image is 16 x 8' in refusal(folder, 'segmentation')
     folder = write_masks(tmp_path / 'c', [mask(0, 1)])
     (folder / 'masks/train/0.png').write_text('no image')
     assert 'cannot be read as an image' in refusal(folder, 'segmentation')
@@ -209,6 +210,7 @@ def test_folders_that_cannot_work(tmp_path):
     (folder / 'images/train/1.png').write_bytes((folder / 'masks/train/0.png').read_bytes())
     assert 'several kinds (.jpg, .png)' in refusal(folder, 'segmentation')
     write_coco(tmp_path / 'e')
-    assert re.search('holds no folder of masks .*for the COCO file .*train.json use --task', refusal(tmp_path / 'e', 'segmentation'))
+    message = refusal(tmp_path / 'e', 'segmentation')
+    assert re.search('holds no folder of masks .*for the COCO file .*train.json use --task', message)
     folder = write_masks(tmp_path / 'f', [mask(0, 1)])
     assert 'for the masks in' in refusal(folder, 'detection')

@@ -66,8 +66,8 @@ def test_training_then_testing_with_pictures(trained, options, tmp_path):
 
 
 def test_masks_are_tested_over_scales_and_flips(trained, options, run_here, tmp_path):
-    code, out, err = run_here('tools/test.py', MASK_RCNN, trained[0] / 'iter_2.pth', '--work-dir', tmp_path, '--tta', '--out',
-                              tmp_path / 'metrics.json', '--cfg-options', *options)
+    code, _, err = run_here('tools/test.py', MASK_RCNN, trained[0] / 'iter_2.pth', '--work-dir', tmp_path, '--tta',
+                            '--out', tmp_path / 'metrics.json', '--cfg-options', *options)
     assert code == 0, err
     assert {'coco/bbox_mAP_50', 'coco/segm_mAP_50'} <= set(json.loads((tmp_path / 'metrics.json').read_text()))
 

@@ -53,7 +53,8 @@ def test_from_data_to_a_picture(scenes, run_here, tmp_path):
                                   'default_hooks.checkpoint.interval=2')
     assert code == 0, err
     image = scenes / 'coco/val2017/scene_00000.jpg'
-    code, _, err = run_here('tools/predict.py', out, work / 'iter_2.pth', image, '--out', tmp_path / 'pictures', '--score-thr', 0)
+    code, _, err = run_here('tools/predict.py', out, work / 'iter_2.pth', image, '--out', tmp_path / 'pictures',
+                            '--score-thr', 0)
     assert code == 0, err
     assert cv2.imread(str(tmp_path / 'pictures/scene_00000.png')) is not None
 
@@ -90,7 +91,8 @@ def test_what_cannot_be_written(scenes, error_of, tmp_path):
     assert 'a config is a Python file' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'own.json')
     assert '--memory 1 found' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'b.py', '--memory', 1)
     assert '--memory -4 found' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'b.py', '--memory', -4)
-    assert '--frozen keeps pretrained weights' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'b.py', '--frozen')
+    error = error_of('tools/new_config.py', *data, '--out', tmp_path / 'b.py', '--frozen')
+    assert '--frozen keeps pretrained weights' in error
     assert list(tmp_path.iterdir()) == [out]
 
 

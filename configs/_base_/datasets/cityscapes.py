@@ -4,22 +4,13 @@ _base_ = './ade20k.py'
 dataset_type = 'CityscapesDataset'
 data_root = 'data/cityscapes'
 crop_size = (512, 1024)
-scale = (2048, 1024)
-train_pipeline = [
-    dict(step, **dict(RandomResize=dict(scale=scale), RandomCrop=dict(crop_size=crop_size)).get(step.type, {}))
-    for step in _base_.train_pipeline
-]
-test_pipeline = [dict(step, **dict(Resize=dict(scale=scale)).get(step.type, {})) for step in _base_.test_pipeline]
-tta_pipeline = [
-    _base_.tta_pipeline[0],
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Resize', scale=(int(2048 * r), int(1024 * r)), keep_ratio=True)
-             for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
-            *_base_.tta_pipeline[1].transforms[1:],
-        ]),
-]
+scale = dict(scale=(2048, 1024))
+changes = dict(RandomResize=scale, Resize=scale, RandomCrop=dict(crop_size=crop_size))
+train_pipeline = [dict(step, **changes.get(step.type, {})) for step in _base_.train_pipeline]
+test_pipeline = [dict(step, **changes.get(step.type, {})) for step in _base_.test_pipeline]
+resizes, *steps = _base_.tta_pipeline[1].transforms
+resizes = [dict(step, scale=(step.scale[0], 2 * step.scale[1])) for step in resizes]
+tta_pipeline = [_base_.tta_pipeline[0], dict(type='TestTimeAug', transforms=[resizes, *steps])]
 dataset = dict(type=dataset_type, data_root=data_root)
 train_dataloader = dict(
     dataset=dict(
@@ -27,3 +18,4 @@ train_dataloader = dict(
 val_dataloader = dict(
     dataset=dict(data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'), pipeline=test_pipeline, **dataset))
 test_dataloader = val_dataloader
+del scale, changes, resizes, steps

@@ -22,8 +22,8 @@ class Backbone(BaseModule):
     knows. It is refused unless every weight of the backbone is in it. A part of the backbone's own names is left to
     PyTorch, as long as no whole backbone shows in it.
 
-    Subclasses say what only they know: ``family``, ``weights_source``, ``lineage``, ``check_lineage``, ``take_lineage``, ``fit_positions``,
-    ``takes_any_size``, ``may_be_new``, ``leaves_out``, ``warn_of_assumptions``.
+    Subclasses say what only they know: ``family``, ``weights_source``, ``lineage``, ``check_lineage``, ``take_lineage``,
+    ``fit_positions``, ``takes_any_size``, ``may_be_new``, ``leaves_out``, ``warn_of_assumptions``.
     """
 
     _version = VERSION

@@ -130,9 +130,9 @@ class DeepViT(Backbone):
         self.window = None if window_size is None else to_window(window_size)
         self.global_blocks = frozenset(global_blocks)
         if not all(0 <= i < depth for i in self.global_blocks) or self.global_blocks and self.window is None:
-            raise InputError(f'global_blocks {sorted(self.global_blocks)} found with window_size {window_size}, but they are '
-                             f'those of the blocks 0 to {depth - 1} that do not attend in windows; give window_size, too, '
-                             'or leave them out')
+            raise InputError(f'global_blocks {sorted(self.global_blocks)} found with window_size {window_size}, but they '
+                             f'are those of the blocks 0 to {depth - 1} that do not attend in windows; give window_size, '
+                             'too, or leave them out')
         if attention not in KERNELS:
             raise InputError(f'unknown attention {attention!r}; choose one of {", ".join(KERNELS)}')
         if not -1 <= frozen_stages <= depth:
@@ -180,7 +180,8 @@ class DeepViT(Backbone):
 
     @staticmethod
     def _recomputed(block: nn.Module, x: Tensor, geometry: Optional[WindowGeometry]) -> Tensor:
-        return checkpoint(block, x, geometry, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(block)))
+        return checkpoint(
+            block, x, geometry, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(block)))
 
     def reset_parameters(self) -> None:
         """The official initialisation: linear weights, class token and position embedding N(0, 0.02) truncated, linear
