@@ -113,6 +113,8 @@ def _describe_images(splits: Dict[str, Split], sizes: Sequence[Tuple[int, int]])
 
 def _survey_coco(path: Path, task: str, classes: Optional[Sequence[str]]) -> Survey:
     root = path if path.is_dir() else path.parent
+    if root.name == 'annotations' and not path.is_dir():
+        root = root.parent  # COCO's own layout, with the images beside that folder
     files = _coco_files(root) if path.is_dir() else [path]
     if not files:
         masks = [folder for folder in _folders(root) if _MASK_FOLDERS.search(folder.name)]
