@@ -92,6 +92,13 @@ def test_a_config_inherits_by_name_wherever_it_is(tmp_path):
         load_config(str(path))
 
 
+@pytest.mark.parametrize('name', ['deepvit_upernet_ade20k', 'swinv2_htc_coco'])
+def test_a_recipe_written_out_whole_is_the_same(name, tmp_path):
+    cfg = load_config(name)
+    cfg.dump(str(tmp_path / 'whole.py'))
+    assert Config.fromfile(str(tmp_path / 'whole.py'))._cfg_dict == cfg._cfg_dict
+
+
 def test_old_names_work_with_a_note(tmp_path, monkeypatch):
     notes = []
     monkeypatch.setattr(config_module, 'print_log', lambda text, *args, **kwargs: notes.append(text))
