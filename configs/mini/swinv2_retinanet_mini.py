@@ -5,11 +5,12 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8)),
+        _delete_=True,  # the weights, too
+        type='mmvitscale.SwinTransformerV2',
+        arch=dict(embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8)),
         window_size=8,
-        drop_path_rate=0.0,
-        pretrained_window_sizes=None,
-        init_cfg=None),
+        out_indices=[1, 2, 3],
+        drop_path_rate=0.0),
     neck=dict(in_channels=[64, 128, 256], out_channels=64),
     bbox_head=dict(num_classes=6, in_channels=64, feat_channels=64, stacked_convs=2))
 default_hooks = dict(

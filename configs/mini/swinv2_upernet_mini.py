@@ -9,11 +9,11 @@ iters = 1250
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8)),
+        _delete_=True,  # the weights, too
+        type='mmvitscale.SwinTransformerV2',
+        arch=dict(embed_dims=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8)),
         window_size=8,
-        drop_path_rate=0.0,
-        pretrained_window_sizes=None,
-        init_cfg=None),
+        drop_path_rate=0.0),
     decode_head=dict(in_channels=channels, channels=48, num_classes=num_classes),
     auxiliary_head=dict(in_channels=128, channels=32, num_classes=num_classes))
 # The blocks' norms start at zero and grow by about a learning rate an iteration: too slow for so short a training.
