@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from loaded import load
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from official_layout import official_state_dict
@@ -43,7 +44,7 @@ def initialise(backbone):
 @pytest.mark.parametrize('name', [name for name in NAMES if name not in MINI])
 def test_the_weights_of_a_config_fit_it(name, monkeypatch):
     """Every config but the mini ones starts from weights. The public ones are read in their layout, without data."""
-    cfg = mmvitscale.load_config(name)
+    cfg = load(name)
     init_cfg = cfg.model.backbone.init_cfg
     assert init_cfg.type == 'Pretrained'
     if init_cfg.checkpoint.startswith('checkpoints/'):
@@ -65,7 +66,7 @@ def test_the_weights_of_a_config_fit_it(name, monkeypatch):
 
 @pytest.mark.parametrize('name', MINI)
 def test_the_mini_configs_start_from_scratch(name):
-    assert 'init_cfg' not in mmvitscale.load_config(name).model.backbone  # so that a child config may add weights
+    assert 'init_cfg' not in load(name).model.backbone  # so that a child config may add weights
 
 
 def test_from_scratch_by_one_option():
@@ -81,7 +82,7 @@ def test_from_scratch_by_one_option():
     ('swinv2_htc_coco', 284), ('htc_swinv2-b-w32-in22k_fpn_64xb1-lsj1536-3x_coco', 160),
     ('swinv2_cascade_mask_rcnn_coco', 86), ('swinv2_mask_rcnn_coco', 48), ('swinv2_upernet_ade20k', 60)])
 def test_parameters_are_as_many_as_published(name, millions):
-    count = sum(parameter.numel() for parameter in build(mmvitscale.load_config(name), 'meta').parameters())
+    count = sum(parameter.numel() for parameter in build(load(name), 'meta').parameters())
     assert abs(count / 1e6 / millions - 1) < 0.02
 
 
@@ -168,7 +169,7 @@ SAMPLES = {'mmseg': segmentation_sample, 'mmdet': detection_sample}
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_config_trains_and_predicts(name):
-    cfg = mmvitscale.load_config(name)
+    cfg = load(name)
     assert cfg.runner_type == 'mmvitscale.Runner'
     size, channels = (64, 96), cfg.model.backbone.get('in_channels', 3)
     if name not in MINI:

@@ -1,6 +1,7 @@
 """The data pipelines of the configs, on the embedded scenes: training, testing and test-time augmentation."""
 
 import pytest
+from loaded import load
 from mmengine.registry import DATASETS, init_default_scope
 
 import mmvitscale
@@ -11,7 +12,7 @@ def pipelines():
     """Every different pipeline of the configs, with the first config that has it."""
     seen = {}
     for name in mmvitscale.list_configs():
-        cfg = mmvitscale.load_config(name)
+        cfg = load(name)
         for split in ('train', 'test', 'tta'):
             steps = cfg.get('tta_pipeline') if split == 'tta' else cfg[f'{split}_dataloader'].dataset.pipeline
             if steps:
@@ -47,7 +48,7 @@ def test_a_pipeline_runs(name, split, steps, scenes):
             pytest.importorskip(package)
     if 'LoadPanopticAnnotations' in str(steps):
         pytest.skip('the scenes have no panoptic annotations')
-    cfg = mmvitscale.load_config(name)
+    cfg = load(name)
     init_default_scope(cfg.default_scope)
     sample = dataset(scenes, cfg, steps, split)[0]
     if split == 'tta':

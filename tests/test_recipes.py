@@ -19,6 +19,7 @@ own  no source has it
 import re
 
 import pytest
+from loaded import load
 
 import mmvitscale
 
@@ -34,7 +35,7 @@ def steps_of(pipeline):
 
 def recipe_of(name):
     """What the config says, in the words of the table."""
-    cfg = mmvitscale.load_config(name)
+    cfg = load(name)
     model, optim, backbone = cfg.model, cfg.optim_wrapper, cfg.model.backbone
     params = optim.get('paramwise_cfg') or {}
     schedulers = cfg.param_scheduler if isinstance(cfg.param_scheduler, list) else [cfg.param_scheduler]
