@@ -78,6 +78,7 @@ def recipe_of(name):
         classes=decode.get('num_classes') or box.get('num_classes'),
         norm=(box or decode).get('norm_cfg', {}).get('type'),
         agnostic=box.get('reg_class_agnostic'),
+        decoded=box.get('reg_decoded_bbox', False),
         box_loss=(box['loss_bbox'].type, box['loss_bbox'].loss_weight) if box else None,
         stds=[head.bbox_coder.target_stds for head in boxes] if isinstance(boxes, list) else None,
         mask=bool(roi.get('mask_head')),
@@ -145,7 +146,7 @@ SWIN_T = dict(
 
 # Segmentation
 NO_BOXES = dict(
-    agnostic=None, box_loss=None, stds=None, mask=False, semantic=False, global_attention=False, nms=None, score_thr=None,
+    agnostic=None, decoded=False, box_loss=None, stds=None, mask=False, semantic=False, global_attention=False, nms=None, score_thr=None,
     steps=None)
 UPERNET = dict(
     SWIN_T, **NO_BOXES, source='P G', drop_path=0.3, lr=4e-5, decay=0.05, layer_decay=0.95, backbone_lr=1.0, clip=None,
@@ -173,12 +174,12 @@ STDS = [[0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.06
 DETECTOR = dict(
     SWIN_T, drop_path=0.2, lr=1e-4, decay=0.05, layer_decay=1.0, backbone_lr=1.0, clip=None, amp=True, batch=16, per_gpu=2,
     length='36 epochs', warmup=500, steps=[27, 33], power=None, end=36, train=DETR, test=1333, test_short=800,
-    tta=[640, 800, 960], mode=None, classes=80, semantic=False, global_attention=False, queries=None)
+    tta=[640, 800, 960], decoded=False, mode=None, classes=80, semantic=False, global_attention=False, queries=None)
 TWO_FC = dict(head='Shared2FCBBoxHead', norm=None, nms='nms', score_thr=0.05)
 MASK_RCNN = dict(
     DETECTOR, **TWO_FC, source='O', agnostic=False, box_loss=('L1Loss', 1.0), stds=None, mask=True)
-CASCADE = dict(
-    DETECTOR, source='P O', head='ConvFCBBoxHead', norm='BN', agnostic=False, box_loss=('GIoULoss', 10.0), stds=STDS,
+CASCADE = DETECTOR | dict(
+    source='P O', decoded=True, head='ConvFCBBoxHead', norm='BN', agnostic=False, box_loss=('GIoULoss', 10.0), stds=STDS,
     mask=True, nms='nms', score_thr=0.05)
 PLAIN_CASCADE = dict(
     DETECTOR, **TWO_FC, source='O', agnostic=True, box_loss=('SmoothL1Loss', 1.0), stds=STDS, mask=True)

@@ -5,6 +5,7 @@ from torch import nn
 
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
+from mmvitscale.models.necks import GlobalAttention
 
 
 class Segmentor(nn.Module):
@@ -96,3 +97,12 @@ def test_mixed_precision_on_a_cpu_trains_in_bfloat16():
     assert out.dtype == torch.bfloat16
     wrapper.update_params(out.float().sum())
     assert not torch.equal(model.weight, before) and model.weight.dtype == torch.float32
+
+
+def test_attention_outside_the_backbone_is_exempt_as_inside():
+    model = Segmentor()
+    model.neck = GlobalAttention(16, 2, 4)
+    found = settings(model, build(model))
+    for name, decay in (('attn.logit_scale', 0.0), ('attn.position_bias.mlp.2.weight', 0.0), ('attn.qkv.weight', 0.5),
+                        ('norm1.weight', 0.0), ('mlp.fc1.weight', 0.5)):
+        assert found[f'neck.block.{name}'] == (1.0, decay), name
