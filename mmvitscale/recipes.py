@@ -62,6 +62,7 @@ dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
 _SCHEDULE = """\
 iters = {iters}
 optim_wrapper = dict(optimizer=dict(lr={lr:.2g}))
+auto_scale_lr = dict(enable=False, base_batch_size={batch})
 warm_up, decay = _base_.param_scheduler
 param_scheduler = [dict(warm_up, end={warmup}), dict(decay, {decay}, end=iters)]
 train_cfg = dict(max_iters=iters, val_interval=iters // 5)
@@ -210,7 +211,7 @@ def _part_of(coco_file: Path, names: set) -> bytes:
 def _schedule(plan: Plan, stepped: bool) -> str:
     warmup = min(200, plan.iters // 10)
     decay = 'milestones=[iters * 3 // 4, iters * 11 // 12]' if stepped else f'begin={warmup}'
-    return _SCHEDULE.format(iters=plan.iters, lr=plan.lr, warmup=warmup, decay=decay)
+    return _SCHEDULE.format(iters=plan.iters, lr=plan.lr, batch=plan.batch, warmup=warmup, decay=decay)
 
 
 def _below(path: Path, survey: Survey) -> str:

@@ -15,6 +15,7 @@ import mmvitscale
 from mmvitscale.checkpoints import pretrained
 from mmvitscale.config import configs_folder, find_config
 from mmvitscale.errors import InputError
+from mmvitscale.machine import describe_batch
 from mmvitscale.models import SwinTransformerV2
 
 NAMES = mmvitscale.list_configs()
@@ -66,6 +67,7 @@ def test_the_weights_of_a_config_fit_it(name, monkeypatch):
 
 @pytest.mark.parametrize('name', MINI)
 def test_the_mini_configs_start_from_scratch(name):
+    assert describe_batch(load(name), 1) is None
     assert 'init_cfg' not in load(name).model.backbone  # so that a child config may add weights
 
 

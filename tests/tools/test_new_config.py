@@ -8,6 +8,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmvitscale.config import load_config
 from mmvitscale.datasets import mini
 from mmvitscale.datasets.checks import check_datasets
+from mmvitscale.machine import describe_batch
 from mmvitscale.model_index import _build as build
 from mmvitscale.recipes import batch_that_fits
 
@@ -41,6 +42,7 @@ def test_a_config_for_each_task_and_machine(task, options, scenes, run_here, tmp
         dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
         assert len(dataset) == (12 if split == 'train' else 2) and dataset[0]['inputs'].shape[0] == 3
     assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters and cfg.train_dataloader.batch_size >= 2
+    assert describe_batch(cfg, 1) is None  # the learning rate is for the batch that was chosen
     if task == 'segmentation' and options:  # windows that divide every map of a crop
         assert cfg.crop_size[0] == 32 * cfg.model.backbone.window_size
 
