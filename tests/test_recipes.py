@@ -146,8 +146,8 @@ SWIN_T = dict(
 
 # Segmentation
 NO_BOXES = dict(
-    agnostic=None, decoded=False, box_loss=None, stds=None, mask=False, semantic=False, global_attention=False, nms=None, score_thr=None,
-    steps=None)
+    agnostic=None, decoded=False, box_loss=None, stds=None, mask=False, semantic=False, global_attention=False, nms=None,
+    score_thr=None, steps=None)
 UPERNET = dict(
     SWIN_T, **NO_BOXES, source='P G', drop_path=0.3, lr=4e-5, decay=0.05, layer_decay=0.95, backbone_lr=1.0, clip=None,
     amp=False, batch=16, per_gpu=2, length=160000, warmup=1500, power=1.0, end=160000,

@@ -31,12 +31,12 @@ def test_a_config_for_each_task_and_machine(task, options, scenes, run_here, tmp
     out = tmp_path / 'own.py'
     code, printed, _ = run_here('tools/new_config.py', *arguments(scenes, task), '--out', out, *options)
     assert code == 0 and f'next: python tools/train.py {out}' in printed and 'images: 12 train, 2 val' in printed
-    assert len(out.read_text().splitlines()) <= 35
+    assert len(out.read_text().splitlines()) <= 36
     cfg = load_config(str(out))
     check_datasets(cfg, ('train', 'val', 'test'))
     model = build(cfg)
     assert (model.backbone.frozen_stages == 4) == ('--frozen' in options)
-    assert (cfg.model.backbone.init_cfg is None) == (not options)
+    assert ('init_cfg' in cfg.model.backbone) == bool(options)
     init_default_scope(cfg.default_scope)
     for split in ('train', 'val', 'test'):
         dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
