@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from .checkpoints.files import write_whole
-from .datasets.survey import Split, Survey
+from .datasets.survey import PART, Split, Survey
 from .errors import InputError
 
 # What training takes of a GPU's memory, in bytes: each parameter with its gradient and AdamW's two moments in float32, and
@@ -205,6 +205,7 @@ def _part_of(coco_file: Path, names: set) -> bytes:
     content['images'] = [image for image in content['images'] if image['file_name'] in names]
     kept = {image['id'] for image in content['images']}
     content['annotations'] = [item for item in content['annotations'] if item['image_id'] in kept]
+    content[PART] = coco_file.name
     return json.dumps(content).encode()
 
 

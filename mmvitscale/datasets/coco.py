@@ -8,7 +8,7 @@ from typing import List, Sequence
 from ..errors import InputError, some_of
 
 # The keys without which mmdet cannot read an entry of each list.
-_KEYS = dict(
+KEYS = dict(
     images=('id', 'file_name', 'height', 'width'),
     categories=('id', 'name'),
     annotations=('id', 'image_id', 'category_id', 'bbox', 'area'))
@@ -27,9 +27,9 @@ def check_coco(ann_file: Path, image_folder: Path, classes: Sequence[str], train
         with_mask: every usable annotation needs a segmentation.
     """
     content = _read(ann_file)
-    for name, keys in _KEYS.items():
+    for name, keys in KEYS.items():
         if name in content or training or name != 'annotations':
-            _check_entries(content.get(name), name, keys, ann_file)
+            check_entries(content.get(name), name, keys, ann_file)
     annotations = content.get('annotations', [])
     _check_classes([category['name'] for category in content['categories']], classes, ann_file)
     _check_images([image['file_name'] for image in content['images']], image_folder, ann_file)
@@ -80,7 +80,8 @@ def _read(ann_file: Path) -> dict:
     return content
 
 
-def _check_entries(entries, name: str, keys: Sequence[str], ann_file: Path) -> None:
+def check_entries(entries, name: str, keys: Sequence[str], ann_file: Path) -> None:
+    """Raise InputError unless each entry of a list of an annotation file has these keys, and a box is one."""
     if not isinstance(entries, list) or (not entries and name != 'annotations'):
         found = 'an empty list of' if entries == [] else 'no list of'
         raise InputError(f'annotation file {ann_file} has {found} {name}; export it in COCO format')

@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputError, some_of
-from .coco import check_coco
+from .coco import KEYS, check_coco, check_entries
 
 _IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 _SPLITS = dict(train=('train', 'training'), val=('val', 'valid', 'validation'), test=('test', 'testing'))
 _MASK_FOLDERS = re.compile(r'mask|label|annotation|segmentation|gtfine|ground', re.IGNORECASE)
 _DEPTH = 3  # folders below the given one that are looked into
+PART = 'part_of'  # key of a COCO file that was made of another one, beside a config
 UNKNOWN = 255  # the value of a mask's pixel whose class is not known
 
 
@@ -151,6 +152,8 @@ def _read(path: Path) -> dict:
                                                 for key in ('images', 'annotations', 'categories')):
         raise InputError(f'{path} is no COCO file, which has lists of images, annotations and categories; export it in COCO '
                          'format')
+    for name, keys in KEYS.items():
+        check_entries(content[name], name, keys, path)
     return content
 
 
@@ -165,7 +168,7 @@ def _coco_files(root: Path) -> List[Path]:
                 content = json.loads(file.read_bytes())
             except ValueError:
                 continue
-            if isinstance(content, dict) and {'images', 'annotations', 'categories'} <= set(content):
+            if isinstance(content, dict) and {'images', 'annotations', 'categories'} <= set(content) and PART not in content:
                 found.append(file)
     return found
 
@@ -173,14 +176,11 @@ def _coco_files(root: Path) -> List[Path]:
 def _coco_classes(contents: Dict[str, dict], files: Dict[str, Path],
                   classes: Optional[Sequence[str]]) -> Tuple[List[str], List[str]]:
     """The classes to learn, in the order of the file, and notes on those left out."""
-    try:
-        per_split = {split: [category['name'] for category in content['categories']] for split, content in contents.items()}
-        used = {split: {category['name'] for category in content['categories']
-                        if category['id'] in {item['category_id'] for item in content['annotations']}}
-                for split, content in contents.items()}
-    except (KeyError, TypeError) as error:
-        raise InputError(f'the categories or annotations of {some_of([str(file) for file in files.values()])} have no '
-                         'id, name or category_id; export them in COCO format') from error
+    per_split = {split: [category['name'] for category in content['categories']] for split, content in contents.items()}
+    used: Dict[str, set] = {}
+    for split, content in contents.items():
+        ids = {item['category_id'] for item in content['annotations']}
+        used[split] = {category['name'] for category in content['categories'] if category['id'] in ids}
     names = per_split['train']
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -202,6 +202,8 @@ def _coco_classes(contents: Dict[str, dict], files: Dict[str, Path],
                          f'in {files["train"]}; split the data anew, or leave the class out with --classes')
     if classes and unseen:
         raise InputError(f'class {some_of(unseen)} has no object in {files["train"]}; leave it out of --classes')
+    if not used['train']:
+        raise InputError(f'{files["train"]} has no object of any category; export it with its annotations')
     notes = [f'category {some_of(unseen)} has no object and is left out'] if unseen else []
     return [name for name in names if name not in unseen], notes
 
@@ -350,7 +352,10 @@ def _mask_classes(root: Path, values: Sequence[int], classes: Optional[Sequence[
                          'write the number of its class into each')
     listed = root / 'classes.txt'
     if classes is None and listed.is_file():
-        classes = [line.strip() for line in listed.read_text().splitlines() if line.strip()]
+        try:
+            classes = [line.strip() for line in listed.read_text('utf-8').splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise InputError(f'{listed} is not UTF-8 text ({error.reason}); save it as UTF-8') from error
         repeated = [name for name, count in Counter(classes).items() if count > 1]
         if repeated:
             raise InputError(f'{listed} names {some_of(repeated)} twice; give every class a name of its own')

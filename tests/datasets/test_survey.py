@@ -105,6 +105,9 @@ def test_coco_files_that_cannot_work(tmp_path):
     assert 'says that 0.jpg is 480 x 32, but it is 48 x 32' in error('c', lambda c: c['images'][0].update(width=480))
     assert 'have no segmentation' in error('d', lambda c: [a.pop('segmentation') for a in c['annotations']], 'instance')
     assert 'is no COCO file' in error('e', lambda c: c.pop('categories'))
+    for part in ('images', 'categories', 'annotations'):
+        assert f'{part}[' in error(f'null_{part}', lambda c: c[part].append(None))
+    assert 'has no object of any category' in error('g', lambda c: c['annotations'].clear())
     (tmp_path / 'f.json').write_text('{')
     assert 'f.json is not JSON' in refusal(tmp_path / 'f.json', 'detection')
     (tmp_path / 'a/train/0.jpg').write_text('no image')
@@ -157,6 +160,8 @@ def test_images_and_masks(tmp_path):
     assert unnamed.classes == ['class_0', 'class_1', 'class_2'] and 'the classes have no names' in unnamed.notes[0]
     (tmp_path / 'classes.txt').write_text('x\ny\nz\n')
     assert survey(str(tmp_path), 'segmentation').classes == ['x', 'y', 'z']
+    (tmp_path / 'classes.txt').write_bytes('ä\nb\nc\n'.encode('latin-1'))
+    assert 'classes.txt is not UTF-8 text' in refusal(tmp_path, 'segmentation')
 
 
 def test_masks_with_an_ending_of_their_own(tmp_path):

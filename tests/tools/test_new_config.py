@@ -71,7 +71,7 @@ def test_without_images_for_validation_some_are_kept(task, scenes, run_here, tmp
         for file in (source / folder).iterdir():
             if 'val' not in file.name:
                 (data / folder / file.name).write_bytes(file.read_bytes())
-    out = tmp_path / 'own.py'
+    out = data / 'own.py'
     options = ['--classes', TEN] if task == 'segmentation' else []
     assert run_here('tools/new_config.py', '--data', data, '--task', task, '--out', out, *options)[0] == 0
     cfg = load_config(str(out))
@@ -82,6 +82,9 @@ def test_without_images_for_validation_some_are_kept(task, scenes, run_here, tmp
         dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
         names[split] = {dataset.get_data_info(i)['img_path'] for i in range(len(dataset))}
     assert len(names['train']) == 10 and len(names['val']) == 2 and not names['train'] & names['val']
+    # once more: what was written beside the data is not taken for data
+    code, printed, _ = run_here('tools/new_config.py', '--data', data, '--task', task, '--out', out, '--force', *options)
+    assert code == 0 and 'images: 12 train;' in printed
 
 
 def test_what_cannot_be_written(scenes, error_of, tmp_path):
