@@ -13,4 +13,4 @@ them; ``hooks``, ``optim`` and ``runner`` tie all to MMEngine; ``datasets`` read
 from .config import list_configs, load_config
 
 __all__ = ['list_configs', 'load_config']
-__version__ = '0.2.0'
+__version__ = '0.3.0'

@@ -36,7 +36,7 @@ def family_of(name: str) -> str:
 def describe(name: str, results: Dict[str, dict]) -> dict:
     """A config's entry: its parameters, the memory of its training states on paper, its weights and its results."""
     cfg = load_config(name)
-    model = _build(cfg)
+    model = build_on_meta(cfg)
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     count = sum(p.numel() for p in model.parameters())
     memory = (learning * _STATES + (count - learning) * _FROZEN) / 2**30
@@ -47,7 +47,8 @@ def describe(name: str, results: Dict[str, dict]) -> dict:
         **results.get(name, {}))
 
 
-def _build(cfg: Config) -> torch.nn.Module:
+def build_on_meta(cfg: Config) -> torch.nn.Module:
+    """A config's model at full size, without memory for its weights."""
     with MODELS.switch_scope_and_registry(cfg.default_scope) as registry, torch.device('meta'):
         return registry.build(cfg.model)
 

@@ -9,7 +9,7 @@ from mmvitscale.config import load_config
 from mmvitscale.datasets import mini
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.machine import describe_batch
-from mmvitscale.model_index import _build as build
+from mmvitscale.model_index import build_on_meta
 from mmvitscale.recipes import batch_that_fits
 
 TEN = 'stripes,checks,dots,grain,disc,square,triangle,ring,cross,star'
@@ -34,7 +34,7 @@ def test_a_config_for_each_task_and_machine(task, options, scenes, run_here, tmp
     assert len(out.read_text().splitlines()) <= 36
     cfg = load_config(str(out))
     check_datasets(cfg, ('train', 'val', 'test'))
-    model = build(cfg)
+    model = build_on_meta(cfg)
     assert (model.backbone.frozen_stages == 4) == ('--frozen' in options)
     assert ('init_cfg' in cfg.model.backbone) == bool(options)
     init_default_scope(cfg.default_scope)
