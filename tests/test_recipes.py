@@ -162,7 +162,7 @@ SEMANTIC_FPN = dict(
     UPERNET, source='S', lr=1e-4, decay=1e-4, layer_decay=1.0, batch=32, per_gpu=4, length=80000, warmup=0, power=0.9,
     end=80000, head='FPNHead')
 MASK2FORMER = dict(
-    UPERNET, source='F', window=20, lr=1e-4, layer_decay=1.0, backbone_lr=0.1, clip=0.01, amp=True, warmup=0, power=0.9,
+    UPERNET, source='F', window=20, lr=1e-4, layer_decay=1.0, backbone_lr=0.1, clip=0.01, amp=False, warmup=0, power=0.9,
     train=tenths(640, 2560, (640, 640)), test=2560, test_short=640, tta=[640 * r for r in RATIOS], head='Mask2FormerHead',
     norm=None, queries=100)
 CITYSCAPES = dict(
@@ -195,7 +195,7 @@ DINO = DETECTOR | NO_ROI | dict(
     train=[[RESIZE_DINO], [('RandomChoiceResize', [(s, 4200) for s in (400, 500, 600)]),
                            ('RandomCrop', ((384, 600), 'absolute_range')), RESIZE_DINO]])
 COCO_MASK2FORMER = DETECTOR | NO_ROI | dict(
-    source='F', drop_path=0.3, backbone_lr=0.1, clip=0.01, length=368750, warmup=0,
+    source='F', drop_path=0.3, backbone_lr=0.1, clip=0.01, amp=False, length=368750, warmup=0,
     steps=[327778, 355092], end=368750, head='Mask2Former', queries=100, train=jitter(1024), tta=None, classes=None)
 COCO_MASK2FORMER_L = COCO_MASK2FORMER | in22k(L) | dict(
     per_gpu=1, queries=200, length=737500, end=737500, steps=[655556, 710184])

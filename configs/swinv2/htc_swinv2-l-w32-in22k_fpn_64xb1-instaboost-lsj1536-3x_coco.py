@@ -1,4 +1,5 @@
-# SwinV2-L + HTC++ with InstaBoost in training, as the paper has it (pip install instaboostfast).
+# SwinV2-L + HTC++ with InstaBoost in training, as the paper has it (pip install instaboostfast). It moves objects,
+# but not the labels of the semantic branch.
 _base_ = '../swinv2_htc_coco.py'
 load, *steps = _base_.train_pipeline
 train_pipeline = [

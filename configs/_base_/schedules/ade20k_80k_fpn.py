@@ -1,4 +1,4 @@
-# Semantic FPN's practice on vision transformers (PVT, arXiv 2102.12122, and its successors): AdamW 1e-4, weight decay
+# Semantic FPN's practice on vision transformers (Twins, arXiv 2104.13840, in mmsegmentation): AdamW 1e-4, weight decay
 # 1e-4, polynomial decay of power 0.9 to zero at 80k, no warm-up, batch 32 in all, here 8 GPUs x 4.
 _base_ = './ade20k_160k.py'
 iters = 80000

@@ -1,4 +1,4 @@
-# Fine-tuning on some hundreds to some thousands of images of one's own, from public weights: SwinV2-T's rate on ADE20K, a
+# Fine-tuning on some hundreds to some thousands of images of one's own, from public weights: SwinV1-T's rate on ADE20K, a
 # steeper layer decay, since little data teaches the lower layers little, and 8000 iterations of 16 crops (here 1 GPU x 16).
 _base_ = './ade20k_160k.py'
 iters = 8000
