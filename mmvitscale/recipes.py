@@ -153,6 +153,10 @@ def write_config(survey: Survey, out: Path, memory: Optional[float], frozen: boo
         raise InputError('--frozen keeps pretrained weights, but without a GPU the proposal is a small model from scratch; '
                          'give the memory of the GPU that it is for, in GB, with --memory')
     files, splits = _with_validation(survey, out)
+    own = {part for split in survey.splits.values() for part in (split.truth, split.images)}
+    lost = own & {out.resolve(), *files}
+    if lost:
+        raise InputError(f'--out {out} would overwrite the data themselves ({min(lost)}); choose another name')
     taken = [path for path in (out, *files) if path.exists()]
     if taken and not force:
         raise InputError(f'{taken[0]} is there already; choose another name, or overwrite it with --force')
@@ -195,6 +199,13 @@ def _with_validation(survey: Survey, out: Path) -> Tuple[Dict[Path, bytes], Dict
             path = out.resolve().with_name(f'{out.stem}_{name}.{"txt" if masks else "json"}')
             files[path] = '\n'.join([*names, '']).encode() if masks else _part_of(whole.truth, set(names))
             splits[name] = Split(whole.images, whole.truth if masks else path, names, path if masks else None)
+    for name, split in list(splits.items()) if survey.task == 'segmentation' else ():
+        # mmsegmentation looks into folders below, too: what is not of this split must not come in.
+        inside = {path for path in split.images.rglob(f'*{survey.image_suffix}') if path.is_file()}
+        if split.listed is None and len(inside) != len(split.names):
+            path = out.resolve().with_name(f'{out.stem}_{name}.txt')
+            files[path] = '\n'.join([*split.names, '']).encode()
+            splits[name] = Split(split.images, split.truth, split.names, path)
     splits.setdefault('test', splits['val'])
     return files, splits
 

@@ -1,5 +1,7 @@
 """From a user's data to a config, and on to a picture."""
 
+import shutil
+
 import cv2
 import pytest
 from commands import FOREGROUND
@@ -85,6 +87,29 @@ def test_without_images_for_validation_some_are_kept(task, scenes, run_here, tmp
     # once more: what was written beside the data is not taken for data
     code, printed, _ = run_here('tools/new_config.py', '--data', data, '--task', task, '--out', out, '--force', *options)
     assert code == 0 and 'images: 12 train;' in printed
+
+
+def test_the_data_themselves_are_never_overwritten(scenes, error_of, tmp_path):
+    source = tmp_path / 'my_train.json'
+    source.write_bytes((scenes / 'coco/annotations/instances_train2017.json').read_bytes())
+    shutil.copytree(scenes / 'coco/train2017', tmp_path / 'train')
+    before = source.read_bytes()
+    error = error_of('tools/new_config.py', '--data', source, '--task', 'detection', '--out', tmp_path / 'my.py', '--force')
+    assert 'would overwrite the data themselves' in error and 'choose another name' in error
+    assert source.read_bytes() == before and not (tmp_path / 'my.py').exists()
+
+
+def test_a_split_inside_the_folder_of_another_stays_out_of_it(scenes, run_here, tmp_path):
+    ade = scenes / 'ADEChallengeData2016'
+    for kind, folder in (('images', 'images'), ('masks', 'annotations')):
+        shutil.copytree(ade / folder / 'training', tmp_path / kind)
+        shutil.copytree(ade / folder / 'validation', tmp_path / kind / 'val')
+    out = tmp_path / 'own.py'
+    code, *_ = run_here('tools/new_config.py', '--data', tmp_path, '--task', 'segmentation', '--classes', TEN, '--out', out)
+    assert code == 0
+    cfg = load_config(str(out))
+    init_default_scope(cfg.default_scope)
+    assert [len(DATASETS.build(cfg[f'{split}_dataloader'].dataset)) for split in ('train', 'val')] == [12, 2]
 
 
 def test_what_cannot_be_written(scenes, error_of, tmp_path):
