@@ -24,9 +24,9 @@ def is_first_process() -> bool:
 
 
 def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
-    """Make a config written for several GPUs run on what is there: gloo, plain BatchNorm and bfloat16 in place of
-    float16 without a GPU, and no more loading processes than processors. Weights enter through our
-    runner unless the config names another. Raises InputError for a launcher that needs GPUs where there are none."""
+    """Make a config written for several GPUs run on what is there: gloo, plain BatchNorm and bfloat16 in place of float16
+    without a GPU, and no more loading processes than processors. Weights enter through our runner unless the config names
+    another. Raises InputError for a launcher that needs GPUs where there are none."""
     cfg.setdefault('runner_type', 'mmvitscale.Runner')
     for loader in dataloaders(cfg, ('train', 'val', 'test')):
         loader.num_workers = min(loader.get('num_workers', 0), os.cpu_count() or 1)

@@ -43,7 +43,7 @@ def describe(name: str, results: Dict[str, dict]) -> dict:
     weights = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
     return dict(
         name=name, path=find_config(name).relative_to(configs_folder()).as_posix(), millions=round(count / 1e6, 1),
-        memory=round(memory, 1), weights=weights, task='segmentation' if cfg.default_scope == 'mmseg' else 'detection',
+        memory=round(memory, 1), weights=weights,
         **results.get(name, {}))
 
 

@@ -1,7 +1,7 @@
 """A config for a user's own data: sizes, batch and lengths proposed, and written as a short file that inherits a recipe."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
@@ -176,7 +176,7 @@ def write_config(survey: Survey, out: Path, memory: Optional[float], frozen: boo
         image_suffix=survey.image_suffix,
         mask_suffix=survey.mask_suffix,
         zero_is_unknown=survey.zero_is_unknown,
-        loaders='\n'.join(_mask_loaders(survey, splits, plan) if segmentation else _box_loaders(survey, splits, plan)),
+        loaders='\n'.join(_loaders(survey, splits, plan)),
         schedule=_schedule(plan, stepped=not segmentation and memory is not None))
     for path, content in files.items():
         write_whole(path, lambda file: file.write(content))
@@ -186,7 +186,11 @@ def write_config(survey: Survey, out: Path, memory: Optional[float], frozen: boo
 
 def _with_validation(survey: Survey, out: Path) -> Tuple[Dict[Path, bytes], Dict[str, Split]]:
     """Files to write beside the config, and the splits with a validation set and a test set among them."""
-    splits, files = dict(survey.splits), {}
+    splits, files = {name: replace(split) for name, split in survey.splits.items()}, {}
+
+    def beside(name: str, suffix: str) -> Path:
+        return out.resolve().with_name(f'{out.stem}_{name}.{suffix}')
+
     if 'val' not in splits and 'test' in splits:
         splits['val'] = splits['test']
     if 'val' not in splits:
@@ -194,18 +198,18 @@ def _with_validation(survey: Survey, out: Path) -> Tuple[Dict[Path, bytes], Dict
         if len(whole.names) < 2:
             raise InputError(f'{whole.images} holds one image, but training and validation need one each; add images')
         kept = set(whole.names[::10] if len(whole.names) >= 10 else whole.names[:1])
-        masks = survey.task == 'segmentation'
         for name, names in (('train', [n for n in whole.names if n not in kept]), ('val', sorted(kept))):
-            path = out.resolve().with_name(f'{out.stem}_{name}.{"txt" if masks else "json"}')
-            files[path] = '\n'.join([*names, '']).encode() if masks else _part_of(whole.truth, set(names))
-            splits[name] = Split(whole.images, whole.truth if masks else path, names, path if masks else None)
-    for name, split in list(splits.items()) if survey.task == 'segmentation' else ():
-        # mmsegmentation looks into folders below, too: what is not of this split must not come in.
-        inside = {path for path in split.images.rglob(f'*{survey.image_suffix}') if path.is_file()}
-        if split.listed is None and len(inside) != len(split.names):
-            path = out.resolve().with_name(f'{out.stem}_{name}.txt')
-            files[path] = '\n'.join([*split.names, '']).encode()
-            splits[name] = Split(split.images, split.truth, split.names, path)
+            splits[name] = Split(whole.images, whole.truth, names)
+            if survey.task != 'segmentation':
+                path = beside(name, 'json')
+                files[path] = _part_of(whole.truth, set(names))
+                splits[name].truth = path
+    for name, split in splits.items() if survey.task == 'segmentation' else ():
+        # mmsegmentation takes all in the folder and in those below it: what is not of this split must not come in.
+        inside = sum(path.is_file() for path in split.images.rglob(f'*{survey.image_suffix}'))
+        if inside != len(split.names):
+            split.listed = beside(name, 'txt')
+            files[split.listed] = '\n'.join([*split.names, '']).encode()
     splits.setdefault('test', splits['val'])
     return files, splits
 
@@ -231,23 +235,28 @@ def _below(path: Path, survey: Survey) -> str:
     return str(path.relative_to(survey.root)) if path.is_relative_to(survey.root) else str(path)
 
 
-def _box_loaders(survey: Survey, splits: Dict[str, Split], plan: Plan) -> List[str]:
-    lines = []
+def _loaders(survey: Survey, splits: Dict[str, Split], plan: Plan) -> List[str]:
+    """Lines of the three data loaders, and of the evaluators that name a file."""
+    masks, lines = survey.task == 'segmentation', []
     for name, split in splits.items():
         if name == 'test' and split is splits['val']:
-            lines.append('test_dataloader, test_evaluator = val_dataloader, val_evaluator')
+            lines.append('test_dataloader = val_dataloader' if masks else
+                         'test_dataloader, test_evaluator = val_dataloader, val_evaluator')
             continue
         batch = f'batch_size={plan.batch}, ' if name == 'train' else ''
-        lines += [
-            f'{name}_dataloader = dict({batch}dataset=dict(',
-            f'    ann_file={_below(split.truth, survey)!r}, data_prefix=dict(img={_below(split.images, survey) + "/"!r}),',
-            f'    pipeline={"train" if name == "train" else "test"}_pipeline, **dataset))',
-        ]
-        if name != 'train':
-            path = repr(str(split.truth))
-            if split.truth.is_relative_to(survey.root):
-                path = f'data_root + {_below(split.truth, survey)!r}'
-            lines.append(f'{name}_evaluator = dict(ann_file={path})')
+        lines.append(f'{name}_dataloader = dict({batch}dataset=dict(')
+        listed = ''
+        if masks:
+            listed = f'ann_file={_below(split.listed, survey)!r}, ' if split.listed else ''
+            lines += [f'    data_prefix=dict(img_path={_below(split.images, survey)!r},',
+                      f'                     seg_map_path={_below(split.truth, survey)!r}),']
+        else:
+            lines.append(f'    ann_file={_below(split.truth, survey)!r}, '
+                         f'data_prefix=dict(img={_below(split.images, survey) + "/"!r}),')
+        lines.append(f'    {listed}pipeline={"train" if name == "train" else "test"}_pipeline, **dataset))')
+        if name != 'train' and not masks:
+            root = 'data_root + ' if split.truth.is_relative_to(survey.root) else ''
+            lines.append(f'{name}_evaluator = dict(ann_file={root}{_below(split.truth, survey)!r})')
     return lines
 
 
@@ -270,23 +279,6 @@ def _box_pipelines(plan: Plan, memory: Optional[float]) -> List[str]:
         f'changes = dict(Resize=dict(scale=({long}, {short})))',
         _CHANGED.format('test'),
     ]
-
-
-def _mask_loaders(survey: Survey, splits: Dict[str, Split], plan: Plan) -> List[str]:
-    lines = []
-    for name, split in splits.items():
-        if name == 'test' and split is splits['val']:
-            lines.append('test_dataloader = val_dataloader')
-            continue
-        batch = f'batch_size={plan.batch}, ' if name == 'train' else ''
-        listed = f'ann_file={_below(split.listed, survey)!r}, ' if split.listed else ''
-        lines += [
-            f'{name}_dataloader = dict({batch}dataset=dict(',
-            f'    data_prefix=dict(img_path={_below(split.images, survey)!r},',
-            f'                     seg_map_path={_below(split.truth, survey)!r}),',
-            f'    {listed}pipeline={"train" if name == "train" else "test"}_pipeline, **dataset))',
-        ]
-    return lines
 
 
 def _mask_pipelines(plan: Plan, memory: Optional[float]) -> List[str]:

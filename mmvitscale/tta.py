@@ -123,13 +123,5 @@ def _flip(masks: Tensor, meta: dict) -> Tensor:
 
 def _flip_boxes(boxes: Tensor, meta: dict) -> Tensor:
     """(n, 4) x1, y1, x2, y2 in the image's own size, to the flipped image and back."""
-    if not meta.get('flip'):
-        return boxes
-    height, width = meta['ori_shape'][:2]
-    x1, y1, x2, y2 = boxes.unbind(1)
-    axes = _FLIPPED_AXES[meta['flip_direction']]
-    if -1 in axes:
-        x1, x2 = width - x2, width - x1
-    if -2 in axes:
-        y1, y2 = height - y2, height - y1
-    return torch.stack((x1, y1, x2, y2), 1)
+    from mmdet.structures.bbox import bbox_flip
+    return bbox_flip(boxes, meta['ori_shape'], meta['flip_direction']) if meta.get('flip') else boxes

@@ -36,9 +36,9 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
         for loader in dataloaders(cfg, [split]):
             for dataset in plain_datasets(loader.dataset):
                 root = Path(dataset.get('data_root') or '')
-                for key, folder in dataset.get('data_prefix', {}).items():
+                for folder in dataset.get('data_prefix', {}).values():
                     if isinstance(folder, str):
-                        _check_folder(root / folder, dataset)
+                        _check_folder(root / folder)
                 if dataset.get('ann_file') and not (root / dataset.ann_file).is_file():
                     raise InputError(f'annotation file {root / dataset.ann_file} is not there; {_how_to_get(root)}')
                 _check_classes(cfg, dataset, split)
@@ -104,7 +104,7 @@ def _check_evaluator(cfg: Config, split: str) -> None:
                              'ann_file')
 
 
-def _check_folder(folder: Path, dataset: dict) -> None:
+def _check_folder(folder: Path) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         state = 'is empty' if folder.is_dir() else 'is not there'
         raise InputError(f'data set folder {folder} {state}; {_how_to_get(folder)}')

@@ -8,7 +8,7 @@ from typing import List, Sequence
 from ..errors import InputError, some_of
 
 # The keys without which mmdet cannot read an entry of each list.
-KEYS = dict(
+_KEYS = dict(
     images=('id', 'file_name', 'height', 'width'),
     categories=('id', 'name'),
     annotations=('id', 'image_id', 'category_id', 'bbox', 'area'))
@@ -26,10 +26,14 @@ def check_coco(ann_file: Path, image_folder: Path, classes: Sequence[str], train
             image_info files of COCO's test sets) is fine.
         with_mask: every usable annotation needs a segmentation.
     """
-    content = _read(ann_file)
-    for name, keys in KEYS.items():
-        if name in content or training or name != 'annotations':
-            check_entries(content.get(name), name, keys, ann_file)
+    content = read_coco(ann_file)
+    check_entries(content, ann_file, annotated=training)
+    return check_content(content, ann_file, image_folder, classes, training, with_mask)
+
+
+def check_content(content: dict, ann_file: Path, image_folder: Path, classes: Sequence[str], training: bool,
+                  with_mask: bool) -> List[str]:
+    """``check_coco`` of a file that has been read and whose entries have been checked."""
     annotations = content.get('annotations', [])
     _check_classes([category['name'] for category in content['categories']], classes, ann_file)
     _check_images([image['file_name'] for image in content['images']], image_folder, ann_file)
@@ -69,7 +73,8 @@ def check_coco(ann_file: Path, image_folder: Path, classes: Sequence[str], train
     return [f'{ann_file}: {note}' for note in notes]
 
 
-def _read(ann_file: Path) -> dict:
+def read_coco(ann_file: Path) -> dict:
+    """What a file holds. Raises InputError unless it is a JSON object."""
     try:
         content = json.loads(ann_file.read_bytes())
     except ValueError as error:
@@ -80,8 +85,15 @@ def _read(ann_file: Path) -> dict:
     return content
 
 
-def check_entries(entries, name: str, keys: Sequence[str], ann_file: Path) -> None:
-    """Raise InputError unless each entry of a list of an annotation file has these keys, and a box is one."""
+def check_entries(content: dict, ann_file: Path, annotated: bool = True) -> None:
+    """Raise InputError unless the lists are there, each entry has the keys that mmdet needs, and a box is one. annotated:
+    the list of annotations must be there, too."""
+    for name, keys in _KEYS.items():
+        if name in content or annotated or name != 'annotations':
+            _check_list(content.get(name), name, keys, ann_file)
+
+
+def _check_list(entries, name: str, keys: Sequence[str], ann_file: Path) -> None:
     if not isinstance(entries, list) or (not entries and name != 'annotations'):
         found = 'an empty list of' if entries == [] else 'no list of'
         raise InputError(f'annotation file {ann_file} has {found} {name}; export it in COCO format')

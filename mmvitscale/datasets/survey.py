@@ -1,6 +1,5 @@
 """What a user's own data are: found, checked and counted, for a config to be made of it."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputError, some_of
-from .coco import KEYS, check_coco, check_entries
+from .coco import check_content, check_entries, read_coco
 
 _IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 _SPLITS = dict(train=('train', 'training'), val=('val', 'valid', 'validation'), test=('test', 'testing'))
@@ -64,12 +63,16 @@ def survey(data: str, task: str, classes: Optional[Sequence[str]] = None) -> Sur
     path = Path(data).expanduser().resolve()
     if not path.exists():
         raise InputError(f'data {data} are not there; give a folder, or a COCO file')
-    repeated = [name for name, count in Counter(classes or ()).items() if count > 1]
+    repeated = _repeated(classes or ())
     if repeated:
         raise InputError(f'--classes names {some_of(repeated)} twice; give every class a name of its own')
     if task == 'segmentation':
         return _survey_masks(path, classes)
     return _survey_coco(path, task, classes)
+
+
+def _repeated(names: Sequence[str]) -> List[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _split_of(path: Path, root: Path) -> Optional[str]:
@@ -116,13 +119,13 @@ def _survey_coco(path: Path, task: str, classes: Optional[Sequence[str]]) -> Sur
     root = path if path.is_dir() else path.parent
     if root.name == 'annotations' and not path.is_dir():
         root = root.parent  # COCO's own layout, with the images beside that folder
-    files = _coco_files(root) if path.is_dir() else [path]
-    if not files:
+    found = _coco_files(root) if path.is_dir() else {path: read_coco(path)}
+    if not found:
         masks = [folder for folder in _folders(root) if _MASK_FOLDERS.search(folder.name)]
         hint = f'for the masks in {masks[0]} use --task segmentation' if masks else 'export the annotations in COCO format'
         raise InputError(f'{root} holds no COCO file (JSON with images, annotations and categories); {hint}')
     chosen: Dict[str, Path] = {}
-    for file in files:
+    for file in found:
         split = path.is_dir() and _split_of(file, root) or 'train'
         if split in chosen:
             raise InputError(f'{chosen[split]} and {file} are both COCO files for {split}; give one of them as --data, or '
@@ -130,46 +133,42 @@ def _survey_coco(path: Path, task: str, classes: Optional[Sequence[str]]) -> Sur
         chosen[split] = file
     if 'train' not in chosen:
         raise InputError(f'{root} has COCO files for {some_of(sorted(chosen))}, but none for training; name it train.json')
-    contents = {split: _read(chosen[split]) for split in _SPLITS if split in chosen}
+    contents = {split: found[chosen[split]] for split in _SPLITS if split in chosen}
+    for split, content in contents.items():
+        _check_lists(content, chosen[split])
     names, notes = _coco_classes(contents, chosen, classes)
     splits, sizes = {}, []
     for split, content in contents.items():
-        files = [image['file_name'] for image in content['images']]
-        folder = _image_folder(chosen[split], files, root, _split_of(chosen[split], root) or split)
-        notes += check_coco(chosen[split], folder, names, split == 'train', task == 'instance')
-        splits[split] = Split(folder, chosen[split], files)
+        images = [image['file_name'] for image in content['images']]
+        folder = _image_folder(chosen[split], images, root, _split_of(chosen[split], root) or split)
+        notes += check_content(content, chosen[split], folder, names, split == 'train', task == 'instance')
+        splits[split] = Split(folder, chosen[split], images)
         sizes += _check_sizes(content['images'], folder, chosen[split])
     lines = [_describe_images(splits, sizes), *_describe_boxes(contents['train'], names)]
     return Survey(task, root, names, splits, _middle(sizes), lines=lines, notes=notes)
 
 
-def _read(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise InputError(f'annotation file {path} is not JSON ({error}); export it in COCO format') from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list)
-                                                for key in ('images', 'annotations', 'categories')):
+def _check_lists(content: dict, path: Path) -> None:
+    if not all(isinstance(content.get(key), list) for key in ('images', 'annotations', 'categories')):
         raise InputError(f'{path} is no COCO file, which has lists of images, annotations and categories; export it in COCO '
                          'format')
-    for name, keys in KEYS.items():
-        check_entries(content[name], name, keys, path)
-    return content
+    check_entries(content, path)
 
 
-def _coco_files(root: Path) -> List[Path]:
-    """The files below the root with boxes in COCO's form; captions and key points are COCO's own further files."""
-    found = []
+def _coco_files(root: Path) -> Dict[Path, dict]:
+    """The files below the root with boxes in COCO's form, and what they hold; captions and key points are COCO's own further
+    files."""
+    found = {}
     for folder in _folders(root):
         for file in sorted(folder.glob('*.json')):
             if re.match('captions|person_keypoints|panoptic|stuff|image_info', file.name):
                 continue
             try:
-                content = json.loads(file.read_bytes())
-            except ValueError:
+                content = read_coco(file)
+            except InputError:  # some other JSON
                 continue
-            if isinstance(content, dict) and {'images', 'annotations', 'categories'} <= set(content) and PART not in content:
-                found.append(file)
+            if {'images', 'annotations', 'categories'} <= set(content) and PART not in content:
+                found[file] = content
     return found
 
 
@@ -182,7 +181,7 @@ def _coco_classes(contents: Dict[str, dict], files: Dict[str, Path],
         ids = {item['category_id'] for item in content['annotations']}
         used[split] = {category['name'] for category in content['categories'] if category['id'] in ids}
     names = per_split['train']
-    repeated = [name for name, count in Counter(names).items() if count > 1]
+    repeated = _repeated(names)
     if repeated:
         raise InputError(f'{files["train"]} has the category {some_of(repeated)} twice; give each a name of its own')
     for split, others in per_split.items():
@@ -306,7 +305,7 @@ def _image_and_mask_folders(root: Path) -> Dict[str, Tuple[Path, Path]]:
         pairs[split] = (images, masks)
     if 'train' not in pairs:
         coco = _coco_files(root)
-        hint = f'; for the COCO file {coco[0]} use --task detection or instance' if coco else ''
+        hint = f'; for the COCO file {min(coco)} use --task detection or instance' if coco else ''
         raise InputError(f'{root} holds no folder of masks beside a folder of images with the same names for training (such '
                          f'as images/train and masks/train){hint}')
     return {split: pairs[split] for split in _SPLITS if split in pairs}
@@ -356,7 +355,7 @@ def _mask_classes(root: Path, values: Sequence[int], classes: Optional[Sequence[
             classes = [line.strip() for line in listed.read_text('utf-8').splitlines() if line.strip()]
         except UnicodeDecodeError as error:
             raise InputError(f'{listed} is not UTF-8 text ({error.reason}); save it as UTF-8') from error
-        repeated = [name for name, count in Counter(classes).items() if count > 1]
+        repeated = _repeated(classes)
         if repeated:
             raise InputError(f'{listed} names {some_of(repeated)} twice; give every class a name of its own')
     if classes is None:
