@@ -211,7 +211,7 @@ def _with_validation(survey: Survey, out: Path) -> Tuple[Dict[Path, bytes], Dict
             split.listed = beside(name, 'txt')
             files[split.listed] = '\n'.join([*split.names, '']).encode()
     splits.setdefault('test', splits['val'])
-    return files, splits
+    return files, {name: splits[name] for name in ('train', 'val', 'test')}  # the test loader may be the validation's
 
 
 def _part_of(coco_file: Path, names: set) -> bytes:

@@ -112,6 +112,18 @@ def test_a_split_inside_the_folder_of_another_stays_out_of_it(scenes, run_here, 
     assert [len(DATASETS.build(cfg[f'{split}_dataloader'].dataset)) for split in ('train', 'val')] == [12, 2]
 
 
+def test_images_for_testing_validate_where_none_are_for_that(scenes, run_here, tmp_path):
+    for split, folder in (('train', 'train2017'), ('test', 'val2017')):
+        source = scenes / f'coco/annotations/instances_{folder}.json'
+        (tmp_path / f'{split}.json').write_bytes(source.read_bytes())
+        shutil.copytree(scenes / 'coco' / folder, tmp_path / split)
+    out = tmp_path / 'own.py'
+    assert run_here('tools/new_config.py', '--data', tmp_path, '--task', 'detection', '--out', out)[0] == 0
+    cfg = load_config(str(out))
+    check_datasets(cfg, ('train', 'val', 'test'))
+    assert cfg.val_dataloader.dataset.ann_file == cfg.test_dataloader.dataset.ann_file == 'test.json'
+
+
 def test_what_cannot_be_written(scenes, error_of, tmp_path):
     data = arguments(scenes, 'detection')
     out = tmp_path / 'own.py'
