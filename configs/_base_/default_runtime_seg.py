@@ -1,5 +1,5 @@
+_base_ = './runtime.py'
 default_scope = 'mmseg'
-runner_type = 'mmvitscale.Runner'  # for mmsegmentation's own train.py, too: takes any layout, runs no code of a file
 env_cfg = dict(
     cudnn_benchmark=False,  # sizes change between validation images
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
@@ -11,4 +11,3 @@ log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None
 resume = False
-custom_hooks = [dict(type='mmvitscale.LogCPBTransferHook')]

@@ -40,6 +40,9 @@ swinv2 = dict(
     t_table_in1k=dict(
         position_bias='table',
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_tiny_table_window8_256.pth')))
+# The backbone of most detectors' recipes: T with window 16, and SwinV1's drop path for it.
+swinv2_detector = dict(
+    type='mmvitscale.SwinTransformerV2', window_size=16, drop_path_rate=0.2, **swinv2['t_in1k'])
 # Channels of the four stages.
 swinv2_channels = dict(
     t=[96, 192, 384, 768],

@@ -4,10 +4,5 @@ _base_ = [
     '../_base_/schedules/coco_3x.py', '../_base_/default_runtime_det.py'
 ]
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmvitscale.SwinTransformerV2',
-        window_size=16,
-        drop_path_rate=0.2,
-        **_base_.swinv2.t_in1k),
+    backbone=dict(_delete_=True, **_base_.swinv2_detector),
     neck=dict(in_channels=_base_.swinv2_channels.t))

@@ -6,9 +6,9 @@ _base_ = [
     '../_base_/schedules/coco_45k_giant.py'
 ]
 model = dict(
-    backbone=dict(window_size=32, **_base_.swinv2.g_in22k_ext),
+    backbone=_base_.swinv2.g_in22k_ext,
     neck=[
-        dict(_base_.model.neck[0], in_channels=4096, num_heads=128, with_cp=True),
+        dict(_base_.model.neck[0], in_channels=4096, num_heads=128),
         dict(_base_.model.neck[1], in_channels=_base_.swinv2_channels.g),
     ])
 train_dataloader = dict(sampler=dict(type='InfiniteSampler'))

@@ -21,11 +21,6 @@ bbox_head = [
     for stds in ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
 ]
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmvitscale.SwinTransformerV2',
-        window_size=16,
-        drop_path_rate=0.2,
-        **_base_.swinv2.t_in1k),
+    backbone=dict(_delete_=True, **_base_.swinv2_detector),
     neck=dict(in_channels=_base_.swinv2_channels.t),
     roi_head=dict(bbox_head=bbox_head))

@@ -1,4 +1,4 @@
-# mmdet's Hybrid Task Cascade on SwinV2-T as HTC++ has it: Cascade Mask R-CNN's heads of SwinV1, here class-agnostic
+# mmdet's Hybrid Task Cascade on SwinV2-L, window 32, as HTC++ has it: Cascade Mask R-CNN's heads of SwinV1, here class-agnostic
 # (github.com/VDIGPKU/CBNetV2's HTC with Swin), interleaved box and mask stages, and one block of global self-attention
 # after the backbone (SwinV1, appendix A2.2). Without the semantic branch: see htc_semantic_swinv2.py.
 _base_ = './cascade_mask_rcnn_swinv2.py'
@@ -11,7 +11,11 @@ mask_head = dict(
     loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))
 model = dict(
     type='HybridTaskCascade',
-    neck=[dict(type='mmvitscale.GlobalAttention', in_channels=768, num_heads=24, reference_window=48), _base_.model.neck],
+    backbone=dict(window_size=32, attention=['sequential', 'sequential', 'auto', 'auto'], **_base_.swinv2.l_in22k),
+    neck=[
+        dict(type='mmvitscale.GlobalAttention', in_channels=1536, num_heads=48, reference_window=48, with_cp=True),
+        dict(_base_.model.neck, in_channels=_base_.swinv2_channels.l),
+    ],
     roi_head=dict(
         type='HybridTaskCascadeRoIHead',
         interleaved=True,

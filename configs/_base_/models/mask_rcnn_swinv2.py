@@ -1,10 +1,5 @@
 # mmdet's Mask R-CNN on SwinV2-T.
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', '../swinv2.py']
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmvitscale.SwinTransformerV2',
-        window_size=16,
-        drop_path_rate=0.2,
-        **_base_.swinv2.t_in1k),
+    backbone=dict(_delete_=True, **_base_.swinv2_detector),
     neck=dict(in_channels=_base_.swinv2_channels.t))
