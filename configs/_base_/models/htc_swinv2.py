@@ -1,6 +1,6 @@
-# mmdet's Hybrid Task Cascade on SwinV2-L, window 32, as HTC++ has it: Cascade Mask R-CNN's heads of SwinV1, here class-agnostic
-# (github.com/VDIGPKU/CBNetV2's HTC with Swin), interleaved box and mask stages, and one block of global self-attention
-# after the backbone (SwinV1, appendix A2.2). Without the semantic branch: see htc_semantic_swinv2.py.
+# mmdet's Hybrid Task Cascade on SwinV2-L, window 32, as HTC++ has it: Cascade Mask R-CNN's heads of SwinV1, here
+# class-agnostic (github.com/VDIGPKU/CBNetV2's HTC with Swin), interleaved box and mask stages, and one block of global
+# self-attention after the backbone (SwinV1, appendix A2.2). Without the semantic branch: see htc_semantic_swinv2.py.
 _base_ = './cascade_mask_rcnn_swinv2.py'
 mask_head = dict(
     type='HTCMaskHead',
