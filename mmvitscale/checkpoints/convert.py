@@ -212,7 +212,7 @@ def _reorder_merging(weights: State) -> State:
 
 _OWN_BLOCK = [(r'attn\.position_bias\.(mlp\.(?:0\.weight|0\.bias|2\.weight)|table)', r'attn.position_bias.\1'),
               (r'(attn\.(?:qkv\.weight|q_bias|v_bias|logit_scale|proj\.(?:weight|bias)))', r'\1'),
-              (rf'(norm1|norm2|extra_norm|mlp\.fc1|mlp\.fc2)\.{_WB}', r'\1.\2')]
+              (rf'((?:pre_)?norm1|(?:pre_)?norm2|extra_norm|mlp\.fc1|mlp\.fc2)\.{_WB}', r'\1.\2')]
 _OFFICIAL_BLOCK = [(r'attn\.cpb_mlp\.(0\.weight|0\.bias|2\.weight)', r'attn.position_bias.mlp.\1'), *_OWN_BLOCK[1:]]
 _OFFICIAL_STEM = [(rf'patch_embed\.(proj|norm)\.{_WB}', r'patch_embed.\1.\2'),
                   (rf'norm\.{_WB}', r'out_norms.{last}.\1')]

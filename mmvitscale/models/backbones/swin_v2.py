@@ -53,9 +53,35 @@ class SwinBlockV2(nn.Module):
         return x if self.extra_norm is None else self.extra_norm(x)
 
 
+class PreNormBlock(nn.Module):
+    """(B, H, W, C) -> (B, H, W, C): window attention, then MLP, each of normalised tokens (SwinV1, the paper's comparison).
+
+    Its norms have names of their own, so that weights of one kind of block cannot be taken for those of the other.
+    """
+
+    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: float, drop_path: float, extra_norm: bool):
+        super().__init__()
+        self.pre_norm1 = nn.LayerNorm(dim)
+        self.attn = attn
+        self.pre_norm2 = nn.LayerNorm(dim)
+        self.mlp = FeedForward(dim, int(mlp_ratio * dim))
+        self.extra_norm = nn.LayerNorm(dim) if extra_norm else None
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, geometry: WindowGeometry, reference: Window) -> Tensor:
+        attended = self.attn(window_partition(self.pre_norm1(x), geometry), geometry, reference)
+        x = x + self.drop_path(window_merge(attended, geometry, x.shape[1:3]))
+        x = x + self.drop_path(self.mlp(self.pre_norm2(x)))
+        return x if self.extra_norm is None else self.extra_norm(x)
+
+
+BLOCK_NORMS = {'post': SwinBlockV2, 'pre': PreNormBlock}
+SIMILARITIES = ('cosine', 'dot_product')
+
+
 def reset_blocks(module: nn.Module) -> None:
-    """The paper's initialisation of all inside: linear weights N(0, 0.02) truncated, biases zero, and both norms of a block
-    zero, so that every block starts as the identity (section 3.2)."""
+    """The paper's initialisation of all inside: linear weights N(0, 0.02) truncated, biases zero, and both norms of a
+    post-norm block zero, so that it starts as the identity (section 3.2)."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=0.02)
@@ -128,6 +154,8 @@ class SwinTransformerV2(Backbone):
         position_bias: log_cpb (the paper's), linear_cpb or table.
         attention: the kernel, auto, eager, fused or sequential (least memory); one for all stages or a list of one
             per stage.
+        block_norm: post (res-post-norm, the paper's) or pre (SwinV1's blocks and patch merging, for comparison).
+        similarity: cosine (the paper's) or dot_product (SwinV1's, for comparison).
         out_indices: the stages to return, None for all; stages after the last of them are not built.
         out_norm: LayerNorm on each output; False gives each stage's raw output.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over the blocks.
@@ -149,6 +177,8 @@ class SwinTransformerV2(Backbone):
                  pretrained_window_sizes: Union[None, int, Sequence[WindowSize]] = None,
                  position_bias: str = 'log_cpb',
                  attention: Union[str, Sequence[str]] = 'auto',
+                 block_norm: str = 'post',
+                 similarity: str = 'cosine',
                  out_indices: Optional[Sequence[int]] = None,
                  out_norm: bool = True,
                  drop_path_rate: float = 0.2,
@@ -170,6 +200,9 @@ class SwinTransformerV2(Backbone):
             raise InputError(f'frozen_stages {frozen_stages} found, but it is -1 (nothing) to {stages} (all stages)')
         if position_bias not in POSITION_BIASES:
             raise InputError(f'unknown position_bias {position_bias!r}; choose one of {", ".join(POSITION_BIASES)}')
+        for name, value, known in (('block_norm', block_norm, BLOCK_NORMS), ('similarity', similarity, SIMILARITIES)):
+            if value not in known:
+                raise InputError(f'unknown {name} {value!r}; choose one of {", ".join(known)}')
         kernels = per_stage(attention, stages, 'attention')
         if not set(kernels) <= set(KERNELS):
             raise InputError(f'unknown attention {attention!r}; choose from {", ".join(KERNELS)}, one for all stages '
@@ -191,10 +224,10 @@ class SwinTransformerV2(Backbone):
             blocks = []
             for block in range(self.depths[i]):
                 bias = POSITION_BIASES[position_bias](arch['num_heads'][i], windows[i])
-                attn = WindowAttention(dims[i], arch['num_heads'][i], bias, kernels[i])
+                attn = WindowAttention(dims[i], arch['num_heads'][i], bias, kernels[i], similarity)
                 extra_norm = extra_norm_every > 0 and (block + 1) % extra_norm_every == 0
-                blocks.append(SwinBlockV2(dims[i], attn, arch['mlp_ratio'], next(drop_paths), extra_norm))
-            downsample = PatchMerging(dims[i - 1]) if i else None
+                blocks.append(BLOCK_NORMS[block_norm](dims[i], attn, arch['mlp_ratio'], next(drop_paths), extra_norm))
+            downsample = PatchMerging(dims[i - 1], block_norm == 'pre') if i else None
             self.stages.append(Stage(blocks, downsample, windows[i], references[i], with_cp))
         self.out_norms = nn.ModuleDict(
             {str(i): nn.LayerNorm(dims[i]) if out_norm else nn.Identity()
@@ -204,7 +237,10 @@ class SwinTransformerV2(Backbone):
         self._freeze()
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        x = self.patch_embed(x)
+        return self.forward_tokens(self.patch_embed(x))
+
+    def forward_tokens(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """The patch embedding's (B, ceil(H / 4), ceil(W / 4), C) -> the outputs."""
         outs = []
         for i, stage in enumerate(self.stages):
             x = stage(x)
@@ -289,9 +325,10 @@ class SwinTransformerV2(Backbone):
         return key.startswith('out_norms.')
 
     def leaves_out(self, key: str) -> bool:
-        """Stages after the last output, and norms of stages that are not returned."""
+        """Stages after the last output, norms of stages that are not returned, and what pretraining puts for masked
+        patches."""
         stage = re.match(r'stages\.(\d+)\.', key)
-        return key.startswith('out_norms.') or bool(stage) and len(self.stages) <= int(stage[1]) < len(self.depths)
+        return key == 'mask_token' or key.startswith('out_norms.') or bool(stage) and len(self.stages) <= int(stage[1]) < len(self.depths)
 
     def follow(self, other: 'SwinTransformerV2') -> None:
         """Take the windows and the reference windows of another backbone of the same arch."""

@@ -69,15 +69,17 @@ class ConvStem(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2 C): 2 x 2 tokens, linear, then LayerNorm (post-norm in V2).
+    """(B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), 2 C): 2 x 2 tokens, linear, then LayerNorm (post-norm in V2); with
+    ``pre_norm`` LayerNorm, then linear (V1).
 
     An odd side is filled with one row or column of zeros at its end.
     """
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, pre_norm: bool = False):
         super().__init__()
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
-        self.norm = nn.LayerNorm(2 * dim)
+        self.pre_norm = pre_norm
+        self.norm = nn.LayerNorm(4 * dim if pre_norm else 2 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         bottom, right = x.shape[1] % 2, x.shape[2] % 2
@@ -87,4 +89,4 @@ class PatchMerging(nn.Module):
         x = x.view(batch, height // 2, 2, width // 2, 2, dim)
         # Column before row, the order of the published weights.
         x = x.permute(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * dim)
-        return self.norm(self.reduction(x))
+        return self.reduction(self.norm(x)) if self.pre_norm else self.norm(self.reduction(x))

@@ -1,12 +1,12 @@
 """Scaled cosine attention in windows, and its kernels (SwinV2, section 3.2, eq. 2).
 
 A kernel maps qkv (T, 3, heads, d), T tokens in the order of the windows; the scale (heads,); one bias (heads, N, N) per
-group of windows; and the groups to (T, heads, d): softmax(scale cos(q, k) + bias) v in every window. All give the same
-result. A kernel may use qkv up.
+group of windows; and the groups to (T, heads, d): softmax(scale cos(q, k) + bias) v in every window. Without a scale it is
+the dot-product attention of SwinV1, softmax(q k' / sqrt(d) + bias) v. All give the same result. A kernel may use qkv up.
 """
 
 from math import log
-from typing import Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -34,10 +34,20 @@ def unit_vectors(x: Tensor) -> Tensor:
     return x * (square.clamp_min(_MIN_LENGTH**2).rsqrt() * (square > _MIN_LENGTH**2))
 
 
-def _normalise_(qkv: Tensor, scale: Tensor) -> Tensor:
-    """``unit_vectors`` for both q, times the scale, and k of qkv (T, 3, heads, d), in place. Returns one over their
-    lengths, (T, 2, heads, 1) float32 or float64, zero where there is none."""
+def _scaled(q: Tensor, k: Tensor, scale: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+    """q, k (T, heads, d) -> the vectors whose dot product is the logit, but for the bias."""
+    if scale is None:
+        return q * q.shape[-1]**-0.5, k
+    return unit_vectors(q) * scale[:, None], unit_vectors(k)
+
+
+def _scale_(qkv: Tensor, scale: Optional[Tensor]) -> Optional[Tensor]:
+    """``_scaled`` for q and k of qkv (T, 3, heads, d), in place. With a scale it returns one over their lengths,
+    (T, 2, heads, 1) float32 or float64, zero where there is none."""
     qk = qkv[:, :2]
+    if scale is None:
+        qk[:, 0].mul_(qkv.shape[-1]**-0.5)
+        return None
     precise = torch.promote_types(scale.dtype, torch.float32)
     lengths = torch.linalg.vector_norm(qk, dim=-1, keepdim=True, dtype=precise)
     inverse = lengths.clamp_min(_MIN_LENGTH).reciprocal_().mul_(lengths > _MIN_LENGTH)
@@ -57,14 +67,14 @@ def _by_group(attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], q: Ten
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
-def _eager(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+def _eager(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
     """The reference: the formula as it stands."""
 
     def attend(q, k, v, bias):
         return (q @ k.transpose(-2, -1) + bias).softmax(dim=-1).to(v.dtype) @ v
 
     q, k, v = qkv.unbind(1)
-    return _by_group(attend, unit_vectors(q) * scale[:, None], unit_vectors(k), v, biases, groups)
+    return _by_group(attend, *_scaled(q, k, scale), v, biases, groups)
 
 
 def _dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -73,21 +83,22 @@ def _dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Ten
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None], scale=1.0)
 
 
-def _fused(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+def _fused(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
     """The same through ``scaled_dot_product_attention``."""
     if not torch.is_grad_enabled():
         return _fused_(qkv, scale, biases, groups)[0]
     q, k, v = qkv.unbind(1)
-    q, k = unit_vectors(q) * scale[:, None], unit_vectors(k)
+    q, k = _scaled(q, k, scale)
     with torch.autocast(v.device.type, enabled=False):
         return _by_group(_dot_product_attention, q.to(v.dtype), k.to(v.dtype), v, biases, groups)
 
 
 @torch.no_grad()
-def _fused_(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tuple[Tensor, Tensor]:
-    """``_fused`` without a gradient; uses qkv up, and returns what ``_normalise_`` does, too."""
+def _fused_(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor],
+            groups: Sequence[WindowGroup]) -> Tuple[Tensor, Optional[Tensor]]:
+    """``_fused`` without a gradient; uses qkv up, and returns what ``_scale_`` does, too."""
     with torch.autocast(qkv.device.type, enabled=False):
-        inverse = _normalise_(qkv, scale)
+        inverse = _scale_(qkv, scale)
         # Detached, for PyTorch chooses its slow form wherever a bias could need a gradient.
         biases = [bias.detach() for bias in biases]
         return _by_group(_dot_product_attention, *qkv.unbind(1), biases, groups), inverse
@@ -97,13 +108,13 @@ class _Sequential(Function):
     """No weights are kept: the forward pass is the fused one, and the backward makes the weights of some windows at a
     time anew (the paper's sequential attention, section 3.5, exact at any chunk).
 
-    What is kept is qkv with q and k normalised in its place: nobody else needs it, least of all the linear layer that
+    What is kept is qkv with q and k scaled in its place: nobody else needs it, least of all the linear layer that
     made it.
     """
 
     @staticmethod
     def forward(ctx, qkv, scale, groups, *biases):
-        out, inverse = _fused_(qkv.detach(), scale.detach(), biases, groups)
+        out, inverse = _fused_(qkv.detach(), None if scale is None else scale.detach(), biases, groups)
         ctx.save_for_backward(qkv.detach(), inverse, scale, *biases)
         ctx.groups = groups
         return out
@@ -119,7 +130,7 @@ class _Sequential(Function):
                 shape = (windows, -1, *qkv.shape[1:])
                 _backward_of_windows(qkv[rows].view(shape), grad_out[rows].unflatten(0, shape[:2]), biases[group],
                                      grad_qkv[rows].view(shape), grad_biases[group])
-            grad_scale = _backward_of_normalise_(grad_qkv, qkv, inverse, scale)
+            grad_scale = _backward_of_scale_(grad_qkv, qkv, inverse, scale)
         return grad_qkv, grad_scale, None, *grad_biases
 
 
@@ -136,7 +147,7 @@ def _chunks(groups: Sequence[WindowGroup], qkv: Tensor) -> Iterator[Tuple[int, s
 
 
 def _backward_of_windows(qkv: Tensor, grad_out: Tensor, bias: Tensor, grad_qkv: Tensor, grad_bias: Tensor) -> None:
-    """qkv (windows, N, 3, heads, d), normalised, and the output's gradient (windows, N, heads, d): fills grad_qkv and
+    """qkv (windows, N, 3, heads, d), scaled, and the output's gradient (windows, N, heads, d): fills grad_qkv and
     adds to grad_bias (heads, N, N)."""
     q, k, v = (part.contiguous() for part in qkv.permute(2, 0, 3, 1, 4))  # (windows, heads, N, d) each
     grad_out = grad_out.transpose(1, 2).contiguous()
@@ -150,11 +161,15 @@ def _backward_of_windows(qkv: Tensor, grad_out: Tensor, bias: Tensor, grad_qkv: 
     grads[0], grads[1], grads[2] = grad_scores @ k, grad_scores.transpose(-2, -1) @ q, grad_v
 
 
-def _backward_of_normalise_(grad_qkv: Tensor, qkv: Tensor, inverse: Tensor, scale: Tensor) -> Tensor:
-    """The gradient of qkv after ``_normalise_`` -> before, in place; returns that of the scale.
+def _backward_of_scale_(grad_qkv: Tensor, qkv: Tensor, inverse: Optional[Tensor],
+                        scale: Optional[Tensor]) -> Optional[Tensor]:
+    """The gradient of qkv after ``_scale_`` -> before, in place; returns that of the scale.
 
     u = x / |x| has the slope (1 - u u') / |x|: no part of the gradient along u is left.
     """
+    if scale is None:
+        grad_qkv[:, 0].mul_(qkv.shape[-1]**-0.5)
+        return None
     scales = torch.stack((scale, torch.ones_like(scale)))[:, :, None]
     grad, normalised = grad_qkv[:, :2], qkv[:, :2]
     along = (grad * normalised).sum(dim=-1, keepdim=True, dtype=inverse.dtype) / scales
@@ -162,23 +177,24 @@ def _backward_of_normalise_(grad_qkv: Tensor, qkv: Tensor, inverse: Tensor, scal
     return along[:, 0].sum(dim=(0, 2)).to(scale.dtype)
 
 
-def _sequential(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+def _sequential(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
     if not torch.is_grad_enabled():
         return _fused(qkv, scale, biases, groups)
     return _Sequential.apply(qkv, scale, tuple(groups), *biases)
 
 
-def _auto(qkv: Tensor, scale: Tensor, biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+def _auto(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
     """Sequential on CPUs, where PyTorch's fused kernel takes no bias that needs a gradient; fused on GPUs."""
     return (_sequential if qkv.device.type == 'cpu' else _fused)(qkv, scale, biases, groups)
 
 
-Kernel = Callable[[Tensor, Tensor, Sequence[Tensor], Sequence[WindowGroup]], Tensor]
+Kernel = Callable[[Tensor, Optional[Tensor], Sequence[Tensor], Sequence[WindowGroup]], Tensor]
 KERNELS: Dict[str, Kernel] = {'auto': _auto, 'eager': _eager, 'fused': _fused, 'sequential': _sequential}
 
 
 class WindowAttention(nn.Module):
-    """(T, C) -> (T, C), T tokens in the order of the windows: multi-head scaled cosine attention with a position bias.
+    """(T, C) -> (T, C), T tokens in the order of the windows: multi-head attention, scaled cosine unless said otherwise, with
+    a position bias.
 
     softmax(cos(q, k) min(exp(logit_scale), 100) + bias) v; q and v have biases, k has none.
 
@@ -187,9 +203,10 @@ class WindowAttention(nn.Module):
         num_heads: heads; C is a multiple of it.
         position_bias: a module of ``position_bias.py``.
         kernel: a key of KERNELS.
+        similarity: 'cosine', or 'dot_product' for SwinV1's softmax(q k' / sqrt(d) + bias) v.
     """
 
-    def __init__(self, dim: int, num_heads: int, position_bias: nn.Module, kernel: str = 'auto'):
+    def __init__(self, dim: int, num_heads: int, position_bias: nn.Module, kernel: str = 'auto', similarity: str = 'cosine'):
         super().__init__()
         if dim % num_heads:
             raise InputError(f'{dim} channels cannot be split over {num_heads} heads evenly; choose num_heads that '
@@ -197,7 +214,7 @@ class WindowAttention(nn.Module):
         self.num_heads = num_heads
         self.kernel = kernel
         self.position_bias = position_bias
-        self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), log(10.0)))
+        self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), log(10.0))) if similarity == 'cosine' else None
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
@@ -214,6 +231,6 @@ class WindowAttention(nn.Module):
         """reference: the window that the bias was learned with."""
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, qkv_bias).unflatten(1, (3, self.num_heads, -1))
-        scale = self.logit_scale.clamp(max=log(100.0)).exp().flatten()
+        scale = None if self.logit_scale is None else self.logit_scale.clamp(max=log(100.0)).exp().flatten()
         biases: List[Tensor] = self._biases(self.position_bias, [group.window for group in geometry.groups], reference)
         return self.proj(KERNELS[self.kernel](qkv, scale, biases, geometry.groups).flatten(1))
