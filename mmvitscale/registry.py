@@ -10,7 +10,7 @@ MODELS = root.Registry(
     'model',
     scope='mmvitscale',
     parent=root.MODELS,
-    locations=['mmvitscale.models.backbones', 'mmvitscale.models.necks', 'mmvitscale.tta'])
+    locations=['mmvitscale.models.backbones', 'mmvitscale.models.necks', 'mmvitscale.models.pretraining', 'mmvitscale.tta'])
 RUNNERS = root.Registry(
     'runner',
     scope='mmvitscale',

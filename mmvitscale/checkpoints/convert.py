@@ -8,7 +8,7 @@ is used, or dropped on purpose and listed, or an error. Whether all weights are 
 
 import re
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isqrt
 from typing import Callable, Dict, List, Optional, Tuple
 
@@ -26,8 +26,9 @@ class Converted:
     """The weights of a backbone under our names.
 
     family: 'SwinV2' or 'DeepViT'. source: the library they came from. prefix: what their names stood behind. weights: our
-    state dict, without the lineage. dropped: keys that are left out on purpose. lineage: what they were learned with, as
-    far as the source tells; None for a DeepViT whose grid it does not.
+    state dict, without the lineage. heads: for the weights of a classifier and of SimMIM's decoder their names in mmpretrain,
+    ``head.fc.*`` and ``neck.decoder.0.*``, and in the source. dropped: keys that the backbone has no use for. lineage: what they
+    were learned with, as far as the source tells; None for a DeepViT whose grid it does not.
     """
 
     family: str
@@ -36,6 +37,7 @@ class Converted:
     weights: State
     dropped: List[str]
     lineage: Optional[Lineage]
+    heads: Dict[str, str] = field(default_factory=dict)
 
     def state_dict(self, lineage: Optional[Lineage] = None) -> State:
         """The weights together with what they were learned with: the checkpoint's lineage, or the one given."""
@@ -112,7 +114,19 @@ def convert(weights: State, prefix: Optional[str] = None) -> Converted:
                          'as one library wrote it')
     layout, = layouts
     outside = [key for key in weights if not key.startswith(prefix)]
-    return _convert(layout, prefix, inside, outside, getattr(weights, '_metadata', {}))
+    converted = _convert(layout, prefix, inside, outside, getattr(weights, '_metadata', {}))
+    return replace(converted, heads=_heads(layout, prefix, weights))
+
+
+def _heads(layout: '_Layout', prefix: str, weights: State) -> Dict[str, str]:
+    """Names of heads in mmpretrain -> in the source, where they stand behind the backbone's prefix or beside it."""
+    found = {}
+    for key in weights:
+        for pattern, name in layout.heads:
+            match = re.fullmatch(pattern, key.removeprefix(prefix))
+            if match:
+                found[match.expand(name)] = key
+    return found
 
 
 def _unknown(weights: State, prefix: Optional[str]) -> str:
@@ -132,7 +146,7 @@ class _Layout:
     """name: of the library. anchor: a key that only this layout has, its first group what may stand before. locate: a key ->
     ('block', stage, block, rest) or ('merging', stage, None, rest), or None outside the stages; stages count from 0 and a
     patch merging belongs to the stage it leads to. stem, block: rules for keys outside stages and in a block (relative to
-    it). dropped: patterns of keys outside the stages that are left out. fix: what is more than renaming. tells: of two
+    it). heads: rules for what stands beside the backbone. dropped: patterns of keys outside the stages that are left out. fix: what is more than renaming. tells: of two
     layouts with the same anchor, whether it is this one. family: of the model."""
 
     name: str
@@ -140,6 +154,7 @@ class _Layout:
     locate: Callable[[str], Optional[tuple]] = lambda key: None
     stem: list = field(default_factory=list)
     block: list = field(default_factory=list)
+    heads: list = field(default_factory=list)
     dropped: Tuple[str, ...] = ()
     fix: Callable[[State], State] = lambda weights: weights
     tells: Optional[Callable[[State], bool]] = None
@@ -214,8 +229,10 @@ _OWN_BLOCK = [(r'attn\.position_bias\.(mlp\.(?:0\.weight|0\.bias|2\.weight)|tabl
               (r'(attn\.(?:qkv\.weight|q_bias|v_bias|logit_scale|proj\.(?:weight|bias)))', r'\1'),
               (rf'((?:pre_)?norm1|(?:pre_)?norm2|extra_norm|mlp\.fc1|mlp\.fc2)\.{_WB}', r'\1.\2')]
 _OFFICIAL_BLOCK = [(r'attn\.cpb_mlp\.(0\.weight|0\.bias|2\.weight)', r'attn.position_bias.mlp.\1'), *_OWN_BLOCK[1:]]
+_MASK_TOKEN = (r'(?:embeddings\.)?mask_token', 'mask_token')
+_HEADS = [(rf'(?:head|head\.fc|classifier)\.{_WB}', r'head.fc.\1'), (rf'decoder\.0\.{_WB}', r'neck.decoder.0.\1')]
 _OFFICIAL_STEM = [(rf'patch_embed\.(proj|norm)\.{_WB}', r'patch_embed.\1.\2'),
-                  (rf'norm\.{_WB}', r'out_norms.{last}.\1')]
+                  (rf'norm\.{_WB}', r'out_norms.{last}.\1'), _MASK_TOKEN]
 _OFFICIAL_ANCHOR = re.compile(r'(.*?\.)?layers[._]\d+\.blocks\.\d+\.attn\.cpb_mlp\.')
 
 _LAYOUTS = [
@@ -223,7 +240,7 @@ _LAYOUTS = [
         name='mmvitscale',
         anchor=re.compile(r'(.*?\.)?stages\.\d+\.blocks\.\d+\.attn\.position_bias\.'),
         locate=_stages(r'stages\.', 0),
-        stem=[*_OFFICIAL_STEM[:1], (rf'(out_norms\.\d+)\.{_WB}', r'\1.\2')],
+        stem=[_OFFICIAL_STEM[0], _MASK_TOKEN, (rf'(out_norms\.\d+)\.{_WB}', r'\1.\2')],
         block=_OWN_BLOCK),
     _Layout(
         name='official',
@@ -232,7 +249,8 @@ _LAYOUTS = [
         locate=_stages(r'layers\.', 1),
         stem=_OFFICIAL_STEM,
         block=_OFFICIAL_BLOCK,
-        dropped=(r'head\..*', 'mask_token')),
+        heads=_HEADS,
+        dropped=(r'head\..*', )),
     _Layout(
         name='timm',
         anchor=_OFFICIAL_ANCHOR,
@@ -240,13 +258,15 @@ _LAYOUTS = [
         locate=_stages(r'layers[._]', 0),
         stem=_OFFICIAL_STEM,
         block=_OFFICIAL_BLOCK,
+        heads=_HEADS,
         dropped=(r'head\..*', )),
     _Layout(
         name='Hugging Face',
         anchor=re.compile(r'(.*?\.)?encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\.continuous_position_bias_mlp\.'),
         locate=_stages(r'encoder\.layers\.', 1),
         stem=[(rf'embeddings\.patch_embeddings\.projection\.{_WB}', r'patch_embed.proj.\1'),
-              (rf'embeddings\.norm\.{_WB}', r'patch_embed.norm.\1'), (rf'layernorm\.{_WB}', r'out_norms.{last}.\1')],
+              (rf'embeddings\.norm\.{_WB}', r'patch_embed.norm.\1'), (rf'layernorm\.{_WB}', r'out_norms.{last}.\1'),
+              _MASK_TOKEN],
         block=[(r'attention\.self\.continuous_position_bias_mlp\.(.*)', r'attn.position_bias.mlp.\1'),
                (r'attention\.self\.(query|key|value)\.weight', r'attn.\1.weight'),
                (r'attention\.self\.query\.bias', 'attn.q_bias'), (r'attention\.self\.value\.bias', 'attn.v_bias'),
@@ -254,28 +274,31 @@ _LAYOUTS = [
                (rf'attention\.output\.dense\.{_WB}', r'attn.proj.\1'), (rf'layernorm_before\.{_WB}', r'norm1.\1'),
                (rf'layernorm_after\.{_WB}', r'norm2.\1'), (rf'intermediate\.dense\.{_WB}', r'mlp.fc1.\1'),
                (rf'output\.dense\.{_WB}', r'mlp.fc2.\1')],
-        dropped=(r'classifier\..*', r'decoder\..*', r'embeddings\.mask_token'),
+        heads=_HEADS,
+        dropped=(r'classifier\..*', r'decoder\..*'),
         fix=_join_query_key_value),
     _Layout(
         name='mmpretrain',
         anchor=re.compile(r'(.*?\.)?stages\.\d+\.blocks\.\d+\.attn\.w_msa\.cpb_mlp\.'),
         locate=_stages(r'stages\.', 0),
         stem=[(rf'patch_embed\.projection\.{_WB}', r'patch_embed.proj.\1'),
-              (rf'patch_embed\.norm\.{_WB}', r'patch_embed.norm.\1'), (rf'norm(\d)\.{_WB}', r'out_norms.\1.\2')],
+              (rf'patch_embed\.norm\.{_WB}', r'patch_embed.norm.\1'), (rf'norm(\d)\.{_WB}', r'out_norms.\1.\2'),
+              _MASK_TOKEN],
         block=[(r'attn\.w_msa\.cpb_mlp\.(0\.weight|0\.bias|2\.weight)', r'attn.position_bias.mlp.\1'),
                (r'attn\.w_msa\.(qkv\.weight|q_bias|v_bias|logit_scale|proj\.weight|proj\.bias)', r'attn.\1'),
                (rf'(norm1|norm2)\.{_WB}', r'\1.\2'), (rf'norm3\.{_WB}', r'extra_norm.\1'),
                (rf'ffn\.layers\.0\.0\.{_WB}', r'mlp.fc1.\1'), (rf'ffn\.layers\.1\.{_WB}', r'mlp.fc2.\1')],
-        dropped=(r'head\..*', 'mask_token'),
+        dropped=(r'head\..*', ),
         fix=_reorder_merging),
     _Layout(
         name='torchvision',
         anchor=re.compile(r'(.*?\.)?features\.\d+\.\d+\.attn\.cpb_mlp\.'),
         locate=_locate_torchvision,
         stem=[(rf'features\.0\.0\.{_WB}', r'patch_embed.proj.\1'), (rf'features\.0\.2\.{_WB}', r'patch_embed.norm.\1'),
-              _OFFICIAL_STEM[1]],
+              _OFFICIAL_STEM[1], _MASK_TOKEN],
         block=[*_OFFICIAL_BLOCK, (r'attn\.qkv\.bias', 'attn.qkv.bias'), (rf'mlp\.0\.{_WB}', r'mlp.fc1.\1'),
                (rf'mlp\.3\.{_WB}', r'mlp.fc2.\1')],
+        heads=_HEADS,
         dropped=(r'head\..*', ),
         fix=_split_qkv_bias),
     _Layout(
@@ -283,7 +306,8 @@ _LAYOUTS = [
         family='DeepViT',
         # Not the blocks of a stage, which SwinV2 has.
         anchor=re.compile(r'((?:(?!(?:layers|stages)[._]\d+\.).)*?\.)?blocks\.\d+\.attn\.(?:qkv\.weight|reatten_matrix\.)'),
-        stem=[(r'(cls_token|pos_embed|(?:patch_embed|blocks|norm)\..*)', r'\1')],
+        stem=[(r'(cls_token|pos_embed|mask_token|(?:patch_embed|blocks|norm)\..*)', r'\1')],
+        heads=_HEADS,
         dropped=(r'head\..*', )),
 ]
 

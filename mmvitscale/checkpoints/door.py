@@ -203,7 +203,7 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
         # A teacher and its student, say, take the weights of one model: they rename them when they load.
         renames = type(model)._load_from_state_dict is not nn.Module._load_from_state_dict and any(
             prefix.endswith(f'.{start}') for prefix in backbones for start in find_backbones(weights) if start)
-        state, entries = _enter({} if renames else backbones, weights, name, exact, given)
+        state, entries = _enter({} if renames else backbones, weights, name, exact, given, model.state_dict())
         if exact:
             _check_exact(model.state_dict(), state, backbones, entries)
         elif backbones and not renames and not entries and not any(key in state for key in model.state_dict()):
@@ -250,15 +250,17 @@ def has_entered(content: dict) -> bool:
     return any(map(entered, metadata.values()))
 
 
-def _enter(backbones: Dict[str, nn.Module], weights: State, name: str, exact: bool,
-           given: Optional[WindowLineage]) -> Tuple[State, Dict[str, Entry]]:
-    """Weights of a model or of a backbone alone -> those of a model with these backbones, and what enters each."""
+def _enter(backbones: Dict[str, nn.Module], weights: State, name: str, exact: bool, given: Optional[WindowLineage],
+           own: Optional[State] = None) -> Tuple[State, Dict[str, Entry]]:
+    """Weights of a model or of a backbone alone -> those of a model with these backbones, and what enters each. own: the
+    model's weights, for heads of another library that have a place among them."""
     entries, used = {}, set()
     behind = {prefix: OrderedDict((key[len(prefix):], value) for key, value in weights.items() if key.startswith(prefix))
               for prefix in backbones}
-    # A file of a backbone alone, or of another model around one, is for every backbone; only to begin with, and only where
-    # no part of the file is some backbone's own.
-    alone = not exact and not any(behind.values()) and bool(find_backbones(weights))
+    # A file of a backbone alone, or of another model around one, is for every backbone; only where no part of the file is
+    # some backbone's own.
+    alone = not any(behind.values()) and bool(find_backbones(weights))
+    heads = {}
     for prefix, backbone in backbones.items():
         inside = weights if alone else behind[prefix]
         if inside:
@@ -266,7 +268,12 @@ def _enter(backbones: Dict[str, nn.Module], weights: State, name: str, exact: bo
             entries[prefix] = entry
             start = entry.converted.prefix if alone else prefix
             used.update(key for key in weights if key.startswith(start))
+            if alone and own is not None:
+                heads = {target: key for target, key in entry.converted.heads.items()
+                         if target in own and (exact or own[target].shape == weights[key].shape)}
+                used.update(heads.values())
     state = OrderedDict((key, value) for key, value in weights.items() if key not in used)
+    state.update({target: weights[key] for target, key in heads.items()})
     state._metadata = OrderedDict(getattr(weights, '_metadata', {}))
     state._metadata[''] = dict(state._metadata.get('', {}), entered=_ENTERED, name=name)
     for prefix, entry in entries.items():

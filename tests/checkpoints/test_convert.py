@@ -110,7 +110,7 @@ def test_wrappers_around_the_weights(wrap):
     official = official_state_dict(source, (8, ) * 4, (8, ) * 4)
     converted = convert(weights_in(wrap(official)))
     plain = convert(weights_in(official))
-    assert converted.weights.keys() == plain.weights.keys() and converted.lineage == plain.lineage
+    assert converted.weights.keys() - {'mask_token'} == plain.weights.keys() and converted.lineage == plain.lineage
 
 
 def test_own_checkpoints_of_a_backbone_and_of_a_segmentor():

@@ -3,9 +3,10 @@
 import re
 from contextlib import nullcontext
 from math import ceil, isqrt
-from typing import List, Optional, Sequence, Set, Tuple, Union
+from typing import Callable, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
+from mmengine.logging import MessageHub
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,7 +18,8 @@ from ..layers.drop_path import DropPath
 from ..layers.feed_forward import FeedForward
 from ..layers.patch_embed import ConvStem, LinearStem
 from ..layers.position_embedding import resize_position_embedding
-from ..layers.re_attention import KERNELS, ReAttention, SelfAttention, statistics_kept
+from ..layers.re_attention import KERNELS, MapRows, ReAttention, SelfAttention, statistics_kept
+from ..layers.similarity_loss import neighbour_similarity, with_loss
 from ..layers.windows import Window, WindowGeometry, to_window, window_geometry, window_merge, window_partition
 from .backbone import Backbone
 from .variants import DEEPVIT
@@ -46,10 +48,13 @@ def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry) -> T
     return torch.cat((token_sum / windows, merged), dim=1)
 
 
+Maps = Tuple[int, MapRows]  # rows to ask for at a time, and what makes them
+
+
 class Block(nn.Module):
     """(B, N, C) -> (B, N, C): x + attn(norm(r x)) / r, then x + mlp(norm(r x)) / r.
 
-    With a geometry the attention stays inside its windows.
+    With a geometry the attention stays inside its windows. ``with_maps`` returns what makes the attention maps, too.
     """
 
     def __init__(self, dim: int, attn: nn.Module, mlp_ratio: float, drop_path: float, residual_scale: float):
@@ -61,12 +66,49 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.residual_scale = residual_scale
 
-    def forward(self, x: Tensor, geometry: Optional[WindowGeometry] = None) -> Tensor:
+    def forward(self, x: Tensor, geometry: Optional[WindowGeometry] = None,
+                with_maps: bool = False) -> Union[Tensor, Tuple[Tensor, Maps]]:
         r = self.residual_scale
-        normed = self.norm1(x * r)
-        attended = self.attn(normed) if geometry is None else attend_in_windows(self.attn, normed, geometry)
+        attended, maps = self._attend(self.norm1(x * r), geometry, with_maps)
         x = x + self.drop_path(attended) / r
-        return x + self.drop_path(self.mlp(self.norm2(x * r))) / r
+        x = x + self.drop_path(self.mlp(self.norm2(x * r))) / r
+        return (x, maps) if with_maps else x
+
+    def _attend(self, x: Tensor, geometry: Optional[WindowGeometry], with_maps: bool) -> Tuple[Tensor, Optional[Maps]]:
+        if with_maps:
+            attended, *maps = self.attn.forward_with_maps(x)
+            return attended, tuple(maps)
+        return (self.attn(x) if geometry is None else attend_in_windows(self.attn, x, geometry)), None
+
+
+class PostNormBlock(Block):
+    """(B, N, C) -> (B, N, C): x + norm(attn(r x)) / r, then x + norm(mlp(r x)) / r, as SwinV2 normalises (section 3.2 there),
+    on a plain ViT.
+
+    Its norms start at zero, and have names of their own, so that weights of one kind of block cannot be taken for those of
+    the other.
+    """
+
+    def __init__(self, dim: int, *args, **kwargs):
+        super().__init__(dim, *args, **kwargs)
+        del self.norm1, self.norm2
+        self.post_norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.post_norm2 = nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, x: Tensor, geometry: Optional[WindowGeometry] = None,
+                with_maps: bool = False) -> Union[Tensor, Tuple[Tensor, Maps]]:
+        r = self.residual_scale
+        attended, maps = self._attend(x * r, geometry, with_maps)
+        x = x + self.drop_path(self.post_norm1(attended)) / r
+        x = x + self.drop_path(self.post_norm2(self.mlp(x * r))) / r
+        return (x, maps) if with_maps else x
+
+
+_BLOCK_NORMS = {'pre': Block, 'post': PostNormBlock}
+
+
+def _unscaled() -> float:
+    return 1.0
 
 
 @MODELS.register_module()
@@ -90,6 +132,10 @@ class DeepViT(Backbone):
         global_blocks: with ``window_size``, the blocks that attend to the whole map nevertheless.
         attention: kernel of Re-attention: auto, eager or sequential.
         attn_drop_rate: dropout of the attention maps.
+        block_norm: pre, or post for SwinV2's res-post-norm (for comparison).
+        similarity_weight: weight of the mean cosine of neighbouring blocks' attention maps in the loss (the official 32-block
+            recipe has 0.1). Its gradient is added in the backward pass, whatever the head, and its value is logged as
+            ``similarity``. 0 costs nothing.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over the blocks.
         with_cp: recompute every block in the backward pass instead of storing its activations.
         frozen_stages: -1 freezes nothing, 0 stem and embeddings, n also the first n blocks.
@@ -112,6 +158,8 @@ class DeepViT(Backbone):
                  global_blocks: Sequence[int] = (),
                  attention: str = 'auto',
                  attn_drop_rate: float = 0.0,
+                 block_norm: str = 'pre',
+                 similarity_weight: float = 0.0,
                  drop_path_rate: float = 0.2,
                  with_cp: bool = False,
                  frozen_stages: int = -1,
@@ -135,10 +183,18 @@ class DeepViT(Backbone):
                              'too, or leave them out')
         if attention not in KERNELS:
             raise InputError(f'unknown attention {attention!r}; choose one of {", ".join(KERNELS)}')
+        if block_norm not in _BLOCK_NORMS:
+            raise InputError(f'unknown block_norm {block_norm!r}; choose one of {", ".join(_BLOCK_NORMS)}')
+        if similarity_weight and (depth < 2 or self.window is not None):
+            raise InputError(f'similarity_weight {similarity_weight} found with {depth} blocks and window_size {window_size}, '
+                             'but it compares the maps of all tokens of neighbouring blocks; leave it out, or window_size')
         if not -1 <= frozen_stages <= depth:
             raise InputError(f'frozen_stages {frozen_stages} found, but it is -1 (nothing) to {depth} (all blocks)')
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
+        self.similarity_weight = similarity_weight
+        # What the training loop multiplies its loss with; our runner tells (mixed precision, accumulated gradients).
+        self.gradient_scale: Callable[[], float] = _unscaled
         sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.grid = tuple(ceil(side / self.patch_size) for side in sides)
 
@@ -152,14 +208,17 @@ class DeepViT(Backbone):
                 attn = ReAttention(dim, arch['num_heads'], arch['transform_scale'], attention, attn_drop_rate)
             else:
                 attn = SelfAttention(dim, arch['num_heads'], attn_drop_rate)
-            self.blocks.append(Block(dim, attn, arch['mlp_ratio'], drop_paths[i], arch['residual_scale']))
+            self.blocks.append(_BLOCK_NORMS[block_norm](dim, attn, arch['mlp_ratio'], drop_paths[i], arch['residual_scale']))
         self.norm = nn.LayerNorm(dim, eps=1e-6) if depth - 1 in self.out_indices else None
 
         self.reset_parameters()
         self._freeze()
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        x = self.patch_embed(x)
+        return self.forward_tokens(self.patch_embed(x))
+
+    def forward_tokens(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """The stem's (B, ceil(H / 16), ceil(W / 16), C) -> the outputs."""
         batch, height, width, _ = x.shape
         x = torch.cat((self.cls_token.expand(batch, -1, -1), x.flatten(1, 2)), dim=1)
         x = x + resize_position_embedding(self.pos_embed, self.grid, (height, width))
@@ -167,31 +226,50 @@ class DeepViT(Backbone):
         if self.window is not None:
             windows = window_geometry(batch, (height, width), self.window, False, x.device)
         outs = []
+        compares = bool(self.similarity_weight) and self.training and torch.is_grad_enabled()
+        before, similarities = None, []
         for i, block in enumerate(self.blocks):
             geometry = None if i in self.global_blocks else windows
             if self.with_cp and torch.is_grad_enabled():
-                x = self._recomputed(block, x, geometry)
+                x = self._recomputed(block, x, geometry, compares)
             else:
-                x = block(x, geometry)
+                x = block(x, geometry, compares)
+            if compares:
+                x, (rows, maps) = x
+                if before is not None:
+                    similarities.append(neighbour_similarity(before, maps, x.shape[1], rows))
+                before = maps
+                if i == len(self.blocks) - 1:
+                    x = self._regularised(x, torch.stack(similarities).mean())
             if i in self.out_indices:
                 out = self.norm(x) if i == self.arch['depth'] - 1 else x
                 outs.append(out[:, 1:].transpose(1, 2).unflatten(2, (height, width)).contiguous())
         return tuple(outs)
 
     @staticmethod
-    def _recomputed(block: nn.Module, x: Tensor, geometry: Optional[WindowGeometry]) -> Tensor:
+    def _recomputed(block: nn.Module, x: Tensor, geometry: Optional[WindowGeometry],
+                    with_maps: bool) -> Union[Tensor, Tuple[Tensor, Maps]]:
         return checkpoint(
-            block, x, geometry, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(block)))
+            block, x, geometry, with_maps, use_reentrant=False,
+            context_fn=lambda: (nullcontext(), statistics_kept(block)))
+
+    def _regularised(self, x: Tensor, similarity: Tensor) -> Tensor:
+        MessageHub.get_current_instance().update_scalar('train/similarity', similarity.detach())
+        return with_loss(x, similarity, self.similarity_weight, lambda: self.gradient_scale())
 
     def reset_parameters(self) -> None:
         """The official initialisation: linear weights, class token and position embedding N(0, 0.02) truncated, linear
-        biases zero."""
+        biases zero; norms of post-norm blocks zero, as in SwinV2."""
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+            elif isinstance(module, PostNormBlock):
+                for norm in (module.post_norm1, module.post_norm2):
+                    nn.init.zeros_(norm.weight)
+                    nn.init.zeros_(norm.bias)
 
     def get_layer_depth(self, name: str, prefix: str = '') -> Tuple[int, int]:
         """Parameter name -> (depth, number of depths), for layer-wise learning rates: stem and embeddings 0, block i
@@ -259,7 +337,8 @@ class DeepViT(Backbone):
         return key.startswith('norm.')
 
     def leaves_out(self, key: str) -> bool:
-        """Blocks after the last output, and the final norm where the last block is not returned."""
+        """Blocks after the last output, the final norm where the last block is not returned, and what pretraining puts for
+        masked patches."""
         block = re.match(r'blocks\.(\d+)\.', key)
-        return key.startswith('norm.') and self.norm is None or \
+        return key == 'mask_token' or key.startswith('norm.') and self.norm is None or \
             bool(block) and len(self.blocks) <= int(block[1]) < self.arch['depth']

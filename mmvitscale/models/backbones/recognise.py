@@ -38,6 +38,12 @@ def _ratio(hidden: int, dim: int):
     return hidden / dim if int(hidden / dim * dim) == hidden else (hidden + 0.5) / dim
 
 
+def _heads(weights: State, attn: str) -> int:
+    """Dot-product attention has no scale; its position bias tells the heads."""
+    names = ('logit_scale', 'position_bias.mlp.2.weight', 'position_bias.table')
+    return next(filter(None, (_side(weights, attn + name) for name in names)), 0)
+
+
 def _swin_v2(weights: State) -> dict:
     places = {tuple(map(int, match.groups()))
               for match in (re.match(r'stages\.(\d+)\.blocks\.(\d+)\.', key) for key in weights) if match}
@@ -49,7 +55,7 @@ def _swin_v2(weights: State) -> dict:
     return dict(
         embed_dims=dim,
         depths=depths,
-        num_heads=tuple(_side(weights, f'stages.{i}.blocks.0.attn.logit_scale') for i in range(stages)),
+        num_heads=tuple(_heads(weights, f'stages.{i}.blocks.0.attn.') for i in range(stages)),
         mlp_ratio=_ratio(_side(weights, 'stages.0.blocks.0.mlp.fc1.bias'), dim),
         extra_norm_every=min(extra, default=0))
 

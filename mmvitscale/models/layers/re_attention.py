@@ -93,23 +93,32 @@ class _MixedAttention(Function):
         return grad_q, grad_k, grad_v, grad_weight.to(weight.dtype), None, None, None
 
 
+# Query rows of the maps of an attention: a slice -> (B, heads, rows, N), in the graph of the forward pass. Made when asked
+# for, so that a loss of the maps need not hold them.
+MapRows = Callable[[slice], Tensor]
+
+
 def _eager(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, scale: float, out_scale: float,
-           attn_drop: float) -> Tensor:
+           attn_drop: float) -> Tuple[Tensor, MapRows]:
     """The official form. The reference."""
-    maps = F.dropout(_attend(q, k, scale), attn_drop)
-    return (norm(mix(maps)) * out_scale).to(v.dtype) @ v
+    maps = norm(mix(F.dropout(_attend(q, k, scale), attn_drop))) * out_scale
+    return maps.to(v.dtype) @ v, lambda part: maps[:, :, part]
+
+
+def rows_at_a_time(q: Tensor) -> int:
+    """Query rows of a chunk of maps, for q (B, heads, N, d)."""
+    return max(1, _CHUNK.get(q.device.type, _CHUNK['cuda']) // (q.shape[0] * q.shape[1] * q.shape[2]))
 
 
 def _sequential(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, scale: float, out_scale: float,
-                attn_drop: float) -> Tensor:
+                attn_drop: float) -> Tuple[Tensor, MapRows]:
     """The same without the maps; see the head of this file."""
-    rows = max(1, _CHUNK.get(q.device.type, _CHUNK['cuda']) // (q.shape[0] * q.shape[1] * q.shape[2]))
-    return sequential_re_attention(q, k, v, mix, norm, scale, out_scale, rows)
+    return sequential_re_attention(q, k, v, mix, norm, scale, out_scale, rows_at_a_time(q))
 
 
 def sequential_re_attention(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, scale: float,
-                            out_scale: float, rows: int) -> Tensor:
-    """q, k, v: (B, heads, N, d) -> (B, heads, N, d), ``rows`` query rows at a time.
+                            out_scale: float, rows: int) -> Tuple[Tensor, MapRows]:
+    """q, k, v: (B, heads, N, d) -> (B, heads, N, d), ``rows`` query rows at a time, and what makes rows of the maps.
 
     mix: 1x1 convolution over heads. norm: BatchNorm2d or SyncBatchNorm over heads, whose running statistics are
     updated in training as its own forward would.
@@ -127,7 +136,13 @@ def sequential_re_attention(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, nor
         a = norm.weight * (var + norm.eps).rsqrt()
         b = a * shift + norm.bias
         out = a.view(-1, 1, 1) * values + b.view(-1, 1, 1) * v.sum(dim=2, keepdim=True)
-        return (out_scale * out).to(v.dtype)
+
+    def map_rows(part: slice) -> Tensor:
+        with torch.autocast(q.device.type, enabled=False):
+            centred = _attend(q[:, :, part], k, scale) - 1 / q.shape[2]
+            return out_scale * (a.view(-1, 1, 1) * _mix(weight, centred.to(weight.dtype)) + b.view(-1, 1, 1))
+
+    return (out_scale * out).to(v.dtype), map_rows
 
 
 def _batch_statistics(weight: Tensor, moments: Tensor, batch: int, tokens: int, norm: nn.Module,
@@ -156,12 +171,12 @@ def _batch_statistics(weight: Tensor, moments: Tensor, batch: int, tokens: int, 
 
 
 def _auto(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, scale: float, out_scale: float,
-          attn_drop: float) -> Tensor:
+          attn_drop: float) -> Tuple[Tensor, MapRows]:
     """Sequential, but eager where dropout needs the maps."""
     return (_eager if attn_drop else _sequential)(q, k, v, mix, norm, scale, out_scale, attn_drop)
 
 
-KERNELS: Dict[str, Callable[..., Tensor]] = {'auto': _auto, 'eager': _eager, 'sequential': _sequential}
+KERNELS: Dict[str, Callable[..., Tuple[Tensor, MapRows]]] = {'auto': _auto, 'eager': _eager, 'sequential': _sequential}
 
 
 class ReAttention(nn.Module):
@@ -193,10 +208,15 @@ class ReAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.forward_with_maps(x)[0]
+
+    def forward_with_maps(self, x: Tensor) -> Tuple[Tensor, int, MapRows]:
+        """(B, N, C) -> (B, N, C), a fitting number of rows to ask for at a time, and what makes rows of the maps that met
+        v."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
-        out = KERNELS[self.kernel](q, k, v, self.reatten_matrix, self.var_norm, self.scale, self.out_scale,
-                                   self.attn_drop if self.training else 0.0)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        out, map_rows = KERNELS[self.kernel](q, k, v, self.reatten_matrix, self.var_norm, self.scale, self.out_scale,
+                                             self.attn_drop if self.training else 0.0)
+        return self.proj(out.transpose(1, 2).flatten(2)), rows_at_a_time(q), map_rows
 
     def attention_maps(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, heads, N, N): the maps that meet v, for looking at; a row is a query."""
@@ -216,9 +236,14 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.forward_with_maps(x)[0]
+
+    def forward_with_maps(self, x: Tensor) -> Tuple[Tensor, int, MapRows]:
+        """As ReAttention's; the maps are those before dropout."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        out = self.proj(out.transpose(1, 2).flatten(2))
+        return out, rows_at_a_time(q), lambda part: _attend(q[:, :, part], k, self.scale)
 
     def attention_maps(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, heads, N, N): softmax(q k' / sqrt(d)), for looking at; a row is a query."""

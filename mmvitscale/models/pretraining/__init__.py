@@ -1,0 +1,4 @@
+from .local_normalization import LocallyNormalizedTarget
+from .masked import MaskedDeepViT, MaskedSwinTransformerV2
+
+__all__ = ['LocallyNormalizedTarget', 'MaskedDeepViT', 'MaskedSwinTransformerV2']

@@ -1,0 +1,48 @@
+"""A target of masked image modelling without low frequencies."""
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor
+
+from ...errors import InputError
+from ...registry import MODELS
+
+
+def normalize_locally(image: Tensor, size: int, eps: float = 1e-6) -> Tensor:
+    """(B, C, H, W) -> the same: every pixel minus the mean, over the square root of the variance (unbiased, plus ``eps``), of
+    its neighbourhood of size x size pixels, per channel; at the border of what there is of it."""
+
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, size, stride=1, padding=size // 2, count_include_pad=False)
+
+    # Sums of squares lose digits where a channel is far from zero; what is common to the image does not matter.
+    image = image - image.mean((2, 3), keepdim=True)
+    average = mean(image)
+    inside = torch.ones_like(image[:1, :1])
+    count = F.avg_pool2d(inside, size, stride=1, padding=size // 2) * size**2
+    variance = (mean(image**2) - average**2).clamp_min(0) * (count / (count - 1).clamp_min(1))
+    return (image - average) / (variance + eps).sqrt()
+
+
+@MODELS.register_module()
+class LocallyNormalizedTarget(BaseModule):
+    """A loss of a reconstruction, with the target normalised over each pixel's neighbourhood (SwinV2's SimMIM, 47 pixels).
+
+    Args:
+        size: side of the neighbourhood in pixels, odd.
+        loss: config of the loss (prediction, target, mask) -> scalar, mmpretrain's PixelReconstructionLoss for SimMIM.
+    """
+
+    def __init__(self, size: int, loss: dict):
+        super().__init__()
+        if size < 3 or size % 2 == 0:
+            raise InputError(f'a neighbourhood of {size} pixels found in LocallyNormalizedTarget, but it is odd and at least '
+                             '3, 47 in the paper')
+        self.size = size
+        self.loss = ROOT_MODELS.build(loss)
+
+    def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """prediction, target: (B, C, H, W); mask: (B, 1, H, W), 1 where the loss counts."""
+        return self.loss(prediction, normalize_locally(target, self.size), mask)

@@ -1,0 +1,56 @@
+"""Backbones for masked image modelling: what mmpretrain's SimMIM needs of them (SimMIM, arXiv 2111.09886; SwinV2, section
+3.3 and appendix). Its runner, neck, head and mask generator are mmpretrain's own."""
+
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...registry import MODELS
+from ..backbones import DeepViT, SwinTransformerV2
+
+
+class _Masked:
+    """Before a backbone among the bases: ``forward(x, mask)`` puts a learned token in the place of masked patches."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, self.arch['embed_dims']))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, x: Tensor, mask: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
+        """x: (B, in_channels, H, W). mask: (B, rows, columns), one for each patch of the patch embedding, 1 or True where it
+        is masked; None masks nothing. Raises InputError for a mask of another size."""
+        tokens = self.patch_embed(x)
+        if mask is None:
+            # Nothing is masked, but every parameter has a part in the output, as DDP wants it.
+            return self.forward_tokens(tokens + 0 * self.mask_token)
+        if mask.shape != tokens.shape[:3]:
+            raise InputError(f'a mask of {tuple(mask.shape[1:])} patches found for an image of {tuple(x.shape[2:])} pixels, '
+                             f'which has {tuple(tokens.shape[1:3])}; make input_size and model_patch_size of the '
+                             "mask generator those of the image and the backbone's patches")
+        mask = mask[..., None].to(tokens.dtype)
+        return self.forward_tokens(tokens * (1 - mask) + self.mask_token * mask)
+
+    def no_weight_decay(self):
+        return {*super().no_weight_decay(), 'mask_token'}
+
+    def get_layer_depth(self, name: str, prefix: str = '') -> Tuple[int, int]:
+        if name == f'{prefix}mask_token':
+            return 0, super().get_layer_depth(name, prefix)[1]
+        return super().get_layer_depth(name, prefix)
+
+    def may_be_new(self, key: str) -> bool:
+        """A classifier has no mask token."""
+        return key == 'mask_token' or super().may_be_new(key)
+
+
+@MODELS.register_module()
+class MaskedSwinTransformerV2(_Masked, SwinTransformerV2):
+    """SwinTransformerV2 with a token for masked patches, of 4 x 4 pixels. Arguments as SwinTransformerV2's."""
+
+
+@MODELS.register_module()
+class MaskedDeepViT(_Masked, DeepViT):
+    """DeepViT, or a plain ViT, with a token for masked patches, of 16 x 16 pixels. Arguments as DeepViT's."""
