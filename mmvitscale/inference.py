@@ -1,5 +1,6 @@
 """From a trained checkpoint to predictions, and from predictions to pictures."""
 
+import zlib
 from pathlib import Path
 from typing import Collection, List, Sequence, Tuple
 
@@ -7,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
+from mmengine.dataset import Compose, default_collate, pseudo_collate
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
@@ -22,6 +23,20 @@ from .errors import InputError
 from .machine import check_packages
 
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
+
+
+def is_masked_modelling(cfg: Config) -> bool:
+    """Whether the config trains by masked image modelling: it has no test, and reconstructs images."""
+    return 'predict_pipeline' in cfg
+
+
+def pipeline_of(cfg: Config) -> Sequence[dict]:
+    """The steps that an image goes through before the model predicts. Raises InputError for a config without."""
+    if is_masked_modelling(cfg):
+        return cfg.predict_pipeline
+    if not cfg.get('test_dataloader'):
+        raise InputError(f'{cfg.filename} has no test_dataloader, so there is nothing to predict with it')
+    return cfg.test_dataloader.dataset.pipeline
 
 
 def list_images(path: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> List[Path]:
@@ -84,22 +99,32 @@ def build_model(cfg: Config) -> nn.Module:
     return MODELS.build(cfg.model).eval().to(get_device())
 
 
+def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, dict]:
+    """A config's model with exactly the weights of a checkpoint, and what the file held. Raises InputError where they do not
+    fit.
+
+    Where the config grows windows, those that the weights last ran with are used (``test_windows`` in the config decides
+    otherwise).
+    """
+    content = read_checkpoint(checkpoint)
+    model = build_model(cfg)
+    entries = into_model(model, content, checkpoint, exact=True, tell=lambda line: print_log(line, 'current'))
+    for line in settle_windows(model, entries, cfg):
+        print_log(f'{checkpoint}: {line}', 'current')
+    model.load_state_dict(content['state_dict'])
+    return model, content
+
+
 class Predictor:
     """A config and its checkpoint, ready to predict.
 
     Args:
         cfg: of any task whose model has ``test_step``.
-        checkpoint: path of a file with exactly the model's weights. Where the config grows windows, those that the weights
-            last ran with are used (``test_windows`` in the config decides otherwise).
+        checkpoint: path of a file with exactly the model's weights (``load_model``).
     """
 
     def __init__(self, cfg: Config, checkpoint: str):
-        content = read_checkpoint(checkpoint)
-        self.model = model = build_model(cfg)
-        entries = into_model(model, content, checkpoint, exact=True, tell=lambda line: print_log(line, 'current'))
-        for line in settle_windows(model, entries, cfg):
-            print_log(f'{checkpoint}: {line}', 'current')
-        model.load_state_dict(content['state_dict'])
+        self.model, content = load_model(cfg, checkpoint)
         pipeline = cfg.test_dataloader.dataset.pipeline
         self.read_image = ImageReader(pipeline)
         self.pipeline = Compose([step for step in pipeline if 'Annotations' not in step['type']])
@@ -117,8 +142,41 @@ class Predictor:
             return self.model.test_step(pseudo_collate([data]))[0].cpu()
 
 
+class Reconstructor:
+    """A config of masked image modelling and its checkpoint, ready to draw what the model makes of masked images.
+
+    Args:
+        cfg: of mmpretrain's SimMIM; its ``predict_pipeline`` loads an image and masks it.
+        checkpoint: path of a file with exactly the model's weights.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str):
+        self.model, _ = load_model(cfg, checkpoint)
+        self.read_image = ImageReader(cfg.predict_pipeline)
+        self.pipeline = Compose(cfg.predict_pipeline)
+
+    def __call__(self, path: Path) -> Tuple[np.ndarray, float]:
+        """Path of an image -> the masked image, what the model fills in and the original side by side, (H, 3 W, 3) uint8 BGR,
+        and the loss. Equal paths are masked equally."""
+        np.random.seed(zlib.crc32(path.name.encode()))
+        data = self.model.data_preprocessor(default_collate([self.pipeline(dict(img_path=str(path)))]), False)
+        image = data['inputs']
+        mask = torch.stack([sample.mask for sample in data['data_samples']]).to(image.device)
+        head = self.model.head
+        with torch.inference_mode():
+            filled = self.model.neck(self.model.backbone(image, mask)[0])
+            loss = head.loss(filled, image, mask).item()
+        if hasattr(head.loss_module, 'restore'):
+            filled = head.loss_module.restore(filled, image)
+        where = mask.repeat_interleave(head.patch_size, 1).repeat_interleave(head.patch_size, 2)[:, None].bool()
+        panels = torch.cat((torch.where(where, torch.zeros_like(image), image), torch.where(where, filled, image), image), 3)
+        preprocessor = self.model.data_preprocessor
+        pixels = (panels * preprocessor.std + preprocessor.mean)[0].clamp(0, 255).round().byte()
+        return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()[..., ::-1]), loss
+
+
 class Painter:
-    """Draws data samples: semantic maps over the image, instances as boxes and masks, with a legend.
+    """Draws data samples: semantic maps over the image, instances as boxes and masks, classes of images as text, with a legend.
 
     Args:
         dataset_meta: ``classes`` and, if there is one, ``palette`` (RGB).
@@ -155,7 +213,20 @@ class Painter:
             return np.where(known[..., None], blend, image), set(np.unique(labels[known]).tolist())
         if f'{source}_instances' in sample:
             return self._instances(image, sample.get(f'{source}_instances'))
+        if f'{source}_label' in sample:
+            return self._image_labels(image, sample, source)
         return image, set()
+
+    def _image_labels(self, image: np.ndarray, sample: BaseDataElement, source: str) -> Tuple[np.ndarray, set]:
+        """The image with its class, and the score of a prediction, in a strip at its top."""
+        labels = sample.get(f'{source}_label').flatten().tolist()
+        text = ', '.join(self.classes[label] + (f' {sample.pred_score[label]:.2f}' if source == 'pred' else '')
+                         for label in labels)
+        picture, scale = image.copy(), min(max(image.shape[0] / 600, 0.45), 2.0)
+        cv2.rectangle(picture, (0, 0), (picture.shape[1], int(34 * scale)), (255, 255, 255), -1)
+        cv2.putText(picture, text, (int(8 * scale), int(24 * scale)), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0),
+                    max(int(scale), 1), cv2.LINE_AA)
+        return picture, set(labels)
 
     def _instances(self, image: np.ndarray, instances: InstanceData) -> Tuple[np.ndarray, set]:
         picture = image.copy()
@@ -203,16 +274,30 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
         raise InputError(f'cannot write {path}; free some space or give another folder')
 
 
-def predict_folder(predictor: Predictor, painter: Painter, images: Sequence[Path], out: Path,
+def predict_folder(cfg: Config, checkpoint: str, images: Sequence[Path], out: Path, score_thr: float = 0.3,
                    report=print) -> List[str]:
-    """Write out/<name>.png for each image, and return one line for each that failed."""
+    """Write out/<name>.png for each image, and return one line for each that failed.
+
+    Predictions are drawn on the image; of masked image modelling, what the model makes of the masked image.
+    """
+    if is_masked_modelling(cfg):
+        reconstructor = Reconstructor(cfg, checkpoint)
+    else:
+        predictor = Predictor(cfg, checkpoint)
+        painter = Painter(predictor.dataset_meta, score_thr)
     failures = []
     for path in images:
+        note = ''
         try:
-            picture = painter.paint(predictor.read_image(path), predictor(path))
+            if is_masked_modelling(cfg):
+                reconstructor.read_image(path)  # one line for what the model cannot take
+                picture, loss = reconstructor(path)
+                note = f' (masked, reconstructed, original; loss {loss:.4f})'
+            else:
+                picture = painter.paint(predictor.read_image(path), predictor(path))
             write_picture(out / f'{path.stem}.png', picture)
         except InputError as error:
             failures.append(str(error))
         else:
-            report(f'{path} -> {out / (path.stem + ".png")}')
+            report(f'{path} -> {out / (path.stem + ".png")}{note}')
     return failures

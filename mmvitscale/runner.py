@@ -1,9 +1,10 @@
 """MMEngine's runner with our door for weights, for every tool that builds its runner from ``runner_type``."""
 
 import mmengine.runner
+import torch
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
-from .checkpoints.door import into_model, unwrapped
+from .checkpoints.door import backbones_of, into_model, unwrapped
 from .checkpoints.files import read_checkpoint
 from .checkpoints.windows import settle_windows, tested_windows
 from .hooks.averages import let_averages_follow
@@ -21,7 +22,17 @@ class Runner(mmengine.runner.Runner):
     def train(self):
         """As MMEngine's. What is loaded is fine-tuned, or resumed exactly."""
         self._testing = False
+        for backbone in backbones_of(self.model).values():
+            if hasattr(backbone, 'gradient_scale'):
+                # A function, which copies of the model (averages) do not copy in depth.
+                backbone.gradient_scale = lambda: self._gradient_scale()
         return super().train()
+
+    def _gradient_scale(self) -> float:
+        """What the optimizer's wrapper multiplies a loss with before its backward pass."""
+        scale = float(self.optim_wrapper.scale_loss(torch.ones(())))
+        scaler = getattr(self.optim_wrapper, 'loss_scaler', None)
+        return scale * (scaler.get_scale() if hasattr(scaler, 'get_scale') else 1.0)
 
     def val(self):
         """As MMEngine's. What is loaded must fit the model entirely."""

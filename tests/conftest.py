@@ -7,9 +7,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside the tests
 
-from mmvitscale.analysis import peers  # noqa: E402
+from mmvitscale.torchvision_shim import make_torchvision_importable  # noqa: E402
 
-peers.make_importable()  # before any test imports what would import them
+make_torchvision_importable()  # before any test imports what would import them
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / 'mmvitscale'
 
 # From the ground up. A room may import from its own line and from those above it in this list.
 FLOORS = [
-    {'errors', 'registry'},
+    {'errors', 'registry', 'torchvision_shim'},
     {'checkpoints'},
     {'models'},
     {'optim', 'analysis'},
@@ -22,6 +22,7 @@ FLOORS = [
     {'hooks'},
     {'runner'},
     {'commands'},
+    {'study'},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -52,7 +53,7 @@ def test_a_room_imports_nothing_from_above(room):
     files = [PACKAGE / f'{room}.py'] if (PACKAGE / f'{room}.py').is_file() else list((PACKAGE / room).rglob('*.py'))
     found = {(str(path.relative_to(PACKAGE)), other) for path in files for other in imported_rooms(path)}
     assert not [pair for pair in found if FLOOR[pair[1]] > FLOOR[room]]
-    if room not in ('errors', 'registry'):
+    if room not in ('errors', 'registry', 'torchvision_shim'):
         assert found, 'nothing was read'
 
 

@@ -1,4 +1,5 @@
-"""Draw a checkpoint's predictions on an image or on every image of a folder."""
+"""Draw a checkpoint's predictions on an image or on every image of a folder: masks, boxes, the class of the image; with a
+config of masked pretraining the masked, the reconstructed and the original image."""
 
 import argparse
 import sys
@@ -25,11 +26,9 @@ def parse_args():
 def main():
     args = parse_args()
     cfg = load_test_config(args.config, args.cfg_options)
-    images = inference.list_images(args.image, inference.ImageReader(cfg.test_dataloader.dataset.pipeline).suffixes)
+    images = inference.list_images(args.image, inference.ImageReader(inference.pipeline_of(cfg)).suffixes)
     out = check_writable(args.out)
-    predictor = inference.Predictor(cfg, args.checkpoint)
-    painter = inference.Painter(predictor.dataset_meta, args.score_thr)
-    failures = inference.predict_folder(predictor, painter, images, out)
+    failures = inference.predict_folder(cfg, args.checkpoint, images, out, args.score_thr)
     for failure in failures:
         print(f'error: {failure}', file=sys.stderr)
     return 1 if failures else 0

@@ -44,6 +44,10 @@ def main():
     if out and out.suffix not in ('.json', '.pkl'):
         raise InputError(f'--out {out} found, but it ends in .json (metrics) or .pkl (predictions)')
     cfg = load_test_config(args.config, args.cfg_options)
+    if not cfg.get('test_dataloader'):
+        raise InputError(f'{cfg.filename} pretrains and has nothing to test; look at reconstructed images with '
+                         'tools/predict.py, or fine-tune from the checkpoint: --cfg-options '
+                         'model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=CKPT')
     check_packages(cfg)
     check_datasets(cfg, ('test', ))
     use_work_dir(cfg, args.work_dir)

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..models import SwinTransformerV2
 from ..models.backbones.variants import SWIN_V2
 from ..models.layers.windows import window_geometry
+from ..torchvision_shim import make_torchvision_importable
 from . import peers
 
 OURS, FLOOR = 'mmvitscale', 'matrix products'
@@ -63,7 +64,7 @@ def _build(name: str, case: Case) -> peers.Peer:
         model = SwinTransformerV2(case.arch, case.windows(), out_norm=False, attention=case.attention,
                                   with_cp=case.with_cp)
         return model, model
-    peers.make_importable()
+    make_torchvision_importable()
     return peers.PEERS[name](SWIN_V2.resolve(case.arch), case.size, case.windows(), None)
 
 

@@ -4,47 +4,11 @@ Each builder takes the arch (sizes), the side of the image in pixels, one window
 stage or None; it returns the model and a function from an image to the raw output of every stage, NCHW.
 """
 
-import sys
-from pathlib import Path
 from typing import Callable, Dict, List, Sequence, Tuple
 
-import torch
 from torch import Tensor, nn
 
 Peer = Tuple[nn.Module, Callable[[Tensor], List[Tensor]]]
-
-_UNUSED_OPERATORS = ('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
-                     'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-_libraries = []
-
-
-def make_importable() -> None:
-    """Make torchvision, and what needs it, importable from ``<environment>/peers`` where they are not installed.
-
-    They may be kept apart there since a torchvision that does not load breaks every package that would use it if it is
-    there. A CPU build of PyTorch has no torchvision of its own: the one from PyPI is built for CUDA, and its compiled
-    operators do not load. Its Python part, all that the peers need, works once the operators are declared.
-    """
-    folder = str(Path(sys.prefix, 'peers'))
-    if folder not in sys.path:
-        sys.path.append(folder)
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        return
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
-            del sys.modules[name]
-        _libraries.append(torch.library.Library('torchvision', 'DEF'))
-        for operator in _UNUSED_OPERATORS:
-            _libraries[-1].define(operator)
-    try:
-        import mmpretrain.utils.dependency as dependency
-        # Its multimodal models need transformers 4, and nothing here; mmdet and mmseg import it, too, where they can.
-        dependency.WITH_MULTIMODAL = False
-    except ImportError:
-        return
-
 
 def _record(modules, to_nchw):
     """Let the modules keep what they return; the function that collects it."""

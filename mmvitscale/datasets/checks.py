@@ -22,6 +22,8 @@ _DATA_SOURCES = {
     '(htc-without-semantic_...)',
     'cityscapes':
     'unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of Cityscapes there and run csCreateTrainIdLabelImgs',
+    'imagenet':
+    'unpack ImageNet there, a folder for each class under train and val',
     'own':
     'let tools/new_config.py write a config for your data, or put them there as configs/_base_/datasets/own_*.py say',
     'mini':
@@ -36,12 +38,16 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
         for loader in dataloaders(cfg, [split]):
             for dataset in plain_datasets(loader.dataset):
                 root = Path(dataset.get('data_root') or '')
-                for folder in dataset.get('data_prefix', {}).values():
+                prefixes = dataset.get('data_prefix') or {}
+                for folder in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
                     if isinstance(folder, str):
                         _check_folder(root / folder)
+                if dataset.get('split') and 'data_prefix' not in dataset:  # mmpretrain's ImageNet
+                    _check_folder(root / dataset.split)
                 if dataset.get('ann_file') and not (root / dataset.ann_file).is_file():
                     raise InputError(f'annotation file {root / dataset.ann_file} is not there; {_how_to_get(root)}')
                 _check_classes(cfg, dataset, split)
+                _check_masks(dataset)
         _check_evaluator(cfg, split)
 
 
@@ -54,7 +60,10 @@ def class_of(cfg: Config, dataset: ConfigDict) -> Optional[type]:
 
 def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
     dataset_class = class_of(cfg, dataset)
-    classes = (dataset.get('metainfo') or {}).get('classes') or getattr(dataset_class, 'METAINFO', {}).get('classes')
+    classes = (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes') or getattr(
+        dataset_class, 'METAINFO', {}).get('classes')
+    if isinstance(classes, str):  # mmpretrain: a file with a name in each line
+        return
     if not classes:
         return
     for path, count in _numbers_of_classes(cfg.model, 'model'):
@@ -68,6 +77,17 @@ def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
                            split == 'train', with_mask)
         for note in notes if is_first_process() else []:
             print(f'note: {note}', file=sys.stderr)
+
+
+def _check_masks(dataset: ConfigDict) -> None:
+    """The mask generator of SimMIM wants whole patches."""
+    for step in dataset.get('pipeline', []):
+        if str(step.get('type', '')).endswith('SimMIMMaskGenerator'):
+            image, mask, patch = (step.get(key, default) for key, default in (
+                ('input_size', 192), ('mask_patch_size', 32), ('model_patch_size', 4)))
+            if image % mask or mask % patch:
+                raise InputError(f'SimMIMMaskGenerator has images of {image} pixels, masked patches of {mask} and patches of '
+                                 f'{patch}, but each is a multiple of the next; change input_size or mask_patch_size')
 
 
 def _is_coco(dataset_class: Optional[type]) -> bool:

@@ -2,8 +2,8 @@
 
 A scene is a few textured regions under overlapping objects. A class is a texture, of objects also a shape; colours are
 drawn at random for every region and object, so that no pixel's colour tells its class. The same scenes are written both as
-ADE20K lays its files out (label 0 is ignored, labels 1 to 10 are the classes) and as COCO does (objects only), and if
-wanted as TIFF files of colour and depth.
+ADE20K lays its files out (label 0 is ignored, labels 1 to 10 are the classes) and as COCO does (objects only), with a
+class for each image (its dominant object), and if wanted as TIFF files of colour and depth.
 """
 
 import json
@@ -159,6 +159,12 @@ def draw_scene(size: int, rng: np.random.Generator) -> Scene:
     return Scene(image, depth, labels, visible)
 
 
+def dominant_object(labels: np.ndarray) -> int:
+    """(H, W) labels of a scene -> the class of objects with the most pixels, a number of OBJECTS; the first of equals."""
+    counts = np.bincount(labels.ravel(), minlength=len(CLASSES) + 1)
+    return int(counts[1 + len(REGIONS):].argmax())
+
+
 def _two_colours(rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
     """Two random BGR colours at least 90 apart."""
     while True:
@@ -178,8 +184,8 @@ def run_lengths(mask: np.ndarray) -> dict:
 def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, seed: int = 0, depth: bool = False) -> Path:
     """Draw ``train`` and ``val`` scenes of size x size pixels and write them under ``out``:
 
-    ``ADEChallengeData2016/{images,annotations}/{training,validation}`` and
-    ``coco/{train2017,val2017,annotations/instances_*.json}``; with ``depth`` also ``ADEChallengeData2016/rgbd/...``, TIFF
+    ``ADEChallengeData2016/{images,annotations}/{training,validation}``, ``ADEChallengeData2016/labels/{training,validation}.txt``
+    (image and class, a number of OBJECTS, in each line) and ``coco/{train2017,val2017,annotations/instances_*.json}``; with ``depth`` also ``ADEChallengeData2016/rgbd/...``, TIFF
     files of four channels: red, green, blue and depth. The same arguments give the same bytes. The folder appears complete
     or not at all; an earlier one made here is replaced.
 
@@ -223,6 +229,7 @@ def _write_split(root: Path, split: str, scenes, depth: bool) -> None:
 
     coco = dict(info=dict(description='Synthetic scenes.'), images=[], annotations=[],
                 categories=[dict(id=i + 1, name=name) for i, name in enumerate(OBJECTS)])
+    lines = []
     for number, scene in enumerate(scenes):
         name = f'scene_{number:05d}'
         _write_image(images / f'{name}.jpg', scene.image, [cv2.IMWRITE_JPEG_QUALITY, 95])
@@ -230,6 +237,7 @@ def _write_split(root: Path, split: str, scenes, depth: bool) -> None:
         if depth:
             _write_rgbd(ade / 'rgbd' / split / f'{name}.tif', scene)
         shutil.copyfile(images / f'{name}.jpg', coco_images / f'{name}.jpg')
+        lines.append(f'{name}.jpg {dominant_object(scene.labels)}')
         height, width = scene.labels.shape
         coco['images'].append(dict(id=number + 1, file_name=f'{name}.jpg', height=height, width=width))
         for instance in scene.instances:
@@ -239,6 +247,9 @@ def _write_split(root: Path, split: str, scenes, depth: bool) -> None:
                 dict(id=len(coco['annotations']) + 1, image_id=number + 1, iscrowd=0,
                      category_id=list(OBJECTS).index(instance.name) + 1, bbox=[int(v) for v in box],
                      area=int(instance.mask.sum()), segmentation=run_lengths(instance.mask)))
+    labels = ade / 'labels' / f'{split}.txt'
+    labels.parent.mkdir(exist_ok=True)
+    labels.write_text('\n'.join([*lines, '']))
     (coco_json / f'instances_{_COCO_SPLITS[split]}.json').write_text(json.dumps(coco))
 
 

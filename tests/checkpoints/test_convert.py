@@ -178,7 +178,7 @@ def test_incomplete_files_are_told_from_whole_ones():
         (broken(layers__1__blocks__1__norm1__weight=torch.ones(17)),
          r'1 weights of another shape \(stages.1.blocks.1.norm1.weight is \(17,\) instead of \(16,\)\)'),
         (broken(patch_embed__proj__weight=None), 'incomplete'),
-        (half, 'incomplete'),
+        (half, r'67 weights missing \(patch_embed.proj.bias'),
     ):
         with pytest.raises(InputError, match=message):
             check_complete(convert(weights_in(checkpoint)))

@@ -33,14 +33,14 @@ def _build(converted: Converted) -> Backbone:
         grid = converted.lineage.grid if converted.lineage else (1, weights['pos_embed'].shape[1] - 1)
         size = tuple(DeepViT.patch_size * side for side in grid)
         return DeepViT({'num_heads': 1, **arch}, size, in_channels=channels,
-                       block_norm='post' if 'blocks.0.post_norm1.weight' in weights else 'pre')
+                       block_norm='post' if any('.post_norm' in key for key in weights) else 'pre')
     stages = len(arch['depths'])
     windows, bias = [8] * stages, converted.lineage.position_bias or 'log_cpb'
     if bias == 'table':
         windows = [tuple((side + 1) // 2 for side in weights[f'stages.{i}.blocks.0.attn.position_bias.table'].shape[1:])
                    for i in range(stages)]
     norms = [int(key.split('.')[1]) for key in weights if key.startswith('out_norms.') and key.endswith('.weight')]
-    first = 'stages.0.blocks.0.'
+    pre_norm, cosine = (any(part in key for key in weights) for part in ('.pre_norm', '.attn.logit_scale'))
     return SwinTransformerV2(arch, windows, position_bias=bias, out_indices=sorted({*norms, stages - 1}),
-                             in_channels=channels, block_norm='pre' if first + 'pre_norm1.weight' in weights else 'post',
-                             similarity='cosine' if first + 'attn.logit_scale' in weights else 'dot_product')
+                             in_channels=channels, block_norm='pre' if pre_norm else 'post',
+                             similarity='cosine' if cosine else 'dot_product')

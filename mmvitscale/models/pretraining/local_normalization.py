@@ -1,5 +1,7 @@
 """A target of masked image modelling without low frequencies."""
 
+from typing import Tuple
+
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
@@ -10,20 +12,27 @@ from ...errors import InputError
 from ...registry import MODELS
 
 
-def normalize_locally(image: Tensor, size: int, eps: float = 1e-6) -> Tensor:
-    """(B, C, H, W) -> the same: every pixel minus the mean, over the square root of the variance (unbiased, plus ``eps``), of
-    its neighbourhood of size x size pixels, per channel; at the border of what there is of it."""
+def local_statistics(image: Tensor, size: int, eps: float = 1e-6) -> Tuple[Tensor, Tensor]:
+    """(B, C, H, W) -> mean and deviation (the square root of the unbiased variance plus ``eps``) of each pixel's neighbourhood
+    of size x size pixels, per channel; at the border of what there is of it."""
 
     def mean(x: Tensor) -> Tensor:
         return F.avg_pool2d(x, size, stride=1, padding=size // 2, count_include_pad=False)
 
     # Sums of squares lose digits where a channel is far from zero; what is common to the image does not matter.
-    image = image - image.mean((2, 3), keepdim=True)
+    common = image.mean((2, 3), keepdim=True)
+    image = image - common
     average = mean(image)
     inside = torch.ones_like(image[:1, :1])
     count = F.avg_pool2d(inside, size, stride=1, padding=size // 2) * size**2
     variance = (mean(image**2) - average**2).clamp_min(0) * (count / (count - 1).clamp_min(1))
-    return (image - average) / (variance + eps).sqrt()
+    return average + common, (variance + eps).sqrt()
+
+
+def normalize_locally(image: Tensor, size: int) -> Tensor:
+    """(B, C, H, W) -> the same: every pixel minus the mean, over the deviation, of its neighbourhood."""
+    mean, deviation = local_statistics(image, size)
+    return (image - mean) / deviation
 
 
 @MODELS.register_module()
@@ -42,6 +51,11 @@ class LocallyNormalizedTarget(BaseModule):
                              '3, 47 in the paper')
         self.size = size
         self.loss = ROOT_MODELS.build(loss)
+
+    def restore(self, prediction: Tensor, image: Tensor) -> Tensor:
+        """A prediction of the normalised target -> of the image, with the mean and deviation of the image itself."""
+        mean, deviation = local_statistics(image, self.size)
+        return prediction * deviation + mean
 
     def forward(self, prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """prediction, target: (B, C, H, W); mask: (B, 1, H, W), 1 where the loss counts."""

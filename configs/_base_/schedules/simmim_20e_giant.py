@@ -1,0 +1,12 @@
+# SimMIM of SwinV2-G (SwinV2, appendix): batches of 9216, gradients clipped at 100. Warm-up and end of the cosine are not
+# in the paper.
+_base_ = './imagenet_300e.py'
+optim_wrapper = dict(optimizer=dict(lr=0.0014, weight_decay=0.1), clip_grad=dict(max_norm=100.0))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min=1.4e-05, by_epoch=True, begin=1, end=20, convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=20)
+auto_scale_lr = dict(base_batch_size=9216)
+val_cfg = None
+test_cfg = None

@@ -1,0 +1,130 @@
+"""Trainings and tests of one config under many settings: what comparisons over seeds, windows and sizes are made of."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import cv2
+from mmengine.config import Config
+from mmengine.registry import RUNNERS, init_default_scope
+
+from .commands import check_writable
+from .datasets.checks import check_datasets
+from .errors import InputError
+from .machine import adapt_to_machine, check_packages
+
+_SIZES = ('scale', 'crop_size', 'size')  # of the steps that set an image's size
+
+
+def train_once(config: str, work_dir: Path, options: Dict[str, object]) -> Path:
+    """Train a config by ``tools/train.py`` -> its last checkpoint. A training that has ended is not repeated, one that was
+    interrupted goes on.
+
+    Raises:
+        InputError: with the last line of its output, where it fails.
+    """
+    done = work_dir / 'done.json'
+    if done.is_file():
+        return work_dir / json.loads(done.read_text())['checkpoint']
+    command = [sys.executable, '-m', 'mmvitscale', 'train', config, '--work-dir', str(work_dir)]
+    command += ['--resume'] if (work_dir / 'last_checkpoint').is_file() else []
+    command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())] if options else []
+    check_writable(work_dir)
+    with open(work_dir / 'output.txt', 'a') as output:
+        status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
+    if status:
+        last = (work_dir / 'output.txt').read_text().strip().splitlines()[-1:]
+        raise InputError(f'training in {work_dir} ended with status {status}: {"".join(last)}; its output is in output.txt '
+                         'there')
+    checkpoint = Path((work_dir / 'last_checkpoint').read_text().strip())
+    done.write_text(json.dumps(dict(checkpoint=checkpoint.name)) + '\n')
+    return work_dir / checkpoint.name
+
+
+def losses_of(work_dir: Path) -> List[float]:
+    """The logged losses of a training, in order, those of earlier interrupted runs included."""
+    found = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            if 'loss' in record:
+                found[record['step']] = record['loss']
+    return [found[step] for step in sorted(found)]
+
+
+def evaluate(cfg: Config, checkpoint: Path, work_dir: Path) -> Dict[str, float]:
+    """Test a checkpoint with the config as it is -> its metrics. The config is used up."""
+    check_packages(cfg)
+    check_datasets(cfg, ('test', ))
+    adapt_to_machine(cfg)
+    cfg.work_dir, cfg.load_from, cfg.resume = str(work_dir), str(checkpoint), False
+    cfg.experiment_name = f'{Path(cfg.filename).stem}_{id(cfg)}'  # MMEngine keeps one logger for each name
+    cfg.log_level = 'WARNING'
+    return {key: float(value) for key, value in RUNNERS.build(cfg).test().items()}
+
+
+def test_side(cfg: Config) -> int:
+    """Pixels of the short side of the images that the config tests on."""
+    sides = [_short(step[key]) for step in cfg.test_dataloader.dataset.pipeline for key in _SIZES if _short(step.get(key))]
+    if sides:
+        return sides[-1]
+    check_packages(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    from mmengine.registry import DATASETS
+    path = DATASETS.build(cfg.test_dataloader.dataset).get_data_info(0)['img_path']
+    return min(cv2.imread(path).shape[:2])
+
+
+def use_test_side(cfg: Config, side: int) -> None:
+    """Change what the config tests on to images of this short side: the sizes in its pipeline and of sliding windows in
+    proportion, or where it takes images as they are, a first step that resizes them."""
+    factor = side / test_side(cfg)
+    pipeline = cfg.test_dataloader.dataset.pipeline
+    sized = [step for step in pipeline if any(_short(step.get(key)) for key in _SIZES)]
+    for step in sized:
+        for key in _SIZES:
+            if _short(step.get(key)):
+                step[key] = _times(step[key], factor)
+    if not sized:
+        pipeline.insert(1, dict(type='Resize', scale=(side, side), keep_ratio=True))
+    test_cfg = cfg.model.get('test_cfg') or {}
+    for key in ('crop_size', 'stride'):
+        if key in test_cfg:
+            test_cfg[key] = _times(test_cfg[key], factor)
+
+
+def grown(windows, factor: float):
+    """One window, or one for each stage, times a factor, to whole tokens."""
+    if isinstance(windows, (list, tuple)):
+        return [grown(window, factor) for window in windows]
+    return max(1, round(windows * factor))
+
+
+def main_metric(metrics: Dict[str, float], name: Optional[str] = None) -> Tuple[str, float]:
+    """The metric of this name, else the one that a task is usually judged by, else the first."""
+    known = (name, ) if name else ('mIoU', 'coco/bbox_mAP', 'accuracy/top1', *metrics)
+    for key in known:
+        if key in metrics:
+            return key, metrics[key]
+    raise InputError(f'metric {name} found, but the test gives {", ".join(metrics)}')
+
+
+def describe(values: Sequence[float]) -> str:
+    """``71.2 +- 0.4``: mean and standard deviation over seeds."""
+    return f'{mean(values):.2f} +- {stdev(values) if len(values) > 1 else 0:.2f}'
+
+
+def _short(size) -> int:
+    """The short side of a size in a pipeline; 0 for what is none."""
+    if isinstance(size, (list, tuple)):
+        return min(size) if size and all(isinstance(n, int) for n in size) else 0
+    return size if isinstance(size, int) and not isinstance(size, bool) else 0
+
+
+def _times(size, factor: float):
+    if isinstance(size, (list, tuple)):
+        return tuple(_times(n, factor) for n in size)
+    return max(1, round(size * factor))
