@@ -3,10 +3,10 @@
 _base_ = [
     '../_base_/models/classifier_deepvit.py',
     '../_base_/datasets/imagenet.py',
-    '../_base_/default_runtime_pretrain.py',
+    '../_base_/default_runtime_pretrain_ema.py',
     '../_base_/schedules/imagenet_300e_deepvit.py'
 ]
-arch = dict(embed_dims=256, depth=12, re_attention=0, num_heads=8)
+arch = dict(_delete_=True, embed_dims=256, depth=12, re_attention=0, num_heads=8)
 model = dict(backbone=dict(arch=arch), head=dict(in_channels=256))
 train_dataloader = dict(batch_size=32, dataset=dict(pipeline=_base_.size.px224_deepvit.train))
 val_dataloader = dict(dataset=dict(pipeline=_base_.size.px224_deepvit.test))

@@ -38,7 +38,7 @@ def draw(similarity, path):
 def main():
     args = parse_args()
     cfg = load_test_config(args.config, args.cfg_options)
-    images = inference.list_images(args.image, inference.ImageReader(cfg.test_dataloader.dataset.pipeline).suffixes)
+    images = inference.list_images(args.image, inference.ImageReader(inference.pipeline_of(cfg)).suffixes)
     out = check_writable(args.out)
     predictor = inference.Predictor(cfg, args.checkpoint)
     totals = []

@@ -7,7 +7,5 @@ train_dataloader = dict(
         _delete_=True, type='ImageNet21k', data_root=data_root, split='', pipeline=_base_.size.px192.train))
 val_dataloader = None
 val_evaluator = None
-val_cfg = None
 test_dataloader = None
 test_evaluator = None
-test_cfg = None

@@ -8,7 +8,3 @@ param_scheduler = [
 ]
 train_cfg = dict(max_epochs=305)
 auto_scale_lr = dict(base_batch_size=256)
-custom_hooks = [
-    dict(type='mmvitscale.LogCPBTransferHook'),
-    dict(type='EMAHook', momentum=4e-5, update_buffers=True),
-]

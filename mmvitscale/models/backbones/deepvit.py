@@ -24,6 +24,7 @@ from ..layers.windows import Window, WindowGeometry, to_window, window_geometry,
 from .backbone import Backbone
 from .variants import DEEPVIT
 
+_OUT_TYPES = ('featmap', 'cls_token')
 _STEMS = {'linear': LinearStem, 'conv': ConvStem}
 
 
@@ -114,7 +115,7 @@ def _unscaled() -> float:
 @MODELS.register_module()
 class DeepViT(Backbone):
     """(B, in_channels, H, W), any H, W >= 1 -> a tuple with one (B, C, ceil(H / 16), ceil(W / 16)) for each i in
-    ``out_indices``: the tokens after block i, without the class token. The last block's pass the final LayerNorm.
+    ``out_indices``: the tokens after block i, without the class token unless ``out_type`` asks for it alone. The last block's pass the final LayerNorm.
 
     The BatchNorm of Re-attention learns the statistics of maps of the trained number of tokens (their mean is 1 / N),
     so a model trained on one crop size is best tested on windows of that size (``test_cfg`` mode slide).
@@ -126,6 +127,7 @@ class DeepViT(Backbone):
         img_size: side or (height, width) of the image whose grid the learned position embedding has; for other sizes
             it is resized bicubically.
         out_indices: the blocks to return, None for the last one.
+        out_type: featmap, the tokens of the patches, or cls_token, (B, C) for each block, for a classifier.
         window_size: side of the windows of tokens that the blocks attend in, an int or (height, width); None: every block
             attends to the whole map. Choose one that divides the map: Re-attention learns one set of statistics for
             windows of all sizes.
@@ -154,6 +156,7 @@ class DeepViT(Backbone):
                  arch: Union[str, dict] = 'deepvit-32b',
                  img_size: Union[int, Tuple[int, int]] = 224,
                  out_indices: Optional[Sequence[int]] = None,
+                 out_type: str = 'featmap',
                  window_size: Union[None, int, Window] = None,
                  global_blocks: Sequence[int] = (),
                  attention: str = 'auto',
@@ -181,6 +184,9 @@ class DeepViT(Backbone):
             raise InputError(f'global_blocks {sorted(self.global_blocks)} found with window_size {window_size}, but they '
                              f'are those of the blocks 0 to {depth - 1} that do not attend in windows; give window_size, '
                              'too, or leave them out')
+        if out_type not in _OUT_TYPES:
+            raise InputError(f'unknown out_type {out_type!r}; choose one of {", ".join(_OUT_TYPES)}')
+        self.out_type = out_type
         if attention not in KERNELS:
             raise InputError(f'unknown attention {attention!r}; choose one of {", ".join(KERNELS)}')
         if block_norm not in _BLOCK_NORMS:
@@ -243,7 +249,10 @@ class DeepViT(Backbone):
                     x = self._regularised(x, torch.stack(similarities).mean())
             if i in self.out_indices:
                 out = self.norm(x) if i == self.arch['depth'] - 1 else x
-                outs.append(out[:, 1:].transpose(1, 2).unflatten(2, (height, width)).contiguous())
+                if self.out_type == 'cls_token':
+                    outs.append(out[:, 0])
+                else:
+                    outs.append(out[:, 1:].transpose(1, 2).unflatten(2, (height, width)).contiguous())
         return tuple(outs)
 
     @staticmethod

@@ -1,0 +1,41 @@
+"""How large the activations of the main branch are, block by block (SwinV2, section 3.2, figure 2)."""
+
+from contextlib import contextmanager
+from typing import Dict, Iterator, List
+
+from torch import Tensor, nn
+
+from ..checkpoints.door import backbones_of
+
+
+def blocks_of(model: nn.Module) -> Dict[str, nn.Module]:
+    """The blocks of all our backbones in a model, by name, in the order of the layers."""
+    found = {}
+    for prefix, backbone in backbones_of(model).items():
+        for name, module in backbone.named_modules():
+            if name.split('.')[-1].isdigit() and name.split('.')[-2:-1] == ['blocks']:
+                found[prefix + name] = module
+    return found
+
+
+def amplitude(x: Tensor) -> float:
+    """The root mean square of all values."""
+    return x.float().square().mean().sqrt().item()
+
+
+@contextmanager
+def recorded_amplitudes(model: nn.Module) -> Iterator[Dict[str, List[float]]]:
+    """Within it every forward pass appends the amplitude of what each block of our backbones returns, by the block's name."""
+    blocks = blocks_of(model)
+    amplitudes: Dict[str, List[float]] = {name: [] for name in blocks}
+
+    def record(name):
+        return lambda module, inputs, output: amplitudes[name].append(
+            amplitude(output[0] if isinstance(output, tuple) else output))
+
+    hooks = [block.register_forward_hook(record(name)) for name, block in blocks.items()]
+    try:
+        yield amplitudes
+    finally:
+        for hook in hooks:
+            hook.remove()
