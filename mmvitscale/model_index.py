@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from .config import configs_folder, find_config, list_configs, load_config
+from .machine import check_packages
 
 _FAMILIES = {
     'swinv2': dict(
@@ -19,6 +20,7 @@ _FAMILIES = {
             Title='Swin Transformer V2: Scaling Up Capacity and Resolution', URL='https://arxiv.org/abs/2111.09883')),
     'deepvit': dict(
         Name='DeepViT', Paper=dict(Title='DeepViT: Towards Deeper Vision Transformer', URL='https://arxiv.org/abs/2103.11886')),
+    'pretrain': dict(Name='Pretraining'),
     'own_data': dict(Name='Own data'),
     'mini': dict(Name='Embedded scenes'),
 }
@@ -36,6 +38,7 @@ def family_of(name: str) -> str:
 def describe(name: str, results: Dict[str, dict]) -> dict:
     """A config's entry: its parameters, the memory of its training states on paper, its weights and its results."""
     cfg = load_config(name)
+    check_packages(cfg)
     model = build_on_meta(cfg)
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     count = sum(p.numel() for p in model.parameters())

@@ -21,6 +21,7 @@ from mmvitscale.models import SwinTransformerV2
 NAMES = mmvitscale.list_configs()
 HEADLINES = [name for name in NAMES if find_config(name).parent == configs_folder()]
 MINI = mmvitscale.list_configs('*_mini*')
+PRETRAIN = [name for name in NAMES if find_config(name).parent.name == 'pretrain']
 PUBLIC = (r'https://github.com/SwinTransformer/storage/releases/download/v2.0.0/'
           r'swinv2_(\w+)_patch4_window(\d+)_(256|192_22k).pth')
 
@@ -42,9 +43,9 @@ def initialise(backbone):
     pretrained.Pretrained(**{key: value for key, value in backbone.init_cfg.items() if key != 'type'})(backbone)
 
 
-@pytest.mark.parametrize('name', [name for name in NAMES if name not in MINI])
+@pytest.mark.parametrize('name', [name for name in NAMES if name not in MINI and 'init_cfg' in load(name).model.backbone])
 def test_the_weights_of_a_config_fit_it(name, monkeypatch):
-    """Every config but the mini ones starts from weights. The public ones are read in their layout, without data."""
+    """The public ones are read in their layout, without data."""
     cfg = load(name)
     init_cfg = cfg.model.backbone.init_cfg
     assert init_cfg.type == 'Pretrained'
@@ -63,6 +64,12 @@ def test_the_weights_of_a_config_fit_it(name, monkeypatch):
     initialise(backbone)
     assert {stage.reference_origin for stage in backbone.stages} == {'config'}  # agrees with the file, or it were refused
     assert [stage.reference for stage in backbone.stages] == [(w, w) for w in windows[:len(backbone.stages)]]
+
+
+def test_every_config_starts_from_weights_but_those_that_make_them():
+    scratch = {name for name in NAMES if 'init_cfg' not in load(name).model.backbone}
+    first_links = {name for name in PRETRAIN if not re.search('w12to|w12-simmim', name)}
+    assert scratch == {*MINI, *first_links}
 
 
 @pytest.mark.parametrize('name', MINI)
@@ -125,6 +132,10 @@ def shrink(model, size):
         wide, narrow = ([dims * 2**i for i in range(4)] for dims in (arch['embed_dims'], 16))
         backbone.arch = dict(_delete_=True, **{**arch, 'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)})
         backbone.arch.pop('_delete_')
+    if model.type in ('SimMIM', 'ImageClassifier'):
+        reader = model.neck if model.type == 'SimMIM' else model.head
+        reader.in_channels = narrow[wide.index(reader.in_channels)]
+        return
     readers = model.get('neck') or [model.get(part) for part in ('decode_head', 'auxiliary_head', 'panoptic_head')]
     for reader in readers if isinstance(readers, list) else [readers]:
         if reader:
@@ -166,7 +177,16 @@ def detection_sample(model_cfg, size):
     return sample
 
 
-SAMPLES = {'mmseg': segmentation_sample, 'mmdet': detection_sample}
+def pretraining_sample(model_cfg, size):
+    from mmpretrain.structures import DataSample
+    sample = DataSample(metainfo=dict(img_shape=size, ori_shape=size))
+    if model_cfg.type == 'SimMIM':
+        sample.set_mask(torch.rand(size[0] // 4, size[1] // 4) < 0.6)
+        return sample
+    return sample.set_gt_label(torch.randint(model_cfg.head.num_classes, (1, )))
+
+
+SAMPLES = {'mmseg': segmentation_sample, 'mmdet': detection_sample, 'mmpretrain': pretraining_sample}
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -184,15 +204,21 @@ def test_a_config_trains_and_predicts(name):
 
     batch = dict(inputs=[torch.randint(0, 256, (channels, *size), dtype=torch.uint8) for _ in range(2)],
                  data_samples=[SAMPLES[cfg.default_scope](cfg.model, size) for _ in range(2)])
+    if cfg.default_scope == 'mmpretrain':
+        batch['inputs'] = torch.stack(batch['inputs'])
     data = model.data_preprocessor(copy.deepcopy(batch), training=True)
     losses = model.train()(**data, mode='loss')
     total, _ = model.parse_losses(losses)
     assert total.isfinite()
     total.backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if cfg.model.type == 'SimMIM':
+        return
     with torch.no_grad():
         result, = model.eval().test_step({key: value[:1] for key, value in batch.items()})
-    if cfg.default_scope == 'mmseg':
+    if cfg.default_scope == 'mmpretrain':
+        assert result.pred_score.shape == (cfg.model.head.num_classes, )
+    elif cfg.default_scope == 'mmseg':
         assert result.pred_sem_seg.data.shape == (1, *size)
     else:
         assert result.pred_instances.bboxes.isfinite().all()

@@ -294,7 +294,10 @@ def _check_exact(own: State, found: State, backbones: Dict[str, nn.Module], entr
     unknown += [prefix + key for prefix, entry in entries.items() for key in entry.left_out
                 if backbones[prefix].leaves_out(key)]
     if missing or unknown or misshapen:
-        raise InputError(f'{_listed(missing, unknown, misshapen)}; give the config the checkpoint was trained with')
+        masked = any(key.endswith('mask_token') for key in unknown)
+        advice = 'it comes from masked pretraining: fine-tune from it with init_cfg' if masked else \
+            'give the config the checkpoint was trained with'
+        raise InputError(f'{_listed(missing, unknown, misshapen)}; {advice}')
 
 
 def _lineage_of_meta(content: dict) -> Optional[WindowLineage]:

@@ -65,7 +65,7 @@ def measure(args, bias, seed):
         plain[factor] = tested(common, factor, trained, folder)
         if factor != 1:
             options = {**common, **length(args.tune_iters, min(10, args.tune_iters // 2)), **options_at(cfg, factor),
-                       'optim_wrapper.optimizer.lr': 5e-4, 'load_from': str(trained)}
+                       'optim_wrapper.optimizer.lr': 1e-4, 'load_from': str(trained)}
             run = folder / f'tuned_{factor:g}x'
             tuned[factor] = tested(common, factor, study.train_once(CONFIG, run, options), run)
         print(f'{bias:10} seed {seed}  {factor:g}x  {plain[factor]:6.2f}' +

@@ -4,7 +4,7 @@ import torch
 from randomise import randomise
 
 from mmvitscale.errors import InputError
-from mmvitscale.models.backbones.swin_v2 import SwinBlockV2
+from mmvitscale.models.backbones.swin_v2 import PreNormBlock, SwinBlockV2
 from mmvitscale.models.layers import window_attention
 from mmvitscale.models.layers.position_bias import LogCPB
 from mmvitscale.models.layers.window_attention import KERNELS, WindowAttention, unit_vectors
@@ -102,3 +102,47 @@ def test_unit_vectors():
 def test_heads_that_do_not_divide_the_channels():
     with pytest.raises(InputError, match='12 channels cannot be split over 5 heads'):
         WindowAttention(12, 5, LogCPB(5, (4, 4)))
+
+
+# SwinV1's, for comparison
+
+
+def dot_product(attn, x, window):
+    """softmax(q k' / sqrt(d) + bias) v in one window of all tokens, from the definition."""
+    tokens, dim = x.shape
+    q, k, v = attn.qkv(x).view(tokens, 3, attn.num_heads, -1).unbind(1)
+    q, v = q + attn.q_bias.view(attn.num_heads, -1), v + attn.v_bias.view(attn.num_heads, -1)
+    logits = torch.einsum('qhd,khd->hqk', q, k) / q.shape[-1]**0.5
+    for i in range(tokens):
+        for j in range(tokens):
+            offset = (i // window[1] - j // window[1], i % window[1] - j % window[1])
+            logits[:, i, j] += brute_force.log_cpb(attn.position_bias.mlp, offset, window)
+    return attn.proj(torch.einsum('hqk,khd->qhd', logits.softmax(-1), v).flatten(1))
+
+
+@pytest.mark.parametrize('kernel', sorted(KERNELS))
+def test_dot_product_attention_equals_its_formula_in_outputs_and_gradients(kernel):
+    attn = randomise(WindowAttention(12, 3, LogCPB(3, (3, 4)), kernel, 'dot_product')).double()
+    assert attn.logit_scale is None
+    x = torch.randn(12, 12, dtype=torch.float64)
+    found = []
+    for forward in (lambda x: attn(x, window_geometry(1, (3, 4), (4, 4), False, CPU), (3, 4)),
+                    lambda x: dot_product(attn, x, (3, 4))):
+        attn.zero_grad()
+        inputs = x.clone().requires_grad_()
+        out = forward(inputs)
+        out.sin().sum().backward()
+        found.append([out, inputs.grad, *(parameter.grad for parameter in attn.parameters())])
+    for own, expected in zip(*found, strict=True):
+        assert (own - expected).abs().max() <= 1e-10 * expected.abs().max()
+    with torch.no_grad():
+        assert torch.allclose(attn(x, window_geometry(1, (3, 4), (4, 4), False, CPU), (3, 4)), found[1][0])
+
+
+def test_a_pre_norm_block_normalises_before_and_not_after():
+    attn = WindowAttention(12, 3, LogCPB(3, (4, 4)), 'eager')
+    block = randomise(PreNormBlock(12, attn, mlp_ratio=2, drop_path=0, extra_norm=False))
+    geometry = window_geometry(1, (4, 4), (4, 4), False, CPU)
+    x = torch.randn(1, 4, 4, 12)
+    after = x + attn(block.pre_norm1(x).flatten(0, 2), geometry, (4, 4)).view(x.shape)
+    assert torch.allclose(block(x, geometry, (4, 4)), after + block.mlp(block.pre_norm2(after)), atol=1e-6)
