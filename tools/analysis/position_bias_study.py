@@ -22,7 +22,7 @@ def parse_args():
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--factors', type=float, nargs='+', default=[1, 1.5, 2, 3], help='windows and images, times those trained')
     parser.add_argument('--iters', type=int, default=800, help='of the training')
-    parser.add_argument('--tune-iters', type=int, default=100, help='of the fine-tuning at each larger window')
+    parser.add_argument('--tune-iters', type=int, default=60, help='of the fine-tuning at each larger window')
     return parser.parse_args()
 
 
@@ -38,6 +38,7 @@ def options_at(cfg, factor):
     windows = study.grown(list(cfg.model.backbone.window_size), factor)
     return {'model.backbone.window_size': windows, 'model.data_preprocessor.size': f'({side},{side})',
             'train_dataloader.dataset.pipeline.2.scale': f'({side},{side})',
+            'train_dataloader.dataset.pipeline.2.ratio_range': '(1.0,1.2)',  # the size that is tested, nearly
             'train_dataloader.dataset.pipeline.3.crop_size': f'({side},{side})',
             **{f'{split}.dataset.pipeline.1.scale': f'({side},{side})' for split in SPLITS[1:]}}
 
@@ -65,7 +66,7 @@ def measure(args, bias, seed):
         plain[factor] = tested(common, factor, trained, folder)
         if factor != 1:
             options = {**common, **length(args.tune_iters, min(10, args.tune_iters // 2)), **options_at(cfg, factor),
-                       'optim_wrapper.optimizer.lr': 1e-4, 'load_from': str(trained)}
+                       'optim_wrapper.optimizer.lr': 2e-4, 'load_from': str(trained)}
             run = folder / f'tuned_{factor:g}x'
             tuned[factor] = tested(common, factor, study.train_once(CONFIG, run, options), run)
         print(f'{bias:10} seed {seed}  {factor:g}x  {plain[factor]:6.2f}' +

@@ -1,0 +1,94 @@
+"""The chain in small, on the embedded scenes: masked pretraining at 96 pixels, window 6, then segmentation at 192 pixels, window
+12, against the same fine-tuning from scratch. Goes on where an earlier call stopped."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mmvitscale import inference, study
+from mmvitscale.commands import check_writable, run_command
+from mmvitscale.config import load_config, load_test_config
+from mmvitscale.datasets import mini
+from mmvitscale.errors import InputError
+
+PRETRAIN, TUNE = 'swinv2_simmim_mini_96_w6', 'swinv2_upernet_mini_192_w12'
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--out', default='work_dirs/pretraining_chain', help='folder of runs, results.json and pictures')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='of the fine-tuning')
+    parser.add_argument('--scenes', type=int, default=512, help='scenes that are pretrained on, without labels')
+    parser.add_argument('--labelled', type=int, default=64, help='scenes that are fine-tuned on')
+    parser.add_argument('--pretrain-iters', type=int, default=1000)
+    parser.add_argument('--tune-iters', type=int, default=500)
+    return parser.parse_args()
+
+
+def length(iters, warmup):
+    return {'train_cfg.max_iters': iters, 'default_hooks.checkpoint.interval': iters, 'param_scheduler.0.end': warmup,
+            'param_scheduler.1.begin': warmup, 'param_scheduler.1.end': iters}
+
+
+def scenes(folder, train, seed):
+    if not (folder / 'mini.json').is_file():
+        mini.write_dataset(folder, train=train, val=32, seed=seed)
+    return folder / 'ADEChallengeData2016'
+
+
+def pretrained(args, out):
+    """Checkpoint, and by how much the loss fell."""
+    data = scenes(out / 'unlabelled', args.scenes, 1)
+    options = {'data_root': data, **length(args.pretrain_iters, min(50, args.pretrain_iters // 2)),
+               'default_hooks.logger.interval': min(50, max(args.pretrain_iters // 4, 1))}
+    checkpoint = study.train_once(PRETRAIN, out / 'pretrained', options)
+    losses = study.losses_of(out / 'pretrained')
+    cfg = load_test_config(PRETRAIN)
+    reconstructor = inference.Reconstructor(cfg, str(checkpoint))
+    images = inference.list_images(str(scenes(out / 'labelled', args.labelled, 0) / 'images/validation'))[:6]
+    rows = [cv2.resize(reconstructor(path)[0], None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST) for path in images]
+    inference.write_picture(out / 'reconstructions.png', np.vstack(rows))
+    return checkpoint, losses
+
+
+def fine_tuned(args, out, seed, checkpoint):
+    """mIoU after fine-tuning from the checkpoint, or from scratch."""
+    data = scenes(out / 'labelled', args.labelled, 0)
+    work_dir = out / f'{"tuned" if checkpoint else "scratch"}_seed{seed}'
+    options = {'data_root': data, 'randomness.seed': seed, **length(args.tune_iters, min(20, args.tune_iters // 2)),
+               'train_cfg.val_interval': args.tune_iters}
+    if checkpoint:
+        options.update({'model.backbone.init_cfg.type': 'Pretrained', 'model.backbone.init_cfg.checkpoint': checkpoint})
+    trained = study.train_once(TUNE, work_dir, options)
+    known = work_dir / 'test.json'
+    if not known.is_file():
+        metrics = study.evaluate(load_config(TUNE, {'data_root': str(data)}), trained, work_dir / 'test')
+        known.write_text(json.dumps(metrics))
+    return json.loads(known.read_text())['mIoU']
+
+
+def main():
+    args = parse_args()
+    if min(args.pretrain_iters, args.tune_iters) < 4 or not args.seeds:
+        raise InputError(f'--pretrain-iters {args.pretrain_iters} and --tune-iters {args.tune_iters} found, but they are at least 4')
+    out, start = check_writable(Path(args.out).absolute()), time.monotonic()
+    checkpoint, losses = pretrained(args, out)
+    print(f'masked pretraining: loss {losses[0]:.4f} -> {losses[-1]:.4f}, {losses[-1] / losses[0]:.2f} of the first', flush=True)
+    results = dict(losses=losses, tuned=[], scratch=[])
+    for seed in args.seeds:
+        for kind, weights in (('tuned', checkpoint), ('scratch', None)):
+            results[kind].append(fine_tuned(args, out, seed, weights))
+        print(f'seed {seed}: mIoU {results["tuned"][-1]:.2f} after pretraining, {results["scratch"][-1]:.2f} from scratch',
+              flush=True)
+    print(f'mIoU over {len(args.seeds)} seeds: {study.describe(results["tuned"])} after pretraining, '
+          f'{study.describe(results["scratch"])} from scratch')
+    (out / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
+    print(f'{out / "results.json"}, {out / "reconstructions.png"}; {(time.monotonic() - start) / 60:.1f} minutes')
+
+
+if __name__ == '__main__':
+    run_command(main)
