@@ -42,7 +42,7 @@ $(VENV)/.demo: $(VENV)/.torch setup.py constraints.txt
 $(VENV)/.test: $(VENV)/.demo
 	@echo 'Installing mmdetection, mmpretrain and what the tests compare with ...'
 	$(INSTALL) --editable '.[all,test]'
-	$(INSTALL) --upgrade --no-deps --target $(VENV)/peers torchvision timm  # apart: see mmvitscale/analysis/peers.py
+	$(INSTALL) --upgrade --no-deps --target $(VENV)/peers torchvision timm  # apart: see mmvitscale/torchvision_shim.py
 	@$(BIN)/python tools/install_mmcv_ops.py
 	@touch $@
 

@@ -38,7 +38,9 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['mmvitscale', 'mmvitscale.*']),
     install_requires=['torch>=2.6', 'numpy', 'opencv-python', 'pillow', 'safetensors', 'tifffile'],
-    extras_require=dict(seg=SEG, det=DET, pretrain=PRETRAIN, test=TEST, all=[*SEG, *DET, *PRETRAIN, 'tensorboard']),
+    extras_require=dict(
+        seg=SEG, det=DET, pretrain=[*PRETRAIN, 'torchvision'], test=TEST,
+        all=[*SEG, *DET, *PRETRAIN, 'tensorboard']),  # torchvision is kept apart there: mmvitscale/torchvision_shim.py
     cmdclass=dict(build_py=BuildWithConfigs),
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

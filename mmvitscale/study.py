@@ -8,8 +8,8 @@ from statistics import mean, stdev
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import cv2
-from mmengine.config import Config
-from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, RUNNERS, init_default_scope
 
 from .commands import check_writable
 from .datasets.checks import check_datasets
@@ -73,7 +73,6 @@ def test_side(cfg: Config) -> int:
         return sides[-1]
     check_packages(cfg)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    from mmengine.registry import DATASETS
     path = DATASETS.build(cfg.test_dataloader.dataset).get_data_info(0)['img_path']
     return min(cv2.imread(path).shape[:2])
 
@@ -89,7 +88,7 @@ def use_test_side(cfg: Config, side: int) -> None:
             if _short(step.get(key)):
                 step[key] = _times(step[key], factor)
     if not sized:
-        pipeline.insert(1, dict(type='Resize', scale=(side, side), keep_ratio=True))
+        pipeline.insert(1, ConfigDict(type='Resize', scale=(side, side), keep_ratio=True))
     test_cfg = cfg.model.get('test_cfg') or {}
     for key in ('crop_size', 'stride'):
         if key in test_cfg:

@@ -13,8 +13,9 @@ def pipelines():
     seen = {}
     for name in mmvitscale.list_configs():
         cfg = load(name)
-        for split in ('train', 'test', 'tta'):
-            steps = cfg.get('tta_pipeline') if split == 'tta' else cfg[f'{split}_dataloader'].dataset.pipeline
+        for split in ('train', 'test', 'tta', 'predict'):
+            loader = cfg.get(f'{split}_dataloader')
+            steps = loader.dataset.pipeline if loader else cfg.get(f'{split}_pipeline')
             if steps:
                 seen.setdefault((cfg.default_scope, str(steps)), (name, split, steps))
     return list(seen.values())
@@ -33,6 +34,9 @@ def dataset(scenes, cfg, steps, split):
             type='BaseSegDataset', data_root=str(ade), img_suffix=suffix, reduce_zero_label=True,
             metainfo=dict(classes=[f'class {i}' for i in range(10)]),
             data_prefix=dict(img_path=f'{folder}/training', seg_map_path='annotations/training'))
+    elif cfg.default_scope == 'mmpretrain':
+        config = dict(type='CustomDataset', data_root=str(ade), ann_file='labels/training.txt', data_prefix='images/training',
+                      classes=[f'class {i}' for i in range(6)])
     else:
         config = dict(
             type='CocoDataset', data_root=str(coco), ann_file='annotations/instances_train2017.json',
@@ -56,6 +60,17 @@ def test_a_pipeline_runs(name, split, steps, scenes):
         assert len(sample['inputs']) == resizes * flips
         return
     image, truth = sample['inputs'], sample['data_samples']
+    if cfg.default_scope == 'mmpretrain':
+        kinds = {step['type']: step for step in steps}
+        side = kinds['RandomResizedCrop']['scale'] if split == 'train' else image.shape[1]
+        assert tuple(image.shape) == (3, side, side)
+        masks = kinds.get('SimMIMMaskGenerator')
+        if masks:
+            assert tuple(truth.mask.shape) == (side // 4, side // 4) and masks['input_size'] == side
+            assert abs(truth.mask.float().mean() - 0.6) < 0.05
+        else:
+            assert 0 <= truth.gt_label.item() < 6
+        return
     steps = {step['type']: step for step in steps}
     if split == 'train' and cfg.default_scope == 'mmseg':
         assert truth.gt_sem_seg.data.shape[1:] == image.shape[1:]

@@ -132,3 +132,15 @@ def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match='cannot write to'):
         mini.write_dataset(tmp_path / 'file' / 'mini', train=1, val=1, size=32)
+
+
+def test_the_class_of_a_scene_is_its_dominant_object(tmp_path):
+    root = mini.write_dataset(tmp_path / 'mini', train=5, val=2, size=64) / 'ADEChallengeData2016'
+    for split, count in (('training', 5), ('validation', 2)):
+        lines = (root / f'labels/{split}.txt').read_text().splitlines()
+        assert len(lines) == count
+        for line in lines:
+            name, number = line.split()
+            labels = cv2.imread(str(root / 'annotations' / split / name.replace('.jpg', '.png')), cv2.IMREAD_UNCHANGED)
+            pixels = [(labels == mini.CLASSES.index(each) + 1).sum() for each in mini.OBJECTS]
+            assert pixels[int(number)] == max(pixels) > 0

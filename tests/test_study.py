@@ -1,0 +1,76 @@
+import json
+
+import pytest
+from loaded import load
+
+from mmvitscale import study
+from mmvitscale.errors import InputError
+
+
+def sizes(cfg):
+    return [step.get(key) for step in cfg.test_dataloader.dataset.pipeline for key in ('scale', 'crop_size') if key in step]
+
+
+@pytest.mark.parametrize('name, side, twice', [
+    ('swinv2_upernet_ade20k', 512, [(4096, 1024)]),
+    ('swinv2_retinanet_coco', 800, [(2666, 1600)]),
+    ('swinv2-t-w8_8xb128-300e_in1k-256', 256, [584, 512]),
+    ('swinv2-b-w12to24-in22k_8xb128-30e_in1k-384', 384, [(768, 768)])])
+def test_a_config_is_tested_at_another_size(name, side, twice):
+    cfg = load(name)
+    assert study.test_side(cfg) == side
+    study.use_test_side(cfg, 2 * side)
+    assert [tuple(size) if isinstance(size, (list, tuple)) else size for size in sizes(cfg)] == twice
+    assert study.test_side(cfg) == 2 * side
+
+
+def test_images_that_were_taken_as_they_are_are_resized(monkeypatch):
+    cfg = load('swinv2_upernet_mini')
+    monkeypatch.setattr(study, 'test_side', lambda cfg: 256)
+    study.use_test_side(cfg, 512)
+    kinds = [step.type for step in cfg.test_dataloader.dataset.pipeline]
+    assert kinds[:3] == ['LoadImageFromFile', 'Resize', 'LoadAnnotations'] and sizes(cfg) == [(512, 512)]
+
+
+def test_sliding_windows_grow_with_the_image(monkeypatch):
+    cfg = load('deepvit_upernet_mini')
+    monkeypatch.setattr(study, 'test_side', lambda cfg: 256)
+    study.use_test_side(cfg, 384)
+    assert cfg.model.test_cfg.crop_size == (192, 192) and cfg.model.test_cfg.stride == (96, 96)
+
+
+def test_windows_and_numbers():
+    assert study.grown([6, 6, 6, 3], 1.5) == [9, 9, 9, 4] and study.grown(8, 3) == 24
+    assert study.main_metric({'aAcc': 1.0, 'mIoU': 2.0}) == ('mIoU', 2.0)
+    assert study.main_metric({'aAcc': 1.0, 'mIoU': 2.0}, 'aAcc') == ('aAcc', 1.0)
+    with pytest.raises(InputError, match='metric b found, but the test gives a'):
+        study.main_metric({'a': 1.0}, 'b')
+    assert study.describe([1, 2, 3]) == '2.00 +- 1.00' and study.describe([4.0]) == '4.00 +- 0.00'
+
+
+def test_losses_of_an_interrupted_training_are_joined(tmp_path):
+    for number, records in enumerate(([(10, 3.0), (20, 2.5)], [(20, 2.0), (30, 1.0)])):
+        folder = tmp_path / f'run{number}' / 'vis_data'
+        folder.mkdir(parents=True)
+        lines = [json.dumps(dict(step=step, loss=loss)) for step, loss in records] + [json.dumps(dict(step=30, mIoU=1.0))]
+        (folder / 'scalars.json').write_text('\n'.join(lines))
+    assert study.losses_of(tmp_path) == [3.0, 2.0, 1.0]
+
+
+def test_a_training_goes_on_or_is_not_repeated(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, **kwargs):
+        commands.append(command)
+        if len(commands) == 1:
+            (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_1.pth'))
+            return type('Result', (), dict(returncode=1))
+        (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
+        return type('Result', (), dict(returncode=0))
+
+    monkeypatch.setattr(study.subprocess, 'run', run)
+    with pytest.raises(InputError, match='ended with status 1'):
+        study.train_once('a_config', tmp_path, {'a.b': 1})
+    assert study.train_once('a_config', tmp_path, {'a.b': 1}) == tmp_path / 'iter_2.pth'
+    assert study.train_once('a_config', tmp_path, {'a.b': 1}) == tmp_path / 'iter_2.pth'
+    assert len(commands) == 2 and '--resume' in commands[1] and '--resume' not in commands[0] and 'a.b=1' in commands[0]
