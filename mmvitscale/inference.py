@@ -156,8 +156,8 @@ class Reconstructor:
         self.pipeline = Compose(cfg.predict_pipeline)
 
     def __call__(self, path: Path) -> Tuple[np.ndarray, float]:
-        """Path of an image -> the masked image, what the model fills in and the original side by side, (H, 3 W, 3) uint8 BGR,
-        and the loss. Equal paths are masked equally."""
+        """Path of an image -> the masked image, what the model fills in and the original side by side, (H, 3 W, 3) uint8
+        BGR, and the loss. Equal paths are masked equally."""
         np.random.seed(zlib.crc32(path.name.encode()))
         data = self.model.data_preprocessor(default_collate([self.pipeline(dict(img_path=str(path)))]), False)
         image = data['inputs']
@@ -176,7 +176,8 @@ class Reconstructor:
 
 
 class Painter:
-    """Draws data samples: semantic maps over the image, instances as boxes and masks, classes of images as text, with a legend.
+    """Draws data samples: semantic maps over the image, instances as boxes and masks, classes of images as text, with a
+    legend.
 
     Args:
         dataset_meta: ``classes`` and, if there is one, ``palette`` (RGB).

@@ -51,14 +51,14 @@ def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
 
 
 def check_packages(cfg: Config) -> None:
-    """Raise InputError if the config needs mmpretrain, mmcv's compiled operators, or a package of a step of its data pipeline,
-    and they are not there. Call it before the config's scope is imported."""
+    """Raise InputError if the config needs mmpretrain, mmcv's compiled operators, or a package of a step of its data
+    pipeline, and they are not there. Call it before the config's scope is imported."""
     if cfg.get('default_scope') == 'mmpretrain':
         missing = [] if importlib.util.find_spec('mmpretrain') else ['mmpretrain']
         missing += [] if make_torchvision_importable() else ['torchvision']
         if missing:
-            raise InputError(f'{cfg.filename} needs {" and ".join(missing)}; get them with: pip install -c constraints.txt -e '
-                             "'.[pretrain]'")
+            raise InputError(f'{cfg.filename} needs {" and ".join(missing)}; get them with: pip install -c constraints.txt '
+                             "-e '.[pretrain]'")
     for step, (package, source) in _PACKAGES.items():
         if step in str(cfg.get('train_dataloader')) and importlib.util.find_spec(package) is None:
             raise InputError(f'{cfg.filename} has {step} in its data pipeline, which needs the package {package}; get it '

@@ -1,5 +1,5 @@
-"""torchvision where its compiled operators do not load. mmpretrain imports it, for image transforms; segmentation and detection
-do not need it."""
+"""torchvision where its compiled operators do not load. mmpretrain imports it, for image transforms; segmentation and
+detection do not need it."""
 
 import importlib.util
 import sys
@@ -13,12 +13,13 @@ _libraries = []
 
 
 def make_torchvision_importable() -> bool:
-    """Make torchvision, and what needs it, importable, from ``<environment>/peers`` where it is not installed; whether it is.
+    """Make torchvision, and what needs it, importable, from ``<environment>/peers`` where it is not installed; whether it
+    is.
 
-    It may be kept apart there since a torchvision that does not load breaks every package that would use it if it is
-    there. A CPU build of PyTorch may have no torchvision of its own: the one from PyPI is built for CUDA, and its compiled
-    operators do not load. Its Python part, all that mmpretrain, timm and transformers need here, works once the operators are
-    declared. Call it before any of them is imported.
+    It may be kept apart there since a torchvision that does not load breaks every package that would use it if it is there.
+    A CPU build of PyTorch may have no torchvision of its own: the one from PyPI is built for CUDA, and its compiled
+    operators do not load. Its Python part, all that mmpretrain, timm and transformers need here, works once the operators
+    are declared. Call it before any of them is imported.
     """
     folder = str(Path(sys.prefix, 'peers'))
     if folder not in sys.path:

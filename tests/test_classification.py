@@ -95,6 +95,6 @@ def test_a_masked_checkpoint_is_not_a_classifier():
     simmim = MODELS.build(dict(
         type='SimMIM', backbone=backbone, neck=dict(type='SimMIMLinearDecoder', in_channels=64, encoder_stride=32),
         head=dict(type='SimMIMHead', patch_size=4, loss=dict(type='PixelReconstructionLoss', criterion='L1'))))
-    with pytest.raises(InputError, match='a.pth does not fit the config: .*weights missing .*head.fc.weight.*it comes from masked '
-                                         'pretraining: fine-tune from it with init_cfg'):
+    with pytest.raises(InputError, match='a.pth does not fit the config: .*weights missing .*head.fc.weight.*it comes from '
+                                         'masked pretraining: fine-tune from it with init_cfg'):
         into_model(classifier(SWIN), dict(state_dict=simmim.state_dict()), 'a.pth', exact=True)

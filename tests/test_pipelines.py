@@ -35,8 +35,9 @@ def dataset(scenes, cfg, steps, split):
             metainfo=dict(classes=[f'class {i}' for i in range(10)]),
             data_prefix=dict(img_path=f'{folder}/training', seg_map_path='annotations/training'))
     elif cfg.default_scope == 'mmpretrain':
-        config = dict(type='CustomDataset', data_root=str(ade), ann_file='labels/training.txt', data_prefix='images/training',
-                      classes=[f'class {i}' for i in range(6)])
+        config = dict(
+            type='CustomDataset', data_root=str(ade), ann_file='labels/training.txt', data_prefix='images/training',
+            classes=[f'class {i}' for i in range(6)])
     else:
         config = dict(
             type='CocoDataset', data_root=str(coco), ann_file='annotations/instances_train2017.json',

@@ -1,7 +1,7 @@
 """Every recipe of configs/pretrain against a table of its sources' values, written down here a second time.
 
-Sources: P SwinV2, arXiv 2111.09883, appendix; W github.com/microsoft/Swin-Transformer, its configs, rates for the batch of the
-table (its base rates are for 512); D github.com/zhoudaquan/dvit_repo.
+Sources: P SwinV2, arXiv 2111.09883, appendix; W github.com/microsoft/Swin-Transformer, its configs, rates for the batch of
+the table (its base rates are for 512); D github.com/zhoudaquan/dvit_repo.
 """
 
 import re
@@ -25,42 +25,116 @@ def recipe_of(name):
     scale = steps['RandomResizedCrop'].scale
     return dict(
         arch=backbone.arch if isinstance(backbone.arch, str) else backbone.arch.embed_dims,
-        window=backbone.get('window_size'), learned=backbone.get('pretrained_window_sizes'), drop_path=backbone.drop_path_rate,
-        lr=optim.optimizer.lr, decay=optim.optimizer.weight_decay, clip=(optim.get('clip_grad') or {}).get('max_norm'),
+        window=backbone.get('window_size'),
+        learned=backbone.get('pretrained_window_sizes'),
+        drop_path=backbone.drop_path_rate,
+        lr=optim.optimizer.lr,
+        decay=optim.optimizer.weight_decay,
+        clip=(optim.get('clip_grad') or {}).get('max_norm'),
         layer_decay=(optim.get('paramwise_cfg') or {}).get('layer_decay_rate', 1.0),
-        epochs=cfg.train_cfg.max_epochs, warmup=warmup.end, start=warmup.start_factor * optim.optimizer.lr,
-        end=main.get('eta_min', main.get('milestones')), batch=cfg.auto_scale_lr.base_batch_size, size=scale,
+        epochs=cfg.train_cfg.max_epochs,
+        warmup=warmup.end,
+        start=warmup.start_factor * optim.optimizer.lr,
+        end=main.get('eta_min', main.get('milestones')),
+        batch=cfg.auto_scale_lr.base_batch_size,
+        size=scale,
         test=test['CenterCrop'].crop_size if 'CenterCrop' in test else test['Resize'].scale[0] if test else None,
-        classes=cfg.model.head.get('num_classes'), mask=steps.get('SimMIMMaskGenerator', {}).get('mask_ratio'),
+        classes=cfg.model.head.get('num_classes'),
+        mask=steps.get('SimMIMMaskGenerator', {}).get('mask_ratio'),
         target=cfg.model.head.loss.get('size') if cfg.model.type == 'SimMIM' else None,
-        mean_std=(list(cfg.model.data_preprocessor.mean), list(cfg.model.data_preprocessor.std)))
+        mean_std=(list(cfg.model.data_preprocessor.mean), list(cfg.model.data_preprocessor.std)),
+    )
 
 
-IN1K = dict(learned=None, lr=1e-3, decay=0.05, clip=5.0, layer_decay=1.0, epochs=300, warmup=20, start=1e-6, end=1e-5, batch=1024,
-            size=256, test=256, classes=1000, mask=None, target=None, mean_std=IMAGENET)
-IN22K = IN1K | dict(window=W22K, drop_path=0.2, decay=0.1, epochs=90, warmup=5, batch=4096, size=192, test=None, classes=21841)
+IN1K = dict(
+    learned=None,
+    lr=1e-3,
+    decay=0.05,
+    clip=5.0,
+    layer_decay=1.0,
+    epochs=300,
+    warmup=20,
+    start=1e-6,
+    end=1e-5,
+    batch=1024,
+    size=256,
+    test=256,
+    classes=1000,
+    mask=None,
+    target=None,
+    mean_std=IMAGENET,
+)
+IN22K = IN1K | dict(
+    window=W22K, drop_path=0.2, decay=0.1, epochs=90, warmup=5, batch=4096, size=192, test=None, classes=21841
+)
 TUNE = IN1K | dict(learned=W22K, drop_path=0.2, lr=4e-5, decay=1e-8, epochs=30, warmup=5, start=4e-8, end=4e-7)
-SIMMIM = IN1K | dict(window=W22K, drop_path=0.1, lr=4e-4, epochs=800, warmup=10, start=2e-6, end=[700], batch=2048, size=192,
-                     test=None, classes=None, mask=0.6, target=47)
+SIMMIM = IN1K | dict(
+    window=W22K,
+    drop_path=0.1,
+    lr=4e-4,
+    epochs=800,
+    warmup=10,
+    start=2e-6,
+    end=[700],
+    batch=2048,
+    size=192,
+    test=None,
+    classes=None,
+    mask=0.6,
+    target=47,
+)
 GIANT = dict(arch='giant', lr=1.4e-3, decay=0.1, clip=100.0, batch=9216, warmup=1, start=1.4e-6, end=1.4e-5)
-VIT = IN1K | dict(window=None, drop_path=0.2, lr=5e-4, clip=None, epochs=305, warmup=5, start=1e-6, batch=256, size=224, test=224,
-                  mean_std=([127.5] * 3, [127.5] * 3))
+VIT = IN1K | dict(
+    window=None,
+    drop_path=0.2,
+    lr=5e-4,
+    clip=None,
+    epochs=305,
+    warmup=5,
+    start=1e-6,
+    batch=256,
+    size=224,
+    test=224,
+    mean_std=([127.5] * 3, [127.5] * 3),
+)
 T16, T24 = [16, 16, 16, 8], [24, 24, 24, 12]
 TABLE = {  # P W
-    **{f'swinv2-{s}-w{w}_8xb128-300e_in1k-256': IN1K | dict(arch=arch, drop_path=drop, window=windows)
-       for s, arch, drop in (('t', 'tiny', 0.2), ('s', 'small', 0.3), ('b', 'base', 0.5)) for w, windows in ((8, 8), (16, T16))},
+    **{
+        f'swinv2-{s}-w{w}_8xb128-300e_in1k-256': IN1K | dict(arch=arch, drop_path=drop, window=windows)
+        for s, arch, drop in (('t', 'tiny', 0.2), ('s', 'small', 0.3), ('b', 'base', 0.5))
+        for w, windows in ((8, 8), (16, T16))
+    },
     **{f'swinv2-{s}-w12_32xb128-90e_in22k-192': IN22K | dict(arch=arch) for s, arch in (('b', 'base'), ('l', 'large'))},
-    **{f'swinv2-{s}-w12to{w}-in22k_8xb128-30e_in1k-{side}': TUNE | dict(arch=arch, window=windows, size=side, test=side)
-       for s, arch in (('b', 'base'), ('l', 'large')) for w, side, windows in ((16, 256, T16), (24, 384, T24))},
+    **{
+        f'swinv2-{s}-w12to{w}-in22k_8xb128-30e_in1k-{side}': TUNE | dict(arch=arch, window=windows, size=side, test=side)
+        for s, arch in (('b', 'base'), ('l', 'large'))
+        for w, side, windows in ((16, 256, T16), (24, 384, T24))
+    },
     'swinv2-b-w12_simmim_16xb128-800e_in1k-192': SIMMIM | dict(arch='base'),
-    'swinv2-b-w12to14-simmim_16xb128-100e_in1k-224': IN1K | dict(
-        arch='base', window=[14, 14, 14, 7], learned=W22K, drop_path=0.1, lr=5e-3, layer_decay=0.75, epochs=100, start=1e-6,
-        end=1e-6, batch=2048, size=224, test=224),
+    'swinv2-b-w12to14-simmim_16xb128-100e_in1k-224': IN1K
+    | dict(
+        arch='base',
+        window=[14, 14, 14, 7],
+        learned=W22K,
+        drop_path=0.1,
+        lr=5e-3,
+        layer_decay=0.75,
+        epochs=100,
+        start=1e-6,
+        end=1e-6,
+        batch=2048,
+        size=224,
+        test=224,
+    ),
     'swinv2-g-w12_simmim_288xb32-20e_in22k-ext-192': SIMMIM | GIANT | dict(epochs=20, drop_path=0.0),
-    'swinv2-g-w12-simmim_288xb32-30e_in22k-ext-192': IN22K | GIANT | dict(epochs=30, drop_path=0.3, learned=W22K, layer_decay=0.87),
+    'swinv2-g-w12-simmim_288xb32-30e_in22k-ext-192': IN22K
+    | GIANT
+    | dict(epochs=30, drop_path=0.3, learned=W22K, layer_decay=0.87),
     # D
-    **{f'{arch}_8xb32-300e_in1k-224': VIT | dict(arch=arch)
-       for arch in ('vit-16b', 'vit-24b', 'vit-32b', 'deepvit-16b', 'deepvit-24b', 'deepvit-32b', 'deepvit-s', 'deepvit-l')},
+    **{
+        f'{arch}_8xb32-300e_in1k-224': VIT | dict(arch=arch)
+        for arch in ('vit-16b', 'vit-24b', 'vit-32b', 'deepvit-16b', 'deepvit-24b', 'deepvit-32b', 'deepvit-s', 'deepvit-l')
+    },
     **{f'vit-12b-{dim}_8xb32-300e_in1k-224': VIT | dict(arch=dim) for dim in (256, 384, 512, 768)},
 }
 
@@ -76,8 +150,11 @@ def test_a_recipe_is_its_sources(name):
 
 def assert_equal(found, expected):
     assert found.keys() == expected.keys()
-    different = {key: (found[key], expected.get(key)) for key in found
-                 if found[key] != (pytest.approx(expected[key]) if isinstance(expected[key], float) else expected[key])}
+    different = {
+        key: (found[key], expected.get(key))
+        for key in found
+        if found[key] != (pytest.approx(expected[key]) if isinstance(expected[key], float) else expected[key])
+    }
     assert not different
 
 

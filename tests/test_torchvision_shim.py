@@ -7,7 +7,7 @@ from loaded import load
 from mmvitscale import machine
 from mmvitscale.errors import InputError
 
-BLOCKED = '''
+BLOCKED = """
 import sys
 sys.modules['torchvision'] = None  # an import of it fails
 from mmengine.registry import MODELS, init_default_scope
@@ -17,10 +17,12 @@ from mmvitscale.machine import check_packages
 check_packages(cfg)
 init_default_scope(cfg.default_scope)
 print(type(MODELS.build(cfg.model)).__name__)
-'''
+"""
 
 
-@pytest.mark.parametrize('config, model', [('swinv2_upernet_ade20k', 'EncoderDecoder'), ('swinv2_retinanet_coco', 'RetinaNet')])
+@pytest.mark.parametrize(
+    'config, model', [('swinv2_upernet_ade20k', 'EncoderDecoder'), ('swinv2_retinanet_coco', 'RetinaNet')]
+)
 def test_segmentation_and_detection_do_not_need_torchvision(config, model):
     result = subprocess.run([sys.executable, '-c', BLOCKED.format(config=config)], capture_output=True, text=True)
     assert result.stdout.splitlines()[-1:] == [model], result.stderr
@@ -30,5 +32,7 @@ def test_what_is_missing_is_said(monkeypatch):
     cfg = load('swinv2_classifier_mini_96_w6')
     machine.check_packages(cfg)
     monkeypatch.setattr(machine, 'make_torchvision_importable', lambda: False)
-    with pytest.raises(InputError, match=r"needs torchvision; get them with: pip install -c constraints.txt -e '.\[pretrain\]'"):
+    with pytest.raises(
+        InputError, match=r"needs torchvision; get them with: pip install -c constraints.txt -e '.\[pretrain\]'"
+    ):
         machine.check_packages(cfg)

@@ -1,5 +1,5 @@
-"""The chain in small, on the embedded scenes: masked pretraining at 96 pixels, window 6, then segmentation at 192 pixels, window
-12, against the same fine-tuning from scratch. Goes on where an earlier call stopped."""
+"""The chain in small, on the embedded scenes: masked pretraining at 96 pixels, window 6, then segmentation at 192 pixels,
+window 12, against the same fine-tuning from scratch. Goes on where an earlier call stopped."""
 
 import argparse
 import json
@@ -30,8 +30,13 @@ def parse_args():
 
 
 def length(iters, warmup):
-    return {'train_cfg.max_iters': iters, 'default_hooks.checkpoint.interval': iters, 'param_scheduler.0.end': warmup,
-            'param_scheduler.1.begin': warmup, 'param_scheduler.1.end': iters}
+    return {
+        'train_cfg.max_iters': iters,
+        'default_hooks.checkpoint.interval': iters,
+        'param_scheduler.0.end': warmup,
+        'param_scheduler.1.begin': warmup,
+        'param_scheduler.1.end': iters,
+    }
 
 
 def scenes(folder, train, seed):
@@ -43,8 +48,11 @@ def scenes(folder, train, seed):
 def pretrained(args, out):
     """Checkpoint, and by how much the loss fell."""
     data = scenes(out / 'unlabelled', args.scenes, 1)
-    options = {'data_root': data, **length(args.pretrain_iters, min(50, args.pretrain_iters // 2)),
-               'default_hooks.logger.interval': min(50, max(args.pretrain_iters // 4, 1))}
+    options = {
+        'data_root': data,
+        **length(args.pretrain_iters, min(50, args.pretrain_iters // 2)),
+        'default_hooks.logger.interval': min(50, max(args.pretrain_iters // 4, 1)),
+    }
     checkpoint = study.train_once(PRETRAIN, out / 'pretrained', options)
     losses = study.losses_of(out / 'pretrained')
     cfg = load_test_config(PRETRAIN)
@@ -59,8 +67,12 @@ def fine_tuned(args, out, seed, checkpoint):
     """mIoU after fine-tuning from the checkpoint, or from scratch."""
     data = scenes(out / 'labelled', args.labelled, 0)
     work_dir = out / f'{"tuned" if checkpoint else "scratch"}_seed{seed}'
-    options = {'data_root': data, 'randomness.seed': seed, **length(args.tune_iters, min(20, args.tune_iters // 2)),
-               'train_cfg.val_interval': args.tune_iters}
+    options = {
+        'data_root': data,
+        'randomness.seed': seed,
+        **length(args.tune_iters, min(20, args.tune_iters // 2)),
+        'train_cfg.val_interval': args.tune_iters,
+    }
     if checkpoint:
         options.update({'model.backbone.init_cfg.type': 'Pretrained', 'model.backbone.init_cfg.checkpoint': checkpoint})
     trained = study.train_once(TUNE, work_dir, options)
@@ -74,18 +86,27 @@ def fine_tuned(args, out, seed, checkpoint):
 def main():
     args = parse_args()
     if min(args.pretrain_iters, args.tune_iters) < 4 or not args.seeds:
-        raise InputError(f'--pretrain-iters {args.pretrain_iters} and --tune-iters {args.tune_iters} found, but they are at least 4')
+        raise InputError(
+            f'--pretrain-iters {args.pretrain_iters} and --tune-iters {args.tune_iters} found, but they are at least 4'
+        )
     out, start = check_writable(Path(args.out).absolute()), time.monotonic()
     checkpoint, losses = pretrained(args, out)
-    print(f'masked pretraining: loss {losses[0]:.4f} -> {losses[-1]:.4f}, {losses[-1] / losses[0]:.2f} of the first', flush=True)
+    print(
+        f'masked pretraining: loss {losses[0]:.4f} -> {losses[-1]:.4f}, {losses[-1] / losses[0]:.2f} of the first',
+        flush=True,
+    )
     results = dict(losses=losses, tuned=[], scratch=[])
     for seed in args.seeds:
         for kind, weights in (('tuned', checkpoint), ('scratch', None)):
             results[kind].append(fine_tuned(args, out, seed, weights))
-        print(f'seed {seed}: mIoU {results["tuned"][-1]:.2f} after pretraining, {results["scratch"][-1]:.2f} from scratch',
-              flush=True)
-    print(f'mIoU over {len(args.seeds)} seeds: {study.describe(results["tuned"])} after pretraining, '
-          f'{study.describe(results["scratch"])} from scratch')
+        print(
+            f'seed {seed}: mIoU {results["tuned"][-1]:.2f} after pretraining, {results["scratch"][-1]:.2f} from scratch',
+            flush=True,
+        )
+    print(
+        f'mIoU over {len(args.seeds)} seeds: {study.describe(results["tuned"])} after pretraining, '
+        f'{study.describe(results["scratch"])} from scratch'
+    )
     (out / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
     print(f'{out / "results.json"}, {out / "reconstructions.png"}; {(time.monotonic() - start) / 60:.1f} minutes')
 

@@ -1,8 +1,8 @@
-# A small SwinV2 that tells the dominant object of the embedded scenes, 96 x 96, window 6: the middle link of a chain. No number
-# here is the paper's.
+# A small SwinV2 that tells the dominant object of the embedded scenes, 96 x 96, window 6: the middle link of a chain. No
+# number here is the paper's.
 _base_ = [
-    '../_base_/models/classifier_swinv2.py', '../_base_/datasets/mini_classification.py', '../_base_/schedules/mini_pretrain.py',
-    '../_base_/default_runtime_mini_pretrain.py'
+    '../_base_/models/classifier_swinv2.py', '../_base_/datasets/mini_classification.py',
+    '../_base_/schedules/mini_pretrain.py', '../_base_/default_runtime_mini_pretrain.py'
 ]
 model = dict(
     data_preprocessor=dict(num_classes=6),

@@ -1,5 +1,5 @@
-# SimMIM on the embedded scenes, 96 x 96, window 6: the first link of a chain in minutes on a CPU. Pixels as they are, so that
-# the loss can be looked at. No number here is the paper's.
+# SimMIM on the embedded scenes, 96 x 96, window 6: the first link of a chain in minutes on a CPU. Pixels as they are, so
+# that the loss can be looked at. No number here is the paper's.
 _base_ = [
     '../_base_/models/simmim_swinv2.py', '../_base_/datasets/mini_simmim.py', '../_base_/schedules/mini_pretrain.py',
     '../_base_/default_runtime_mini_pretrain.py'

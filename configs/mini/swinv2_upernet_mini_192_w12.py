@@ -1,5 +1,5 @@
-# The embedded scenes at 192 x 192 with window 12, for a few iterations: the last link of a chain. Give the backbone the weights
-# of swinv2_simmim_mini_96_w6.py with
+# The embedded scenes at 192 x 192 with window 12, for a few iterations: the last link of a chain. Give the backbone the
+# weights of swinv2_simmim_mini_96_w6.py with
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=CKPT
 # or leave them out to see what the same iterations make from scratch.
 _base_ = './swinv2_upernet_mini.py'

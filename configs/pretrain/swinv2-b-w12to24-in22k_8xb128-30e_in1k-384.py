@@ -1,5 +1,5 @@
-# SwinV2-B, pretrained on ImageNet-22K at window 12, fine-tuned on ImageNet-1K at 384 x 384, window 24 (README of the official
-# code: 87.1 top-1).
+# SwinV2-B, pretrained on ImageNet-22K at window 12, fine-tuned on ImageNet-1K at 384 x 384, window 24 (README of the
+# official code: 87.1 top-1).
 _base_ = [
     '../_base_/models/classifier_swinv2.py',
     '../_base_/datasets/imagenet.py',

@@ -1,5 +1,5 @@
-# SwinV2-G on labelled images after SimMIM, 192 x 192, window 12 (stage 4: 6). The 70 million images are not public: put yours into
-# data/imagenet22k_ext, a folder for each class.
+# SwinV2-G on labelled images after SimMIM, 192 x 192, window 12 (stage 4: 6). The 70 million images are not public: put
+# yours into data/imagenet22k_ext, a folder for each class.
 _base_ = [
     '../_base_/models/classifier_swinv2.py',
     '../_base_/datasets/imagenet_22k.py',

@@ -1,4 +1,5 @@
-# SimMIM of SwinV2-G, 192 x 192, window 12 (stage 4: 6). The 70 million images are not public: put yours into data/imagenet22k_ext.
+# SimMIM of SwinV2-G, 192 x 192, window 12 (stage 4: 6). The 70 million images are not public: put yours into
+# data/imagenet22k_ext.
 _base_ = [
     '../_base_/models/simmim_swinv2.py',
     '../_base_/datasets/imagenet_simmim.py',

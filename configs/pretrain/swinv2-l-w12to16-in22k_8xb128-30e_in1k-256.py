@@ -1,5 +1,5 @@
-# SwinV2-L, pretrained on ImageNet-22K at window 12, fine-tuned on ImageNet-1K at 256 x 256, window 16 (README of the official
-# code: 86.9 top-1).
+# SwinV2-L, pretrained on ImageNet-22K at window 12, fine-tuned on ImageNet-1K at 256 x 256, window 16 (README of the
+# official code: 86.9 top-1).
 _base_ = [
     '../_base_/models/classifier_swinv2.py',
     '../_base_/datasets/imagenet.py',

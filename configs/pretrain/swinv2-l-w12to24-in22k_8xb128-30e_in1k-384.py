@@ -1,5 +1,5 @@
-# SwinV2-L, pretrained on ImageNet-22K at window 12, fine-tuned on ImageNet-1K at 384 x 384, window 24 (README of the official
-# code: 87.6 top-1).
+# SwinV2-L, pretrained on ImageNet-22K at window 12, fine-tuned on ImageNet-1K at 384 x 384, window 24 (README of the
+# official code: 87.6 top-1).
 _base_ = [
     '../_base_/models/classifier_swinv2.py',
     '../_base_/datasets/imagenet.py',
@@ -8,7 +8,8 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
-        arch='large', window_size=[24, 24, 24, 12], drop_path_rate=0.2, with_cp=True, pretrained_window_sizes=[12, 12, 12, 6],
+        arch='large', window_size=[24, 24, 24, 12], drop_path_rate=0.2, with_cp=True,
+        pretrained_window_sizes=[12, 12, 12, 6],
         init_cfg=dict(type='Pretrained', checkpoint=_base_.swinv2.l_in22k.init_cfg.checkpoint)),
     head=dict(in_channels=1536))
 train_dataloader = dict(dataset=dict(pipeline=_base_.size.px384.train))

@@ -1,5 +1,5 @@
-# A plain ViT of 12 blocks and 256 channels: more width in place of more depth (DeepViT, section 4.1). Heads of 32 channels, as the
-# 384 of the official models have.
+# A plain ViT of 12 blocks and 256 channels: more width in place of more depth (DeepViT, section 4.1). Heads of 32 channels,
+# as the 384 of the official models have.
 _base_ = [
     '../_base_/models/classifier_deepvit.py',
     '../_base_/datasets/imagenet.py',

@@ -25,7 +25,8 @@ def amplitude(x: Tensor) -> float:
 
 @contextmanager
 def recorded_amplitudes(model: nn.Module) -> Iterator[Dict[str, List[float]]]:
-    """Within it every forward pass appends the amplitude of what each block of our backbones returns, by the block's name."""
+    """Within it every forward pass appends the amplitude of what each block of our backbones returns, by the block's
+    name."""
     blocks = blocks_of(model)
     amplitudes: Dict[str, List[float]] = {name: [] for name in blocks}
 

@@ -26,9 +26,9 @@ class Converted:
     """The weights of a backbone under our names.
 
     family: 'SwinV2' or 'DeepViT'. source: the library they came from. prefix: what their names stood behind. weights: our
-    state dict, without the lineage. heads: for the weights of a classifier and of SimMIM's decoder their names in mmpretrain,
-    ``head.fc.*`` and ``neck.decoder.0.*``, and in the source. dropped: keys that the backbone has no use for. lineage: what they
-    were learned with, as far as the source tells; None for a DeepViT whose grid it does not.
+    state dict, without the lineage. heads: for the weights of a classifier and of SimMIM's decoder their names in
+    mmpretrain, ``head.fc.*`` and ``neck.decoder.0.*``, and in the source. dropped: keys that the backbone has no use
+    for. lineage: what they were learned with, as far as the source tells; None for a DeepViT whose grid it does not.
     """
 
     family: str
@@ -146,8 +146,9 @@ class _Layout:
     """name: of the library. anchor: a key that only this layout has, its first group what may stand before. locate: a key ->
     ('block', stage, block, rest) or ('merging', stage, None, rest), or None outside the stages; stages count from 0 and a
     patch merging belongs to the stage it leads to. stem, block: rules for keys outside stages and in a block (relative to
-    it). heads: rules for what stands beside the backbone. dropped: patterns of keys outside the stages that are left out. fix: what is more than renaming. tells: of two
-    layouts with the same anchor, whether it is this one. family: of the model."""
+    it). heads: rules for what stands beside the backbone. dropped: patterns of keys outside the stages that are left out.
+    fix: what is more than renaming. tells: of two layouts with the same anchor, whether it is this one. family: of the
+    model."""
 
     name: str
     anchor: re.Pattern

@@ -86,8 +86,8 @@ def _check_masks(dataset: ConfigDict) -> None:
             image, mask, patch = (step.get(key, default) for key, default in (
                 ('input_size', 192), ('mask_patch_size', 32), ('model_patch_size', 4)))
             if image % mask or mask % patch:
-                raise InputError(f'SimMIMMaskGenerator has images of {image} pixels, masked patches of {mask} and patches of '
-                                 f'{patch}, but each is a multiple of the next; change input_size or mask_patch_size')
+                raise InputError(f'SimMIMMaskGenerator has images of {image} pixels, masked patches of {mask} and patches '
+                                 f'of {patch}, but each is a multiple of the next; change input_size or mask_patch_size')
 
 
 def _is_coco(dataset_class: Optional[type]) -> bool:

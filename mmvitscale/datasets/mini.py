@@ -184,8 +184,9 @@ def run_lengths(mask: np.ndarray) -> dict:
 def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, seed: int = 0, depth: bool = False) -> Path:
     """Draw ``train`` and ``val`` scenes of size x size pixels and write them under ``out``:
 
-    ``ADEChallengeData2016/{images,annotations}/{training,validation}``, ``ADEChallengeData2016/labels/{training,validation}.txt``
-    (image and class, a number of OBJECTS, in each line) and ``coco/{train2017,val2017,annotations/instances_*.json}``; with ``depth`` also ``ADEChallengeData2016/rgbd/...``, TIFF
+    ``ADEChallengeData2016/{images,annotations}/{training,validation}``,
+    ``ADEChallengeData2016/labels/{training,validation}.txt`` (image and class, a number of OBJECTS, in each line) and
+    ``coco/{train2017,val2017,annotations/instances_*.json}``; with ``depth`` also ``ADEChallengeData2016/rgbd/...``, TIFF
     files of four channels: red, green, blue and depth. The same arguments give the same bytes. The folder appears complete
     or not at all; an earlier one made here is replaced.
 

@@ -32,30 +32,41 @@ def test_the_study_of_position_biases(run_here, pretended, tmp_path):
     code, out, err = run_here(*command)
     assert not code, out + err
     assert len(trained) == 2 * 3 * 2 and len(tested) == 2 * 3 * 3
-    for (cfg, checkpoint) in tested:
+    for cfg, checkpoint in tested:
         side = cfg.test_dataloader.dataset.pipeline[1].scale[0]
         assert cfg.model.backbone.window_size == ([6, 6, 6, 3] if side == 96 else [12, 12, 12, 6])
         assert cfg.model.backbone.position_bias in str(checkpoint)
     tuned = [options for _, work_dir, options in trained if work_dir.name == 'tuned_2x']
     assert len(tuned) == 6
-    assert all(options['load_from'].endswith('trained/iter.pth') and options['model.backbone.window_size'] == [12, 12, 12, 6]
-               and options['train_dataloader.dataset.pipeline.3.crop_size'] == '(192,192)' for options in tuned)
+    assert all(
+        options['load_from'].endswith('trained/iter.pth')
+        and options['model.backbone.window_size'] == [12, 12, 12, 6]
+        and options['train_dataloader.dataset.pipeline.3.crop_size'] == '(192,192)'
+        for options in tuned
+    )
     results = json.loads((tmp_path / 'out/results.json').read_text())
-    assert results['table'] == [{'plain': {'1.0': 1.0, '2.0': 2.0}, 'tuned': {'2.0': 3.0}},
-                                {'plain': {'1.0': 10.0, '2.0': 11.0}, 'tuned': {'2.0': 12.0}}]
+    assert results['table'] == [
+        {'plain': {'1.0': 1.0, '2.0': 2.0}, 'tuned': {'2.0': 3.0}},
+        {'plain': {'1.0': 10.0, '2.0': 11.0}, 'tuned': {'2.0': 12.0}},
+    ]
     assert 'log_cpb' in out and '11.50 +- 6.36' in out  # of 7 and 16
     run_here(*command)
     assert len(tested) == 18  # known from the first call
 
 
 def test_the_chain(run_here, pretended, tmp_path, monkeypatch):
-    from mmvitscale import inference
     import numpy as np
+
+    from mmvitscale import inference
+
     trained, tested = pretended
-    monkeypatch.setattr(inference, 'Reconstructor', lambda cfg, checkpoint: lambda path: (np.zeros((4, 12, 3), np.uint8), 0.5))
+    monkeypatch.setattr(
+        inference, 'Reconstructor', lambda cfg, checkpoint: lambda path: (np.zeros((4, 12, 3), np.uint8), 0.5)
+    )
     monkeypatch.setattr(study, 'losses_of', lambda work_dir: [0.8, 0.6, 0.4])
-    code, out, err = run_here('tools/pretraining_chain.py', '--out', tmp_path / 'out', '--seeds', 0, 1, '--scenes', 3, '--labelled',
-                              2)
+    code, out, err = run_here(
+        'tools/pretraining_chain.py', '--out', tmp_path / 'out', '--seeds', 0, 1, '--scenes', 3, '--labelled', 2
+    )
     assert not code, out + err
     assert 'loss 0.8000 -> 0.4000, 0.50 of the first' in out
     assert 'mIoU over 2 seeds: 2.00 +- 1.41 after pretraining, 3.00 +- 1.41 from scratch' in out

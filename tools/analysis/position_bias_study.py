@@ -1,5 +1,5 @@
-"""Table 1 of SwinV2 in small: train table, linear and log-CPB at one window on the embedded scenes, test at larger windows and
-images, without and with fine-tuning, over seeds. Goes on where an earlier call stopped."""
+"""Table 1 of SwinV2 in small: train table, linear and log-CPB at one window on the embedded scenes, test at larger windows
+and images, without and with fine-tuning, over seeds. Goes on where an earlier call stopped."""
 
 import argparse
 import json
@@ -17,10 +17,14 @@ SPLITS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--out', default='work_dirs/position_bias_study', help='folder of runs, results.json and results.png')
+    parser.add_argument(
+        '--out', default='work_dirs/position_bias_study', help='folder of runs, results.json and results.png'
+    )
     parser.add_argument('--data', default='data/mini', help='scenes of tools/make_mini_dataset.py')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--factors', type=float, nargs='+', default=[1, 1.5, 2, 3], help='windows and images, times those trained')
+    parser.add_argument(
+        '--factors', type=float, nargs='+', default=[1, 1.5, 2, 3], help='windows and images, times those trained'
+    )
     parser.add_argument('--iters', type=int, default=800, help='of the training')
     parser.add_argument('--tune-iters', type=int, default=60, help='of the fine-tuning at each larger window')
     return parser.parse_args()
@@ -28,19 +32,28 @@ def parse_args():
 
 def length(iters, warmup):
     """Options of a training of so many iterations."""
-    return {'train_cfg.max_iters': iters, 'train_cfg.val_interval': iters, 'default_hooks.checkpoint.interval': iters,
-            'param_scheduler.0.end': warmup, 'param_scheduler.1.begin': warmup, 'param_scheduler.1.end': iters}
+    return {
+        'train_cfg.max_iters': iters,
+        'train_cfg.val_interval': iters,
+        'default_hooks.checkpoint.interval': iters,
+        'param_scheduler.0.end': warmup,
+        'param_scheduler.1.begin': warmup,
+        'param_scheduler.1.end': iters,
+    }
 
 
 def options_at(cfg, factor):
     """Options that train and test at ``factor`` times the config's window and image."""
     side = round(cfg.side * factor)
     windows = study.grown(list(cfg.model.backbone.window_size), factor)
-    return {'model.backbone.window_size': windows, 'model.data_preprocessor.size': f'({side},{side})',
-            'train_dataloader.dataset.pipeline.2.scale': f'({side},{side})',
-            'train_dataloader.dataset.pipeline.2.ratio_range': '(1.0,1.2)',  # the size that is tested, nearly
-            'train_dataloader.dataset.pipeline.3.crop_size': f'({side},{side})',
-            **{f'{split}.dataset.pipeline.1.scale': f'({side},{side})' for split in SPLITS[1:]}}
+    return {
+        'model.backbone.window_size': windows,
+        'model.data_preprocessor.size': f'({side},{side})',
+        'train_dataloader.dataset.pipeline.2.scale': f'({side},{side})',
+        'train_dataloader.dataset.pipeline.2.ratio_range': '(1.0,1.2)',  # the size that is tested, nearly
+        'train_dataloader.dataset.pipeline.3.crop_size': f'({side},{side})',
+        **{f'{split}.dataset.pipeline.1.scale': f'({side},{side})' for split in SPLITS[1:]},
+    }
 
 
 def tested(options, factor, checkpoint, folder):
@@ -59,23 +72,36 @@ def tested(options, factor, checkpoint, folder):
 def measure(args, bias, seed):
     """mIoU by factor, without and with fine-tuning."""
     cfg, folder = load_config(CONFIG), Path(args.out, bias, f'seed{seed}')
-    common = {'data_root': f'{args.data}/ADEChallengeData2016', 'model.backbone.position_bias': bias, 'randomness.seed': seed}
+    common = {
+        'data_root': f'{args.data}/ADEChallengeData2016',
+        'model.backbone.position_bias': bias,
+        'randomness.seed': seed,
+    }
     trained = study.train_once(CONFIG, folder / 'trained', {**common, **length(args.iters, min(50, args.iters // 2))})
     plain, tuned = {}, {}
     for factor in args.factors:
         plain[factor] = tested(common, factor, trained, folder)
         if factor != 1:
-            options = {**common, **length(args.tune_iters, min(10, args.tune_iters // 2)), **options_at(cfg, factor),
-                       'optim_wrapper.optimizer.lr': 2e-4, 'load_from': str(trained)}
+            options = {
+                **common,
+                **length(args.tune_iters, min(10, args.tune_iters // 2)),
+                **options_at(cfg, factor),
+                'optim_wrapper.optimizer.lr': 2e-4,
+                'load_from': str(trained),
+            }
             run = folder / f'tuned_{factor:g}x'
             tuned[factor] = tested(common, factor, study.train_once(CONFIG, run, options), run)
-        print(f'{bias:10} seed {seed}  {factor:g}x  {plain[factor]:6.2f}' +
-              (f'  fine-tuned {tuned[factor]:6.2f}' if factor in tuned else ''), flush=True)
+        print(
+            f'{bias:10} seed {seed}  {factor:g}x  {plain[factor]:6.2f}'
+            + (f'  fine-tuned {tuned[factor]:6.2f}' if factor in tuned else ''),
+            flush=True,
+        )
     return dict(plain=plain, tuned=tuned)
 
 
 def draw(results, factors, path):
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 4))
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), ('plain', 'tuned')):
         for bias, runs in results.items():
@@ -84,8 +110,11 @@ def draw(results, factors, path):
             means = [study.mean(value) for value in values]
             spreads = [study.stdev(value) if len(value) > 1 else 0 for value in values]
             axes.errorbar(shown, means, spreads, marker='o', capsize=3, label=bias)
-        axes.set(xlabel='window and image, times those trained', ylabel='mIoU',
-                 title={'plain': 'without fine-tuning', 'tuned': 'with fine-tuning'}[kind])
+        axes.set(
+            xlabel='window and image, times those trained',
+            ylabel='mIoU',
+            title={'plain': 'without fine-tuning', 'tuned': 'with fine-tuning'}[kind],
+        )
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=120, bbox_inches='tight')
@@ -94,8 +123,10 @@ def draw(results, factors, path):
 def main():
     args = parse_args()
     if not args.factors or min(args.factors) < 1 or min(args.iters, args.tune_iters) < 2:
-        raise InputError(f'--factors {args.factors}, --iters {args.iters} and --tune-iters {args.tune_iters} found, but they are '
-                         'at least 1, 2 and 2')
+        raise InputError(
+            f'--factors {args.factors}, --iters {args.iters} and --tune-iters {args.tune_iters} found, but they are '
+            'at least 1, 2 and 2'
+        )
     out = check_writable(args.out)
     results = {bias: [] for bias in BIASES}
     for seed in args.seeds:
@@ -104,9 +135,11 @@ def main():
     print(f'\nmIoU over {len(args.seeds)} seeds: mean +- standard deviation, without / with fine-tuning')
     print(' ' * 12 + ''.join(f'{f"{factor:g}x":>32}' for factor in args.factors))
     for bias, runs in results.items():
-        cells = [study.describe([run['plain'][factor] for run in runs]) +
-                 (f' / {study.describe([run["tuned"][factor] for run in runs])}' if factor in runs[0]['tuned'] else '')
-                 for factor in args.factors]
+        cells = [
+            study.describe([run['plain'][factor] for run in runs])
+            + (f' / {study.describe([run["tuned"][factor] for run in runs])}' if factor in runs[0]['tuned'] else '')
+            for factor in args.factors
+        ]
         print(f'{bias:12}' + ''.join(f'{cell:>32}' for cell in cells))
     (out / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
     draw(results, args.factors, out / 'results.png')

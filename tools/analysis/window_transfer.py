@@ -1,7 +1,7 @@
 """Run one checkpoint at many windows and resolutions without training, and draw the curve (SwinV2, Table 1).
 
-For a SwinV2 of any task: mIoU, box AP or top-1 accuracy, whatever its config tests. Windows grow and images with them, so that
-a window sees the same part of an image.
+For a SwinV2 of any task: mIoU, box AP or top-1 accuracy, whatever its config tests. Windows grow and images with them, so
+that a window sees the same part of an image.
 """
 
 import argparse
@@ -20,11 +20,21 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--windows', type=int, nargs='+', metavar='W',
-                        help='windows of the first stage; those of the others grow with it (default: 1, 1.5, 2, 2.5 and 3 '
-                        "times the config's)")
-    parser.add_argument('--sizes', type=int, nargs='+', metavar='S',
-                        help='short sides of the images in pixels, one for each window (default: grown with the window)')
+    parser.add_argument(
+        '--windows',
+        type=int,
+        nargs='+',
+        metavar='W',
+        help='windows of the first stage; those of the others grow with it (default: 1, 1.5, 2, 2.5 and 3 '
+        "times the config's)",
+    )
+    parser.add_argument(
+        '--sizes',
+        type=int,
+        nargs='+',
+        metavar='S',
+        help='short sides of the images in pixels, one for each window (default: grown with the window)',
+    )
     parser.add_argument('--metric', help='which of the metrics of the test')
     parser.add_argument('--out', required=True, metavar='D', help='folder of window_transfer.json and window_transfer.png')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
@@ -33,12 +43,12 @@ def parse_args():
 
 def draw(points, metric, path):
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 4))
     axes = figure.subplots()
     axes.plot([point['factor'] for point in points], [point['value'] for point in points], marker='o')
     axes.set(xlabel='window / window of the config', ylabel=metric, title='without fine-tuning')
-    axes.set_xticks([point['factor'] for point in points],
-                    [f'{point["factor"]:g}x\n{point["size"]} px' for point in points])
+    axes.set_xticks([point['factor'] for point in points], [f'{point["factor"]:g}x\n{point["size"]} px' for point in points])
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120, bbox_inches='tight')
 
@@ -59,8 +69,9 @@ def main():
     cfg = load_test_config(args.config, args.cfg_options)
     windows = cfg.model.get('backbone', {}).get('window_size')
     if not windows or not cfg.get('test_dataloader'):
-        raise InputError(f'{args.config} has {"no windows" if not windows else "no test"}; give the config of a SwinV2 that is '
-                         'tested')
+        raise InputError(
+            f'{args.config} has {"no windows" if not windows else "no test"}; give the config of a SwinV2 that is tested'
+        )
     out, points = check_writable(args.out), []
     for factor, size in settings(args, windows, study.test_side(cfg)):
         cfg = load_test_config(args.config, args.cfg_options)

@@ -1,5 +1,5 @@
-# ImageNet in mmpretrain's form, at every size that the recipes use: size.px256.train, size.px256.test and so on. Augmentation of
-# SwinV1 and V2 (arXiv 2103.14030, A2.1): RandAugment (9, 0.5), random erasing 0.25.
+# ImageNet in mmpretrain's form, at every size that the recipes use: size.px256.train, size.px256.test and so on.
+# Augmentation of SwinV1 and V2 (arXiv 2103.14030, A2.1): RandAugment (9, 0.5), random erasing 0.25.
 size = {}
 for side, edge in ((192, 219), (224, 256), (256, 292)):
     size[f'px{side}'] = dict(

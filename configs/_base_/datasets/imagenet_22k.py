@@ -1,5 +1,5 @@
-# ImageNet-22K, 192 x 192, a folder for each of its 21841 classes. Judged on the training images of an epoch's loss alone: it has no
-# validation set.
+# ImageNet-22K, 192 x 192, a folder for each of its 21841 classes. Judged on the training images of an epoch's loss alone: it
+# has no validation set.
 _base_ = './imagenet.py'
 data_root = 'data/imagenet22k'
 train_dataloader = dict(

@@ -1,5 +1,5 @@
-# SimMIM (arXiv 2111.09886) on SwinV2-B, 192 x 192, window 12, as the official SwinV2 code has it: L1 on masked pixels, targets
-# normalised over 47 x 47 pixels.
+# SimMIM (arXiv 2111.09886) on SwinV2-B, 192 x 192, window 12, as the official SwinV2 code has it: L1 on masked pixels,
+# targets normalised over 47 x 47 pixels.
 _base_ = '../swinv2.py'
 model = dict(
     type='SimMIM',

@@ -1,5 +1,5 @@
-# SwinV2 on ImageNet-1K (SwinV2, appendix, and official code): AdamW 1e-3, weight decay 0.05, 300 epochs of batches of 1024, warm-up
-# of 20 epochs from 1e-6, cosine to 1e-5, gradients clipped at 5.
+# SwinV2 on ImageNet-1K (SwinV2, appendix, and official code): AdamW 1e-3, weight decay 0.05, 300 epochs of batches of 1024,
+# warm-up of 20 epochs from 1e-6, cosine to 1e-5, gradients clipped at 5.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     loss_scale='dynamic',

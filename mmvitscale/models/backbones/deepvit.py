@@ -83,8 +83,8 @@ class Block(nn.Module):
 
 
 class PostNormBlock(Block):
-    """(B, N, C) -> (B, N, C): x + norm(attn(r x)) / r, then x + norm(mlp(r x)) / r, as SwinV2 normalises (section 3.2 there),
-    on a plain ViT.
+    """(B, N, C) -> (B, N, C): x + norm(attn(r x)) / r, then x + norm(mlp(r x)) / r, as SwinV2 normalises (section 3.2
+    there), on a plain ViT.
 
     Its norms start at zero, and have names of their own, so that weights of one kind of block cannot be taken for those of
     the other.
@@ -115,7 +115,8 @@ def _unscaled() -> float:
 @MODELS.register_module()
 class DeepViT(Backbone):
     """(B, in_channels, H, W), any H, W >= 1 -> a tuple with one (B, C, ceil(H / 16), ceil(W / 16)) for each i in
-    ``out_indices``: the tokens after block i, without the class token unless ``out_type`` asks for it alone. The last block's pass the final LayerNorm.
+    ``out_indices``: the tokens after block i, without the class token unless ``out_type`` asks for it alone. The last
+    block's pass the final LayerNorm.
 
     The BatchNorm of Re-attention learns the statistics of maps of the trained number of tokens (their mean is 1 / N),
     so a model trained on one crop size is best tested on windows of that size (``test_cfg`` mode slide).
@@ -135,9 +136,9 @@ class DeepViT(Backbone):
         attention: kernel of Re-attention: auto, eager or sequential.
         attn_drop_rate: dropout of the attention maps.
         block_norm: pre, or post for SwinV2's res-post-norm (for comparison).
-        similarity_weight: weight of the mean cosine of neighbouring blocks' attention maps in the loss (the official 32-block
-            recipe has 0.1). Its gradient is added in the backward pass, whatever the head, and its value is logged as
-            ``similarity``. 0 costs nothing.
+        similarity_weight: weight of the mean cosine of neighbouring blocks' attention maps in the loss (the official
+            32-block recipe has 0.1). Its gradient is added in the backward pass, whatever the head, and its value is logged
+            as ``similarity``. 0 costs nothing.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 over the blocks.
         with_cp: recompute every block in the backward pass instead of storing its activations.
         frozen_stages: -1 freezes nothing, 0 stem and embeddings, n also the first n blocks.
@@ -192,8 +193,9 @@ class DeepViT(Backbone):
         if block_norm not in _BLOCK_NORMS:
             raise InputError(f'unknown block_norm {block_norm!r}; choose one of {", ".join(_BLOCK_NORMS)}')
         if similarity_weight and (depth < 2 or self.window is not None):
-            raise InputError(f'similarity_weight {similarity_weight} found with {depth} blocks and window_size {window_size}, '
-                             'but it compares the maps of all tokens of neighbouring blocks; leave it out, or window_size')
+            raise InputError(f'similarity_weight {similarity_weight} found with {depth} blocks and window_size '
+                             f'{window_size}, but it compares the maps of all tokens of neighbouring blocks; leave it out, '
+                             'or window_size')
         if not -1 <= frozen_stages <= depth:
             raise InputError(f'frozen_stages {frozen_stages} found, but it is -1 (nothing) to {depth} (all blocks)')
         self.frozen_stages = frozen_stages

@@ -328,7 +328,8 @@ class SwinTransformerV2(Backbone):
         """Stages after the last output, norms of stages that are not returned, and what pretraining puts for masked
         patches."""
         stage = re.match(r'stages\.(\d+)\.', key)
-        return key == 'mask_token' or key.startswith('out_norms.') or bool(stage) and len(self.stages) <= int(stage[1]) < len(self.depths)
+        unbuilt = bool(stage) and len(self.stages) <= int(stage[1]) < len(self.depths)
+        return unbuilt or key == 'mask_token' or key.startswith('out_norms.')
 
     def follow(self, other: 'SwinTransformerV2') -> None:
         """Take the windows and the reference windows of another backbone of the same arch."""

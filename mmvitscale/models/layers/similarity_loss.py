@@ -14,8 +14,8 @@ _EPS = 1e-12
 
 
 def neighbour_similarity(one: MapRows, other: MapRows, tokens: int, rows: int) -> Tensor:
-    """The cosine of A_(h, :, t) and B_(h, :, t), averaged over images, heads h and tokens t (DeepViT, arXiv 2103.11886, eq. 3,
-    for two blocks).
+    """The cosine of A_(h, :, t) and B_(h, :, t), averaged over images, heads h and tokens t (DeepViT, arXiv 2103.11886, eq.
+    3, for two blocks).
 
     A column is a sum over query rows, so chunks of rows add up three sums a column; each chunk is made again in the
     backward pass.
@@ -53,7 +53,7 @@ class _WithLoss(Function):
 
 
 def with_loss(x: Tensor, loss: Tensor, weight: float, gradient_scale: Callable[[], float]) -> Tensor:
-    """x, unchanged; but where its gradient is computed, ``weight * loss`` is learned from, too, as if it were part of the loss
-    that x leads to. gradient_scale: what a training loop multiplies its loss with before the backward pass (the scale of
-    mixed precision, one over the number of accumulated batches)."""
+    """x, unchanged; but where its gradient is computed, ``weight * loss`` is learned from, too, as if it were part of the
+    loss that x leads to. gradient_scale: what a training loop multiplies its loss with before the backward pass (the scale
+    of mixed precision, one over the number of accumulated batches)."""
     return _WithLoss.apply(x, loss, weight, gradient_scale)

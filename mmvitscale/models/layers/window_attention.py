@@ -193,8 +193,8 @@ KERNELS: Dict[str, Kernel] = {'auto': _auto, 'eager': _eager, 'fused': _fused, '
 
 
 class WindowAttention(nn.Module):
-    """(T, C) -> (T, C), T tokens in the order of the windows: multi-head attention, scaled cosine unless said otherwise, with
-    a position bias.
+    """(T, C) -> (T, C), T tokens in the order of the windows: multi-head attention, scaled cosine unless said otherwise,
+    with a position bias.
 
     softmax(cos(q, k) min(exp(logit_scale), 100) + bias) v; q and v have biases, k has none.
 

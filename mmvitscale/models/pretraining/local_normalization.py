@@ -13,8 +13,8 @@ from ...registry import MODELS
 
 
 def local_statistics(image: Tensor, size: int, eps: float = 1e-6) -> Tuple[Tensor, Tensor]:
-    """(B, C, H, W) -> mean and deviation (the square root of the unbiased variance plus ``eps``) of each pixel's neighbourhood
-    of size x size pixels, per channel; at the border of what there is of it."""
+    """(B, C, H, W) -> mean and deviation (the square root of the unbiased variance plus ``eps``) of each pixel's
+    neighbourhood of size x size pixels, per channel; at the border of what there is of it."""
 
     def mean(x: Tensor) -> Tensor:
         return F.avg_pool2d(x, size, stride=1, padding=size // 2, count_include_pad=False)
@@ -47,8 +47,8 @@ class LocallyNormalizedTarget(BaseModule):
     def __init__(self, size: int, loss: dict):
         super().__init__()
         if size < 3 or size % 2 == 0:
-            raise InputError(f'a neighbourhood of {size} pixels found in LocallyNormalizedTarget, but it is odd and at least '
-                             '3, 47 in the paper')
+            raise InputError(f'a neighbourhood of {size} pixels found in LocallyNormalizedTarget, but it is odd and at '
+                             'least 3, 47 in the official code')
         self.size = size
         self.loss = ROOT_MODELS.build(loss)
 

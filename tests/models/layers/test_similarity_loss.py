@@ -70,7 +70,8 @@ def test_it_is_the_metric_of_the_analysis():
             norm.train(False)
     model.training = True  # the backbone trains, its statistics stand
     model(IMAGE)
-    assert MessageHub.get_current_instance().get_scalar('train/similarity').current() == pytest.approx(expected.item(), rel=1e-5)
+    logged = MessageHub.get_current_instance().get_scalar('train/similarity').current()
+    assert logged == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_nothing_is_compared_without_a_weight_or_a_gradient(monkeypatch):

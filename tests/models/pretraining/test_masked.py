@@ -38,7 +38,8 @@ def half_masked(rows, columns):
 
 
 def test_the_loss_is_that_of_the_formula():
-    """mmpretrain's SimMIM around our backbone, against tokens replaced by hand in the plain backbone, decoded and compared."""
+    """mmpretrain's SimMIM around our backbone, against tokens replaced by hand in the plain backbone, decoded and
+    compared."""
     model = randomise(simmim(SWIN, 64, 32, 4)).train()
     image, mask = torch.randn(2, 3, 64, 96), half_masked(16, 24)
     loss = model.loss(image, samples(mask))['loss']
