@@ -6,11 +6,17 @@ the table (its base rates are for 512); D github.com/zhoudaquan/dvit_repo.
 
 import re
 
+import cv2
+import numpy as np
 import pytest
 from loaded import load
+from mmengine.registry import DATASETS, init_default_scope
 
 import mmvitscale
 from mmvitscale.config import find_config
+from mmvitscale.datasets.checks import check_datasets
+from mmvitscale.errors import InputError
+from mmvitscale.machine import check_packages
 
 W22K = [12, 12, 12, 6]
 IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
@@ -162,3 +168,56 @@ def test_a_classifier_of_deepvit_is_averaged_and_one_of_swinv2_is_not():
     averaged = {name for name in TABLE if any(hook.type == 'EMAHook' for hook in load(name).custom_hooks)}
     assert averaged == {name for name in TABLE if 'vit-' in name and not name.startswith('swinv2')}
     assert load('vit-16b_8xb32-300e_in1k-224').custom_hooks[1].momentum == pytest.approx(1 - 0.99996)
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    """ImageNet's folders with an image in each."""
+    root = tmp_path_factory.mktemp('imagenet')
+    image = cv2.imencode('.jpg', np.full((260, 300, 3), 90, np.uint8))[1].tobytes()
+    for split in ('train', 'val'):
+        for number in range(1000):
+            (root / split / f'n{number:08d}').mkdir(parents=True)
+            (root / split / f'n{number:08d}/a.jpg').write_bytes(image)
+    return root
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'swinv2-t-w8_8xb128-300e_in1k-256',
+        'swinv2-b-w12_32xb128-90e_in22k-192',
+        'deepvit-s_8xb32-300e_in1k-224',
+        'swinv2-b-w12_simmim_16xb128-800e_in1k-192',
+        'swinv2-g-w12_simmim_288xb32-20e_in22k-ext-192',
+        'swinv2-g-w12-simmim_288xb32-30e_in22k-ext-192',
+    ],
+)
+def test_a_data_set_is_a_folder_for_each_class(name, folders):
+    cfg = load(name)
+    check_packages(cfg)
+    init_default_scope('mmpretrain')
+    for split in ('train', 'val'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is None:
+            continue
+        for root in ('nowhere', str(folders / 'train') if '22k' in name else str(folders)):
+            loader.dataset.data_root = root
+            if root == 'nowhere':
+                with pytest.raises(InputError, match='data set folder nowhere.* is not there'):
+                    check_datasets(cfg, (split,))
+        check_datasets(cfg, (split,))
+        dataset = DATASETS.build(loader.dataset)
+        assert len(dataset) == 1000
+        sample = dataset[0]
+        assert sample['inputs'].shape[1] == recipe_of(name)['size']
+        assert ('_simmim_' in name) == ('mask' in sample['data_samples'])
+
+
+def test_validation_images_without_folders(folders, tmp_path):
+    (tmp_path / 'val').mkdir()
+    (tmp_path / 'val/ILSVRC2012_val_00000001.JPEG').touch()
+    cfg = load('swinv2-t-w8_8xb128-300e_in1k-256')
+    cfg.val_dataloader.dataset.data_root = str(tmp_path)
+    with pytest.raises(InputError, match='val has 0 folders, but a folder for each of 1000 classes is expected; sort'):
+        check_datasets(cfg, ('val', ))

@@ -11,4 +11,6 @@ model = dict(
     neck=dict(in_channels=4096))
 train_dataloader = dict(
     batch_size=32,
-    dataset=dict(type='CustomDataset', data_root='data/imagenet22k_ext', split=None, with_label=False))
+    dataset=dict(
+        _delete_=True, type='CustomDataset', data_root='data/imagenet22k_ext', with_label=False,
+        pipeline=_base_.train_pipeline))

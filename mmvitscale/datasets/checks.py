@@ -42,8 +42,9 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
                 for folder in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
                     if isinstance(folder, str):
                         _check_folder(root / folder)
-                if dataset.get('split') and 'data_prefix' not in dataset:  # mmpretrain's ImageNet
-                    _check_folder(root / dataset.split)
+                if not prefixes and not dataset.get('ann_file') and dataset.get('data_root'):  # mmpretrain's ImageNet
+                    _check_folder(root / (dataset.get('split') or ''))
+                    _check_class_folders(root / (dataset.get('split') or ''), _classes_of(cfg, dataset))
                 if dataset.get('ann_file') and not (root / dataset.ann_file).is_file():
                     raise InputError(f'annotation file {root / dataset.ann_file} is not there; {_how_to_get(root)}')
                 _check_classes(cfg, dataset, split)
@@ -59,11 +60,7 @@ def class_of(cfg: Config, dataset: ConfigDict) -> Optional[type]:
 
 
 def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
-    dataset_class = class_of(cfg, dataset)
-    classes = (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes') or getattr(
-        dataset_class, 'METAINFO', {}).get('classes')
-    if isinstance(classes, str):  # mmpretrain: a file with a name in each line
-        return
+    dataset_class, classes = class_of(cfg, dataset), _classes_of(cfg, dataset)
     if not classes:
         return
     for path, count in _numbers_of_classes(cfg.model, 'model'):
@@ -77,6 +74,21 @@ def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
                            split == 'train', with_mask)
         for note in notes if is_first_process() else []:
             print(f'note: {note}', file=sys.stderr)
+
+
+def _classes_of(cfg: Config, dataset: ConfigDict) -> Sequence[str]:
+    """The names of a data set's classes, as far as the config or its class tells them."""
+    classes = (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes') or getattr(
+        class_of(cfg, dataset), 'METAINFO', {}).get('classes') or ()
+    return () if isinstance(classes, str) else classes  # mmpretrain: a file with a name in each line
+
+
+def _check_class_folders(folder: Path, classes: Sequence[str]) -> None:
+    """Where classes are known, a data set of a folder for each has as many."""
+    found = sum(path.is_dir() for path in folder.iterdir())
+    if classes and found != len(classes):
+        raise InputError(f'{folder} has {found} folders, but a folder for each of {len(classes)} classes is expected; sort '
+                         'the images into folders of their classes (the validation images of ImageNet come without)')
 
 
 def _check_masks(dataset: ConfigDict) -> None:

@@ -109,3 +109,13 @@ def test_accumulated_gradients_are_scaled():
 def test_windows_have_no_maps_of_all_tokens():
     with pytest.raises(InputError, match='similarity_weight 0.1 found with 4 blocks and window_size 2'):
         DeepViT(VIT, 64, window_size=2, similarity_weight=0.1)
+
+
+def test_no_maps_are_kept_for_the_backward_pass():
+    model = DeepViT(dict(VIT, depth=2), 256, drop_path_rate=0.0, similarity_weight=0.1).train()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (kept.append(tensor.shape), tensor)[1], lambda tensor: tensor):
+        out, = model(torch.rand(1, 3, 256, 256))
+    tokens = 1 + 16 * 16
+    assert kept and not [shape for shape in kept if shape and shape[-1] == tokens and shape.numel() > tokens * 12]
+    out.sum().backward()
