@@ -114,7 +114,8 @@ def test_windows_have_no_maps_of_all_tokens():
 def test_no_maps_are_kept_for_the_backward_pass():
     model = DeepViT(dict(VIT, depth=2), 256, drop_path_rate=0.0, similarity_weight=0.1).train()
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (kept.append(tensor.shape), tensor)[1], lambda tensor: tensor):
+    look = lambda tensor: (kept.append(tensor.shape), tensor)[1]  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
         out, = model(torch.rand(1, 3, 256, 256))
     tokens = 1 + 16 * 16
     assert kept and not [shape for shape in kept if shape and shape[-1] == tokens and shape.numel() > tokens * 12]
