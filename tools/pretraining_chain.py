@@ -25,7 +25,7 @@ def parse_args():
     parser.add_argument('--scenes', type=int, default=512, help='scenes that are pretrained on, without labels')
     parser.add_argument('--labelled', type=int, default=64, help='scenes that are fine-tuned on')
     parser.add_argument('--pretrain-iters', type=int, default=1000)
-    parser.add_argument('--tune-iters', type=int, default=500)
+    parser.add_argument('--tune-iters', type=int, default=400)
     return parser.parse_args()
 
 
