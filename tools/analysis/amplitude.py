@@ -3,6 +3,7 @@ side (SwinV2, figure 2: pre-norm against post-norm)."""
 
 import argparse
 import json
+from pathlib import Path
 from statistics import mean
 
 from mmengine.config import DictAction
@@ -52,8 +53,10 @@ def draw(models, path):
     from matplotlib.figure import Figure
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
-    for label, amplitudes in models.items():
+    for checkpoint, amplitudes in models.items():
+        label = '/'.join(Path(checkpoint).parts[-2:])
         axes.plot(range(1, len(amplitudes) + 1), list(amplitudes.values()), marker='o', label=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel='block', ylabel='root mean square of its output', yscale='log')
     axes.grid(alpha=0.3)
     axes.legend()

@@ -116,6 +116,7 @@ def draw(results, factors, path):
             ylabel='mIoU',
             title={'plain': 'without fine-tuning', 'tuned': 'with fine-tuning'}[kind],
         )
+        axes.set_xticks(factors, [f'{factor:g}x' for factor in factors])
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=120, bbox_inches='tight')
