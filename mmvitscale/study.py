@@ -44,6 +44,14 @@ def train_once(config: str, work_dir: Path, options: Dict[str, object]) -> Path:
     return work_dir / checkpoint.name
 
 
+def length_options(iters: int, warmup: int) -> Dict[str, int]:
+    """Options of ``train_once`` for a config with a warm-up and one decay: so many iterations, the first of them a warm-up,
+    never more than half."""
+    warmup = min(warmup, iters // 2)
+    return {'train_cfg.max_iters': iters, 'default_hooks.checkpoint.interval': iters, 'param_scheduler.0.end': warmup,
+            'param_scheduler.1.begin': warmup, 'param_scheduler.1.end': iters}
+
+
 def losses_of(work_dir: Path) -> List[float]:
     """The logged losses of a training, in order, those of earlier interrupted runs included."""
     found = {}

@@ -43,9 +43,12 @@ def files():
     official = {**official_state_dict(source, (4, ) * 4, (4, ) * 4),
                 **{f'head.{key}': value for key, value in head.items()}}
     hugging_face, _ = peers.PEERS['Hugging Face'](ARCH, SIDE, (4, ) * 4, None)
-    randomise(hugging_face)
+    hugging_face = {f'swinv2.{key}': value for key, value in randomise(hugging_face).state_dict().items()}
+    hugging_face |= {'swinv2.layernorm.weight': torch.ones(64), 'swinv2.layernorm.bias': torch.zeros(64)}
     return [('official', dict(model=official), head, {}),
             ('timm', peer_file('timm', 'head.fc.', head), head, dict(pretrained_window_sizes=4)),
+            ('Hugging Face', {**hugging_face, **{f'classifier.{key}': value for key, value in head.items()}}, head,
+             dict(pretrained_window_sizes=4)),
             ('torchvision', peer_file('torchvision', 'head.', head), head, {})]
 
 

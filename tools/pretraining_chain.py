@@ -29,16 +29,6 @@ def parse_args():
     return parser.parse_args()
 
 
-def length(iters, warmup):
-    return {
-        'train_cfg.max_iters': iters,
-        'default_hooks.checkpoint.interval': iters,
-        'param_scheduler.0.end': warmup,
-        'param_scheduler.1.begin': warmup,
-        'param_scheduler.1.end': iters,
-    }
-
-
 def scenes(folder, train, seed):
     if not (folder / 'mini.json').is_file():
         mini.write_dataset(folder, train=train, val=32, seed=seed)
@@ -50,7 +40,7 @@ def pretrained(args, out):
     data = scenes(out / 'unlabelled', args.scenes, 1)
     options = {
         'data_root': data,
-        **length(args.pretrain_iters, min(50, args.pretrain_iters // 2)),
+        **study.length_options(args.pretrain_iters, 50),
         'default_hooks.logger.interval': min(50, max(args.pretrain_iters // 4, 1)),
     }
     checkpoint = study.train_once(PRETRAIN, out / 'pretrained', options)
@@ -70,7 +60,7 @@ def fine_tuned(args, out, seed, checkpoint):
     options = {
         'data_root': data,
         'randomness.seed': seed,
-        **length(args.tune_iters, min(20, args.tune_iters // 2)),
+        **study.length_options(args.tune_iters, 20),
         'train_cfg.val_interval': args.tune_iters,
     }
     if checkpoint:

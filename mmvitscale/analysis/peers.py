@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 Peer = Tuple[nn.Module, Callable[[Tensor], List[Tensor]]]
 
+
 def _record(modules, to_nchw):
     """Let the modules keep what they return; the function that collects it."""
     outputs = {}

@@ -32,15 +32,8 @@ def parse_args():
 
 
 def length(iters, warmup):
-    """Options of a training of so many iterations."""
-    return {
-        'train_cfg.max_iters': iters,
-        'train_cfg.val_interval': iters,
-        'default_hooks.checkpoint.interval': iters,
-        'param_scheduler.0.end': warmup,
-        'param_scheduler.1.begin': warmup,
-        'param_scheduler.1.end': iters,
-    }
+    """Options of a training of so many iterations, tested once at its end."""
+    return {**study.length_options(iters, warmup), 'train_cfg.val_interval': iters}
 
 
 def options_at(cfg, factor):
@@ -78,14 +71,14 @@ def measure(args, bias, seed):
         'model.backbone.position_bias': bias,
         'randomness.seed': seed,
     }
-    trained = study.train_once(CONFIG, folder / 'trained', {**common, **length(args.iters, min(50, args.iters // 2))})
+    trained = study.train_once(CONFIG, folder / 'trained', {**common, **length(args.iters, 50)})
     plain, tuned = {}, {}
     for factor in args.factors:
         plain[factor] = tested(common, factor, trained, folder)
         if factor != 1:
             options = {
                 **common,
-                **length(args.tune_iters, min(10, args.tune_iters // 2)),
+                **length(args.tune_iters, 10),
                 **options_at(cfg, factor),
                 'optim_wrapper.optimizer.lr': 2e-4,
                 'load_from': str(trained),
