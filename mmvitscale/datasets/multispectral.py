@@ -86,7 +86,10 @@ class LoadMultispectralImage(BaseTransform):
 
     def read(self, path: Path) -> np.ndarray:
         """(H, W, C) of the file's own type, the channels asked for. Raises InputError if it has others."""
-        image = read_channels(path, self.channel_axis)
+        return self.select(read_channels(path, self.channel_axis), path)
+
+    def select(self, image: np.ndarray, path: Path) -> np.ndarray:
+        """The channels asked for of (H, W, C). Raises InputError if it has others."""
         found = image.shape[2]
         if isinstance(self.channels, int) and found != self.channels:
             raise InputError(f'{path} has {found} channels, but the config says {self.channels}; correct channels of '
@@ -98,10 +101,9 @@ class LoadMultispectralImage(BaseTransform):
             image = image[..., list(self.channels)]
         return image
 
-    def picture(self, path: Path) -> np.ndarray:
-        """(H, W, 3) uint8 BGR of the three channels that are shown. Other types than uint8 are stretched, each channel from
-        its 2nd to its 98th percentile."""
-        image = self.read(path)
+    def picture_of(self, image: np.ndarray, path: Path) -> np.ndarray:
+        """What ``read`` gave -> (H, W, 3) uint8 BGR of the three channels that are shown. Other types than uint8 are
+        stretched, each channel from its 2nd to its 98th percentile."""
         if max(self.show) >= image.shape[2]:
             raise InputError(f'{path} has {image.shape[2]} channels, but pictures are to show {list(self.show)}; correct '
                              'show of LoadMultispectralImage')

@@ -77,7 +77,7 @@ def test_bad_input_is_one_sentence(tmp_path):
         with pytest.raises(InputError, match=message):
             LoadMultispectralImage(**options).read(tmp_path / 'a.npy')
     with pytest.raises(InputError, match=r'pictures are to show \[0, 1, 7\]'):
-        LoadMultispectralImage(show=(0, 1, 7)).picture(tmp_path / 'a.npy')
+        ImageReader([dict(type='LoadMultispectralImage', show=(0, 1, 7))])(tmp_path / 'a.npy')
     for show in ((0, 1), 3, 'rgb', (0, -1, 2), (0, 1, 1.5)):
         with pytest.raises(InputError, match='pictures show three channels'):
             LoadMultispectralImage(show=show)

@@ -86,24 +86,35 @@ def test_resuming_goes_on_where_training_stopped(trained, options, tmp_path):
     assert iterations == ['3']
 
 
-def test_predicting_a_folder_does_all_it_can_and_lists_what_failed(checkpoint, tmp_path):
-    images = tmp_path / 'images'
-    images.mkdir()
-    colour = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
-    cv2.imwrite(str(images / 'a.png'), colour)
-    cv2.imwrite(str(images / 'grey.png'), colour[..., 0])
-    cv2.imwrite(str(images / 'alpha.png'), cv2.cvtColor(colour, cv2.COLOR_BGR2BGRA))
-    (images / 'broken.jpg').write_bytes(b'no image')
-    cv2.imwrite(str(images / 'z.jpg'), colour)
-    out = tmp_path / 'out'
-    result = run('tools/predict.py', CONFIG, checkpoint, images, '--out', out, expect=1)
-    assert sorted(path.name for path in out.iterdir()) == ['a.png', 'z.png']
-    assert cv2.imread(str(out / 'a.png')).shape[1] == 90
-    errors = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
-    assert len(errors) == 3 and 'Traceback' not in result.stderr
-    assert 'alpha.png has 4 channels of uint8, but the model takes 3' in errors[0]
-    assert 'broken.jpg cannot be read as an image' in errors[1]
-    assert 'grey.png has 1 channel of uint8' in errors[2]
+def test_a_picture_that_cannot_be_drawn_ends_no_evaluation(checkpoint, options, run_here, tmp_path):
+    from mmvitscale.inference import Painter
+    scenes = mini.write_dataset(tmp_path / 'mini', train=1, val=2, size=64) / 'ADEChallengeData2016'
+    first = scenes / 'images/validation/scene_00000.jpg'
+    cv2.imwrite(str(first), cv2.imread(str(first), cv2.IMREAD_GRAYSCALE))
+    for folder in ('images', 'annotations'):  # names that differ in the folder only
+        for path in sorted((scenes / folder / 'validation').iterdir()):
+            target = path.parent / path.stem / f'same{path.suffix}'
+            target.parent.mkdir()
+            path.rename(target)
+    compare, calls = Painter.compare, []
+
+    def fails_once(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ValueError('no colour left')
+        return compare(self, *arguments)
+
+    command = ['tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path / 'work', '--cfg-options',
+               *[o for o in options if not o.startswith('data_root')], f'data_root={scenes}']
+    code, _, err = run_here(*command[:3], '--show-dir', tmp_path / 'pictures', *command[3:])
+    assert code == 0, err
+    names = sorted(path.relative_to(tmp_path / 'pictures').as_posix() for path in (tmp_path / 'pictures').rglob('*.png'))
+    assert names == ['scene_00000/same.png', 'scene_00001/same.png']
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Painter, 'compare', fails_once)
+        code, told, err = run_here(*command[:3], '--show-dir', tmp_path / 'fewer', *command[3:])
+    assert code == 0 and 'same.jpg: ValueError: no colour left' in told + err
+    assert len(list((tmp_path / 'fewer').rglob('*.png'))) == 1
 
 
 def test_two_processes_on_a_cpu(options, tmp_path):
@@ -151,7 +162,7 @@ def test_configs_and_options_that_cannot_work(error_of, options, checkpoint, tmp
 
 def test_a_checkpoint_that_does_not_fit(error_of, checkpoint, options, tmp_path):
     for tool in (['tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path],
-                 ['tools/predict.py', CONFIG, checkpoint, ROOT / 'tests', '--out', tmp_path]):
+                 ['tools/predict.py', CONFIG, checkpoint, ROOT / 'tests', '--out', tmp_path / 'out']):
         if 'predict' in tool[0]:
             cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((40, 40, 3), np.uint8))
             tool[3] = tmp_path / 'a.png'

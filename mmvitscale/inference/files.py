@@ -1,0 +1,75 @@
+"""Where predictions of each image are written: names that do not meet, files that are whole or not there."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Dict, Sequence
+
+import cv2
+import numpy as np
+
+from ..errors import InputError
+
+
+def output_names(paths: Sequence[Path], root: Path) -> Dict[Path, str]:
+    """Files in a folder -> for each a name relative to the folder, with slashes and without suffix, that no other has: where
+    ``cat.jpg`` stands beside ``cat.png`` both keep their suffix as a part of the name."""
+    full = {path: path.relative_to(root).as_posix() for path in paths}
+    names = {path: str(PurePosixPath(name).with_suffix('')) for path, name in full.items()}
+    while True:
+        count = Counter(name.casefold() for name in names.values())  # some file systems ignore the case
+        clashes = [path for path, name in names.items() if count[name.casefold()] > 1 and name != full[path]]
+        if not clashes:
+            return names
+        for path in clashes:
+            names[path] = full[path]
+
+
+class whole_file:
+    """``with whole_file(path) as part``: what is written to ``part`` becomes ``path`` at the end, and is gone after an
+    error. Raises InputError if the file cannot be written."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.part = self.path.with_name(f'.{self.path.stem}.part{self.path.suffix}')
+
+    def __enter__(self) -> Path:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._sentence(error) from error
+        return self.part
+
+    def __exit__(self, kind, error, trace):
+        if kind is None:
+            try:
+                os.replace(self.part, self.path)
+            except OSError as failure:
+                raise self._sentence(failure) from failure
+            return
+        self.part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise self._sentence(error) from error
+
+    def _sentence(self, error: OSError) -> InputError:
+        return InputError(f'cannot write {self.path} ({error.strerror or error}); free some space or give another folder')
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """(H, W, 3) uint8 BGR, or (H, W) uint8 or uint16, as PNG. Raises InputError if the file cannot be written."""
+    _, encoded = cv2.imencode('.png', picture)
+    with whole_file(path) as part:
+        part.write_bytes(encoded.tobytes())
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """As .npy. Raises InputError if the file cannot be written."""
+    with whole_file(path) as part:
+        np.save(part, array, allow_pickle=False)
+
+
+def write_json(path: Path, content) -> None:
+    """Raises InputError if the file cannot be written."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(content) + '\n')

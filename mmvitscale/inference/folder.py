@@ -1,0 +1,391 @@
+"""All images and videos of a folder predicted: in batches, going on where an earlier call stopped, one failure at a time."""
+
+import hashlib
+import json
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Collection, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+from mmengine.structures import BaseDataElement
+
+from ..errors import InputError
+from .files import output_names, whole_file, write_array, write_json, write_picture
+from .images import VIDEO_SUFFIXES, ImageReader, frames_of, list_images
+from .painter import Painter
+from .predictor import Predictor, Reconstructor, is_masked_modelling, pipeline_of
+from .results import KINDS, Results
+from .tiles import predict_in_tiles, tile_suffixes
+
+_SUFFIXES = {'labels': '.png', 'scores': '.npy', 'logits': '.npy', 'json': '.json'}
+_RECORD = 'predict.json'
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be written, and how.
+
+    pictures: whether predictions are drawn. save: any of KINDS, each written into a folder of its name. score_thr: instances
+    below it are not drawn; files hold all. batch_size: images of one size that go through the model together. tile, overlap:
+    sides in pixels; None predicts images whole. annotations: a COCO file whose ids are used. overwrite: replace what another
+    run wrote.
+    """
+
+    pictures: bool = True
+    save: Sequence[str] = ()
+    score_thr: float = 0.3
+    batch_size: int = 1
+    tile: Optional[int] = None
+    overlap: int = 0
+    annotations: Optional[str] = None
+    overwrite: bool = False
+
+    def __post_init__(self):
+        if not self.pictures and not self.save:
+            raise InputError('--no-pictures found without --save, so nothing would be written; add --save with any of '
+                             f'{", ".join(KINDS)}')
+        if self.batch_size < 1:
+            raise InputError(f'--batch-size {self.batch_size} found, but it is 1 or more')
+        if self.tile is None and self.overlap:
+            raise InputError(f'--overlap {self.overlap} found without --tile; give the side of the tiles, too')
+        if self.tile is not None and not (self.tile >= 32 and 0 <= self.overlap <= self.tile // 2):
+            raise InputError(f'--tile {self.tile} --overlap {self.overlap} found, but a tile is 32 pixels or more, and the '
+                             'overlap 0 to half of it')
+        if self.tile is not None and {'scores', 'logits'} & set(self.save):
+            raise InputError('--save scores or logits found with --tile, but those of a whole image are what tiles are there '
+                             'to avoid; save labels or json')
+
+
+@dataclass
+class Outcome:
+    """How many files were predicted, how many an earlier call had done, one line for each that failed, and notes."""
+
+    done: int = 0
+    there: int = 0
+    failures: List[str] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
+
+
+def predict_folder(cfg: Config, checkpoint: str, source: str, out: Path, request: Request = Request()) -> Outcome:
+    """Predict an image, a video, or all of a folder and the folders in it.
+
+    ``out/<name>.png`` is the drawn image (of a video ``.mp4``), ``out/<kind>/<name>`` with the kind's suffix what else is
+    saved, names as in the source (of frames ``<video>/<number>``); ``classes.json`` tells values and names, ``coco.json``
+    and ``coco_results.json`` hold the JSON files of all images. Of masked image modelling, the picture is what the model
+    makes of the masked image. A call with the same config, checkpoint and options goes on where an earlier one stopped.
+
+    Raises:
+        InputError: for what concerns all images; what concerns one is in the outcome.
+    """
+    masked = is_masked_modelling(cfg)
+    if masked and (request.save or request.tile):
+        raise InputError(f'{cfg.filename} pretrains: it reconstructs images and predicts nothing to save or to tile; leave '
+                         '--save and --tile out')
+    suffixes = set(ImageReader(pipeline_of(cfg)).suffixes)
+    suffixes |= tile_suffixes() if request.tile else set() if masked else VIDEO_SUFFIXES
+    paths = list_images(source, suffixes)
+    root = Path(source) if Path(source).is_dir() else paths[0].parent
+    names = output_names(paths, root)
+    _check_places(Path(source), out, names, request)
+    targets = {path: _targets(path, names[path], out, request) for path in paths}
+    record = _record_of(cfg, checkpoint, request)
+    _check_record(record, out, request, [file for files in targets.values() for file in files.values()])
+    outcome = Outcome()
+    # A video leaves files of frames: the drawn one tells that all are there.
+    missing = [path for path in paths if request.overwrite or _is_video(path) and not request.pictures or
+               not all(file.exists() for file in targets[path].values())]
+    outcome.there = len(paths) - len(missing)
+    if masked:
+        reconstructor = Reconstructor(cfg, checkpoint)
+        write_json(out / _RECORD, record)
+        _reconstruct(reconstructor, missing, targets, outcome)
+        return outcome
+    if missing:
+        predictor = Predictor(cfg, checkpoint, own_size=request.tile is not None)
+        write_json(out / _RECORD, record)
+        writer = Writer(cfg, predictor, out, request)
+        writer.classes()
+        with _progress(len(missing)) as advance:
+            if request.tile:
+                _predict_tiled(predictor, writer, missing, names, request, outcome, advance)
+            else:
+                images = [path for path in missing if not _is_video(path)]
+                _predict_images(predictor, writer, images, names, request.batch_size, outcome, advance)
+                for path in filter(_is_video, missing):
+                    _predict_video(predictor, writer, path, names[path], request, outcome)
+                    advance()
+    if 'json' in request.save:
+        results = writer.results if missing else Results(cfg, _meta_of(out), request.annotations)
+        _merge(results, [targets[path]['json'] for path in paths if not _is_video(path)], out)
+    return outcome
+
+
+class Writer:
+    """Writes what a request asks for of one image after the other, into ``out``."""
+
+    def __init__(self, cfg: Config, predictor: Predictor, out: Path, request: Request):
+        self.results = Results(cfg, predictor.dataset_meta, request.annotations)
+        self.painter = Painter(predictor.dataset_meta, request.score_thr)
+        self.out, self.request = out, request
+
+    def classes(self) -> None:
+        """``classes.json``."""
+        if self.request.save:
+            write_json(self.out / 'classes.json', self.results.classes_file())
+
+    def data(self, sample: BaseDataElement, name: str, file_name: str, size: Tuple[int, int]) -> None:
+        """All kinds that are asked for."""
+        for kind in self.request.save:
+            path = self.out / kind / (name + _SUFFIXES[kind])
+            if kind == 'json':
+                write_json(path, self.results.json(sample, file_name, size, name))
+            elif kind == 'labels':
+                write_picture(path, self.results.labels(sample))
+            else:
+                write_array(path, getattr(self.results, kind)(sample))
+
+    def image(self, sample: BaseDataElement, picture: np.ndarray, name: str, file_name: str) -> None:
+        """Data, then the drawn image."""
+        self.data(sample, name, file_name, picture.shape[:2])
+        if self.request.pictures:
+            write_picture(self.out / f'{name}.png', self.painter.paint(picture, sample))
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _targets(path: Path, name: str, out: Path, request: Request) -> Dict[str, Path]:
+    """What will be written of a file, by kind."""
+    if _is_video(path):
+        return dict(pictures=out / f'{name}.mp4') if request.pictures else {}
+    suffixes = {**_SUFFIXES, **({'labels': '.tif'} if request.tile else {})}
+    found = {kind: out / kind / (name + suffixes[kind]) for kind in request.save}
+    return {**found, **(dict(pictures=out / f'{name}.png') if request.pictures else {})}
+
+
+def _check_places(source: Path, out: Path, names: Dict[Path, str], request: Request) -> None:
+    """Raise InputError where outputs would mix with the input or with one another."""
+    inside, above = out.resolve(), source.resolve()
+    if source.is_dir() and (inside == above or above in inside.parents):
+        raise InputError(f'the output folder {out} lies in the input folder {source}, which would then hold predictions '
+                         'among its images; give a folder outside it')
+    taken = {name.split('/')[0] for name in names.values() if '/' in name} & set(request.save)
+    if request.pictures and taken:
+        raise InputError(f'{source} has a folder {taken.pop()!r}, where pictures and saved files would meet in {out}; '
+                         'predict it on its own, or with --no-pictures')
+
+
+def _record_of(cfg: Config, checkpoint: str, request: Request) -> dict:
+    """All that predictions depend on."""
+    weights = Path(checkpoint)
+    content = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
+    return dict(
+        config=str(cfg.filename), config_hash=hashlib.sha256(content.encode()).hexdigest(),
+        checkpoint=str(weights.resolve()), checkpoint_size=weights.stat().st_size if weights.is_file() else None,
+        checkpoint_time=weights.stat().st_mtime if weights.is_file() else None,
+        score_thr=request.score_thr, tile=request.tile, overlap=request.overlap)
+
+
+def _check_record(record: dict, out: Path, request: Request, targets: Iterable[Path]) -> None:
+    """Raise InputError where predictions of another run, or files of somebody else, would be replaced."""
+    found = next((target for target in targets if target.exists()), None)
+    if found is None or request.overwrite:
+        return
+    try:
+        earlier = json.loads((out / _RECORD).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f'{found} is there already and was not written by this command; give another folder, or '
+                         '--overwrite') from error
+    if earlier != record:
+        what = [key for key in record if key != 'config_hash' and earlier.get(key) != record[key]] or ['config']
+        raise InputError(f'{out} holds predictions of another run (its {what[0]} was {earlier.get(what[0])}, now '
+                         f'{record[what[0]]}); give another folder, or --overwrite')
+
+
+def _meta_of(out: Path) -> dict:
+    """Names and colours of the classes from an earlier call."""
+    entries = json.loads((out / 'classes.json').read_text())
+    return dict(classes=[entry['name'] for entry in entries])
+
+
+class _progress:
+    """A bar with the remaining time on a terminal; entered, it is a function that advances it."""
+
+    def __init__(self, total: int):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        self.bar = Progress(TextColumn('predicted'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                            console=Console(stderr=True), disable=total < 2, transient=True)
+        self.task = self.bar.add_task('', total=total)
+
+    def __enter__(self):
+        self.bar.__enter__()
+        return lambda count=1: self.bar.advance(self.task, count)
+
+    def __exit__(self, *exception):
+        self.bar.__exit__(*exception)
+
+
+@dataclass
+class _Prepared:
+    path: Path
+    picture: Optional[np.ndarray] = None
+    inputs: Optional[dict] = None
+    error: Optional[InputError] = None
+
+
+def _prepare(predictor: Predictor, path: Path) -> _Prepared:
+    try:
+        fields, picture = predictor.read_image.read(path)
+        return _Prepared(path, picture, predictor.prepare(fields))
+    except InputError as error:
+        return _Prepared(path, error=error)
+
+
+def _prepared(predictor: Predictor, paths: Sequence[Path]) -> Iterator[_Prepared]:
+    """Images in order, the next two read and decoded while the model works."""
+    waiting, ahead = deque(), iter(paths)
+    with ThreadPoolExecutor(2) as pool:
+        for path in ahead:
+            waiting.append(pool.submit(_prepare, predictor, path))
+            if len(waiting) > 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def batches(items: Iterable, size_of, count: int) -> Iterator[list]:
+    """Items of one size together, at most ``count``; no more than four batches wait for their like."""
+    waiting: Dict[tuple, list] = {}
+    for item in items:
+        group = waiting.setdefault(size_of(item), [])
+        group.append(item)
+        if len(group) == count:
+            yield waiting.pop(size_of(item))
+        elif sum(map(len, waiting.values())) >= 4 * count:
+            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
+    yield from waiting.values()
+
+
+def _attempt(predictor: Predictor, batch: Sequence[_Prepared], failures: List[str]) -> Iterator:
+    """(item, sample) of a batch; where it fails, of its images one by one, and those that fail again are listed."""
+    try:
+        yield from zip(batch, predictor.predict([item.inputs for item in batch]))
+        return
+    except (RuntimeError, ValueError, AssertionError) as error:  # out of memory, sizes that a head cannot take
+        if len(batch) == 1:
+            why = str(error).strip().splitlines()
+            failures.append(f'{batch[0].path} cannot be predicted ({type(error).__name__}: {why[0] if why else ""})')
+            return
+    for item in batch:
+        yield from _attempt(predictor, [item], failures)
+
+
+def _predict_images(predictor: Predictor, writer: Writer, paths: Sequence[Path], names: Dict[Path, str], batch_size: int,
+                    outcome: Outcome, advance) -> None:
+
+    def good():
+        for item in _prepared(predictor, paths):
+            if item.error is None:
+                yield item
+            else:
+                outcome.failures.append(str(item.error))
+                advance()
+
+    for batch in batches(good(), lambda item: tuple(item.inputs['inputs'].shape), batch_size):
+        for item, sample in _attempt(predictor, batch, outcome.failures):
+            name = names[item.path]
+            writer.image(sample, item.picture, name, _file_name(item.path, name))
+            outcome.done += 1
+        advance(len(batch))
+
+
+def _file_name(path: Path, name: str) -> str:
+    """An image's path relative to the source, from its output's name."""
+    return '/'.join([*name.split('/')[:-1], path.name])
+
+
+def _predict_video(predictor: Predictor, writer: Writer, path: Path, name: str, request: Request, outcome: Outcome) -> None:
+    try:
+        if predictor.read_image.multispectral is not None:
+            raise InputError(f'{path} is a video, but the config takes images of several channels')
+        rate, expected, frames = frames_of(path)
+        seen = _write_video(predictor, writer, path, name, request, rate, frames)
+    except InputError as error:
+        outcome.failures.append(str(error))
+        return
+    outcome.done += 1
+    if seen < expected - max(1, expected // 100):  # headers are off by a frame now and then
+        outcome.failures.append(f'{path} ends early: {seen} of {expected} frames could be read, and are predicted')
+
+
+def _write_video(predictor: Predictor, writer: Writer, path: Path, name: str, request: Request, rate: float,
+                 frames: Iterator[np.ndarray]) -> int:
+    """Predict and write frame by frame; returns how many there were."""
+
+    def prepared():
+        for number, frame in enumerate(frames, start=1):
+            fields, picture = predictor.read_image.from_array(frame, path)
+            yield _Prepared(Path(f'{path} frame {number}'), picture, predictor.prepare(fields))
+
+    failures: List[str] = []
+    seen, video = 0, None
+    with whole_file(writer.out / f'{name}.mp4') if request.pictures else nullcontext() as part:
+        for batch in batches(prepared(), lambda item: item.picture.shape, request.batch_size):
+            for item, sample in _attempt(predictor, batch, failures):
+                seen += 1
+                writer.data(sample, f'{name}/{seen:06d}', f'{path.name}#{seen}', item.picture.shape[:2])
+                if request.pictures:
+                    if video is None:
+                        size = item.picture.shape[1::-1]
+                        video = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
+                    video.write(writer.painter.paint(item.picture, sample, legend=False))
+            if failures:
+                raise InputError(failures[0])
+        if video is not None:
+            video.release()
+        if not seen:
+            raise InputError(f'{path} has no frame that can be read; check the file')
+    return seen
+
+
+def _predict_tiled(predictor: Predictor, writer: Writer, paths: Sequence[Path], names: Dict[Path, str], request: Request,
+                   outcome: Outcome, advance) -> None:
+    for path in paths:
+        try:
+            predict_in_tiles(predictor, writer, path, names[path], _file_name(path, names[path]), request.tile,
+                             request.overlap, request.batch_size)
+            outcome.done += 1
+        except InputError as error:
+            outcome.failures.append(str(error))
+        advance()
+
+
+def _reconstruct(reconstructor: Reconstructor, paths: Sequence[Path], targets: Dict[Path, Dict[str, Path]],
+                 outcome: Outcome) -> None:
+    with _progress(len(paths)) as advance:
+        for path in paths:
+            try:
+                reconstructor.read_image(path)  # one line for what the model cannot take
+                picture, loss = reconstructor(path)
+            except InputError as error:
+                outcome.failures.append(str(error))
+            else:
+                write_picture(targets[path]['pictures'], picture)
+                outcome.done += 1
+                outcome.notes.append(f'{path} -> {targets[path]["pictures"]} (masked, reconstructed, original; loss '
+                                     f'{loss:.4f})')
+            advance()
+
+
+def _merge(results: Results, files: Collection[Path], out: Path) -> None:
+    """The JSON of all images in COCO's formats, where they hold what COCO has."""
+    files = [file for file in files if file.exists()]
+    if files and results.can_merge(json.loads(files[0].read_text())):
+        results.merge(files, out)

@@ -1,0 +1,142 @@
+"""A checkpoint, ready to predict."""
+
+import zlib
+from pathlib import Path
+from typing import List, Sequence, Tuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate, pseudo_collate
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from ..checkpoints.door import into_model
+from ..checkpoints.files import read_checkpoint
+from ..checkpoints.windows import settle_windows
+from ..datasets.checks import class_of
+from ..errors import InputError
+from ..machine import check_packages
+from .images import ImageReader
+
+
+def is_masked_modelling(cfg: Config) -> bool:
+    """Whether the config trains by masked image modelling: it has no test, and reconstructs images."""
+    return 'predict_pipeline' in cfg
+
+
+def pipeline_of(cfg: Config) -> Sequence[dict]:
+    """The steps that an image goes through before the model predicts. Raises InputError for a config without."""
+    if is_masked_modelling(cfg):
+        return cfg.predict_pipeline
+    if not cfg.get('test_dataloader'):
+        raise InputError(f'{cfg.filename} has no test_dataloader, so there is nothing to predict with it')
+    return cfg.test_dataloader.dataset.pipeline
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The config's model, built in its scope, in evaluation mode on the best device."""
+    check_packages(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return MODELS.build(cfg.model).eval().to(get_device())
+
+
+def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, dict]:
+    """A config's model with exactly the weights of a checkpoint, and what the file held. Raises InputError where they do not
+    fit.
+
+    Where the config grows windows, those that the weights last ran with are used (``test_windows`` in the config decides
+    otherwise).
+    """
+    content = read_checkpoint(checkpoint)
+    model = build_model(cfg)
+    entries = into_model(model, content, checkpoint, exact=True, tell=lambda line: print_log(line, 'current'))
+    for line in settle_windows(model, entries, cfg):
+        print_log(f'{checkpoint}: {line}', 'current')
+    model.load_state_dict(content['state_dict'])
+    return model, content
+
+
+def at_own_size(pipeline: Sequence[dict]) -> List[dict]:
+    """A test pipeline whose images keep their size."""
+    return [dict(type=step['type'], scale_factor=1.0, keep_ratio=True) if step['type'].split('.')[-1] == 'Resize' else step
+            for step in pipeline]
+
+
+class Predictor:
+    """A config and its checkpoint, ready to predict.
+
+    Args:
+        cfg: of any task whose model has ``test_step``.
+        checkpoint: path of a file with exactly the model's weights (``load_model``).
+        own_size: images keep their size, whatever the config's pipeline resizes them to.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str, own_size: bool = False):
+        pipeline = pipeline_of(cfg)
+        self.model, content = load_model(cfg, checkpoint)
+        self.read_image = ImageReader(pipeline)
+        steps = [step for step in pipeline[1:] if 'Annotations' not in step['type']]
+        self.pipeline = Compose(at_own_size(steps) if own_size else steps)
+        self.dataset_meta = (content.get('meta') or {}).get('dataset_meta') or self._declared_meta(cfg)
+
+    @staticmethod
+    def _declared_meta(cfg: Config) -> dict:
+        dataset = cfg.test_dataloader.dataset
+        return dataset.get('metainfo') or class_of(cfg, dataset).METAINFO
+
+    def prepare(self, fields: dict) -> dict:
+        """What ``read_image.read`` gives -> what ``predict`` takes. Raises InputError for an image that the config's
+        pipeline cannot take."""
+        try:
+            return self.pipeline(dict(fields))
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f'{fields["img_path"]} does not go through the pipeline of the config '
+                             f'({type(error).__name__}: {error})') from error
+
+    def predict(self, batch: Sequence[dict]) -> List[BaseDataElement]:
+        """Prepared images of one size -> the task's data samples with predictions, on the CPU."""
+        with torch.inference_mode():
+            return [sample.cpu() for sample in self.model.test_step(pseudo_collate(list(batch)))]
+
+    def __call__(self, path: Path) -> BaseDataElement:
+        """Path of an image -> the task's data sample with predictions, on the CPU."""
+        return self.predict([self.prepare(self.read_image.read(path)[0])])[0]
+
+
+class Reconstructor:
+    """A config of masked image modelling and its checkpoint, ready to draw what the model makes of masked images.
+
+    Args:
+        cfg: of mmpretrain's SimMIM; its ``predict_pipeline`` loads an image and masks it.
+        checkpoint: path of a file with exactly the model's weights.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str):
+        self.model, _ = load_model(cfg, checkpoint)
+        self.read_image = ImageReader(cfg.predict_pipeline)
+        self.pipeline = Compose(cfg.predict_pipeline)
+
+    def __call__(self, path: Path) -> Tuple[np.ndarray, float]:
+        """Path of an image -> the masked image, what the model fills in and the original side by side, (H, 3 W, 3) uint8
+        BGR, and the loss. Equal paths are masked equally."""
+        np.random.seed(zlib.crc32(path.name.encode()))
+        data = self.model.data_preprocessor(default_collate([self.pipeline(dict(img_path=str(path)))]), False)
+        image = data['inputs']
+        mask = torch.stack([sample.mask for sample in data['data_samples']]).to(image.device)
+        head = self.model.head
+        with torch.inference_mode():
+            filled = self.model.neck(self.model.backbone(image, mask)[0])
+            loss = head.loss(filled, image, mask).item()
+        if hasattr(head.loss_module, 'restore'):
+            filled = head.loss_module.restore(filled, image)
+        where = mask.repeat_interleave(head.patch_size, 1).repeat_interleave(head.patch_size, 2)[:, None].bool()
+        panels = torch.cat((torch.where(where, torch.zeros_like(image), image), torch.where(where, filled, image), image), 3)
+        preprocessor = self.model.data_preprocessor
+        pixels = (panels * preprocessor.std + preprocessor.mean)[0].clamp(0, 255).round().byte()
+        return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()[..., ::-1]), loss

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mmvitscale.errors import InputError
+from mmvitscale.inference.files import output_names, whole_file, write_array, write_json, write_picture
+
+
+def names(*files):
+    return list(output_names([Path('/r', file) for file in files], Path('/r')).values())
+
+
+def test_names_follow_the_folders_and_none_meets_another():
+    assert names('cat.jpg', 'sub/cat.jpg') == ['cat', 'sub/cat']
+    assert names('cat.jpg', 'cat.png', 'dog.jpg') == ['cat.jpg', 'cat.png', 'dog']
+    assert names('cat.jpg', 'cat.png', 'cat.jpg.tif') == ['cat.jpg', 'cat.png', 'cat.jpg.tif']
+    assert names('Cat.jpg', 'cat.png') == ['Cat.jpg', 'cat.png']  # one file where the case is ignored
+    assert names('a.b/cat.jpg', 'v1.2.jpg') == ['a.b/cat', 'v1.2']
+
+
+def test_files_are_whole_or_not_there(tmp_path):
+    write_json(tmp_path / 'a/b.json', dict(x=1))
+    write_array(tmp_path / 'a/b.npy', np.ones(3))
+    labels = np.full((4, 4), 700, np.uint16)
+    write_picture(tmp_path / 'a/b.png', labels)
+    assert np.array_equal(cv2.imread(str(tmp_path / 'a/b.png'), cv2.IMREAD_UNCHANGED), labels)
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / 'a/c.txt') as part:
+        part.write_text('half')
+        1 / 0
+    assert sorted(path.name for path in (tmp_path / 'a').iterdir()) == ['b.json', 'b.npy', 'b.png']
+    with pytest.raises(InputError, match='cannot write'):
+        write_json(tmp_path / 'a/b.json/c.json', {})

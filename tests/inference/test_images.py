@@ -1,0 +1,50 @@
+import cv2
+import numpy as np
+import pytest
+
+from mmvitscale.errors import InputError
+from mmvitscale.inference import ImageReader, list_images
+from mmvitscale.inference.images import frames_of
+
+COLOUR = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+LOADER = [dict(type='LoadImageFromFile')]
+
+
+def test_images_are_found_at_any_depth(tmp_path):
+    for name in ('b.png', 'sub/a.JPG', 'sub/notes.txt', '.hidden/c.png', '._d.png'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('')
+    assert [str(path.relative_to(tmp_path)) for path in list_images(str(tmp_path))] == ['b.png', 'sub/a.JPG']
+
+
+@pytest.mark.parametrize('image', [COLOUR[..., 0], cv2.cvtColor(COLOUR, cv2.COLOR_BGR2BGRA), COLOUR.astype(np.uint16) * 257])
+def test_what_the_model_sees_is_what_the_pipeline_loads(image, tmp_path):
+    from mmcv.transforms import LoadImageFromFile
+    path = tmp_path / 'a.png'
+    cv2.imwrite(str(path), image)
+    expected = LoadImageFromFile()(dict(img_path=str(path)))['img']
+    fields, picture = ImageReader(LOADER).read(path)
+    assert np.array_equal(fields['img'], expected) and fields['img'].shape == (8, 6, 3)
+    assert np.array_equal(picture, expected)
+    from_memory = ImageReader(LOADER).from_array(image, path)  # as tiles and frames are
+    assert np.array_equal(from_memory[0]['img'], expected) and from_memory[0]['ori_shape'] == (8, 6)
+
+
+def test_other_loaders_make_pictures_too(tmp_path):
+    path = tmp_path / 'a.png'
+    cv2.imwrite(str(path), COLOUR[..., 0])
+    reader = ImageReader([dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True)])
+    fields, picture = reader.read(path)
+    assert fields['img'].dtype == np.float32 and picture.shape == (8, 6, 3) and picture.dtype == np.uint8
+    assert np.array_equal(picture[..., 2], COLOUR[..., 0])
+
+
+def test_what_cannot_be_read_is_a_sentence(tmp_path):
+    (tmp_path / 'broken.jpg').write_bytes(b'no image')
+    with pytest.raises(InputError, match='broken.jpg cannot be read as an image'):
+        ImageReader(LOADER)(tmp_path / 'broken.jpg')
+    with pytest.raises(InputError, match='nothing.png is not there'):
+        ImageReader(LOADER)(tmp_path / 'nothing.png')
+    (tmp_path / 'broken.mp4').write_bytes(b'no video')
+    with pytest.raises(InputError, match='cannot be read as a video'):
+        frames_of(tmp_path / 'broken.mp4')
