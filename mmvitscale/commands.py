@@ -1,11 +1,13 @@
-"""What the command-line tools share: how they end, where they write."""
+"""What the command-line tools share: how they end, where they write, how they take several models."""
 
+import argparse
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional, Union
+from typing import Callable, List, Optional, Union
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 
 from .errors import InputError
 from .machine import is_first_process
@@ -38,3 +40,51 @@ def check_writable(folder: Union[str, Path]) -> Path:
     except OSError as error:
         raise InputError(f'cannot write into {folder} ({error.strerror}); give a folder that can be written') from error
     return Path(folder)
+
+
+@dataclass(frozen=True)
+class ModelArguments:
+    """A model on a command line: config, checkpoint, what overrides the config, and a label of its own for tables and
+    pictures."""
+
+    config: str
+    checkpoint: str
+    options: Optional[dict]
+    label: str
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Arguments of a tool that looks at one model, or at several side by side."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--against', nargs='+', action='append', default=[], metavar='ARG',
+                        help='another model: CONFIG CKPT [KEY=VALUE ...]; may be given several times')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the first config')
+
+
+def models_of(args: argparse.Namespace) -> List[ModelArguments]:
+    """What ``add_models`` asked for. Raises InputError for an incomplete model."""
+    found = [(args.config, args.checkpoint, args.cfg_options)]
+    for config, *rest in args.against:
+        if not rest:
+            raise InputError(f'--against {config} found, but it wants CONFIG CKPT [KEY=VALUE ...]')
+        parser = argparse.ArgumentParser()
+        parser.add_argument('--options', nargs='+', action=DictAction)
+        options = parser.parse_args(['--options', *rest[1:]]).options if rest[1:] else None
+        found.append((config, rest[0], options))
+    models: List[ModelArguments] = []
+    for config, checkpoint, options in found:
+        label = '/'.join(Path(checkpoint).parts[-2:])
+        if label in [model.label for model in models]:  # as much as tells it from the others
+            different = {k: v for k, v in (options or {}).items() if (models[0].options or {}).get(k) != v}
+            label = ' '.join([label, str(len(models) + 1), *(f'{k}={v}' for k, v in different.items())])
+        models.append(ModelArguments(config, checkpoint, options, label))
+    return models
+
+
+def save_figure(figure, path: Path) -> None:
+    """A matplotlib figure as PNG. Raises InputError if the file cannot be written."""
+    try:
+        figure.savefig(path, dpi=120, bbox_inches='tight')
+    except OSError as error:
+        raise InputError(f'cannot write {path} ({error.strerror}); give a folder that can be written') from error

@@ -52,17 +52,6 @@ def length_options(iters: int, warmup: int) -> Dict[str, int]:
             'param_scheduler.1.begin': warmup, 'param_scheduler.1.end': iters}
 
 
-def losses_of(work_dir: Path) -> List[float]:
-    """The logged losses of a training, in order, those of earlier interrupted runs included."""
-    found = {}
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
-            if 'loss' in record:
-                found[record['step']] = record['loss']
-    return [found[step] for step in sorted(found)]
-
-
 def evaluate(cfg: Config, checkpoint: Path, work_dir: Path) -> Dict[str, float]:
     """Test a checkpoint with the config as it is -> its metrics. The config is used up."""
     check_packages(cfg)

@@ -48,15 +48,6 @@ def test_windows_and_numbers():
     assert study.describe([1, 2, 3]) == '2.00 +- 1.00' and study.describe([4.0]) == '4.00 +- 0.00'
 
 
-def test_losses_of_an_interrupted_training_are_joined(tmp_path):
-    for number, records in enumerate(([(10, 3.0), (20, 2.5)], [(20, 2.0), (30, 1.0)])):
-        folder = tmp_path / f'run{number}' / 'vis_data'
-        folder.mkdir(parents=True)
-        lines = [json.dumps(dict(step=step, loss=loss)) for step, loss in records] + [json.dumps(dict(step=30, mIoU=1.0))]
-        (folder / 'scalars.json').write_text('\n'.join(lines))
-    assert study.losses_of(tmp_path) == [3.0, 2.0, 1.0]
-
-
 def test_a_training_goes_on_or_is_not_repeated(tmp_path, monkeypatch):
     commands = []
 

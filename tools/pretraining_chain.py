@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from mmvitscale import inference, study
+from mmvitscale.analysis.logs import read_log
 from mmvitscale.commands import check_writable, run_command
 from mmvitscale.config import load_config, load_test_config
 from mmvitscale.datasets import mini
@@ -44,7 +45,7 @@ def pretrained(args, out):
         'default_hooks.logger.interval': min(50, max(args.pretrain_iters // 4, 1)),
     }
     checkpoint = study.train_once(PRETRAIN, out / 'pretrained', options)
-    losses = study.losses_of(out / 'pretrained')
+    losses = read_log(out / 'pretrained').curve('loss')[1]
     cfg = load_test_config(PRETRAIN)
     reconstructor = inference.Reconstructor(cfg, str(checkpoint))
     images = inference.list_images(str(scenes(out / 'labelled', args.labelled, 0) / 'images/validation'))[:6]

@@ -5,17 +5,7 @@ from typing import Dict, Iterator, List
 
 from torch import Tensor, nn
 
-from ..checkpoints.door import backbones_of
-
-
-def blocks_of(model: nn.Module) -> Dict[str, nn.Module]:
-    """The blocks of all our backbones in a model, by name, in the order of the layers."""
-    found = {}
-    for prefix, backbone in backbones_of(model).items():
-        for name, module in backbone.named_modules():
-            if name.split('.')[-1].isdigit() and name.split('.')[-2:-1] == ['blocks']:
-                found[prefix + name] = module
-    return found
+from .recorder import blocks_of
 
 
 def amplitude(x: Tensor) -> float:

@@ -19,6 +19,7 @@ from .files import output_names, whole_file, write_array, write_json, write_pict
 from .images import VIDEO_SUFFIXES, ImageReader, frames_of, list_images
 from .painter import Painter
 from .predictor import Predictor, Reconstructor, is_masked_modelling, pipeline_of
+from .progress import progress_bar
 from .results import KINDS, Results
 from .tiles import predict_in_tiles, tile_suffixes
 
@@ -110,7 +111,7 @@ def predict_folder(cfg: Config, checkpoint: str, source: str, out: Path, request
         write_json(out / _RECORD, record)
         writer = Writer(cfg, predictor, out, request)
         writer.classes()
-        with _progress(len(missing)) as advance:
+        with progress_bar(len(missing)) as advance:
             if request.tile:
                 _predict_tiled(predictor, writer, missing, names, request, outcome, advance)
             else:
@@ -212,24 +213,6 @@ def _meta_of(out: Path) -> dict:
     """Names and colours of the classes from an earlier call."""
     entries = json.loads((out / 'classes.json').read_text())
     return dict(classes=[entry['name'] for entry in entries])
-
-
-class _progress:
-    """A bar with the remaining time on a terminal; entered, it is a function that advances it."""
-
-    def __init__(self, total: int):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-        self.bar = Progress(TextColumn('predicted'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                            console=Console(stderr=True), disable=total < 2, transient=True)
-        self.task = self.bar.add_task('', total=total)
-
-    def __enter__(self):
-        self.bar.__enter__()
-        return lambda count=1: self.bar.advance(self.task, count)
-
-    def __exit__(self, *exception):
-        self.bar.__exit__(*exception)
 
 
 @dataclass
@@ -369,7 +352,7 @@ def _predict_tiled(predictor: Predictor, writer: Writer, paths: Sequence[Path], 
 
 def _reconstruct(reconstructor: Reconstructor, paths: Sequence[Path], targets: Dict[Path, Dict[str, Path]],
                  outcome: Outcome) -> None:
-    with _progress(len(paths)) as advance:
+    with progress_bar(len(paths)) as advance:
         for path in paths:
             try:
                 reconstructor.read_image(path)  # one line for what the model cannot take

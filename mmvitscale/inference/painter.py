@@ -36,6 +36,10 @@ class Painter:
         prediction, shown_prediction = self._overlay(image, sample, 'pred')
         return self._with_legend(np.hstack([image, truth, prediction]), shown_truth | shown_prediction)
 
+    def truth(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
+        """(H, W, 3) BGR -> the image with the truth drawn, over a legend, BGR."""
+        return self._with_legend(*self._overlay(image, sample, 'gt'))
+
     def paint(self, image: np.ndarray, sample: BaseDataElement, legend: bool = True) -> np.ndarray:
         """(H, W, 3) BGR -> the image with the prediction drawn, over a legend if asked for, BGR."""
         picture, shown = self._overlay(image, sample, 'pred')

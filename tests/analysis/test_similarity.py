@@ -1,11 +1,19 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from randomise import randomise
 
-from mmvitscale.analysis.recorder import recorded_attention
-from mmvitscale.analysis.similarity import cross_layer_similarity, mean_similarity, similar_blocks
-from mmvitscale.models import DeepViT
+from mmvitscale.analysis.similarity import (NeighbourSimilarity, cross_layer_similarity, feature_similarity, head_diversity,
+                                            mean_similarity, similar_blocks, similarity_to_before, similarity_to_last)
+
+NAN = float('nan')
+
+
+def test_alike_and_orthogonal_blocks():
+    one = torch.eye(4).expand(2, 3, 4, 4)
+    other = one.roll(1, dims=-2)
+    similarity = cross_layer_similarity([one, one, other])
+    assert similarity.tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert similar_blocks(similarity) == 1 and mean_similarity(similarity) == pytest.approx(1 / 3)
 
 
 def test_similarity_is_the_mean_cosine_of_columns():
@@ -18,21 +26,39 @@ def test_similarity_is_the_mean_cosine_of_columns():
     assert torch.allclose(similarity, similarity.T)
 
 
+def test_windows_count_by_their_columns_and_others_are_not_compared():
+    large, small = torch.rand(2, 3, 4, 4), torch.rand(1, 3, 2, 2)
+    orthogonal = torch.eye(2).expand(1, 3, 2, 2)
+    similarity = cross_layer_similarity([[large, orthogonal], [large, orthogonal.flip(-2)], [large], [small]])
+    assert similarity[0, 1] == pytest.approx(24 / 30)  # 24 columns alike, 6 not at all
+    assert similarity[0, 2:].isnan().all() and similarity[2, 3].isnan()
+    assert torch.equal(similarity_to_before(similarity).isnan(), torch.tensor([True, False, True, True]))
+    neighbours = NeighbourSimilarity()
+    assert [neighbours.add(maps) for maps in ([large], [small], [large])] == [None, None, pytest.approx(1)]
+
+
 def test_summaries():
     similarity = torch.tensor([[1, 0.95, 0.1], [0.95, 1, 0.2], [0.1, 0.2, 1]])
     assert similar_blocks(similarity) == 1 and similar_blocks(similarity, 0.15) == 2
     assert mean_similarity(similarity) == pytest.approx(1.25 / 3)
+    skipping = torch.tensor([[1, NAN, 0.95], [NAN, 1, NAN], [0.95, NAN, 1]])
+    assert similar_blocks(skipping) == 1 and mean_similarity(skipping) == pytest.approx(0.95)
 
 
-@pytest.mark.parametrize('attention', ['eager', 'sequential'])
-def test_recording_sees_the_maps_in_use_and_changes_nothing(attention):
-    arch = dict(embed_dims=12, depth=3, re_attention=2, num_heads=3)
-    model = randomise(DeepViT(arch, 64, attention=attention)).eval()
-    image = torch.randn(2, 3, 64, 64)
-    expected = model(image)[0]
-    with recorded_attention(model) as passes:
-        assert torch.equal(model(image)[0], expected)
-        model(image[:, :, :32])
-    model(image)
-    assert [[tuple(block.shape) for block in maps] for maps in passes] == [[(2, 3, 17, 17)] * 3, [(2, 3, 9, 9)] * 3]
-    assert torch.allclose(passes[0][0].sum(-1), torch.ones(2, 3, 17))  # plain: rows of a softmax
+def test_features_are_compared_token_by_token():
+    features = [torch.randn(2, 4, 6) for _ in range(2)] + [torch.randn(2, 1, 12)]
+    similarity = feature_similarity(features)
+    expected = F.cosine_similarity(features[0], features[1], dim=-1).mean().item()
+    assert similarity[0, 1] == pytest.approx(expected, abs=1e-6) and similarity[0, 2].isnan()
+    assert similarity_to_last(similarity).tolist() == pytest.approx([expected, 1, 1], abs=1e-6)
+
+
+def test_heads_that_attend_alike_have_no_diversity():
+    one = torch.rand(2, 1, 4, 4)
+    assert head_diversity(one.expand(2, 3, 4, 4)) == pytest.approx(0, abs=1e-9)
+    orthogonal = torch.stack([torch.eye(4).roll(i, 0) for i in range(3)])[None]
+    assert head_diversity([orthogonal, orthogonal]) == pytest.approx(1)
+    maps = torch.rand(2, 3, 5, 5)
+    pairs = [F.cosine_similarity(maps[:, g], maps[:, h], dim=-2).mean() for g in range(3) for h in range(3) if g != h]
+    assert head_diversity(maps) == pytest.approx(1 - torch.stack(pairs).mean().item(), abs=1e-6)
+    assert head_diversity(one) is None

@@ -170,7 +170,9 @@ def test_amplitudes_side_by_side(run_here, options, scenes, tmp_path):
         *own,
     )
     assert not code, out + err
-    amplitudes = json.loads((tmp_path / 'out/amplitude.json').read_text())[str(checkpoint)]
+    models = json.loads((tmp_path / 'out/amplitude.json').read_text())
+    assert len(models) == 2 and any('model.backbone.window_size=3' in label for label in models)
+    amplitudes = models['/'.join(checkpoint.parts[-2:])]
     assert list(amplitudes) == [f'backbone.stages.{i}.blocks.0' for i in range(4)] and min(amplitudes.values()) > 0
     assert (tmp_path / 'out/amplitude.png').is_file()
 
@@ -232,7 +234,7 @@ def test_bad_input(error_of, options, tmp_path):
     assert 'has no windows' in error_of(
         'tools/analysis/window_transfer.py', 'configs/mini/vit_classifier_mini.py', pretrained, *out
     )
-    assert '--against wants CONFIG CKPT' in error_of(
+    assert 'it wants CONFIG CKPT' in error_of(
         'tools/analysis/amplitude.py', DENSE, pretrained, tmp_path, *out, '--against', DENSE
     )
     assert load('swinv2_simmim_mini_96_w6').predict_pipeline  # what tells a config of masked pretraining

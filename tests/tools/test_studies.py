@@ -63,7 +63,9 @@ def test_the_chain(run_here, pretended, tmp_path, monkeypatch):
     monkeypatch.setattr(
         inference, 'Reconstructor', lambda cfg, checkpoint: lambda path: (np.zeros((4, 12, 3), np.uint8), 0.5)
     )
-    monkeypatch.setattr(study, 'losses_of', lambda work_dir: [0.8, 0.6, 0.4])
+    scalars = tmp_path / 'out/pretrained/run/vis_data/scalars.json'
+    scalars.parent.mkdir(parents=True)
+    scalars.write_text('\n'.join(json.dumps(dict(step=i, loss=loss)) for i, loss in enumerate((0.8, 0.6, 0.4))))
     code, out, err = run_here(
         'tools/pretraining_chain.py', '--out', tmp_path / 'out', '--seeds', 0, 1, '--scenes', 3, '--labelled', 2
     )

@@ -1,71 +1,98 @@
-"""Measure how alike the attention maps of a DeepViT's or ViT's blocks are, on an image or a folder of images."""
+"""Measure how alike the attention maps, features and heads of a backbone's blocks are, and how far the blocks look, on an
+image or a folder of images; of several models side by side (DeepViT, section 3.1, figures 1 and 3).
+
+Blocks of a SwinV2 are compared where their windows are the same: shifted ones with shifted ones, stage by stage.
+"""
 
 import argparse
 import json
 
-import torch
-from mmengine.config import DictAction
-
 from mmvitscale import inference
-from mmvitscale.analysis.recorder import recorded_attention
-from mmvitscale.analysis.similarity import cross_layer_similarity, mean_similarity, similar_blocks
-from mmvitscale.commands import check_writable, run_command
+from mmvitscale.analysis.attention_summary import AttentionSummary
+from mmvitscale.analysis.recorder import recorded_attention, recorded_features
+from mmvitscale.commands import add_models, check_writable, models_of, run_command, save_figure
 from mmvitscale.config import load_test_config
 from mmvitscale.errors import InputError
+
+CURVES = {
+    'to_before': 'attention maps: cosine to the block before',
+    'features_to_last': 'features: cosine to the last block',
+    'head_diversity': 'diversity of heads (1 - cosine)',
+    'attention_distance': 'mean attention distance in tokens',
+}
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_models(parser)
     parser.add_argument('image', help='image, or folder of images')
-    parser.add_argument('--out', required=True, metavar='D', help='folder of similarity.json and similarity.png')
+    parser.add_argument('--out', required=True, metavar='D', help='folder of similarity.json, similarity.png and curves.png')
+    parser.add_argument('--layers', nargs='+', type=int, metavar='I', help='blocks to look at, counted from 0 (default all)')
     parser.add_argument('--threshold', type=float, default=0.9, help='similar means above this (default 0.9)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--limit', type=int, default=32, metavar='N', help='images to look at, at most (default 32)')
     return parser.parse_args()
 
 
-def draw(similarity, path):
+def measure(model, args):
+    cfg = load_test_config(model.config, model.options)
+    images = inference.list_images(args.image, inference.ImageReader(inference.pipeline_of(cfg)).suffixes)[:args.limit]
+    predictor = (inference.Reconstructor if inference.is_masked_modelling(cfg) else inference.Predictor)(cfg, model.checkpoint)
+    summary = AttentionSummary()
+    for path in images:
+        with recorded_attention(predictor.model, args.layers) as maps, recorded_features(predictor.model) as features:
+            predictor(path)
+        for attention, blocks in zip(maps, features):
+            summary.add(attention, blocks)
+    if len(summary.mean('maps')) < 2:
+        raise InputError('one layer found, but at least 2 are compared; give more --layers')
+    return dict(config=model.config, images=len(images), **summary.result(args.threshold))
+
+
+def draw_matrices(results, path):
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(6, 5))
-    axes = figure.subplots()
-    shown = axes.imshow(similarity, vmin=0, vmax=1)
-    axes.set(xlabel='block', ylabel='block', title='cosine of attention maps')
-    figure.colorbar(shown)
-    figure.savefig(path, dpi=120, bbox_inches='tight')
+    figure = Figure(figsize=(9, 4 * len(results)))
+    rows = figure.subplots(len(results), 2, squeeze=False)
+    for (label, result), row in zip(results.items(), rows):
+        for axes, key, title in zip(row, ('similarity', 'feature_similarity'), ('attention maps', 'features')):
+            matrix = [[float('nan') if value is None else value for value in line] for line in result[key]]
+            shown = axes.imshow(matrix, vmin=0, vmax=1)
+            axes.set(xlabel='block', ylabel='block', title=f'{label}\ncosine of {title}')
+            axes.title.set_fontsize(9)
+            figure.colorbar(shown)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def draw_curves(results, path):
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(11, 7))
+    for axes, (key, title) in zip(figure.subplots(2, 2).flat, CURVES.items()):
+        for label, result in results.items():
+            axes.plot([float('nan') if value is None else value for value in result[key]], marker='o', ms=3, label=label)
+        axes.set(xlabel='block', title=title)
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    save_figure(figure, path)
 
 
 def main():
     args = parse_args()
-    cfg = load_test_config(args.config, args.cfg_options)
-    images = inference.list_images(args.image, inference.ImageReader(inference.pipeline_of(cfg)).suffixes)
     out = check_writable(args.out)
-    predictor = inference.Predictor(cfg, args.checkpoint)
-    totals = []
-    for path in images:
-        predictor.read_image(path)  # one line for what the model cannot take
-        with recorded_attention(predictor.model) as passes:
-            predictor(path)
-        if not passes or len(passes[0]) < 2:
-            raise InputError(f'{args.config} has {len(passes[0]) if passes else 0} blocks with attention over all '
-                             'tokens, but at least 2 are compared; give the config of a DeepViT or a ViT')
-        totals += [cross_layer_similarity(maps) for maps in passes]
-    similarity = torch.stack(totals).mean(0)
-    result = dict(
-        images=len(images),
-        blocks=len(similarity),
-        similar_blocks=similar_blocks(similarity, args.threshold),
-        threshold=args.threshold,
-        mean_similarity=mean_similarity(similarity),
-        similarity=similarity.tolist())
-    (out / 'similarity.json').write_text(json.dumps(result, indent=1) + '\n')
-    draw(similarity, out / 'similarity.png')
-    print('block  similarity to the block before')
-    for i, value in enumerate(similarity.diagonal(offset=1).tolist(), start=1):
-        print(f'{i:5d}  {value:.3f}')
-    print(f'{result["blocks"]} blocks, {len(images)} images: {result["similar_blocks"]} blocks more than '
-          f'{args.threshold} like the one before; mean similarity of different blocks {result["mean_similarity"]:.4f}')
-    print(f'{out / "similarity.json"}, {out / "similarity.png"}')
+    results = {model.label: measure(model, args) for model in models_of(args)}
+    (out / 'similarity.json').write_text(json.dumps(results, indent=1) + '\n')
+    draw_matrices(results, out / 'similarity.png')
+    draw_curves(results, out / 'curves.png')
+    for label, result in results.items():
+        print(label)
+        print('block  maps to before  features to last  head diversity  distance  amplitude')
+        columns = zip(*(result[key] for key in (*CURVES, 'amplitude')))
+        for name, values in zip(result['names'], columns):
+            cells = ('-' if value is None else f'{value:.3f}' for value in values)
+            print('{:28} {:>10} {:>17} {:>15} {:>9} {:>10}'.format(name.removeprefix('backbone.'), *cells))
+        print(f'{result["blocks"]} blocks, {result["images"]} images: {result["similar_blocks"]} blocks more than '
+              f'{args.threshold} like the one before; mean similarity of different blocks {result["mean_similarity"]:.4f}')
+    print(f'{out / "similarity.json"}, similarity.png and curves.png')
 
 
 if __name__ == '__main__':

@@ -168,8 +168,9 @@ class ContinuousPositionBias(nn.Module):
     def forward(self, window: Window, reference: Window) -> Tensor:
         weight = self.mlp[0].weight
         grid = coordinate_grid(type(self).coordinates, window, reference, weight.device, weight.dtype)
-        # Biases reach 16, where bfloat16 resolves 0.06: too coarse, and the table is small.
-        with torch.autocast(grid.device.type, enabled=False):
+        # Biases reach 16, where bfloat16 resolves 0.06: too coarse, and the table is small. Meta tensors, with which work is
+        # counted, have no autocast of their own.
+        with torch.autocast('cpu' if grid.is_meta else grid.device.type, enabled=False):
             return 16 * torch.sigmoid(self.mlp(grid)).permute(2, 0, 1)
 
     def set_window(self, window: Window) -> None:

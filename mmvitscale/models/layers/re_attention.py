@@ -219,9 +219,11 @@ class ReAttention(nn.Module):
         return self.proj(out.transpose(1, 2).flatten(2)), rows_at_a_time(q), map_rows
 
     def attention_maps(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, heads, N, N): the maps that meet v, for looking at; a row is a query."""
+        """(B, N, C) -> (B, heads, N, N): the maps that meet v, for looking at; a row is a query. Running statistics stay as
+        they are."""
         q, k, _ = _heads(self.qkv(x), self.num_heads)
-        return self.var_norm(self.reatten_matrix(_attend(q, k, self.scale))) * self.out_scale
+        with statistics_kept(self.var_norm):
+            return self.var_norm(self.reatten_matrix(_attend(q, k, self.scale))) * self.out_scale
 
 
 class SelfAttention(nn.Module):

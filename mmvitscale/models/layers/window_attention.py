@@ -229,8 +229,26 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, geometry: WindowGeometry, reference: Window) -> Tensor:
         """reference: the window that the bias was learned with."""
+        qkv, scale, biases = self._project(x, geometry, reference)
+        return self.proj(KERNELS[self.kernel](qkv, scale, biases, geometry.groups).flatten(1))
+
+    def attention_maps(self, x: Tensor, geometry: WindowGeometry, reference: Window) -> List[Tensor]:
+        """For looking at: the weights (windows, heads, N, N) of each group of windows; a row is a query."""
+        qkv, scale, biases = self._project(x, geometry, reference)
+        q, k, v = qkv.unbind(1)
+        maps: List[Tensor] = []
+
+        def attend(q, k, v, bias):
+            maps.append((q @ k.transpose(-2, -1) + bias).softmax(dim=-1))
+            return v
+
+        _by_group(attend, *_scaled(q, k, scale), v, biases, geometry.groups)
+        return maps
+
+    def _project(self, x: Tensor, geometry: WindowGeometry,
+                 reference: Window) -> Tuple[Tensor, Optional[Tensor], List[Tensor]]:
+        """What a kernel takes, but for the groups."""
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, qkv_bias).unflatten(1, (3, self.num_heads, -1))
         scale = None if self.logit_scale is None else self.logit_scale.clamp(max=log(100.0)).exp().flatten()
-        biases: List[Tensor] = self._biases(self.position_bias, [group.window for group in geometry.groups], reference)
-        return self.proj(KERNELS[self.kernel](qkv, scale, biases, geometry.groups).flatten(1))
+        return qkv, scale, self._biases(self.position_bias, [group.window for group in geometry.groups], reference)

@@ -1,0 +1,61 @@
+"""All that is measured of attention in one go, averaged over images: what ``tools/analysis/attention_similarity.py``, the
+report and the monitor of a training show."""
+
+from typing import List, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from .amplitude import amplitude
+from .attention_distance import attention_distance
+from .recorder import AttentionMaps
+from .similarity import (cross_layer_similarity, feature_similarity, head_diversity, mean_similarity, similar_blocks,
+                         similarity_to_before, similarity_to_last)
+
+
+class AttentionSummary:
+    """Averages over forward passes of one model."""
+
+    def __init__(self):
+        self.passes = 0
+        self._sums: dict = {}
+        self._names: List[str] = []
+
+    def add(self, maps: Sequence[AttentionMaps], features: Sequence[Tensor]) -> None:
+        """What a forward pass left: the maps of some layers and the features of all."""
+        self.passes += 1
+        self._names = [block.name for block in maps]
+        chosen = [features[block.layer] for block in maps]
+        diversity = [head_diversity(block.groups) for block in maps]
+        self._add('maps', cross_layer_similarity([block.groups for block in maps]))
+        self._add('features', feature_similarity(chosen))
+        self._add('diversity', torch.tensor([float('nan') if d is None else d for d in diversity], dtype=torch.float64))
+        distances = [sum(heads) / len(heads) for heads in map(attention_distance, maps)]
+        self._add('distance', torch.tensor(distances, dtype=torch.float64))
+        self._add('amplitude', torch.tensor([amplitude(block) for block in chosen], dtype=torch.float64))
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self._sums[name] = value if name not in self._sums else self._sums[name] + value
+
+    def mean(self, name: str) -> Tensor:
+        """Of maps (L, L), features (L, L), diversity (L,), distance (L,) or amplitude (L,)."""
+        return self._sums[name] / self.passes
+
+    def result(self, threshold: float = 0.9) -> dict:
+        """Numbers as JSON takes them; None where there is nothing to compare."""
+        maps, features = self.mean('maps'), self.mean('features')
+        return dict(
+            blocks=len(maps), names=self._names, threshold=threshold, similar_blocks=similar_blocks(maps, threshold),
+            mean_similarity=_plain(mean_similarity(maps)), to_before=_plain(similarity_to_before(maps)),
+            similarity=_plain(maps), feature_similarity=_plain(features), features_to_last=_plain(similarity_to_last(features)),
+            head_diversity=_plain(self.mean('diversity')), attention_distance=_plain(self.mean('distance')),
+            amplitude=_plain(self.mean('amplitude')))
+
+
+def _plain(value) -> Optional[list]:
+    """A tensor or number with None for NaN."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if value != value else value

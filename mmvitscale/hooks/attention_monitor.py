@@ -1,0 +1,84 @@
+"""The hook that watches attention and activations during training."""
+
+from typing import Dict, List, Optional, Tuple
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+
+from ..analysis.amplitude import recorded_amplitudes
+from ..analysis.recorder import AttentionMaps, recorded_attention
+from ..analysis.similarity import NeighbourSimilarity
+from ..checkpoints.door import backbones_of, unwrapped
+from ..errors import InputError
+from ..registry import HOOKS
+
+
+@HOOKS.register_module()
+class AttentionMonitorHook(Hook):
+    """Every ``interval`` iterations sends the first image of the batch through the backbone once more, in evaluation mode,
+    and writes to the visualizer's backends (TensorBoard, scalars.json): ``attention/similarity``, the mean cosine of the
+    attention maps of a block and the one before it (DeepViT, section 3.1), ``attention/similar_blocks``, those above
+    ``threshold``, ``amplitude/largest`` and ``amplitude/last`` of the blocks' outputs (SwinV2, section 3.2), and each
+    block's own, ``attention/layer_<i>`` and ``amplitude/layer_<i>``.
+
+    Training is not touched: neither gradients, nor running statistics, nor random numbers.
+
+    Args:
+        interval: in iterations.
+        threshold: two blocks are similar above it.
+    """
+
+    def __init__(self, interval: int = 500, threshold: float = 0.9):
+        if not isinstance(interval, int) or interval < 1:
+            raise InputError(f'AttentionMonitorHook got interval={interval!r}, but it is a number of iterations, 1 or more')
+        self.interval, self.threshold = interval, threshold
+        self._inputs: Optional[Tuple] = None
+        self._hook = None
+
+    def before_train(self, runner) -> None:
+        """Raises InputError for a model without a backbone of ours."""
+        if not backbones_of(unwrapped(runner.model)):
+            raise InputError('AttentionMonitorHook found no backbone of mmvitscale in the model; remove it from custom_hooks')
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if self.every_n_train_iters(runner, self.interval) and is_main_process():
+            backbone = next(iter(backbones_of(unwrapped(runner.model)).values()))
+            self._hook = backbone.register_forward_pre_hook(self._keep)
+
+    def _keep(self, module, inputs) -> None:
+        self._inputs = tuple(x[:1].detach() if isinstance(x, torch.Tensor) else x for x in inputs)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if self._hook is None:
+            return
+        self._hook.remove()
+        inputs, self._inputs, self._hook = self._inputs, None, None
+        if inputs is not None:
+            backbone = next(iter(backbones_of(unwrapped(runner.model)).values()))
+            runner.visualizer.add_scalars(self._measure(backbone, inputs), step=runner.iter + 1)
+
+    def _measure(self, backbone: torch.nn.Module, inputs: Tuple) -> Dict[str, float]:
+        similar: List[Tuple[int, float]] = []
+        neighbours = NeighbourSimilarity()
+
+        def each(maps: AttentionMaps) -> None:
+            value = neighbours.add(maps.groups)
+            if value is not None:
+                similar.append((maps.layer, value))
+
+        training = backbone.training
+        backbone.eval()
+        try:
+            with torch.no_grad(), recorded_attention(backbone, each=each), recorded_amplitudes(backbone) as amplitudes:
+                backbone(*inputs)
+        finally:
+            backbone.train(training)
+        sizes = [values[0] for values in amplitudes.values()]
+        found = {'amplitude/largest': max(sizes), 'amplitude/last': sizes[-1]}
+        if similar:
+            found['attention/similarity'] = sum(value for _, value in similar) / len(similar)
+            found['attention/similar_blocks'] = float(sum(value > self.threshold for _, value in similar))
+        found.update({f'attention/layer_{layer:02d}': value for layer, value in similar})
+        found.update({f'amplitude/layer_{layer:02d}': value for layer, value in enumerate(sizes)})
+        return found

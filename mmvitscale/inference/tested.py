@@ -1,0 +1,52 @@
+"""The test set, image by image, with truth and prediction: for what looks at single images."""
+
+from pathlib import Path
+from typing import Iterator, Optional, Tuple
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS
+from mmengine.structures import BaseDataElement
+
+from ..errors import InputError
+from .images import ImageReader
+from .predictor import load_model, pipeline_of
+
+
+class TestedImages:
+    """A config's test set under a checkpoint; iterating predicts.
+
+    Args:
+        cfg: of any task.
+        checkpoint: path of a file with exactly the model's weights.
+        limit: how many images, spread evenly over the set; None for all.
+    """
+
+    __test__ = False  # no test class, whatever pytest takes its name for
+
+    def __init__(self, cfg: Config, checkpoint: str, limit: Optional[int] = None):
+        if limit is not None and limit < 1:
+            raise InputError(f'--limit {limit} found, but it is 1 or more')
+        self.read_image = ImageReader(pipeline_of(cfg))
+        self.model, _ = load_model(cfg, checkpoint)
+        self.dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        self.dataset_meta = self.dataset.metainfo
+        count = len(self.dataset)
+        limit = min(limit or count, count)
+        self.indices = [i * count // limit for i in range(limit)]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Tuple[int, Path, BaseDataElement]]:
+        """(index in the set, path, data sample on the CPU)."""
+        for index in self.indices:
+            yield self.one(index)
+
+    def one(self, index: int) -> Tuple[int, Path, BaseDataElement]:
+        """One image by its index in the set."""
+        data = pseudo_collate([self.dataset[index]])
+        with torch.inference_mode():
+            sample = self.model.test_step(data)[0].cpu()
+        return index, Path(sample.img_path), sample

@@ -1,0 +1,30 @@
+import pytest
+import torch
+from randomise import randomise
+
+from mmvitscale.analysis.bias_surfaces import bias_surfaces
+from mmvitscale.errors import InputError
+from mmvitscale.models import SwinTransformerV2
+
+ARCH = dict(embed_dims=8, depths=(1, 1), num_heads=(2, 2))
+
+
+def test_what_lies_outside_of_the_learned_window_is_marked():
+    backbone = randomise(SwinTransformerV2(ARCH, 4, pretrained_window_sizes=4))
+    small, large = bias_surfaces(backbone, [4, (6, 4)])
+    assert not small.outside().any() and large.surface.shape == (2, 11, 7)
+    assert large.outside().sum() == (11 - 7) * 7 and not large.outside()[2:9].any()
+    assert torch.equal(large.surface[:, 2:9], small.surface)
+    assert small.summary()['outside'] is None and large.summary()['outside'][0] >= 0
+
+
+def test_tables_are_read_bicubically_and_the_backbone_is_left_as_it_was():
+    backbone = randomise(SwinTransformerV2(ARCH, 4, position_bias='table')).eval()
+    image = torch.randn(1, 3, 40, 40)
+    expected = backbone(image)[0]
+    own, grown = bias_surfaces(backbone, [4, 8], stage=1)
+    assert torch.equal(own.surface, backbone.stages[1].blocks[0].attn.position_bias.table)
+    assert grown.learned == (4, 4) and grown.surface.shape == (2, 15, 15)
+    assert torch.equal(backbone(image)[0], expected)
+    with pytest.raises(InputError, match='stage 2 found'):
+        bias_surfaces(backbone, [4], stage=2)

@@ -1,0 +1,42 @@
+import json
+
+import pytest
+import toy
+import torch
+from torch import nn
+
+from mmvitscale.errors import InputError
+from mmvitscale.hooks import AttentionMonitorHook
+
+SWIN = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(2, 1), num_heads=(1, 1)), window_size=8)
+VIT = dict(type='mmvitscale.DeepViT', arch=dict(embed_dims=8, depth=3, re_attention=1, num_heads=2), img_size=32)
+
+
+def scalars(work_dir):
+    path, = work_dir.glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize('backbone, blocks, similar', [(SWIN, 3, 1), (VIT, 3, 2)])
+def test_every_n_iterations_and_nothing_else_changes(backbone, blocks, similar, tmp_path):
+    backbone = dict(backbone, drop_path_rate=0.5)
+    runners = []
+    for name, hooks in (('with', [dict(type='mmvitscale.AttentionMonitorHook', interval=2, threshold=-1)]), ('without', [])):
+        torch.manual_seed(0)
+        runners.append(toy.train(tmp_path / name, backbone, hooks, max_iters=5, randomness=dict(seed=0)))
+    for (key, one), other in zip(runners[0].model.state_dict().items(), runners[1].model.state_dict().values()):
+        assert torch.equal(one, other), key
+    records = [record for record in scalars(tmp_path / 'with') if 'amplitude/last' in record]
+    assert [record['step'] for record in records] == [2, 4]
+    for record in records:
+        assert sum(key.startswith('amplitude/layer_') for key in record) == blocks
+        assert record['amplitude/largest'] == max(v for k, v in record.items() if k.startswith('amplitude/layer_'))
+        assert record['attention/similar_blocks'] == similar and -1 <= record['attention/similarity'] <= 1
+    assert not [record for record in scalars(tmp_path / 'without') if 'amplitude/last' in record]
+
+
+def test_models_and_intervals_that_do_not_fit(tmp_path):
+    with pytest.raises(InputError, match='interval=0'):
+        AttentionMonitorHook(0)
+    with pytest.raises(InputError, match='found no backbone of mmvitscale'):
+        AttentionMonitorHook().before_train(type('Runner', (), dict(model=nn.Linear(1, 1))))
