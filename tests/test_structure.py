@@ -20,7 +20,7 @@ FLOORS = [
     {'datasets'},
     {'inference', 'tta', 'recipes', 'model_index'},
     {'hooks'},
-    {'runner'},
+    {'runner', 'report'},
     {'commands'},
     {'study'},
 ]

@@ -21,7 +21,7 @@ class Painter:
 
     def __init__(self, dataset_meta: dict, score_thr: float = 0.3):
         self.classes: Sequence[str] = dataset_meta['classes']
-        palette = dataset_meta.get('palette')
+        palette = dataset_meta.get('palette') if self.classes else ()
         if not isinstance(palette, (list, tuple)) or len(palette) < len(self.classes):
             hues = np.linspace(0, 179, len(self.classes), endpoint=False).astype(np.uint8)
             hsv = np.stack([hues, np.full_like(hues, 200), np.full_like(hues, 230)], axis=-1)

@@ -1,0 +1,43 @@
+"""Make one HTML page of a training: config, curves, windows, worst and best predictions, classes, confusion matrix, position
+biases, speed, environment. It opens from the disk and needs no network."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from mmvitscale.commands import check_writable, run_command
+from mmvitscale.errors import InputError
+from mmvitscale.report import write_report
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('work_dir', help='work folder of a training')
+    parser.add_argument('--checkpoint', metavar='F', help='which one to look at (default: the best, else the last one there)')
+    parser.add_argument('--out', metavar='F', help='the page (default: WORK_DIR/report.html)')
+    parser.add_argument('--limit', type=int, default=200, metavar='N', help='test images to predict, spread evenly (default 200)')
+    parser.add_argument('--pictures', type=int, default=4, metavar='N', help='worst and best ones to show, each (default 4)')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='show and count objects of at least this score')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override the config, e.g. data_root')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    if args.limit < 1 or args.pictures < 0:
+        raise InputError(f'--limit {args.limit} --pictures {args.pictures} found, but they are at least 1 and 0')
+    out = Path(args.out or Path(args.work_dir) / 'report.html')
+    if not Path(args.work_dir).is_dir():
+        raise InputError(f'work folder {args.work_dir} is not there; give that of a training')
+    check_writable(out.parent)
+    notes = write_report(Path(args.work_dir), out, args.checkpoint, args.limit, args.pictures, args.cfg_options, args.score_thr)
+    for note in notes:
+        print(f'note: {note}', file=sys.stderr)
+    print(out)
+
+
+if __name__ == '__main__':
+    run_command(main)
