@@ -83,6 +83,9 @@ def _windowed(path: Path, reader: ImageReader, stack: ExitStack) -> Raster:
             for value, colour in table.items():
                 colours[value] = colour[:3]
             image = colours[np.minimum(image[..., 0], len(colours) - 1)]
+        elif ColorInterp.alpha in file.colorinterp[3:4] and image.dtype == np.uint8:
+            # As libtiff, and with it OpenCV, hands colours out: black where nothing is.
+            image = ((image[..., :3].astype(np.uint16) * image[..., 3:4] + 127) // 255).astype(np.uint8)
         # Files have red first. A band of its own is grey, a second one alpha.
         return as_picture(image[..., :1] if image.shape[2] < 3 else image[..., 2::-1])
 
