@@ -29,19 +29,34 @@ from .inference import Painter, Reconstructor, is_masked_modelling, load_model
 from .inference.progress import progress_bar
 from .inference.tested import TestedImages
 
-_STYLE = '''
+_STYLE = """
 :root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 62rem; padding: 1rem; }
-h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 62rem;
+  padding: 1rem; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
 img { max-width: 100%; height: auto; } figure { margin: 0 0 1.2rem; } figcaption { font-size: .85rem; color: #555; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 td, th { padding: .15rem .7rem .15rem 0; text-align: left; overflow-wrap: anywhere; vertical-align: top; }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 0 1rem; } td.number, th.number { text-align: right; }
-tr:nth-child(even) td { background: #f6f6f6; } pre { font-size: .78rem; overflow-x: auto; background: #f6f6f6; padding: .6rem; }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 0 1rem; }
+td.number, th.number { text-align: right; }
+tr:nth-child(even) td { background: #f6f6f6; }
+pre { font-size: .78rem; overflow-x: auto; background: #f6f6f6; padding: .6rem; }
 .key { font-size: 1.6rem; font-weight: 600; } .missing { color: #777; font-style: italic; }
-'''
-_OPTIONS_SHOWN = ('arch', 'window_size', 'pretrained_window_sizes', 'position_bias', 'attention', 'block_norm', 'img_size',
-                  'drop_path_rate', 'with_cp', 'frozen_stages', 'init_cfg')
+"""
+_OPTIONS_SHOWN = (
+    'arch',
+    'window_size',
+    'pretrained_window_sizes',
+    'position_bias',
+    'attention',
+    'block_norm',
+    'img_size',
+    'drop_path_rate',
+    'with_cp',
+    'frozen_stages',
+    'init_cfg',
+)
 
 
 @dataclass
@@ -55,14 +70,23 @@ class Page:
         self.sections.append(f'<section><h2>{html.escape(title)}</h2>{"".join(parts)}</section>')
 
     def html(self) -> str:
-        return ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
-                f'initial-scale=1"><link rel="icon" href="data:,"><title>{html.escape(self.title)}</title>'
-                f'<style>{_STYLE}</style></head><body><h1>{html.escape(self.title)}</h1>{"".join(self.sections)}'
-                '</body></html>\n')
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+            f'content="width=device-width, initial-scale=1"><link rel="icon" href="data:,"><title>{html.escape(self.title)}</title>'
+            f'<style>{_STYLE}</style></head><body><h1>{html.escape(self.title)}</h1>{"".join(self.sections)}'
+            '</body></html>\n'
+        )
 
 
-def write_report(work_dir: Path, out: Path, checkpoint: Optional[str] = None, limit: int = 200, pictures: int = 4,
-                 options: Optional[dict] = None, score_thr: float = 0.3) -> List[str]:
+def write_report(
+    work_dir: Path,
+    out: Path,
+    checkpoint: Optional[str] = None,
+    limit: int = 200,
+    pictures: int = 4,
+    options: Optional[dict] = None,
+    score_thr: float = 0.3,
+) -> List[str]:
     """A work folder of a training -> the page, and a line for each part that could not be shown.
 
     Args:
@@ -136,7 +160,7 @@ def _tested(cfg: Config, weights: Path, limit: int, notes: List[str]) -> Optiona
     if is_masked_modelling(cfg):
         return None
     try:
-        check_datasets(cfg, ('test', ))
+        check_datasets(cfg, ('test',))
         return TestedImages(cfg, str(weights), limit)
     except InputError as error:
         notes.append(f'the test data cannot be used: {error}')
@@ -157,10 +181,13 @@ def _add_summary(page: Page, cfg: Config, log: RunLog, model: Optional[torch.nn.
         rows.append((f'multiply-adds of the backbone at {side[0]} x {side[1]}', f'{parts[-1].multiply_adds / 1e9:.2f}G'))
     wrapper = cfg.get('optim_wrapper') or {}
     optimizer = wrapper.get('optimizer') or {}
-    rows += [('optimizer', ', '.join(f'{k} {v}' for k, v in optimizer.items())), ('wrapper', wrapper.get('type', '')),
-             ('batch of one process', (cfg.get('train_dataloader') or {}).get('batch_size', '')),
-             ('length', ', '.join(f'{k} {v}' for k, v in (cfg.get('train_cfg') or {}).items() if k.startswith('max'))),
-             ('checkpoint', weights.name if weights else 'none')]
+    rows += [
+        ('optimizer', ', '.join(f'{k} {v}' for k, v in optimizer.items())),
+        ('wrapper', wrapper.get('type', '')),
+        ('batch of one process', (cfg.get('train_dataloader') or {}).get('batch_size', '')),
+        ('length', ', '.join(f'{k} {v}' for k, v in (cfg.get('train_cfg') or {}).items() if k.startswith('max'))),
+        ('checkpoint', weights.name if weights else 'none'),
+    ]
     page.sections.insert(0, f'<section>{headline}{_table(("", ""), rows)}</section>')
 
 
@@ -171,8 +198,11 @@ def _crop_of(cfg: Config) -> Tuple[int, int]:
         size = size or step.get('crop_size')
     if isinstance(size, int):
         return size, size
-    return tuple(size) if isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(n, int) for n in size) \
+    return (
+        tuple(size)
+        if isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(n, int) for n in size)
         else (512, 512)
+    )
 
 
 def _main_metric(log: RunLog) -> Tuple[str, float]:
@@ -187,6 +217,7 @@ def _main_metric(log: RunLog) -> Tuple[str, float]:
 def _curves(log: RunLog, title: str, names: Sequence[str]) -> str:
     """A figure with a line for each name."""
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5, 3))
     axes = figure.subplots()
     for name in names:
@@ -205,15 +236,22 @@ def _side_by_side(figures: Iterable[str]) -> str:
 def _add_curves(page: Page, log: RunLog) -> None:
     losses = [name for name in log.names() if name == 'loss' or 'loss' in name.split('.')[-1]]
     metrics = [name for name in log.names(False) if 'time' not in name and not name.startswith(('attention/', 'amplitude/'))]
-    panels = [('loss over iterations', losses[:8]), ('learning rate over iterations', [name for name in ('lr', ) if name in log.names()]),
-              ('gradient norm over iterations', [name for name in ('grad_norm', ) if name in log.names()]), ('metrics of validation, over iterations or epochs', metrics[:8])]
+    panels = [
+        ('loss over iterations', losses[:8]),
+        ('learning rate over iterations', [name for name in ('lr',) if name in log.names()]),
+        ('gradient norm over iterations', [name for name in ('grad_norm',) if name in log.names()]),
+        ('metrics of validation, over iterations or epochs', metrics[:8]),
+    ]
     page.add('Curves', _side_by_side(_curves(log, title, names) for title, names in panels if names))
 
 
 def _add_windows(page: Page, model: torch.nn.Module) -> None:
     for backbone in swin_backbones(model):
-        page.add('Windows', '<p>In tokens: the window that the position bias was learned with, the one in use, and how far it '
-                 f'reaches beyond.</p><pre>{html.escape(window_report(backbone))}</pre>')
+        page.add(
+            'Windows',
+            '<p>In tokens: the window that the position bias was learned with, the one in use, and how far it '
+            f'reaches beyond.</p><pre>{html.escape(window_report(backbone))}</pre>',
+        )
 
 
 def _add_predictions(page: Page, images: TestedImages, count: int, score_thr: float) -> None:
@@ -229,7 +267,7 @@ def _add_predictions(page: Page, images: TestedImages, count: int, score_thr: fl
     painter = Painter(images.dataset_meta, score_thr)
     unit = 'mean IoU of the classes in it' if matrix.unit != 'images' else 'right or wrong'
     seen = f'{len(images)} of {len(images.dataset)} test images'
-    worst = ranked[:min(count, (len(ranked) + 1) // 2)]
+    worst = ranked[: min(count, (len(ranked) + 1) // 2)]
     best = [index for index in ranked[::-1][:count] if index not in worst]
     for title, chosen in (('Worst predictions', worst), ('Best predictions', best)):
         figures = []
@@ -239,16 +277,21 @@ def _add_predictions(page: Page, images: TestedImages, count: int, score_thr: fl
             figures.append(_picture(picture, f'{path.name}: {qualities[index]:.2f} ({unit})'))
         if figures:
             page.add(title, f'<p>Image, truth and prediction, of {seen}.</p>', *figures)
-    rows = [(entry['name'], entry['count'], *(_percent(entry[key]) for key in ('iou', 'recall', 'precision')))
-            for entry in matrix.per_class()]
-    page.add('Classes', f'<p>Of {seen}, in percent; counted in {matrix.unit}.</p>',
-             _table(('class', matrix.unit, 'IoU', 'recall', 'precision'), rows, numbers=True))
+    rows = [
+        (entry['name'], entry['count'], *(_percent(entry[key]) for key in ('iou', 'recall', 'precision')))
+        for entry in matrix.per_class()
+    ]
+    page.add(
+        'Classes',
+        f'<p>Of {seen}, in percent; counted in {matrix.unit}.</p>',
+        _table(('class', matrix.unit, 'IoU', 'recall', 'precision'), rows, numbers=True),
+    )
     page.add('Confusion matrix', _figure(draw_confusion(matrix), 'rows: truth, columns: prediction'))
 
 
 def _add_reconstructions(page: Page, cfg: Config, weights: Path, count: int, notes: List[str]) -> None:
     try:
-        check_datasets(cfg, ('train', ))
+        check_datasets(cfg, ('train',))
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
         reconstructor = Reconstructor(cfg, str(weights))
         figures = []
@@ -265,6 +308,7 @@ def _add_biases(page: Page, model: torch.nn.Module) -> None:
     """The first block's bias of each stage in the window in use."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
+
     for backbone in swin_backbones(model):
         surfaces = [bias_surfaces(backbone, [stage.window], i)[0] for i, stage in enumerate(backbone.stages)]
         figure = Figure(figsize=(3.1 * len(surfaces), 3))
@@ -276,25 +320,39 @@ def _add_biases(page: Page, model: torch.nn.Module) -> None:
             axes.set_title(f'stage {surface.stage}, {h} x {w}', fontsize=9)
             figure.colorbar(shown, shrink=0.7)
         figure.tight_layout()
-        page.add('Position biases', _figure(figure, 'mean over heads of the first block of each stage, over the offset in '
-                                            'tokens; outside of a dashed frame it is extrapolated'))
+        page.add(
+            'Position biases',
+            _figure(
+                figure,
+                'mean over heads of the first block of each stage, over the offset in '
+                'tokens; outside of a dashed frame it is extrapolated',
+            ),
+        )
 
 
 def _add_monitor(page: Page, log: RunLog) -> None:
     """What ``AttentionMonitorHook`` wrote."""
     names = [name for name in log.names(False) if name.startswith(('attention/', 'amplitude/')) and 'layer_' not in name]
     if names:
-        page.add('Attention and activations', '<p>Of one image, every time that AttentionMonitorHook looked.</p>',
-                 _side_by_side(_curves(log, name, [name]) for name in names))
+        page.add(
+            'Attention and activations',
+            '<p>Of one image, every time that AttentionMonitorHook looked.</p>',
+            _side_by_side(_curves(log, name, [name]) for name in names),
+        )
 
 
 def _add_speed(page: Page, log: RunLog) -> None:
     rows = []
-    for name, label, unit in (('time', 'an iteration', 's'), ('data_time', 'of it waiting for data', 's'),
-                              ('memory', 'memory of a GPU', 'MB')):
+    for name, label, unit in (
+        ('time', 'an iteration', 's'),
+        ('data_time', 'of it waiting for data', 's'),
+        ('memory', 'memory of a GPU', 'MB'),
+    ):
         values = [record[name] for record in log.training.values() if name in record]
         if values:
-            rows.append((label, f'{max(values):.0f} {unit} at most' if name == 'memory' else f'{median(values):.3f} {unit}, median'))
+            rows.append(
+                (label, f'{max(values):.0f} {unit} at most' if name == 'memory' else f'{median(values):.3f} {unit}, median')
+            )
     validation = [record['time'] for record in log.validation.values() if 'time' in record]
     if validation:
         rows.append(('a test image', f'{median(validation):.3f} s, median'))
@@ -312,8 +370,10 @@ def _add_environment(page: Page, work_dir: Path, cfg: Config) -> None:
     if rows:
         page.add('Environment', _table(('', ''), rows))
     text = Path(cfg.filename).read_text(errors='replace')
-    page.add('Config', f'<details><summary>{html.escape(Path(cfg.filename).name)}, whole</summary><pre>{html.escape(text)}</pre>'
-             '</details>')
+    page.add(
+        'Config',
+        f'<details><summary>{html.escape(Path(cfg.filename).name)}, whole</summary><pre>{html.escape(text)}</pre></details>',
+    )
 
 
 def _percent(share: Optional[float]) -> str:
@@ -324,8 +384,14 @@ def _table(header: Sequence[str], rows: Sequence[Sequence], numbers: bool = Fals
     """numbers: all columns but the first are."""
 
     def line(cells, tag):
-        return '<tr>' + ''.join(f'<{tag}{" class=number" if numbers and i else ""}>{html.escape(str(cell))}</{tag}>'
-                                for i, cell in enumerate(cells)) + '</tr>'
+        return (
+            '<tr>'
+            + ''.join(
+                f'<{tag}{" class=number" if numbers and i else ""}>{html.escape(str(cell))}</{tag}>'
+                for i, cell in enumerate(cells)
+            )
+            + '</tr>'
+        )
 
     head = line(header, 'th') if any(header) else ''
     return f'<div class="wide"><table>{head}{"".join(line(row, "td") for row in rows)}</table></div>'

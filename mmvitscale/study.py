@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 import cv2
 from mmengine.config import Config, ConfigDict

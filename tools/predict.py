@@ -17,33 +17,64 @@ def parse_args():
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('image', help='image, video, or folder with any of them, at any depth')
-    parser.add_argument('--out', required=True, metavar='D', help='folder of the pictures, and of what else is saved; a '
-                        'call that was interrupted goes on when it is repeated')
-    parser.add_argument('--save', nargs='+', choices=KINDS, default=[], metavar='KIND',
-                        help='also write, into a folder of that name: labels (label maps, PNG or in tiles TIFF), scores '
-                        '(probabilities of all classes, NPY), logits (NPY), json (instances with masks, segments, shares of '
-                        'the classes, or scores; and all images together as coco.json and coco_results.json)')
+    parser.add_argument(
+        '--out',
+        required=True,
+        metavar='D',
+        help='folder of the pictures, and of what else is saved; a call that was interrupted goes on when it is repeated',
+    )
+    parser.add_argument(
+        '--save',
+        nargs='+',
+        choices=KINDS,
+        default=[],
+        metavar='KIND',
+        help='also write, into a folder of that name: labels (label maps, PNG or in tiles TIFF), scores '
+        '(probabilities of all classes, NPY), logits (NPY), json (instances with masks, segments, shares of '
+        'the classes, or scores; and all images together as coco.json and coco_results.json)',
+    )
     parser.add_argument('--no-pictures', action='store_true', help='do not draw')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='draw instances of at least this score (default 0.3); '
-                        'files hold all')
+    parser.add_argument(
+        '--score-thr', type=float, default=0.3, help='draw instances of at least this score (default 0.3); files hold all'
+    )
     parser.add_argument('--annotations', metavar='F', help='COCO file whose ids of images and categories the JSON takes')
-    parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images of one size, frames or tiles that go '
-                        'through the model together (default 1)')
-    parser.add_argument('--tile', type=int, metavar='SIDE', help='predict in tiles of so many pixels, unresized: for images '
-                        'larger than memory (TIFF by windows, with rasterio)')
-    parser.add_argument('--overlap', type=int, metavar='N', help='pixels that tiles share (default an eighth of the '
-                        'tile); no less than the largest object')
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        default=1,
+        metavar='N',
+        help='images of one size, frames or tiles that go through the model together (default 1)',
+    )
+    parser.add_argument(
+        '--tile',
+        type=int,
+        metavar='SIDE',
+        help='predict in tiles of so many pixels, unresized: for images larger than memory (TIFF by windows, with rasterio)',
+    )
+    parser.add_argument(
+        '--overlap',
+        type=int,
+        metavar='N',
+        help='pixels that tiles share (default an eighth of the tile); no less than the largest object',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace what is in the folder')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
     overlap = args.overlap if args.overlap is not None else (args.tile or 0) // 8
-    request = Request(not args.no_pictures, args.save, args.score_thr, args.batch_size, args.tile, overlap,
-                      args.annotations, args.overwrite)
+    request = Request(
+        not args.no_pictures,
+        args.save,
+        args.score_thr,
+        args.batch_size,
+        args.tile,
+        overlap,
+        args.annotations,
+        args.overwrite,
+    )
     cfg = load_test_config(args.config, args.cfg_options)
     outcome = predict_folder(cfg, args.checkpoint, args.image, check_writable(args.out), request)
     for note in outcome.notes:

@@ -9,8 +9,15 @@ from torch import Tensor
 from .amplitude import amplitude
 from .attention_distance import attention_distance
 from .recorder import AttentionMaps
-from .similarity import (cross_layer_similarity, feature_similarity, head_diversity, mean_similarity, similar_blocks,
-                         similarity_to_before, similarity_to_last)
+from .similarity import (
+    cross_layer_similarity,
+    feature_similarity,
+    head_diversity,
+    mean_similarity,
+    similar_blocks,
+    similarity_to_before,
+    similarity_to_last,
+)
 
 
 class AttentionSummary:
@@ -45,11 +52,19 @@ class AttentionSummary:
         """Numbers as JSON takes them; None where there is nothing to compare."""
         maps, features = self.mean('maps'), self.mean('features')
         return dict(
-            blocks=len(maps), names=self._names, threshold=threshold, similar_blocks=similar_blocks(maps, threshold),
-            mean_similarity=_plain(mean_similarity(maps)), to_before=_plain(similarity_to_before(maps)),
-            similarity=_plain(maps), feature_similarity=_plain(features), features_to_last=_plain(similarity_to_last(features)),
-            head_diversity=_plain(self.mean('diversity')), attention_distance=_plain(self.mean('distance')),
-            amplitude=_plain(self.mean('amplitude')))
+            blocks=len(maps),
+            names=self._names,
+            threshold=threshold,
+            similar_blocks=similar_blocks(maps, threshold),
+            mean_similarity=_plain(mean_similarity(maps)),
+            to_before=_plain(similarity_to_before(maps)),
+            similarity=_plain(maps),
+            feature_similarity=_plain(features),
+            features_to_last=_plain(similarity_to_last(features)),
+            head_diversity=_plain(self.mean('diversity')),
+            attention_distance=_plain(self.mean('distance')),
+            amplitude=_plain(self.mean('amplitude')),
+        )
 
 
 def _plain(value) -> Optional[list]:

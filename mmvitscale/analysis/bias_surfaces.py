@@ -37,12 +37,20 @@ class BiasSurface:
             return [values.min().item(), values.max().item()] if values.numel() else None
 
         mean, outside = self.surface.mean(0), self.outside()
-        return dict(stage=self.stage, block=self.block, window=list(self.window), learned=list(self.learned),
-                    inside=of(mean[~outside]), outside=of(mean[outside]))
+        return dict(
+            stage=self.stage,
+            block=self.block,
+            window=list(self.window),
+            learned=list(self.learned),
+            inside=of(mean[~outside]),
+            outside=of(mean[outside]),
+        )
 
 
 @torch.no_grad()
-def bias_surfaces(backbone: SwinTransformerV2, windows: Sequence[Window], stage: int = 0, block: int = 0) -> List[BiasSurface]:
+def bias_surfaces(
+    backbone: SwinTransformerV2, windows: Sequence[Window], stage: int = 0, block: int = 0
+) -> List[BiasSurface]:
     """One block's bias in windows of each size. The backbone is left as it was.
 
     Raises:

@@ -51,7 +51,7 @@ def multiply_adds(module: nn.Module, *inputs) -> Tuple[Dict[str, int], object]:
     found = {'': counter.get_total_flops() // 2}
     for name, operations in counter.get_flop_counts().items():
         if name.startswith(f'{root}.'):
-            found[name[len(root) + 1:]] = sum(operations.values()) // 2
+            found[name[len(root) + 1 :]] = sum(operations.values()) // 2
     return found, outputs
 
 

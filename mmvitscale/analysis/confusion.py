@@ -49,8 +49,10 @@ class ConfusionMatrix:
             own = np.zeros((n, n), np.int64)
             own[int(sample.gt_label.flatten()[0]), int(sample.pred_label.flatten()[0])] = 1
         else:
-            raise InputError('the test data come without truth (no annotations in the pipeline of test_dataloader), so nothing '
-                             'can be compared; add LoadAnnotations there')
+            raise InputError(
+                'the test data come without truth (no annotations in the pipeline of test_dataloader), so nothing '
+                'can be compared; add LoadAnnotations there'
+            )
         self.counts = own if self.counts is None else self.counts + own
         return own
 
@@ -88,15 +90,23 @@ class ConfusionMatrix:
         return hit[:n], (counts.sum(1) + counts.sum(0) - hit)[:n]
 
     def per_class(self) -> list:
-        """Of each class its count, recall, precision and intersection over union; None where there is nothing to divide by."""
+        """Of each class its count, recall, precision and intersection over union; None where nothing is there."""
         hit, union = self._hits_and_unions(self.counts)
         truth, found = self.counts.sum(1), self.counts.sum(0)
 
         def share(part, whole):
             return None if whole == 0 else part / whole
 
-        return [dict(name=name, count=int(truth[i]), recall=share(hit[i], truth[i]), precision=share(hit[i], found[i]),
-                     iou=share(hit[i], union[i])) for i, name in enumerate(self.classes)]
+        return [
+            dict(
+                name=name,
+                count=int(truth[i]),
+                recall=share(hit[i], truth[i]),
+                precision=share(hit[i], found[i]),
+                iou=share(hit[i], union[i]),
+            )
+            for i, name in enumerate(self.classes)
+        ]
 
 
 def box_overlaps(one: Tensor, other: Tensor) -> Tensor:
@@ -110,6 +120,7 @@ def box_overlaps(one: Tensor, other: Tensor) -> Tensor:
 def draw_confusion(matrix: ConfusionMatrix):
     """A matplotlib figure: each row in percent of its truth, with numbers while there is room for them."""
     from matplotlib.figure import Figure
+
     counts, names = matrix.counts.astype(np.float64), matrix.names
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = min(max(4.0, 0.45 * len(names) + 2), 24)
@@ -123,7 +134,14 @@ def draw_confusion(matrix: ConfusionMatrix):
     if len(names) <= 25:
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.5:
-                axes.text(column, row, f'{share:.0f}', ha='center', va='center', fontsize=7,
-                          color='white' if share > 60 else 'black')
+                axes.text(
+                    column,
+                    row,
+                    f'{share:.0f}',
+                    ha='center',
+                    va='center',
+                    fontsize=7,
+                    color='white' if share > 60 else 'black',
+                )
     figure.colorbar(shown, shrink=0.8)
     return figure

@@ -39,7 +39,9 @@ class AttentionMonitorHook(Hook):
     def before_train(self, runner) -> None:
         """Raises InputError for a model without a backbone of ours."""
         if not backbones_of(unwrapped(runner.model)):
-            raise InputError('AttentionMonitorHook found no backbone of mmvitscale in the model; remove it from custom_hooks')
+            raise InputError(
+                'AttentionMonitorHook found no backbone of mmvitscale in the model; remove it from custom_hooks'
+            )
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         if self.every_n_train_iters(runner, self.interval) and is_main_process():

@@ -6,6 +6,16 @@ from .painter import Painter
 from .predictor import Predictor, Reconstructor, build_model, is_masked_modelling, load_model, pipeline_of
 
 __all__ = [
-    'IMAGE_SUFFIXES', 'VIDEO_SUFFIXES', 'ImageReader', 'Painter', 'Predictor', 'Reconstructor', 'build_model',
-    'is_masked_modelling', 'list_images', 'load_model', 'pipeline_of', 'write_picture'
+    'IMAGE_SUFFIXES',
+    'VIDEO_SUFFIXES',
+    'ImageReader',
+    'Painter',
+    'Predictor',
+    'Reconstructor',
+    'build_model',
+    'is_masked_modelling',
+    'list_images',
+    'load_model',
+    'pipeline_of',
+    'write_picture',
 ]

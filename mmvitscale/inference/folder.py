@@ -48,18 +48,23 @@ class Request:
 
     def __post_init__(self):
         if not self.pictures and not self.save:
-            raise InputError('--no-pictures found without --save, so nothing would be written; add --save with any of '
-                             f'{", ".join(KINDS)}')
+            raise InputError(
+                f'--no-pictures found without --save, so nothing would be written; add --save with any of {", ".join(KINDS)}'
+            )
         if self.batch_size < 1:
             raise InputError(f'--batch-size {self.batch_size} found, but it is 1 or more')
         if self.tile is None and self.overlap:
             raise InputError(f'--overlap {self.overlap} found without --tile; give the side of the tiles, too')
         if self.tile is not None and not (self.tile >= 32 and 0 <= self.overlap <= self.tile // 2):
-            raise InputError(f'--tile {self.tile} --overlap {self.overlap} found, but a tile is 32 pixels or more, and the '
-                             'overlap 0 to half of it')
+            raise InputError(
+                f'--tile {self.tile} --overlap {self.overlap} found, but a tile is 32 pixels or more, and the '
+                'overlap 0 to half of it'
+            )
         if self.tile is not None and {'scores', 'logits'} & set(self.save):
-            raise InputError('--save scores or logits found with --tile, but those of a whole image are what tiles are there '
-                             'to avoid; save labels or json')
+            raise InputError(
+                '--save scores or logits found with --tile, but those of a whole image are what tiles are there '
+                'to avoid; save labels or json'
+            )
 
 
 @dataclass
@@ -85,8 +90,10 @@ def predict_folder(cfg: Config, checkpoint: str, source: str, out: Path, request
     """
     masked = is_masked_modelling(cfg)
     if masked and (request.save or request.tile):
-        raise InputError(f'{cfg.filename} pretrains: it reconstructs images and predicts nothing to save or to tile; leave '
-                         '--save and --tile out')
+        raise InputError(
+            f'{cfg.filename} pretrains: it reconstructs images and predicts nothing to save or to tile; leave '
+            '--save and --tile out'
+        )
     suffixes = set(ImageReader(pipeline_of(cfg)).suffixes)
     suffixes |= tile_suffixes() if request.tile else set() if masked else VIDEO_SUFFIXES
     paths = list_images(source, suffixes)
@@ -98,8 +105,14 @@ def predict_folder(cfg: Config, checkpoint: str, source: str, out: Path, request
     _check_record(record, out, request, [file for files in targets.values() for file in files.values()])
     outcome = Outcome()
     # A video leaves files of frames: the drawn one tells that all are there.
-    missing = [path for path in paths if request.overwrite or _is_video(path) and not request.pictures or
-               not all(file.exists() for file in targets[path].values())]
+    missing = [
+        path
+        for path in paths
+        if request.overwrite
+        or _is_video(path)
+        and not request.pictures
+        or not all(file.exists() for file in targets[path].values())
+    ]
     outcome.there = len(paths) - len(missing)
     if masked:
         reconstructor = Reconstructor(cfg, checkpoint)
@@ -174,12 +187,16 @@ def _check_places(source: Path, out: Path, names: Dict[Path, str], request: Requ
     """Raise InputError where outputs would mix with the input or with one another."""
     inside, above = out.resolve(), source.resolve()
     if source.is_dir() and (inside == above or above in inside.parents):
-        raise InputError(f'the output folder {out} lies in the input folder {source}, which would then hold predictions '
-                         'among its images; give a folder outside it')
+        raise InputError(
+            f'the output folder {out} lies in the input folder {source}, which would then hold predictions '
+            'among its images; give a folder outside it'
+        )
     taken = {name.split('/')[0] for name in names.values() if '/' in name} & set(request.save)
     if request.pictures and taken:
-        raise InputError(f'{source} has a folder {taken.pop()!r}, where pictures and saved files would meet in {out}; '
-                         'predict it on its own, or with --no-pictures')
+        raise InputError(
+            f'{source} has a folder {taken.pop()!r}, where pictures and saved files would meet in {out}; '
+            'predict it on its own, or with --no-pictures'
+        )
 
 
 def _record_of(cfg: Config, checkpoint: str, request: Request) -> dict:
@@ -187,10 +204,15 @@ def _record_of(cfg: Config, checkpoint: str, request: Request) -> dict:
     weights = Path(checkpoint)
     content = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
     return dict(
-        config=str(cfg.filename), config_hash=hashlib.sha256(content.encode()).hexdigest(),
-        checkpoint=str(weights.resolve()), checkpoint_size=weights.stat().st_size if weights.is_file() else None,
+        config=str(cfg.filename),
+        config_hash=hashlib.sha256(content.encode()).hexdigest(),
+        checkpoint=str(weights.resolve()),
+        checkpoint_size=weights.stat().st_size if weights.is_file() else None,
         checkpoint_time=weights.stat().st_mtime if weights.is_file() else None,
-        score_thr=request.score_thr, tile=request.tile, overlap=request.overlap)
+        score_thr=request.score_thr,
+        tile=request.tile,
+        overlap=request.overlap,
+    )
 
 
 def _check_record(record: dict, out: Path, request: Request, targets: Iterable[Path]) -> None:
@@ -201,12 +223,15 @@ def _check_record(record: dict, out: Path, request: Request, targets: Iterable[P
     try:
         earlier = json.loads((out / _RECORD).read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f'{found} is there already and was not written by this command; give another folder, or '
-                         '--overwrite') from error
+        raise InputError(
+            f'{found} is there already and was not written by this command; give another folder, or --overwrite'
+        ) from error
     if earlier != record:
         what = [key for key in record if key != 'config_hash' and earlier.get(key) != record[key]] or ['config']
-        raise InputError(f'{out} holds predictions of another run (its {what[0]} was {earlier.get(what[0])}, now '
-                         f'{record[what[0]]}); give another folder, or --overwrite')
+        raise InputError(
+            f'{out} holds predictions of another run (its {what[0]} was {earlier.get(what[0])}, now '
+            f'{record[what[0]]}); give another folder, or --overwrite'
+        )
 
 
 def _meta_of(out: Path) -> dict:
@@ -270,8 +295,15 @@ def _attempt(predictor: Predictor, batch: Sequence[_Prepared], failures: List[st
         yield from _attempt(predictor, [item], failures)
 
 
-def _predict_images(predictor: Predictor, writer: Writer, paths: Sequence[Path], names: Dict[Path, str], batch_size: int,
-                    outcome: Outcome, advance) -> None:
+def _predict_images(
+    predictor: Predictor,
+    writer: Writer,
+    paths: Sequence[Path],
+    names: Dict[Path, str],
+    batch_size: int,
+    outcome: Outcome,
+    advance,
+) -> None:
 
     def good():
         for item in _prepared(predictor, paths):
@@ -308,8 +340,9 @@ def _predict_video(predictor: Predictor, writer: Writer, path: Path, name: str, 
         outcome.failures.append(f'{path} ends early: {seen} of {expected} frames could be read, and are predicted')
 
 
-def _write_video(predictor: Predictor, writer: Writer, path: Path, name: str, request: Request, rate: float,
-                 frames: Iterator[np.ndarray]) -> int:
+def _write_video(
+    predictor: Predictor, writer: Writer, path: Path, name: str, request: Request, rate: float, frames: Iterator[np.ndarray]
+) -> int:
     """Predict and write frame by frame; returns how many there were."""
 
     def prepared():
@@ -338,20 +371,36 @@ def _write_video(predictor: Predictor, writer: Writer, path: Path, name: str, re
     return seen
 
 
-def _predict_tiled(predictor: Predictor, writer: Writer, paths: Sequence[Path], names: Dict[Path, str], request: Request,
-                   outcome: Outcome, advance) -> None:
+def _predict_tiled(
+    predictor: Predictor,
+    writer: Writer,
+    paths: Sequence[Path],
+    names: Dict[Path, str],
+    request: Request,
+    outcome: Outcome,
+    advance,
+) -> None:
     for path in paths:
         try:
-            predict_in_tiles(predictor, writer, path, names[path], _file_name(path, names[path]), request.tile,
-                             request.overlap, request.batch_size)
+            predict_in_tiles(
+                predictor,
+                writer,
+                path,
+                names[path],
+                _file_name(path, names[path]),
+                request.tile,
+                request.overlap,
+                request.batch_size,
+            )
             outcome.done += 1
         except InputError as error:
             outcome.failures.append(str(error))
         advance()
 
 
-def _reconstruct(reconstructor: Reconstructor, paths: Sequence[Path], targets: Dict[Path, Dict[str, Path]],
-                 outcome: Outcome) -> None:
+def _reconstruct(
+    reconstructor: Reconstructor, paths: Sequence[Path], targets: Dict[Path, Dict[str, Path]], outcome: Outcome
+) -> None:
     with progress_bar(len(paths)) as advance:
         for path in paths:
             try:
@@ -362,8 +411,9 @@ def _reconstruct(reconstructor: Reconstructor, paths: Sequence[Path], targets: D
             else:
                 write_picture(targets[path]['pictures'], picture)
                 outcome.done += 1
-                outcome.notes.append(f'{path} -> {targets[path]["pictures"]} (masked, reconstructed, original; loss '
-                                     f'{loss:.4f})')
+                outcome.notes.append(
+                    f'{path} -> {targets[path]["pictures"]} (masked, reconstructed, original; loss {loss:.4f})'
+                )
             advance()
 
 

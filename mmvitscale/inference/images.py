@@ -18,8 +18,13 @@ def list_images(path: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> List[P
     folders are passed over. Raises InputError if there are none."""
     path = Path(path)
     if path.is_dir():
-        images = sorted(p for p in path.rglob('*') if p.suffix.lower() in suffixes and p.is_file() and
-                        not any(part.startswith('.') for part in p.relative_to(path).parts))
+        images = sorted(
+            p
+            for p in path.rglob('*')
+            if p.suffix.lower() in suffixes
+            and p.is_file()
+            and not any(part.startswith('.') for part in p.relative_to(path).parts)
+        )
         if not images:
             raise InputError(f'folder {path} holds no image; expected {", ".join(sorted(suffixes))}')
         return images
@@ -53,6 +58,7 @@ class ImageReader:
         self.multispectral = None
         if str(self._step.get('type', '')).endswith('LoadMultispectralImage'):
             from ..datasets.multispectral import LoadMultispectralImage
+
             self.multispectral = LoadMultispectralImage(**{k: v for k, v in self._step.items() if k != 'type'})
 
     @property
@@ -61,6 +67,7 @@ class ImageReader:
         if self.multispectral is None:
             return IMAGE_SUFFIXES
         from ..datasets.multispectral import SUFFIXES
+
         return SUFFIXES
 
     def __call__(self, path: Path) -> np.ndarray:
@@ -78,14 +85,16 @@ class ImageReader:
             raise InputError(f'image {path} is not there; check the path')
         if self._loader is None:
             import mmcv.transforms  # noqa: F401  registers the loaders
+
             self._loader = Compose([self._step])
         try:
             fields = self._loader(dict(img_path=str(path), img_id=0))
             return fields, as_picture(fields['img'])
         except Exception as error:  # whatever a damaged file makes the decoders raise
             why = str(error).strip().splitlines()
-            raise InputError(f'{path} cannot be read as an image ({why[-1] if why else type(error).__name__}); check the '
-                             'file') from error
+            raise InputError(
+                f'{path} cannot be read as an image ({why[-1] if why else type(error).__name__}); check the file'
+            ) from error
 
     def from_array(self, image: np.ndarray, path: Path) -> Tuple[dict, np.ndarray]:
         """The same of an image that is in memory: (H, W, 3) uint8 BGR, or the channels of a multispectral one. The path is

@@ -66,17 +66,29 @@ class Painter:
 
     def _by_mmdet(self, image: np.ndarray, sample: BaseDataElement, source: str) -> np.ndarray:
         from mmdet.visualization import DetLocalVisualizer
+
         visualizer = self._visualizer(DetLocalVisualizer)
         # It draws on RGB. Below 13 pixels a side matplotlib has no room for a figure.
-        visualizer.add_datasample('image', np.ascontiguousarray(image[..., ::-1]), sample, draw_gt=source == 'gt',
-                                  draw_pred=source == 'pred', pred_score_thr=self.score_thr)
+        visualizer.add_datasample(
+            'image',
+            np.ascontiguousarray(image[..., ::-1]),
+            sample,
+            draw_gt=source == 'gt',
+            draw_pred=source == 'pred',
+            pred_score_thr=self.score_thr,
+        )
         return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
 
     def _by_mmpretrain(self, image: np.ndarray, sample: BaseDataElement, source: str) -> np.ndarray:
         from mmpretrain.visualization import UniversalVisualizer
+
         drawn = self._visualizer(UniversalVisualizer).visualize_cls(
-            np.ascontiguousarray(image[..., ::-1]), sample, classes=self.classes, draw_gt=source == 'gt',
-            draw_pred=source == 'pred')
+            np.ascontiguousarray(image[..., ::-1]),
+            sample,
+            classes=self.classes,
+            draw_gt=source == 'gt',
+            draw_pred=source == 'pred',
+        )
         return np.ascontiguousarray(drawn[..., ::-1])
 
     def _visualizer(self, kind: type):
@@ -101,6 +113,7 @@ class Painter:
         for label, name, x, y in entries:
             side = line - 2 * pad
             cv2.rectangle(legend, (x, y + pad), (x + side, y + pad + side), self.palette[label][::-1], -1)
-            cv2.putText(legend, name, (x + side + pad, y + line - pad - 1), _FONT, scale, (0, 0, 0), max(int(scale), 1),
-                        cv2.LINE_AA)
+            cv2.putText(
+                legend, name, (x + side + pad, y + line - pad - 1), _FONT, scale, (0, 0, 0), max(int(scale), 1), cv2.LINE_AA
+            )
         return np.vstack([picture, legend])

@@ -62,8 +62,10 @@ def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, dict]:
 
 def at_own_size(pipeline: Sequence[dict]) -> List[dict]:
     """A test pipeline whose images keep their size."""
-    return [dict(type=step['type'], scale_factor=1.0, keep_ratio=True) if step['type'].split('.')[-1] == 'Resize' else step
-            for step in pipeline]
+    return [
+        dict(type=step['type'], scale_factor=1.0, keep_ratio=True) if step['type'].split('.')[-1] == 'Resize' else step
+        for step in pipeline
+    ]
 
 
 class Predictor:
@@ -96,8 +98,9 @@ class Predictor:
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f'{fields["img_path"]} does not go through the pipeline of the config '
-                             f'({type(error).__name__}: {error})') from error
+            raise InputError(
+                f'{fields["img_path"]} does not go through the pipeline of the config ({type(error).__name__}: {error})'
+            ) from error
 
     def predict(self, batch: Sequence[dict]) -> List[BaseDataElement]:
         """Prepared images of one size -> the task's data samples with predictions, on the CPU."""

@@ -35,8 +35,13 @@ class Raster:
         the whole image at that size, (h, w, 3) uint8 BGR. profile: what a file of the same place has, for rasterio.
     """
 
-    def __init__(self, size: Tuple[int, int], read: Callable[[Region], np.ndarray],
-                 overview: Callable[[Tuple[int, int]], np.ndarray], profile: dict):
+    def __init__(
+        self,
+        size: Tuple[int, int],
+        read: Callable[[Region], np.ndarray],
+        overview: Callable[[Tuple[int, int]], np.ndarray],
+        profile: dict,
+    ):
         self.size, self.read, self.overview, self.profile = size, read, overview, profile
 
 
@@ -57,7 +62,7 @@ def _whole(path: Path, reader: ImageReader) -> Raster:
 
     def read(region):
         top, left, height, width = region
-        return image[top:top + height, left:left + width]
+        return image[top : top + height, left : left + width]
 
     return Raster(image.shape[:2], read, lambda size: cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA), {})
 
@@ -67,6 +72,7 @@ def _windowed(path: Path, reader: ImageReader, stack: ExitStack) -> Raster:
     from rasterio.enums import ColorInterp, Resampling
     from rasterio.errors import RasterioError
     from rasterio.windows import Window
+
     stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE))
     try:
         file = stack.enter_context(rasterio.open(path))
@@ -108,16 +114,18 @@ def _windowed(path: Path, reader: ImageReader, stack: ExitStack) -> Raster:
 
 
 @contextmanager
-def label_raster(path: Path, size: Tuple[int, int], dtype: np.dtype,
-                 profile: dict) -> Iterator[Callable[[int, int, np.ndarray], None]]:
+def label_raster(
+    path: Path, size: Tuple[int, int], dtype: np.dtype, profile: dict
+) -> Iterator[Callable[[int, int, np.ndarray], None]]:
     """A tiled TIFF of one band for (height, width) labels; entered, it is a function that writes a part, given its top and
     left. Without rasterio the file is neither compressed nor has it a place."""
     if not has_rasterio():
         import tifffile
+
         whole = tifffile.memmap(path, shape=size, dtype=dtype)
 
         def store(top, left, labels):
-            whole[top:top + labels.shape[0], left:left + labels.shape[1]] = labels
+            whole[top : top + labels.shape[0], left : left + labels.shape[1]] = labels
 
         yield store
         whole.flush()
@@ -127,10 +135,24 @@ def label_raster(path: Path, size: Tuple[int, int], dtype: np.dtype,
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
     from rasterio.windows import Window
+
     with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=_CACHE):
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(path, 'w', driver='GTiff', height=size[0], width=size[1], count=1, dtype=dtype, tiled=True,
-                           blockxsize=256, blockysize=256, compress='deflate', bigtiff='if_safer', **profile) as file:
+        with rasterio.open(
+            path,
+            'w',
+            driver='GTiff',
+            height=size[0],
+            width=size[1],
+            count=1,
+            dtype=dtype,
+            tiled=True,
+            blockxsize=256,
+            blockysize=256,
+            compress='deflate',
+            bigtiff='if_safer',
+            **profile,
+        ) as file:
 
             def write(top, left, labels):
                 file.write(labels, 1, window=Window(left, top, labels.shape[1], labels.shape[0]))

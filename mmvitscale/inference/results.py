@@ -27,6 +27,7 @@ def encode_mask(mask: np.ndarray, corner: Tuple[int, int] = (0, 0), size: Option
         size: height and width of the whole, the mask's own if None.
     """
     from pycocotools import mask as coco
+
     height, width = size or mask.shape
     columns, rows = np.nonzero(mask.T)  # runs go down the columns
     places = (columns.astype(np.int64) + corner[0]) * height + rows + corner[1]
@@ -80,19 +81,29 @@ class Results:
             self.image_ids = {image['file_name']: image['id'] for image in content['images']}
             ids = {category['name']: category['id'] for category in content['categories']}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f'{path} cannot be read as a COCO file with images and categories '
-                             f'({type(error).__name__}: {error}); give an annotation file') from error
+            raise InputError(
+                f'{path} cannot be read as a COCO file with images and categories '
+                f'({type(error).__name__}: {error}); give an annotation file'
+            ) from error
         missing = [name for name in self.classes if name not in ids]
         if missing:
-            raise InputError(f'{path} has no category {missing[0]!r}, which the model predicts; give the annotation file of '
-                             'the data that it was trained for')
+            raise InputError(
+                f'{path} has no category {missing[0]!r}, which the model predicts; give the annotation file of '
+                'the data that it was trained for'
+            )
         self.category_ids = [ids[name] for name in self.classes]
 
     def classes_file(self) -> List[dict]:
         """Of every class the value in label maps, the id in COCO files, the name and, where known, the colour."""
-        return [dict(value=i + self.first_value, category_id=self.category_ids[i], name=name,
-                     **({'colour': list(self.palette[i])} if isinstance(self.palette, (list, tuple)) else {}))
-                for i, name in enumerate(self.classes)]
+        return [
+            dict(
+                value=i + self.first_value,
+                category_id=self.category_ids[i],
+                name=name,
+                **({'colour': list(self.palette[i])} if isinstance(self.palette, (list, tuple)) else {}),
+            )
+            for i, name in enumerate(self.classes)
+        ]
 
     def label_values(self, labels: np.ndarray) -> np.ndarray:
         """(H, W) class indices -> the values that files have: as in the data set's own annotations. 255, or 65535 where
@@ -148,16 +159,19 @@ class Results:
     def shares(self, counts: Sequence[int]) -> Dict[str, float]:
         """Pixels by class index -> the share of each class that there is, the largest first."""
         total = sum(counts) or 1
-        found = {self.classes[i]: n / total for i, n in enumerate(counts[:len(self.classes)]) if n}
+        found = {self.classes[i]: n / total for i, n in enumerate(counts[: len(self.classes)]) if n}
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def _named(self, annotations: List[dict]) -> List[dict]:
-        return [dict(category=self.classes[entry['label']], category_id=self.category_ids[entry.pop('label')], **entry)
-                for entry in annotations]
+        return [
+            dict(category=self.classes[entry['label']], category_id=self.category_ids[entry.pop('label')], **entry)
+            for entry in annotations
+        ]
 
     def _segments(self, sample: BaseDataElement) -> Tuple[np.ndarray, List[dict]]:
         """(H, W) ids from 1, 0 being nothing, and of each segment its id, category and area."""
         from mmdet.evaluation.functional import INSTANCE_OFFSET
+
         data = sample.pred_panoptic_seg.sem_seg.squeeze(0).numpy()
         ids, segments = np.zeros(data.shape, np.int64), []
         for value in np.unique(data):
@@ -165,15 +179,25 @@ class Results:
             if label < len(self.classes):
                 mask = data == value
                 ids[mask] = len(segments) + 1
-                segments.append(dict(id=len(segments) + 1, category=self.classes[label],
-                                     category_id=self.category_ids[label], area=int(mask.sum())))
+                segments.append(
+                    dict(
+                        id=len(segments) + 1,
+                        category=self.classes[label],
+                        category_id=self.category_ids[label],
+                        area=int(mask.sum()),
+                    )
+                )
         return ids, segments
 
     def merge(self, paths: Iterable[Path], out: Path) -> None:
         """JSON files of images -> ``coco.json``, a data set with images, categories and scored annotations (or the segments
         of panoptic maps), and ``coco_results.json``, the list that COCO's evaluation reads. Written as they are read."""
-        with whole_file(out / 'coco.json') as whole, whole_file(out / 'coco_results.json') as results, \
-                open(whole, 'w') as whole, open(results, 'w') as results:
+        with (
+            whole_file(out / 'coco.json') as whole,
+            whole_file(out / 'coco_results.json') as results,
+            open(whole, 'w') as whole,
+            open(results, 'w') as results,
+        ):
             images, count = [], 0
             # Images that the annotation file does not have come after all of its own.
             beyond = max(self.image_ids.values(), default=0)
@@ -196,6 +220,7 @@ class Results:
                     more = dict(id=count, iscrowd=0, area=box[2] * box[3]) if box else {}
                     if 'segmentation' in entry:
                         from pycocotools import mask as coco
+
                         more['area'] = float(coco.area(entry['segmentation']))
                     whole.write(separator + json.dumps({**entry, **more}))
             categories = [dict(id=i, name=name) for i, name in zip(self.category_ids, self.classes)]
@@ -220,6 +245,11 @@ def counts_from_one(cfg: Config) -> bool:
 
 
 def _not_predicted(kind: str, sample: BaseDataElement) -> InputError:
-    task = ('detection' if 'pred_instances' in sample else 'classification' if 'pred_label' in sample else 'panoptic '
-            'segmentation')
+    task = (
+        'detection'
+        if 'pred_instances' in sample
+        else 'classification'
+        if 'pred_label' in sample
+        else 'panoptic segmentation'
+    )
     return InputError(f'--save {kind} found, but this model does {task}, which has none; save json')

@@ -57,16 +57,16 @@ class Tiling:
         weights = torch.ones(stop - first)
         rising = (torch.arange(self.ramp) + 0.5) / max(self.ramp, 1)
         if i:
-            weights[:self.ramp] = rising
+            weights[: self.ramp] = rising
         if i + 1 < len(self.starts) and self.ramp:
-            weights[-self.ramp:] = 1 - rising
+            weights[-self.ramp :] = 1 - rising
         return weights
 
 
 def tiling(length: int, tile: int, overlap: int) -> Tiling:
     """As few tiles as there may be, evenly spaced; one where the axis is no longer than a tile."""
     if length <= tile:
-        return Tiling((0, ), length, length, 0)
+        return Tiling((0,), length, length, 0)
     count = ceil((length - overlap) / (tile - overlap))
     starts = tuple(round(i * (length - tile) / (count - 1)) for i in range(count))
     return Tiling(starts, tile, length, min(overlap, *(b - a for a, b in zip(starts, starts[1:]))))
@@ -87,23 +87,24 @@ def blended(rows: Tiling, columns: Tiling, scores: Iterable[Tensor], folder: Pat
         for j in range(len(columns.starts)):
             left, stop = columns.region(j)
             y, x = rows.starts[i], columns.starts[j]
-            part = next(scores)[:, top - y:bottom - y, left - x:stop - x].float()
+            part = next(scores)[:, top - y : bottom - y, left - x : stop - x].float()
             part = part * rows.weights(i)[:, None] * columns.weights(j)
             if right is not None:
-                part[:, :, :columns.ramp] += right
+                part[:, :, : columns.ramp] += right
             if j + 1 < len(columns.starts):
-                part, right = part[:, :, :stop - left - columns.ramp], part[:, :, stop - left - columns.ramp:].clone()
+                part, right = part[:, :, : stop - left - columns.ramp], part[:, :, stop - left - columns.ramp :].clone()
             waiting = folder / f'{j}.npy'
             if i:
-                part[:, :rows.ramp] += torch.from_numpy(np.load(waiting))
+                part[:, : rows.ramp] += torch.from_numpy(np.load(waiting))
             if not last_row:
-                part, below = part[:, :bottom - top - rows.ramp], part[:, bottom - top - rows.ramp:]
+                part, below = part[:, : bottom - top - rows.ramp], part[:, bottom - top - rows.ramp :]
                 np.save(waiting, below.numpy())
             yield top, left, part
 
 
-def merge_instances(boxes: Tensor, scores: Tensor, labels: Tensor, tiles: Tensor, cut: Tensor,
-                    threshold: float = 0.5) -> Tensor:
+def merge_instances(
+    boxes: Tensor, scores: Tensor, labels: Tensor, tiles: Tensor, cut: Tensor, threshold: float = 0.5
+) -> Tensor:
     """Which detections of all tiles stay: of two of a class from different tiles that share more than ``threshold`` of the
     smaller box, the whole one before one that a tile's border cuts, then the better one.
 
@@ -125,7 +126,7 @@ def merge_instances(boxes: Tensor, scores: Tensor, labels: Tensor, tiles: Tensor
         for place, k in enumerate(ranked.tolist()):
             if not keep[k]:
                 continue
-            others = ranked[place + 1:]
+            others = ranked[place + 1 :]
             others = others[keep[others] & (tiles[others] != tiles[k])]
             shared = torch.minimum(boxes[others, 2:], boxes[k, 2:]) - torch.maximum(boxes[others, :2], boxes[k, :2])
             share = shared.clamp(min=0).prod(1) / torch.minimum(areas[others], areas[k]).clamp(min=1e-6)
@@ -133,8 +134,9 @@ def merge_instances(boxes: Tensor, scores: Tensor, labels: Tensor, tiles: Tensor
     return keep.nonzero().flatten()
 
 
-def predict_in_tiles(predictor: Predictor, writer, path: Path, name: str, file_name: str, tile: int, overlap: int,
-                     batch_size: int) -> None:
+def predict_in_tiles(
+    predictor: Predictor, writer, path: Path, name: str, file_name: str, tile: int, overlap: int, batch_size: int
+) -> None:
     """Predict an image and write what the writer's request asks for: labels as tiled TIFF, instances as JSON, and an
     overview in which the longer side has at most 2048 pixels.
 
@@ -152,8 +154,10 @@ def predict_in_tiles(predictor: Predictor, writer, path: Path, name: str, file_n
         elif 'pred_instances' in first and 'pred_panoptic_seg' not in first:
             shown = _write_instances(writer, _chained(first, samples), raster, rows, columns, name, file_name, factor)
         else:
-            raise InputError('--tile found, but only semantic maps and instances of tiles can be joined, and this model '
-                             'predicts others; predict the image whole')
+            raise InputError(
+                '--tile found, but only semantic maps and instances of tiles can be joined, and this model '
+                'predicts others; predict the image whole'
+            )
         if writer.request.pictures:
             write_picture(writer.out / f'{name}.png', writer.painter.paint(raster.overview(small), shown))
 
@@ -164,28 +168,41 @@ def _chained(first: BaseDataElement, rest: Iterator[BaseDataElement]) -> Iterato
     yield from rest
 
 
-def _samples(predictor: Predictor, raster: Raster, path: Path, rows: Tiling, columns: Tiling,
-             batch_size: int) -> Iterator[BaseDataElement]:
+def _samples(
+    predictor: Predictor, raster: Raster, path: Path, rows: Tiling, columns: Tiling, batch_size: int
+) -> Iterator[BaseDataElement]:
     """Predictions of all tiles, row after row."""
     places = [(y, x) for y in rows.starts for x in columns.starts]
     for start in range(0, len(places), batch_size):
         batch = []
-        for y, x in places[start:start + batch_size]:
+        for y, x in places[start : start + batch_size]:
             image = raster.read((y, x, rows.side, columns.side))
             batch.append(predictor.prepare(predictor.read_image.from_array(image, path)[0]))
         try:
             samples = predictor.predict(batch)
         except RuntimeError as error:
-            raise InputError(f'{path} cannot be predicted in tiles of {rows.side} x {columns.side} pixels '
-                             f'({str(error).splitlines()[0]}); try a smaller --tile or --batch-size') from error
+            raise InputError(
+                f'{path} cannot be predicted in tiles of {rows.side} x {columns.side} pixels '
+                f'({str(error).splitlines()[0]}); try a smaller --tile or --batch-size'
+            ) from error
         while samples:  # nothing is held that the next ones need the memory of
             yield samples.pop(0)
 
 
-def _write_labels(predictor: Predictor, writer, samples: Iterator[BaseDataElement], raster: Raster, rows: Tiling,
-                  columns: Tiling, name: str, file_name: str, small: Tuple[int, int]) -> BaseDataElement:
+def _write_labels(
+    predictor: Predictor,
+    writer,
+    samples: Iterator[BaseDataElement],
+    raster: Raster,
+    rows: Tiling,
+    columns: Tiling,
+    name: str,
+    file_name: str,
+    small: Tuple[int, int],
+) -> BaseDataElement:
     """Returns a sample with the labels of the overview."""
     from mmengine.structures import PixelData
+
     results, request = writer.results, writer.request
     threshold = getattr(getattr(predictor.model, 'decode_head', None), 'threshold', None)
     # The pixel of the image that each pixel of the overview shows.
@@ -200,7 +217,7 @@ def _write_labels(predictor: Predictor, writer, samples: Iterator[BaseDataElemen
                 labels = scores.argmax(0) if len(scores) > 1 else (scores[0].sigmoid() > threshold).long()
                 labels = labels.numpy()
                 nonlocal counts
-                counts += np.bincount(labels.flatten(), minlength=len(counts))[:len(counts)]
+                counts += np.bincount(labels.flatten(), minlength=len(counts))[: len(counts)]
                 y, x = _within(shown_rows, top, labels.shape[0]), _within(shown_columns, left, labels.shape[1])
                 shown[y, x] = labels[np.ix_(shown_rows[y] - top, shown_columns[x] - left)]
                 yield top, left, results.label_values(labels)
@@ -226,8 +243,16 @@ def _within(places: np.ndarray, start: int, length: int) -> slice:
     return slice(*np.searchsorted(places, (start, start + length)).tolist())
 
 
-def _write_instances(writer, samples: Iterator[BaseDataElement], raster: Raster, rows: Tiling, columns: Tiling, name: str,
-                     file_name: str, factor: float) -> BaseDataElement:
+def _write_instances(
+    writer,
+    samples: Iterator[BaseDataElement],
+    raster: Raster,
+    rows: Tiling,
+    columns: Tiling,
+    name: str,
+    file_name: str,
+    factor: float,
+) -> BaseDataElement:
     """Returns a sample with the boxes of the overview: masks of the size of the image would not fit."""
     if 'labels' in writer.request.save:
         raise InputError('--save labels found, but this model does detection, which has none; save json')
@@ -240,8 +265,12 @@ def _write_instances(writer, samples: Iterator[BaseDataElement], raster: Raster,
         inner = torch.tensor([x > 0, y > 0, x + columns.side < width, y + rows.side < height])
         at_border = torch.cat([boxes[:, :2] <= 1, boxes[:, 2:] >= torch.tensor([columns.side, rows.side]) - 1], dim=1)
         kept = InstanceData(
-            bboxes=boxes + torch.tensor([x, y, x, y]), scores=instances.scores, labels=instances.labels,
-            tiles=torch.full((len(boxes), ), number), cut=(at_border & inner).any(1))
+            bboxes=boxes + torch.tensor([x, y, x, y]),
+            scores=instances.scores,
+            labels=instances.labels,
+            tiles=torch.full((len(boxes),), number),
+            cut=(at_border & inner).any(1),
+        )
         if 'masks' in instances:
             kept.masks = [encode_mask(np.asarray(mask).astype(bool), (x, y), raster.size) for mask in instances.masks]
         found.append(kept)

@@ -17,8 +17,12 @@ def test_swin_has_the_multiply_adds_of_its_closed_form():
     closed = sum(a * b * c * d * n for (a, b, c, d), n in matrix_products(Case('tiny', 256, 8)).items())
     assert parts[-1].multiply_adds == pytest.approx(closed, rel=0.01) and parts[-1].multiply_adds > closed  # the bias's MLP
     assert parts[-1].multiply_adds == pytest.approx(5.9e9, rel=0.01)
-    assert [part.name for part in parts] == ['patch embedding', *(f'stage {i}' for i in range(4)), 'norms, embeddings',
-                                             'backbone']
+    assert [part.name for part in parts] == [
+        'patch embedding',
+        *(f'stage {i}' for i in range(4)),
+        'norms, embeddings',
+        'backbone',
+    ]
     assert sum(part.parameters for part in parts[:-1]) == parts[-1].parameters == pytest.approx(27.58e6, rel=1e-3)
     assert outputs[-1].shape == (1, 768, 8, 8)
 
@@ -30,9 +34,13 @@ def test_deepvit_has_the_multiply_adds_of_its_closed_form():
     assert parts[-1].multiply_adds == pytest.approx(32 * block + 196 * 768 * dim, rel=0.01)
 
 
-@pytest.mark.parametrize('build', [lambda: SwinTransformerV2(dict(embed_dims=8, depths=(2, 2), num_heads=(1, 2)), 4),
-                                   lambda: DeepViT(dict(embed_dims=12, depth=4, re_attention=2, num_heads=3), 64,
-                                                   out_indices=[1, 3])])
+@pytest.mark.parametrize(
+    'build',
+    [
+        lambda: SwinTransformerV2(dict(embed_dims=8, depths=(2, 2), num_heads=(1, 2)), 4),
+        lambda: DeepViT(dict(embed_dims=12, depth=4, re_attention=2, num_heads=3), 64, out_indices=[1, 3]),
+    ],
+)
 def test_counting_leaves_the_model_as_it_was(build):
     image = torch.randn(1, 3, 64, 64)
     model = build().eval()

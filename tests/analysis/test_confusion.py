@@ -19,24 +19,33 @@ def test_pixels_against_a_count_one_by_one():
     matrix, expected = ConfusionMatrix(['a', 'b', 'c']), np.zeros((3, 3), int)
     for _ in range(2):
         truth, found = rng.choice([0, 1, 2, 255], (5, 6)), rng.integers(0, 3, (5, 6))
-        own = matrix.add(sample_of(gt_sem_seg=PixelData(data=torch.tensor(truth)[None]),
-                                   pred_sem_seg=PixelData(data=torch.tensor(found)[None])))
+        own = matrix.add(
+            sample_of(
+                gt_sem_seg=PixelData(data=torch.tensor(truth)[None]), pred_sem_seg=PixelData(data=torch.tensor(found)[None])
+            )
+        )
         for t, f in zip(truth.flat, found.flat):
             if t != 255:
                 expected[t, f] += 1
     assert np.array_equal(matrix.counts, expected) and matrix.unit == 'pixels'
     entry = matrix.per_class()[1]
-    assert entry['recall'] == expected[1, 1] / expected[1].sum() and entry['precision'] == expected[1, 1] / expected[:, 1].sum()
+    assert (
+        entry['recall'] == expected[1, 1] / expected[1].sum() and entry['precision'] == expected[1, 1] / expected[:, 1].sum()
+    )
     assert entry['iou'] == expected[1, 1] / (expected[1].sum() + expected[:, 1].sum() - expected[1, 1])
     assert matrix.quality(np.diag([3, 0, 1])) == 1 and matrix.quality(own) < 1
     assert draw_confusion(matrix).axes
 
 
 def test_objects_missed_found_and_taken_for_others():
-    truth = InstanceData(bboxes=torch.tensor([[0., 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]]), labels=torch.tensor([0, 1, 1]))
+    truth = InstanceData(
+        bboxes=torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]]), labels=torch.tensor([0, 1, 1])
+    )
     found = InstanceData(
-        bboxes=torch.tensor([[0., 0, 10, 9], [0, 0, 10, 10], [20, 20, 30, 30], [80, 80, 90, 90], [50, 50, 60, 60]]),
-        labels=torch.tensor([1, 0, 0, 1, 1]), scores=torch.tensor([0.8, 0.9, 0.7, 0.6, 0.1]))
+        bboxes=torch.tensor([[0.0, 0, 10, 9], [0, 0, 10, 10], [20, 20, 30, 30], [80, 80, 90, 90], [50, 50, 60, 60]]),
+        labels=torch.tensor([1, 0, 0, 1, 1]),
+        scores=torch.tensor([0.8, 0.9, 0.7, 0.6, 0.1]),
+    )
     matrix = ConfusionMatrix(['a', 'b'], score_thr=0.3)
     own = matrix.add(sample_of(gt_instances=truth, pred_instances=found))
     # The better-scored box takes the first object; the second taken for a is wrong; the third is missed, for its score.
@@ -48,8 +57,9 @@ def test_objects_missed_found_and_taken_for_others():
 
 
 def test_overlaps_and_images():
-    assert box_overlaps(torch.tensor([[0., 0, 2, 2]]), torch.tensor([[1., 1, 3, 3], [5, 5, 6, 6]])).tolist() == [
-        [pytest.approx(1 / 7), 0]]
+    assert box_overlaps(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 1, 3, 3], [5, 5, 6, 6]])).tolist() == [
+        [pytest.approx(1 / 7), 0]
+    ]
     matrix = ConfusionMatrix(['a', 'b'])
     matrix.add(BaseDataElement(gt_label=torch.tensor([1]), pred_label=torch.tensor([0])))
     assert matrix.counts.tolist() == [[0, 0], [1, 0]] and matrix.unit == 'images'

@@ -14,8 +14,14 @@ def write(folder, *records):
 
 def test_parts_of_an_interrupted_run_are_joined_and_a_cut_line_is_left_out(tmp_path):
     write(tmp_path / 'run0', dict(step=10, loss=3.0, lr=0.1), dict(step=20, loss=2.5, lr=0.1), '{"step": 30, "lo')
-    write(tmp_path / 'run1', dict(step=20, loss=2.0, lr=0.1), '', dict(step=30, loss=1.0, lr=0.1), dict(step=30, mIoU=50.0),
-          dict(step=30, **{'amplitude/last': 2.0}))
+    write(
+        tmp_path / 'run1',
+        dict(step=20, loss=2.0, lr=0.1),
+        '',
+        dict(step=30, loss=1.0, lr=0.1),
+        dict(step=30, mIoU=50.0),
+        dict(step=30, **{'amplitude/last': 2.0}),
+    )
     log = read_log(tmp_path)
     assert log.curve('loss') == ([10, 20, 30], [3.0, 2.0, 1.0]) and log.curve('mIoU') == ([30], [50.0])
     assert log.curve('nothing') == ([], [])

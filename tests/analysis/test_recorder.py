@@ -40,12 +40,12 @@ def test_windows_maps_are_the_weights_that_meet_v(kernel, similarity):
     block.attn.register_forward_hook(lambda module, inputs, output: seen.update(out=output))
     with torch.no_grad(), recorded_attention(model, [1]) as passes:
         model(torch.randn(2, 3, 40, 28))
-    maps, = passes[0]
+    (maps,) = passes[0]
     assert maps.layer == 1 and maps.size == (10, 7) and maps.geometry is seen['geometry'] and not maps.class_token
     v = nn.functional.linear(seen['x'], block.attn.qkv.weight[16:], block.attn.v_bias).view(-1, 2, 4)
     outs, first = [], 0
     for group, shape in zip(maps.groups, maps.geometry.groups):
-        part = v[first:first + shape.tokens].view(shape.count, -1, 2, 4).transpose(1, 2)
+        part = v[first : first + shape.tokens].view(shape.count, -1, 2, 4).transpose(1, 2)
         outs.append((group @ part).transpose(1, 2).reshape(-1, 8))
         first += shape.tokens
     assert torch.allclose(block.attn.proj(torch.cat(outs)), seen['out'], atol=1e-5)
@@ -62,7 +62,7 @@ def test_what_a_query_attends_to_lies_in_its_window():
         assert (weights[:, inside] > 0).all() and (weights[:, ~inside] == 0).all()
         assert torch.allclose(weights.sum((1, 2)), torch.ones(2))
         # The row of the token itself, found through the order of the windows.
-        places = window_partition(torch.arange(70.).view(1, 10, 7, 1), maps.geometry).flatten().tolist()
+        places = window_partition(torch.arange(70.0).view(1, 10, 7, 1), maps.geometry).flatten().tolist()
         row = places.index(5 * 7 + 5)
         first = 0
         for group, shape in zip(maps.groups, maps.geometry.groups):
@@ -128,10 +128,10 @@ def test_attention_distance_is_the_weighted_mean():
     model = SwinTransformerV2(SWIN, 4).eval()
     with torch.no_grad(), recorded_attention(model, [0]) as passes:
         model(torch.randn(1, 3, 8, 16))  # one window of 2 x 4
-    maps, = passes[0]
+    (maps,) = passes[0]
     maps.groups = [torch.full_like(maps.groups[0], 1 / 8)]
     places = [(y, x) for y in range(2) for x in range(4)]
-    expected = sum(((a - c)**2 + (b - d)**2)**0.5 for a, b in places for c, d in places) / 64
+    expected = sum(((a - c) ** 2 + (b - d) ** 2) ** 0.5 for a, b in places for c, d in places) / 64
     assert attention_distance(maps) == pytest.approx([expected] * 2)
     maps.groups = [torch.eye(8).expand(1, 2, 8, 8)]
     assert attention_distance(maps) == [0, 0]

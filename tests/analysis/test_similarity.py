@@ -2,8 +2,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmvitscale.analysis.similarity import (NeighbourSimilarity, cross_layer_similarity, feature_similarity, head_diversity,
-                                            mean_similarity, similar_blocks, similarity_to_before, similarity_to_last)
+from mmvitscale.analysis.similarity import (
+    NeighbourSimilarity,
+    cross_layer_similarity,
+    feature_similarity,
+    head_diversity,
+    mean_similarity,
+    similar_blocks,
+    similarity_to_before,
+    similarity_to_last,
+)
 
 NAN = float('nan')
 
@@ -19,8 +27,14 @@ def test_alike_and_orthogonal_blocks():
 def test_similarity_is_the_mean_cosine_of_columns():
     maps = [torch.rand(2, 3, 5, 5) for _ in range(3)]
     similarity = cross_layer_similarity(maps)
-    expected = torch.stack([F.cosine_similarity(maps[0][b, h, :, t], maps[2][b, h, :, t], dim=0)
-                            for b in range(2) for h in range(3) for t in range(5)]).mean()
+    expected = torch.stack(
+        [
+            F.cosine_similarity(maps[0][b, h, :, t], maps[2][b, h, :, t], dim=0)
+            for b in range(2)
+            for h in range(3)
+            for t in range(5)
+        ]
+    ).mean()
     assert similarity[0, 2] == pytest.approx(expected.item(), abs=1e-6)
     assert torch.allclose(similarity.diagonal(), torch.ones(3, dtype=torch.float64))
     assert torch.allclose(similarity, similarity.T)

@@ -1,8 +1,8 @@
 import json
 
 import pytest
-import toy
 import torch
+import toy
 from torch import nn
 
 from mmvitscale.errors import InputError
@@ -13,7 +13,7 @@ VIT = dict(type='mmvitscale.DeepViT', arch=dict(embed_dims=8, depth=3, re_attent
 
 
 def scalars(work_dir):
-    path, = work_dir.glob('*/vis_data/scalars.json')
+    (path,) = work_dir.glob('*/vis_data/scalars.json')
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 

@@ -18,7 +18,6 @@ def test_images_of_one_size_go_together_and_none_is_forgotten():
 def test_an_image_that_the_model_cannot_take_does_not_end_its_batch():
 
     class Predictor:
-
         def predict(self, batch):
             if any(inputs == 'bad' for inputs in batch):
                 raise RuntimeError('sizes do not fit\nmore')
@@ -34,7 +33,6 @@ def test_an_image_that_the_model_cannot_take_does_not_end_its_batch():
 def test_memory_that_runs_out_is_a_failure_of_the_image():
 
     class Predictor:
-
         def predict(self, batch):
             raise torch.OutOfMemoryError('out of memory')
 

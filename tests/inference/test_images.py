@@ -20,6 +20,7 @@ def test_images_are_found_at_any_depth(tmp_path):
 @pytest.mark.parametrize('image', [COLOUR[..., 0], cv2.cvtColor(COLOUR, cv2.COLOR_BGR2BGRA), COLOUR.astype(np.uint16) * 257])
 def test_what_the_model_sees_is_what_the_pipeline_loads(image, tmp_path):
     from mmcv.transforms import LoadImageFromFile
+
     path = tmp_path / 'a.png'
     cv2.imwrite(str(path), image)
     expected = LoadImageFromFile()(dict(img_path=str(path)))['img']

@@ -1,4 +1,3 @@
-import cv2
 import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
@@ -44,8 +43,12 @@ def drawn(sample, score_thr=0.5):
 def test_instances_above_the_score_are_drawn():
     masks = np.zeros((2, 40, 60), bool)
     masks[0, 15:35, 5:25] = masks[1, 15:35, 35:55] = True
-    instances = InstanceData(bboxes=torch.tensor([[5., 15, 25, 35], [35, 15, 55, 35]]), labels=torch.tensor([0, 1]),
-                             scores=torch.tensor([0.9, 0.1]), masks=masks)
+    instances = InstanceData(
+        bboxes=torch.tensor([[5.0, 15, 25, 35], [35, 15, 55, 35]]),
+        labels=torch.tensor([0, 1]),
+        scores=torch.tensor([0.9, 0.1]),
+        masks=masks,
+    )
     sample = BaseDataElement()
     sample.set_field(instances, 'pred_instances', dtype=InstanceData)
     picture = drawn(sample)
@@ -65,6 +68,7 @@ def test_segments_and_classes_of_images_are_drawn():
     assert not np.array_equal(picture[10:30, 10:30], GREY[10:30, 10:30])
     assert np.array_equal(picture[35:, 40:], GREY[35:, 40:])
     from mmpretrain.structures import DataSample
+
     label = DataSample().set_pred_label(1).set_pred_score(torch.tensor([0.2, 0.8]))
     assert not np.array_equal(drawn(label), GREY)
 

@@ -14,18 +14,29 @@ LOADER = [dict(type='LoadImageFromFile')]
 
 def write(path, image, **options):
     """(H, W, bands)"""
-    with rasterio.open(path, 'w', driver='GTiff', height=image.shape[0], width=image.shape[1], count=image.shape[2],
-                       dtype=image.dtype, **options) as file:
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        height=image.shape[0],
+        width=image.shape[1],
+        count=image.shape[2],
+        dtype=image.dtype,
+        **options,
+    ) as file:
         file.write(np.moveaxis(image, -1, 0))
     return path
 
 
-@pytest.mark.parametrize('image, options', [
-    (COLOUR[..., ::-1], {}),
-    (COLOUR[..., :1], {}),
-    (np.dstack([COLOUR[..., ::-1], COLOUR[..., :1]]), {}),
-    (COLOUR[..., ::-1].astype(np.uint16) * 257, dict(photometric='rgb')),
-])
+@pytest.mark.parametrize(
+    'image, options',
+    [
+        (COLOUR[..., ::-1], {}),
+        (COLOUR[..., :1], {}),
+        (np.dstack([COLOUR[..., ::-1], COLOUR[..., :1]]), {}),
+        (COLOUR[..., ::-1].astype(np.uint16) * 257, dict(photometric='rgb')),
+    ],
+)
 def test_a_window_is_what_the_config_loads(image, options, tmp_path):
     path, reader = write(tmp_path / 'a.tif', image, **options), ImageReader(LOADER)
     expected = reader(path)  # the whole, by the config's own loader
@@ -51,7 +62,10 @@ def test_channels_of_a_multispectral_config(tmp_path):
         window = raster.read((2, 3, 5, 6))
         assert np.array_equal(window, image[2:7, 3:9][..., [4, 0, 2]])
         assert np.array_equal(reader.from_array(window, 'a')[0]['img'], window)
-    with pytest.raises(InputError, match='has 2 channels'), open_raster(write(tmp_path / 'b.tif', image[..., :2]), reader) as raster:
+    with (
+        pytest.raises(InputError, match='has 2 channels'),
+        open_raster(write(tmp_path / 'b.tif', image[..., :2]), reader) as raster,
+    ):
         raster.read((0, 0, 5, 5))
 
 
@@ -60,11 +74,13 @@ def test_other_files_are_read_whole(tmp_path):
     with open_raster(tmp_path / 'a.png', ImageReader(LOADER)) as raster:
         assert np.array_equal(raster.read((1, 2, 3, 4)), COLOUR[1:4, 2:6]) and raster.profile == {}
     (tmp_path / 'broken.tif').write_bytes(b'no image')
-    with pytest.raises(InputError, match='broken.tif cannot be read as an image'), \
-            open_raster(tmp_path / 'broken.tif', ImageReader(LOADER)):
+    with (
+        pytest.raises(InputError, match='broken.tif cannot be read as an image'),
+        open_raster(tmp_path / 'broken.tif', ImageReader(LOADER)),
+    ):
         pass
     whole = write(tmp_path / 'cut.tif', np.repeat(COLOUR, 50, 0), compress='deflate')
-    whole.write_bytes(whole.read_bytes()[:len(whole.read_bytes()) // 2])
+    whole.write_bytes(whole.read_bytes()[: len(whole.read_bytes()) // 2])
     with pytest.raises(InputError, match='cut.tif cannot be read'), open_raster(whole, ImageReader(LOADER)) as raster:
         raster.read((0, 0, 2000, 60))
 
@@ -76,7 +92,7 @@ def test_labels_are_written_part_by_part(there, monkeypatch, tmp_path):
     with label_raster(tmp_path / 'a.tif', (50, 70), labels.dtype, {}) as store:
         for top in range(0, 50, 20):
             for left in range(0, 70, 33):
-                store(top, left, labels[top:top + 20, left:left + 33])
+                store(top, left, labels[top : top + 20, left : left + 33])
     assert np.array_equal(tifffile.imread(tmp_path / 'a.tif'), labels)
     with tifffile.TiffFile(tmp_path / 'a.tif') as file:
         assert file.pages[0].is_tiled == there

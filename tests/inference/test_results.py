@@ -27,13 +27,14 @@ def sample_of(**fields):
 @pytest.mark.parametrize('size', [(1, 1), (5, 7), (30, 20)])
 def test_run_lengths_are_those_of_coco(size):
     from pycocotools import mask as coco
+
     rng = np.random.default_rng(0)
     for share in (0, 0.2, 0.5, 1):
         mask = rng.random(size) < share
         expected = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
         assert encode_mask(mask) == dict(size=list(size), counts=expected['counts'].decode())
         whole = np.zeros((40, 50), np.uint8)
-        whole[3:3 + size[0], 9:9 + size[1]] = mask
+        whole[3 : 3 + size[0], 9 : 9 + size[1]] = mask
         assert np.array_equal(coco.decode(encode_mask(mask, (9, 3), (40, 50))), whole)
 
 
@@ -70,7 +71,11 @@ def test_json_of_each_task(tmp_path):
     segments = BaseDataElement()
     segments.set_field(PixelData(sem_seg=torch.tensor([[[1, 1001, 2001, 2]]])), 'pred_panoptic_seg', dtype=PixelData)
     found = results().json(segments, 'a.png', (1, 4), 'a')
-    assert [(s['id'], s['category'], s['area']) for s in found['segments_info']] == [(1, 'dog', 1), (2, 'dog', 1), (3, 'dog', 1)]
+    assert [(s['id'], s['category'], s['area']) for s in found['segments_info']] == [
+        (1, 'dog', 1),
+        (2, 'dog', 1),
+        (3, 'dog', 1),
+    ]
     assert results().labels(segments).tolist() == [[[0, 0, 1], [0, 0, 2], [0, 0, 3], [0, 0, 0]]]  # 2 is no class
 
 
@@ -78,19 +83,25 @@ def test_coco_files_take_the_ids_of_an_annotation_file(tmp_path):
     truth = dict(images=[dict(id=77, file_name='b.png')], categories=[dict(id=18, name='dog'), dict(id=17, name='cat')])
     (tmp_path / 'truth.json').write_text(json.dumps(truth))
     made = results(annotations=str(tmp_path / 'truth.json'))
-    instances = InstanceData(bboxes=torch.tensor([[1., 2, 4, 6]]), scores=torch.tensor([0.5]), labels=torch.tensor([1]),
-                             masks=np.ones((1, 8, 9), bool))
+    instances = InstanceData(
+        bboxes=torch.tensor([[1.0, 2, 4, 6]]),
+        scores=torch.tensor([0.5]),
+        labels=torch.tensor([1]),
+        masks=np.ones((1, 8, 9), bool),
+    )
     for name in ('a', 'b'):
         content = made.json(sample_of(pred_instances=instances), f'sub/{name}.png', (8, 9))
         (tmp_path / f'{name}.json').write_text(json.dumps(content))
     made.merge([tmp_path / 'a.json', tmp_path / 'b.json'], tmp_path)
     found = json.loads((tmp_path / 'coco_results.json').read_text())
     assert [(entry['image_id'], entry['category_id'], entry['bbox']) for entry in found] == [
-        (78, 18, [1, 2, 3, 4]), (77, 18, [1, 2, 3, 4])]
+        (78, 18, [1, 2, 3, 4]),
+        (77, 18, [1, 2, 3, 4]),
+    ]
     whole = json.loads((tmp_path / 'coco.json').read_text())
     assert [image['id'] for image in whole['images']] == [78, 77] and whole['annotations'][0]['area'] == 72
     assert whole['categories'] == [dict(id=17, name='cat'), dict(id=18, name='dog')]
     with pytest.raises(InputError, match="has no category 'bird'"):
-        results(dict(classes=('bird', )), str(tmp_path / 'truth.json'))
+        results(dict(classes=('bird',)), str(tmp_path / 'truth.json'))
     with pytest.raises(InputError, match='cannot be read as a COCO file'):
         results(annotations=str(tmp_path / 'nothing.json'))

@@ -25,11 +25,13 @@ def test_tiles_cover_an_axis_and_their_weights_sum_to_one(length, overlap):
     assert all(n >= overlap for n in shared) and axis.side == min(64, length)
 
 
-@pytest.mark.parametrize('size, tile, overlap', [((150, 201), 64, 16), ((64, 300), 64, 32), ((40, 50), 64, 8), ((130, 130), 64, 0)])
+@pytest.mark.parametrize(
+    'size, tile, overlap', [((150, 201), 64, 16), ((64, 300), 64, 32), ((40, 50), 64, 8), ((130, 130), 64, 0)]
+)
 def test_tiles_that_agree_give_the_whole_map(size, tile, overlap, tmp_path):
     whole = torch.rand(3, *size)
     rows, columns = tiling(size[0], tile, overlap), tiling(size[1], tile, overlap)
-    scores = (whole[:, y:y + rows.side, x:x + columns.side] for y in rows.starts for x in columns.starts)
+    scores = (whole[:, y : y + rows.side, x : x + columns.side] for y in rows.starts for x in columns.starts)
     found, covered = torch.zeros_like(whole), torch.zeros(size)
     for top, left, part in blended(rows, columns, scores, tmp_path):
         region = (slice(top, top + part.shape[1]), slice(left, left + part.shape[2]))
@@ -40,14 +42,15 @@ def test_tiles_that_agree_give_the_whole_map(size, tile, overlap, tmp_path):
 
 def test_between_tiles_that_disagree_the_scores_go_over_in_a_ramp(tmp_path):
     rows, columns = tiling(64, 64, 16), tiling(112, 64, 16)
-    parts = dict((left, part) for _, left, part in blended(rows, columns, [torch.zeros(1, 64, 64), torch.ones(1, 64, 64)],
-                                                           tmp_path))
+    parts = dict(
+        (left, part) for _, left, part in blended(rows, columns, [torch.zeros(1, 64, 64), torch.ones(1, 64, 64)], tmp_path)
+    )
     line = torch.cat([parts[left][0, 5] for left in sorted(parts)])
     assert (line[:48] == 0).all() and (line[64:] == 1).all() and (line[48:64].diff() > 0).all()
 
 
 def test_an_object_that_a_border_cuts_is_not_counted_twice():
-    boxes = torch.tensor([[10., 10, 50, 50], [40, 10, 50, 50], [10, 10, 50, 50], [12, 12, 50, 50], [200, 200, 220, 220]])
+    boxes = torch.tensor([[10.0, 10, 50, 50], [40, 10, 50, 50], [10, 10, 50, 50], [12, 12, 50, 50], [200, 200, 220, 220]])
     scores, labels = torch.tensor([0.6, 0.9, 0.8, 0.5, 0.1]), torch.tensor([0, 0, 1, 0, 0])
     tiles, cut = torch.tensor([0, 1, 1, 0, 0]), torch.tensor([False, True, False, False, False])
     # The better, but cut one goes; another class, another of the same tile, and one that stands alone stay.
@@ -89,8 +92,12 @@ class Detector(Segmenter):
         white = grey == 255
         ys, xs = np.nonzero(white)
         box = [[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]] if len(xs) else np.zeros((0, 4))
-        instances = InstanceData(bboxes=torch.tensor(box, dtype=torch.float32), scores=torch.full((len(box), ), 0.9),
-                                 labels=torch.zeros(len(box), dtype=torch.long), masks=np.repeat(white[None], len(box), 0))
+        instances = InstanceData(
+            bboxes=torch.tensor(box, dtype=torch.float32),
+            scores=torch.full((len(box),), 0.9),
+            labels=torch.zeros(len(box), dtype=torch.long),
+            masks=np.repeat(white[None], len(box), 0),
+        )
         sample = BaseDataElement()
         sample.set_field(instances, 'pred_instances', dtype=InstanceData)
         return sample
@@ -100,9 +107,20 @@ def write_tiled(predictor, image, tmp_path, suffix='.tif', **options):
     path = tmp_path / f'a{suffix}'
     if suffix == '.tif':
         import rasterio
+
         place = rasterio.transform.from_origin(500000, 4000000, 0.5, 0.5)
-        with rasterio.open(path, 'w', driver='GTiff', height=image.shape[0], width=image.shape[1], count=1, dtype='uint8',
-                           crs='EPSG:32633', transform=place, tiled=True) as file:
+        with rasterio.open(
+            path,
+            'w',
+            driver='GTiff',
+            height=image.shape[0],
+            width=image.shape[1],
+            count=1,
+            dtype='uint8',
+            crs='EPSG:32633',
+            transform=place,
+            tiled=True,
+        ) as file:
             file.write(image, 1)
     else:
         cv2.imwrite(str(path), image)
@@ -116,6 +134,7 @@ def write_tiled(predictor, image, tmp_path, suffix='.tif', **options):
 @pytest.mark.parametrize('suffix', ['.tif', '.png'])
 def test_label_maps_of_tiles_keep_their_place(suffix, tmp_path):
     import rasterio
+
     grey = np.random.default_rng(0).integers(0, 255, (150, 2500), dtype=np.uint8)
     predictor = Segmenter()
     write_tiled(predictor, grey, tmp_path, suffix, save=['labels', 'json'])
@@ -132,12 +151,13 @@ def test_instances_of_tiles_are_joined_in_the_image(tmp_path):
     import json
 
     from pycocotools import mask as coco
+
     grey = np.zeros((150, 200), np.uint8)
     grey[30:55, 40:62] = 255  # in the first tile whole, cut in the second
     write_tiled(Detector(), grey, tmp_path, save=['json'])
     content = json.loads((tmp_path / 'out/json/a.json').read_text())
     assert (content['width'], content['height']) == (200, 150)
-    entry, = content['annotations']
+    (entry,) = content['annotations']
     assert entry['bbox'] == [40, 30, 22, 25]
     assert np.array_equal(coco.decode(entry['segmentation']), grey // 255)
 

@@ -43,10 +43,11 @@ def cfg_options(options):
 @pytest.mark.parametrize('config, options', OPTIONS.items())
 def test_similarity_of_a_checkpoint(config, options, saved, image, run_here, tmp_path):
     checkpoint = saved(config, *options)
-    code, out, err = run_here('tools/analysis/attention_similarity.py', config, checkpoint, image, '--out', tmp_path,
-                              *cfg_options(options))
+    code, out, err = run_here(
+        'tools/analysis/attention_similarity.py', config, checkpoint, image, '--out', tmp_path, *cfg_options(options)
+    )
     assert code == 0, err
-    result, = json.loads((tmp_path / 'similarity.json').read_text()).values()
+    (result,) = json.loads((tmp_path / 'similarity.json').read_text()).values()
     similarity = np.array(result['similarity'], float)
     assert np.allclose(np.diag(similarity), 1) and result['blocks'] == len(similarity) == len(result['names'])
     assert f'mean similarity of different blocks {result["mean_similarity"]:.4f}' in out
@@ -61,12 +62,15 @@ def test_similarity_of_a_checkpoint(config, options, saved, image, run_here, tmp
 def test_layers_and_models_side_by_side(saved, image, run_here, error_of, tmp_path):
     checkpoint = saved('deepvit_upernet_mini', *SMALL)
     command = ['tools/analysis/attention_similarity.py', 'deepvit_upernet_mini', checkpoint, image, '--out', tmp_path]
-    code, _, err = run_here(*command, '--layers', 0, 3, '--against', 'deepvit_upernet_mini', checkpoint, *SMALL,
-                            *cfg_options(SMALL))
+    code, _, err = run_here(
+        *command, '--layers', 0, 3, '--against', 'deepvit_upernet_mini', checkpoint, *SMALL, *cfg_options(SMALL)
+    )
     assert code == 0, err
     first, second = json.loads((tmp_path / 'similarity.json').read_text()).values()
     assert first == second and first['names'] == ['backbone.blocks.0', 'backbone.blocks.3']
-    assert 'layer 4 found, but the backbone has the layers 0 to 3' in error_of(*command, '--layers', 0, 4, *cfg_options(SMALL))
+    assert 'layer 4 found, but the backbone has the layers 0 to 3' in error_of(
+        *command, '--layers', 0, 4, *cfg_options(SMALL)
+    )
     assert 'one layer found, but at least 2' in error_of(*command, '--layers', 0, *cfg_options(SMALL))
 
 
@@ -91,8 +95,9 @@ def test_what_a_place_attends_to(config, options, saved, image, run_here, error_
 def test_position_biases_side_by_side(saved, run_here, error_of, tmp_path):
     checkpoint, table = saved('swinv2_upernet_mini'), saved('swinv2_upernet_mini', 'model.backbone.position_bias=table')
     command = ['tools/analysis/position_bias.py', 'swinv2_upernet_mini', checkpoint, '--out', tmp_path]
-    code, out, err = run_here(*command, '--windows', 8, 16, '--against', 'swinv2_upernet_mini', table,
-                              'model.backbone.position_bias=table')
+    code, out, err = run_here(
+        *command, '--windows', 8, 16, '--against', 'swinv2_upernet_mini', table, 'model.backbone.position_bias=table'
+    )
     assert code == 0, err
     own, other = json.loads((tmp_path / 'position_bias.json').read_text()).values()
     assert [entry['position_bias'] for entry in (own[0], other[0])] == ['log_cpb', 'table']
@@ -104,11 +109,15 @@ def test_position_biases_side_by_side(saved, run_here, error_of, tmp_path):
     assert 'block 2 found' in error_of(*command, '--block', 2)
     assert '--head 1 found' in error_of(*command, '--head', 1)
     vit = saved('deepvit_upernet_mini', *SMALL)
-    assert 'has no SwinV2 backbone' in error_of(command[0], 'deepvit_upernet_mini', vit, '--out', tmp_path, *cfg_options(SMALL))
+    assert 'has no SwinV2 backbone' in error_of(
+        command[0], 'deepvit_upernet_mini', vit, '--out', tmp_path, *cfg_options(SMALL)
+    )
 
 
 def test_parameters_and_multiply_adds_of_a_config(run_here, error_of, tmp_path):
-    code, out, err = run_here('tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--shape', 64, 96, '--json', tmp_path / 'f')
+    code, out, err = run_here(
+        'tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--shape', 64, 96, '--json', tmp_path / 'f'
+    )
     assert code == 0, err
     parts = {part['name']: part for part in json.loads((tmp_path / 'f').read_text())['parts']}
     stages = [parts[f'stage {i}']['multiply_adds'] for i in range(4)]

@@ -90,8 +90,8 @@ def test_json_says_what_testing_says(trained, scenes, options, run_here, tmp_pat
     truth, checkpoint = scenes / 'annotations/instances_val2017.json', trained[0] / 'iter_2.pth'
     run_here('tools/test.py', MASK_RCNN, checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 'metrics.json',
              '--cfg-options', *options)
-    code, _, err = run_here('tools/predict.py', MASK_RCNN, checkpoint, scenes / 'val2017', '--out', tmp_path / 'out', '--save',
-                            'json', '--no-pictures', '--annotations', truth, '--batch-size', 2, '--cfg-options', *options)
+    code, _, err = run_here('tools/predict.py', MASK_RCNN, checkpoint, scenes / 'val2017', '--out', tmp_path / 'out',
+                            '--save', 'json', '--no-pictures', '--annotations', truth, '--batch-size', 2, '--cfg-options', *options)
     assert code == 0, err
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
     coco = COCO(str(truth))

@@ -47,20 +47,42 @@ def test_a_folder_of_many_kinds(run_here, checkpoint, folder, tmp_path):
     outputs = {}
     for size in (1, 3):
         out = outputs[size] = tmp_path / f'out{size}'
-        code, told, err = run_here('tools/predict.py', CONFIG, checkpoint, folder, '--out', out, '--save', 'labels', 'json',
-                                   'scores', 'logits', '--batch-size', size)
+        code, told, err = run_here(
+            'tools/predict.py',
+            CONFIG,
+            checkpoint,
+            folder,
+            '--out',
+            out,
+            '--save',
+            'labels',
+            'json',
+            'scores',
+            'logits',
+            '--batch-size',
+            size,
+        )
         assert code == 1 and '5 predicted' in told
         errors = [line for line in err.splitlines() if line.startswith('error: ')]
         assert len(errors) == 1 and 'broken.jpg cannot be read as an image' in errors[0]
     stems = ['alpha', 'cat.jpg', 'cat.png', 'grey', 'sub/deep']
-    assert files(outputs[1]) == sorted([*(f'{stem}.png' for stem in stems), 'classes.json', 'predict.json',
-                                        *(f'labels/{stem}.png' for stem in stems), *(f'json/{stem}.json' for stem in stems),
-                                        *(f'{kind}/{stem}.npy' for kind in ('scores', 'logits') for stem in stems)])
+    assert files(outputs[1]) == sorted(
+        [
+            *(f'{stem}.png' for stem in stems),
+            'classes.json',
+            'predict.json',
+            *(f'labels/{stem}.png' for stem in stems),
+            *(f'json/{stem}.json' for stem in stems),
+            *(f'{kind}/{stem}.npy' for kind in ('scores', 'logits') for stem in stems),
+        ]
+    )
     for name in files(outputs[1]):  # batches change nothing
         if name.endswith('.npy'):
             one, three = (np.load(out / name) for out in outputs.values())
-            assert np.allclose(one, three, atol=1e-2) and one.shape == (10, *cv2.imread(str(outputs[1] / 'labels' / (
-                name.split('/', 1)[1].removesuffix('.npy') + '.png'))).shape[:2])
+            assert np.allclose(one, three, atol=1e-2) and one.shape == (
+                10,
+                *cv2.imread(str(outputs[1] / 'labels' / (name.split('/', 1)[1].removesuffix('.npy') + '.png'))).shape[:2],
+            )
     labels = {stem: cv2.imread(str(outputs[1] / f'labels/{stem}.png'), cv2.IMREAD_UNCHANGED) for stem in stems}
     assert np.array_equal(labels['alpha'], labels['cat.png']) and np.array_equal(labels['sub/deep'], labels['cat.png'])
     assert np.array_equal(labels['cat.png'], np.load(outputs[1] / 'logits/cat.png.npy').argmax(0) + 1)
@@ -85,7 +107,8 @@ def test_files_of_somebody_else_are_left_alone(error_of, run_here, checkpoint, f
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out/alpha.png').write_text('mine')
     assert 'is there already and was not written by this command' in error_of(
-        'tools/predict.py', CONFIG, checkpoint, folder, '--out', tmp_path / 'out')
+        'tools/predict.py', CONFIG, checkpoint, folder, '--out', tmp_path / 'out'
+    )
     assert (tmp_path / 'out/alpha.png').read_text() == 'mine'
     for out in (folder, folder / 'sub/out'):
         assert 'lies in the input folder' in error_of('tools/predict.py', CONFIG, checkpoint, folder, '--out', out)
@@ -93,7 +116,8 @@ def test_files_of_somebody_else_are_left_alone(error_of, run_here, checkpoint, f
     (folder / 'labels').mkdir()
     cv2.imwrite(str(folder / 'labels/a.png'), NOISE)
     assert "has a folder 'labels', where pictures and saved files would meet" in error_of(
-        'tools/predict.py', CONFIG, checkpoint, folder, '--out', tmp_path / 'other', '--save', 'labels')
+        'tools/predict.py', CONFIG, checkpoint, folder, '--out', tmp_path / 'other', '--save', 'labels'
+    )
 
 
 def test_bad_options(error_of, checkpoint, folder, tmp_path):
@@ -116,8 +140,9 @@ def test_a_video_is_drawn_and_told_frame_by_frame(run_here, checkpoint, tmp_path
     source.mkdir()
     write_video(source / 'a.mp4', [np.full((64, 96, 3), 20 * i, np.uint8) for i in range(7)])
     (source / 'short.avi').write_bytes((source / 'a.mp4').read_bytes()[:300])
-    code, told, err = run_here('tools/predict.py', CONFIG, checkpoint, source, '--out', out, '--save', 'json', 'labels',
-                               '--batch-size', 3)
+    code, told, err = run_here(
+        'tools/predict.py', CONFIG, checkpoint, source, '--out', out, '--save', 'json', 'labels', '--batch-size', 3
+    )
     assert code == 1 and '1 predicted' in told and 'short.avi cannot be read as a video' in err
     video = cv2.VideoCapture(str(out / 'a.mp4'))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 7 and video.get(cv2.CAP_PROP_FPS) == 10
@@ -129,6 +154,7 @@ def test_a_video_is_drawn_and_told_frame_by_frame(run_here, checkpoint, tmp_path
 def test_a_video_that_ends_early(run_here, checkpoint, monkeypatch, tmp_path):
     write_video(tmp_path / 'a.mp4', [np.full((64, 96, 3), 20 * i, np.uint8) for i in range(7)])
     from mmvitscale.inference import folder as module
+
     monkeypatch.setattr(module, 'frames_of', lambda path: (10.0, 100, iter([NOISE] * 3)))
     code, _, err = run_here('tools/predict.py', CONFIG, checkpoint, tmp_path / 'a.mp4', '--out', tmp_path / 'out')
     assert code == 1 and 'a.mp4 ends early: 3 of 100 frames could be read, and are predicted' in err
@@ -138,15 +164,37 @@ def test_a_video_that_ends_early(run_here, checkpoint, monkeypatch, tmp_path):
 def test_label_maps_say_what_testing_says(run_here, checkpoint, tmp_path):
     """mmsegmentation's own IoU, on the files."""
     scenes = mini.write_dataset(tmp_path / 'mini', train=1, val=3, size=64) / 'ADEChallengeData2016'
-    _, told, err = run_here('tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path / 'work', '--out',
-                            tmp_path / 'metrics.json', '--cfg-options', f'data_root={scenes}', *FOREGROUND)
-    run_here('tools/predict.py', CONFIG, checkpoint, scenes / 'images/validation', '--out', tmp_path / 'out', '--save',
-             'labels', '--no-pictures')
+    _, told, err = run_here(
+        'tools/test.py',
+        CONFIG,
+        checkpoint,
+        '--work-dir',
+        tmp_path / 'work',
+        '--out',
+        tmp_path / 'metrics.json',
+        '--cfg-options',
+        f'data_root={scenes}',
+        *FOREGROUND,
+    )
+    run_here(
+        'tools/predict.py',
+        CONFIG,
+        checkpoint,
+        scenes / 'images/validation',
+        '--out',
+        tmp_path / 'out',
+        '--save',
+        'labels',
+        '--no-pictures',
+    )
     from mmseg.evaluation import IoUMetric
+
     areas = []
     for path in sorted((scenes / 'annotations/validation').glob('*.png')):
-        truth, found = (torch.from_numpy(cv2.imread(str(p), cv2.IMREAD_UNCHANGED).astype(np.int64))
-                        for p in (path, tmp_path / 'out/labels' / path.name))
+        truth, found = (
+            torch.from_numpy(cv2.imread(str(p), cv2.IMREAD_UNCHANGED).astype(np.int64))
+            for p in (path, tmp_path / 'out/labels' / path.name)
+        )
         truth[truth == 0] = 256
         areas.append(IoUMetric.intersect_and_union(found - 1, truth - 1, 10, 255))
     intersect, union, _, _ = (sum(parts) for parts in zip(*areas))
@@ -158,9 +206,14 @@ def test_label_maps_say_what_testing_says(run_here, checkpoint, tmp_path):
 def test_tiles_as_large_as_the_image_give_what_the_whole_does(run_here, checkpoint, tmp_path):
     image = tmp_path / 'a.png'
     cv2.imwrite(str(image), NOISE)
-    for out, more in (('whole', []), ('one', ['--tile', 128]), ('tiles', ['--tile', 48, '--overlap', 16, '--batch-size', 2])):
-        code, told, err = run_here('tools/predict.py', CONFIG, checkpoint, image, '--out', tmp_path / out, '--save', 'labels',
-                                   'json', *more)
+    for out, more in (
+        ('whole', []),
+        ('one', ['--tile', 128]),
+        ('tiles', ['--tile', 48, '--overlap', 16, '--batch-size', 2]),
+    ):
+        code, told, err = run_here(
+            'tools/predict.py', CONFIG, checkpoint, image, '--out', tmp_path / out, '--save', 'labels', 'json', *more
+        )
         assert code == 0, err
     whole = cv2.imread(str(tmp_path / 'whole/labels/a.png'), cv2.IMREAD_UNCHANGED)
     one, tiles = (cv2.imread(str(tmp_path / f'{out}/labels/a.tif'), cv2.IMREAD_UNCHANGED) for out in ('one', 'tiles'))

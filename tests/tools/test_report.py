@@ -39,35 +39,50 @@ def work_folder(path, config, options=()):
     records = [dict(step=i, loss=3.0 - i / 10, lr=0.1, time=0.5, memory=100, grad_norm=1.0) for i in range(1, 6)]
     records += [dict(step=5, mIoU=12.5, time=0.1), {'step': 5, 'attention/similarity': 0.5, 'amplitude/layer_00': 1.0}]
     (path / 'run/vis_data/scalars.json').write_text('\n'.join(map(json.dumps, records)) + '\n{"step": 6, "lo')
-    (path / 'run/run.log').write_text('System environment:\n    sys.platform: linux\n    numpy_random_seed: 0\nRuntime environment:\n')
+    (path / 'run/run.log').write_text(
+        'System environment:\n    sys.platform: linux\n    numpy_random_seed: 0\nRuntime environment:\n'
+    )
     torch.save(dict(state_dict=randomise(build_model(cfg)).state_dict()), path / 'best_mIoU_iter_5.pth')
     return path
 
 
-@pytest.mark.parametrize('config, options, sections', [
-    (SEGMENTATION, [], ['Windows', 'Worst predictions', 'Best predictions', 'Classes', 'Confusion matrix', 'Position biases']),
-    (DETECTION, [], ['Windows', 'Worst predictions', 'Confusion matrix', 'Position biases']),
-    (CLASSES, SMALL_VIT, ['Worst predictions', 'Confusion matrix']),
-    ('swinv2_simmim_mini_96_w6', [], ['Windows', 'Reconstructions', 'Position biases']),
-])
+@pytest.mark.parametrize(
+    'config, options, sections',
+    [
+        (
+            SEGMENTATION,
+            [],
+            ['Windows', 'Worst predictions', 'Best predictions', 'Classes', 'Confusion matrix', 'Position biases'],
+        ),
+        (DETECTION, [], ['Windows', 'Worst predictions', 'Confusion matrix', 'Position biases']),
+        (CLASSES, SMALL_VIT, ['Worst predictions', 'Confusion matrix']),
+        ('swinv2_simmim_mini_96_w6', [], ['Windows', 'Reconstructions', 'Position biases']),
+    ],
+)
 def test_a_page_of_every_task(config, options, sections, run_here, scenes, tmp_path):
     work = work_folder(tmp_path / 'work', config, options)
-    code, told, err = run_here('tools/report.py', work, '--pictures', 1, '--cfg-options',
-                               f'data_root={data_root(config, scenes)}')
+    code, told, err = run_here(
+        'tools/report.py', work, '--pictures', 1, '--cfg-options', f'data_root={data_root(config, scenes)}'
+    )
     assert code == 0, err
     page = (work / 'report.html').read_text()
     found = re.findall('<h2>(.*?)</h2>', page)
     assert [title for title in found if title in sections] == sections and 'Curves' in found and 'Environment' in found
     assert 'mIoU 12.50' in page and 'Attention and activations' in found and 'best_mIoU_iter_5.pth' in page
     assert re.findall('<p class="missing">(.*?)</p>', page) == [
-        f'line 8 of {work / "run/vis_data/scalars.json"} cannot be read and is left out']
+        f'line 8 of {work / "run/vis_data/scalars.json"} cannot be read and is left out'
+    ]
     # Nothing is asked of a network or of another file, and every picture is one.
     targets = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert targets and all(target.startswith('data:') for target in targets)
     assert '<script' not in page and 'url(' not in page.split('<pre>')[0]
     for kind, data in re.findall(r'src="data:image/([^;]+);base64,([^"]+)"', page):
         content = base64.b64decode(data)
-        assert content.startswith(b'<?xml') if kind == 'svg+xml' else cv2.imdecode(np.frombuffer(content, np.uint8), 1) is not None
+        assert (
+            content.startswith(b'<?xml')
+            if kind == 'svg+xml'
+            else cv2.imdecode(np.frombuffer(content, np.uint8), 1) is not None
+        )
     assert 'viewport' in page
 
 
@@ -97,11 +112,12 @@ def test_curves_of_runs(run_here, error_of, tmp_path):
     work = work_folder(tmp_path / 'work', SEGMENTATION)
     code, told, err = run_here('tools/analysis/analyze_logs.py', work, '--out', tmp_path / 'out')
     assert code == 0 and 'line 8 of' in err and re.search(r'last_loss +2.5\n', told)
-    summary, = json.loads((tmp_path / 'out/logs.json').read_text()).values()
+    (summary,) = json.loads((tmp_path / 'out/logs.json').read_text()).values()
     assert summary['iterations'] == 5 and summary['time'] == 0.5 and summary['mIoU']['last'] == 12.5
     assert 'amplitude/layer_00' not in summary and cv2.imread(str(tmp_path / 'out/curves.png')) is not None
     assert '--keys nothing found, but the logs have loss' in error_of(
-        'tools/analysis/analyze_logs.py', work, '--out', tmp_path / 'out', '--keys', 'nothing')
+        'tools/analysis/analyze_logs.py', work, '--out', tmp_path / 'out', '--keys', 'nothing'
+    )
     assert 'holds no logs' in error_of('tools/analysis/analyze_logs.py', tmp_path, '--out', tmp_path / 'out')
 
 
@@ -110,23 +126,36 @@ def test_pixels_of_the_confusion_matrix_give_the_metric_of_testing(run_here, err
     options = ['--cfg-options', f'data_root={data_root(SEGMENTATION, scenes)}']
     checkpoint = work / 'best_mIoU_iter_5.pth'
     run_here('tools/test.py', SEGMENTATION, checkpoint, '--work-dir', tmp_path / 't', '--out', tmp_path / 'm.json', *options)
-    code, told, err = run_here('tools/analysis/confusion_matrix.py', SEGMENTATION, checkpoint, '--out', tmp_path / 'out', *options)
+    code, told, err = run_here(
+        'tools/analysis/confusion_matrix.py', SEGMENTATION, checkpoint, '--out', tmp_path / 'out', *options
+    )
     assert code == 0, err
     content = json.loads((tmp_path / 'out/confusion_matrix.json').read_text())
     ious = [entry['iou'] for entry in content['per_class'] if entry['iou'] is not None]
     assert 100 * sum(ious) / len(ious) == pytest.approx(json.loads((tmp_path / 'm.json').read_text())['mIoU'], abs=0.006)
     assert content['unit'] == 'pixels' and cv2.imread(str(tmp_path / 'out/confusion_matrix.png')) is not None
-    assert '--limit 0 found' in error_of('tools/analysis/confusion_matrix.py', SEGMENTATION, checkpoint, '--out', tmp_path,
-                                         '--limit', 0, *options)
+    assert '--limit 0 found' in error_of(
+        'tools/analysis/confusion_matrix.py', SEGMENTATION, checkpoint, '--out', tmp_path, '--limit', 0, *options
+    )
 
 
-@pytest.mark.parametrize('config', [SEGMENTATION, DETECTION, CLASSES, 'swinv2_upernet_mini_rgbd', 'swinv2_simmim_mini_96_w6'])
+@pytest.mark.parametrize(
+    'config', [SEGMENTATION, DETECTION, CLASSES, 'swinv2_upernet_mini_rgbd', 'swinv2_simmim_mini_96_w6']
+)
 def test_training_data_are_drawn_as_the_model_gets_them(config, run_here, error_of, scenes, tmp_path):
     root = data_root(config, scenes)
     if config.endswith('rgbd'):
         root = mini.write_dataset(tmp_path / 'depth', train=3, val=1, size=128, depth=True) / 'ADEChallengeData2016'
-    command = ['tools/analysis/browse_dataset.py', config, '--out', tmp_path / 'out', '--number', 2, '--cfg-options',
-               f'data_root={root}']
+    command = [
+        'tools/analysis/browse_dataset.py',
+        config,
+        '--out',
+        tmp_path / 'out',
+        '--number',
+        2,
+        '--cfg-options',
+        f'data_root={root}',
+    ]
     code, told, err = run_here(*command)
     assert code == 0, err
     pictures = [cv2.imread(str(path)) for path in sorted((tmp_path / 'out').glob('*.png'))]

@@ -35,6 +35,7 @@ def measure(model, image):
 
 def draw(models, path):
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
     for label, amplitudes in models.items():
@@ -54,8 +55,10 @@ def main():
         print(label)
         for i, (name, value) in enumerate(amplitudes.items(), start=1):
             print(f'{i:5d}  {name:32}  {value:10.4f}')
-        print(f'  largest {max(amplitudes.values()):.3f}, largest / smallest '
-              f'{max(amplitudes.values()) / max(min(amplitudes.values()), 1e-12):.1f}')
+        print(
+            f'  largest {max(amplitudes.values()):.3f}, largest / smallest '
+            f'{max(amplitudes.values()) / max(min(amplitudes.values()), 1e-12):.1f}'
+        )
     (out / 'amplitude.json').write_text(json.dumps(models, indent=1) + '\n')
     draw(models, out / 'amplitude.png')
     print(f'{out / "amplitude.json"}, {out / "amplitude.png"}')

@@ -15,8 +15,12 @@ from mmvitscale.errors import InputError
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', nargs='+', help='work folders of trainings')
-    parser.add_argument('--keys', nargs='+', metavar='NAME', help='what to draw (default: loss, learning rate, and all metrics '
-                        'of validation but those of single classes)')
+    parser.add_argument(
+        '--keys',
+        nargs='+',
+        metavar='NAME',
+        help='what to draw (default: loss, learning rate, and all metrics of validation but those of single classes)',
+    )
     parser.add_argument('--out', required=True, metavar='D', help='folder of curves.png and logs.json')
     return parser.parse_args()
 
@@ -44,6 +48,7 @@ def summary(log):
 
 def draw(logs, keys, path):
     from matplotlib.figure import Figure
+
     columns = min(2, len(keys))
     rows = -(-len(keys) // columns)
     figure = Figure(figsize=(5.5 * columns, 3.2 * rows))

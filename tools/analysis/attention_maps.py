@@ -22,10 +22,12 @@ def parse_args():
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('image', help='image')
-    parser.add_argument('--query', type=int, nargs=2, metavar=('X', 'Y'), help='place in the image, in pixels (default: its '
-                        'middle)')
-    parser.add_argument('--layers', nargs='+', type=int, metavar='I', help='blocks, counted from 0 (default: up to 12, evenly '
-                        'spread)')
+    parser.add_argument(
+        '--query', type=int, nargs=2, metavar=('X', 'Y'), help='place in the image, in pixels (default: its middle)'
+    )
+    parser.add_argument(
+        '--layers', nargs='+', type=int, metavar='I', help='blocks, counted from 0 (default: up to 12, evenly spread)'
+    )
     parser.add_argument('--heads', action='store_true', help='each head for itself instead of their mean')
     parser.add_argument('--out', required=True, metavar='D', help='folder of attention_maps.png and attention_maps.npz')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
@@ -37,7 +39,7 @@ def crop_around(inputs, query, crop):
     and where it starts."""
     corner = [min(max(q - side // 2, 0), max(length - side, 0)) for q, side, length in zip(query, crop, inputs.shape[2:])]
     (top, left), (height, width) = corner, crop
-    return inputs[:, :, top:top + height, left:left + width], corner
+    return inputs[:, :, top : top + height, left : left + width], corner
 
 
 def main():
@@ -45,7 +47,7 @@ def main():
     cfg = load_test_config(args.config, args.cfg_options)
     out = check_writable(args.out)
     predictor = inference.Predictor(cfg, args.checkpoint)
-    path, = inference.list_images(args.image, predictor.read_image.suffixes)[:1]
+    (path,) = inference.list_images(args.image, predictor.read_image.suffixes)[:1]
     count = len(blocks_of(predictor.model))
     layers = args.layers or sorted({round(i * (count - 1) / 11) for i in range(12)})
     checked_blocks(predictor.model, layers)
@@ -65,11 +67,11 @@ def main():
         predictor.model.backbone(seen)
 
     shown = cv2.resize(picture, resized[::-1], interpolation=cv2.INTER_AREA)
-    shown = shown[corner[0]:corner[0] + seen.shape[2], corner[1]:corner[1] + seen.shape[3], ::-1]
+    shown = shown[corner[0] : corner[0] + seen.shape[2], corner[1] : corner[1] + seen.shape[3], ::-1]
     place = [q - c for q, c in zip(query, corner)]
     found = {}
     for maps in passes[0]:
-        stride = 2**round(log2(seen.shape[2] / maps.size[0]))
+        stride = 2 ** round(log2(seen.shape[2] / maps.size[0]))
         token = [min(p // stride, n - 1) for p, n in zip(place, maps.size)]
         weights = maps.of_query(*token)
         found[maps.layer] = (weights if args.heads else weights.mean(0, keepdim=True)).numpy()
@@ -77,15 +79,21 @@ def main():
     draw(shown, place, found, out / 'attention_maps.png')
     for maps in passes[0]:
         share = found[maps.layer].sum((1, 2))
-        print(f'layer {maps.layer:3d}  {maps.name:32} tokens {maps.size[0]}x{maps.size[1]}, largest weight '
-              f'{np.abs(found[maps.layer]).max():.3f}, sum {share.mean():.3f}')
+        print(
+            f'layer {maps.layer:3d}  {maps.name:32} tokens {maps.size[0]}x{maps.size[1]}, largest weight '
+            f'{np.abs(found[maps.layer]).max():.3f}, sum {share.mean():.3f}'
+        )
     print(f'{out / "attention_maps.png"}, attention_maps.npz')
 
 
 def draw(image, place, found, path):
     from matplotlib.figure import Figure
-    panels = [(f'layer {layer}' + (f', head {head}' if len(weights) > 1 else ''), weights[head])
-              for layer, weights in found.items() for head in range(len(weights))]
+
+    panels = [
+        (f'layer {layer}' + (f', head {head}' if len(weights) > 1 else ''), weights[head])
+        for layer, weights in found.items()
+        for head in range(len(weights))
+    ]
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.2 * columns, 3.2 * rows * image.shape[0] / image.shape[1] + 0.3 * rows))

@@ -35,8 +35,10 @@ def parse_args():
 
 def measure(model, args):
     cfg = load_test_config(model.config, model.options)
-    images = inference.list_images(args.image, inference.ImageReader(inference.pipeline_of(cfg)).suffixes)[:args.limit]
-    predictor = (inference.Reconstructor if inference.is_masked_modelling(cfg) else inference.Predictor)(cfg, model.checkpoint)
+    images = inference.list_images(args.image, inference.ImageReader(inference.pipeline_of(cfg)).suffixes)[: args.limit]
+    predictor = (inference.Reconstructor if inference.is_masked_modelling(cfg) else inference.Predictor)(
+        cfg, model.checkpoint
+    )
     summary = AttentionSummary()
     for path in images:
         with recorded_attention(predictor.model, args.layers) as maps, recorded_features(predictor.model) as features:
@@ -50,6 +52,7 @@ def measure(model, args):
 
 def draw_matrices(results, path):
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 4 * len(results)))
     rows = figure.subplots(len(results), 2, squeeze=False)
     for (label, result), row in zip(results.items(), rows):
@@ -65,6 +68,7 @@ def draw_matrices(results, path):
 
 def draw_curves(results, path):
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 7))
     for axes, (key, title) in zip(figure.subplots(2, 2).flat, CURVES.items()):
         for label, result in results.items():
@@ -90,8 +94,10 @@ def main():
         for name, values in zip(result['names'], columns):
             cells = ('-' if value is None else f'{value:.3f}' for value in values)
             print('{:28} {:>10} {:>17} {:>15} {:>9} {:>10}'.format(name.removeprefix('backbone.'), *cells))
-        print(f'{result["blocks"]} blocks, {result["images"]} images: {result["similar_blocks"]} blocks more than '
-              f'{args.threshold} like the one before; mean similarity of different blocks {result["mean_similarity"]:.4f}')
+        print(
+            f'{result["blocks"]} blocks, {result["images"]} images: {result["similar_blocks"]} blocks more than '
+            f'{args.threshold} like the one before; mean similarity of different blocks {result["mean_similarity"]:.4f}'
+        )
     print(f'{out / "similarity.json"}, similarity.png and curves.png')
 
 

@@ -49,7 +49,7 @@ def main():
     if not loader:
         raise InputError(f'{cfg.filename} has no {args.split}_dataloader; choose another --split')
     check_packages(cfg)
-    check_datasets(cfg, (args.split, ))
+    check_datasets(cfg, (args.split,))
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     out = check_writable(args.out)
     np.random.seed(args.seed)

@@ -21,7 +21,9 @@ def parse_args():
     parser.add_argument('--out', required=True, metavar='D', help='folder of confusion_matrix.png and confusion_matrix.json')
     parser.add_argument('--limit', type=int, metavar='N', help='images, spread evenly over the set (default: all)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='count objects of at least this score (default 0.3)')
-    parser.add_argument('--iou-thr', type=float, default=0.5, help='overlap from which on a box covers an object (default 0.5)')
+    parser.add_argument(
+        '--iou-thr', type=float, default=0.5, help='overlap from which on a box covers an object (default 0.5)'
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
@@ -30,7 +32,7 @@ def main():
     args = parse_args()
     cfg = load_test_config(args.config, args.cfg_options)
     out = check_writable(args.out)
-    check_datasets(cfg, ('test', ))
+    check_datasets(cfg, ('test',))
     images = TestedImages(cfg, args.checkpoint, args.limit)
     matrix = ConfusionMatrix(images.dataset_meta['classes'], args.score_thr, args.iou_thr)
     with progress_bar(len(images)) as advance:

@@ -19,8 +19,14 @@ from mmvitscale.machine import check_packages
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--shape', type=int, nargs='+', default=[512], metavar='N', help='side of the image, or height and '
-                        'width, in pixels (default 512)')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        default=[512],
+        metavar='N',
+        help='side of the image, or height and width, in pixels (default 512)',
+    )
     parser.add_argument('--json', metavar='F', help='write the numbers there, too')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
@@ -34,7 +40,9 @@ def count(cfg, height, width):
     with torch.device('meta'):
         model = MODELS.build(cfg.model).eval()
         if not backbones_of(model) or not hasattr(model, 'backbone'):
-            raise InputError(f'{cfg.filename} has no backbone of mmvitscale; give the config of a SwinV2, a DeepViT or a ViT')
+            raise InputError(
+                f'{cfg.filename} has no backbone of mmvitscale; give the config of a SwinV2, a DeepViT or a ViT'
+            )
         channels = next(m.in_channels for m in model.backbone.patch_embed.modules() if isinstance(m, torch.nn.Conv2d))
         image = torch.zeros(1, channels, height, width)
         parts, features = count_backbone(model.backbone, image)
@@ -50,7 +58,9 @@ def count(cfg, height, width):
 def main():
     args = parse_args()
     if len(args.shape) > 2 or min(args.shape) < 1:
-        raise InputError(f'--shape {" ".join(map(str, args.shape))} found, but it is one side, or height and width, in pixels')
+        raise InputError(
+            f'--shape {" ".join(map(str, args.shape))} found, but it is one side, or height and width, in pixels'
+        )
     height, width = args.shape[0], args.shape[-1]
     parts, parameters = count(load_config(args.config, args.cfg_options), height, width)
     print(f'{"":24} {"parameters":>14} {"multiply-adds":>16}')
@@ -60,7 +70,9 @@ def main():
     print(f'{"model":24} {parameters / 1e6:13.3f}M   (image of {height} x {width}; -: does not run on features alone)')
     if args.json:
         with open(args.json, 'w') as file:
-            json.dump(dict(height=height, width=width, parameters=parameters, parts=[vars(part) for part in parts]), file, indent=1)
+            json.dump(
+                dict(height=height, width=width, parameters=parameters, parts=[vars(part) for part in parts]), file, indent=1
+            )
 
 
 if __name__ == '__main__':

@@ -16,8 +16,9 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     add_models(parser)
     parser.add_argument('--out', required=True, metavar='D', help='folder of position_bias.json and position_bias.png')
-    parser.add_argument('--windows', nargs='+', type=int, metavar='N', help='sides in tokens (default: the learned window and '
-                        'twice as much)')
+    parser.add_argument(
+        '--windows', nargs='+', type=int, metavar='N', help='sides in tokens (default: the learned window and twice as much)'
+    )
     parser.add_argument('--stage', type=int, default=0, help='counted from 0 (default 0)')
     parser.add_argument('--block', type=int, default=0, help='counted from 0 (default 0)')
     parser.add_argument('--head', type=int, help='counted from 0 (default: the mean over heads)')
@@ -29,7 +30,9 @@ def measure(model, args):
     loaded, _ = load_model(load_test_config(model.config, model.options), model.checkpoint)
     backbones = swin_backbones(loaded)
     if not backbones:
-        raise InputError(f'{model.config} has no SwinV2 backbone, whose position bias could be drawn; give the config of one')
+        raise InputError(
+            f'{model.config} has no SwinV2 backbone, whose position bias could be drawn; give the config of one'
+        )
     learned = bias_surfaces(backbones[0], [backbones[0].stages[0].window], args.stage, args.block)[0].learned
     surfaces = bias_surfaces(backbones[0], args.windows or [learned, tuple(2 * n for n in learned)], args.stage, args.block)
     heads = len(surfaces[0].surface)
@@ -41,6 +44,7 @@ def measure(model, args):
 def draw(models, head, path):
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
+
     columns = max(len(surfaces) for _, surfaces in models.values())
     figure = Figure(figsize=(4 * columns, 3.6 * len(models)))
     rows = figure.subplots(len(models), columns, squeeze=False)
@@ -55,7 +59,7 @@ def draw(models, head, path):
                 axes.add_patch(Rectangle((0.5 - q, 0.5 - p), 2 * q - 1, 2 * p - 1, fill=False, ec='white', ls='--', lw=1.5))
             axes.set_title(f'{label}\n{kind}, window {h} x {w}', fontsize=9)
             figure.colorbar(image)
-        for axes in row[len(surfaces):]:
+        for axes in row[len(surfaces) :]:
             axes.axis('off')
     figure.supxlabel('horizontal offset in tokens')
     figure.supylabel('vertical offset in tokens')
@@ -72,9 +76,14 @@ def main():
         content[label] = [dict(position_bias=kind, **s.summary(), surface=s.surface.tolist()) for s in surfaces]
         print(f'{label}: {kind}, stage {args.stage}, block {args.block}, mean over heads')
         for entry in content[label]:
-            inside, outside = ('-' if r is None else f'{r[0]:.3f} ... {r[1]:.3f}' for r in (entry['inside'], entry['outside']))
-            print('  window {}x{}'.format(*entry['window']), 'learned with {}x{}:'.format(*entry['learned']),
-                  f'inside {inside}, extrapolated {outside}')
+            inside, outside = (
+                '-' if r is None else f'{r[0]:.3f} ... {r[1]:.3f}' for r in (entry['inside'], entry['outside'])
+            )
+            print(
+                '  window {}x{}'.format(*entry['window']),
+                'learned with {}x{}:'.format(*entry['learned']),
+                f'inside {inside}, extrapolated {outside}',
+            )
     (out / 'position_bias.json').write_text(json.dumps(content) + '\n')
     draw(models, args.head, out / 'position_bias.png')
     print(f'{out / "position_bias.json"}, {out / "position_bias.png"}')
