@@ -72,7 +72,8 @@ class Page:
     def html(self) -> str:
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-            f'content="width=device-width, initial-scale=1"><link rel="icon" href="data:,"><title>{html.escape(self.title)}</title>'
+            f'content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+            f'<title>{html.escape(self.title)}</title>'
             f'<style>{_STYLE}</style></head><body><h1>{html.escape(self.title)}</h1>{"".join(self.sections)}'
             '</body></html>\n'
         )

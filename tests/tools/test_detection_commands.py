@@ -80,7 +80,7 @@ def test_predictions_are_drawn_above_the_score(trained, scenes, tmp_path):
     image = cv2.imread(str(scenes / 'val2017/scene_00001.jpg'))
     everything, nothing = (cv2.imread(str(tmp_path / name / 'scene_00001.png')) for name in ('all', 'none'))
     assert np.array_equal(nothing, image)
-    assert everything.shape == image.shape and not np.array_equal(everything, image)
+    assert everything.shape[0] > 96 and not np.array_equal(everything[:96], image)
 
 
 def test_json_says_what_testing_says(trained, scenes, options, run_here, tmp_path):
@@ -91,7 +91,8 @@ def test_json_says_what_testing_says(trained, scenes, options, run_here, tmp_pat
     run_here('tools/test.py', MASK_RCNN, checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 'metrics.json',
              '--cfg-options', *options)
     code, _, err = run_here('tools/predict.py', MASK_RCNN, checkpoint, scenes / 'val2017', '--out', tmp_path / 'out',
-                            '--save', 'json', '--no-pictures', '--annotations', truth, '--batch-size', 2, '--cfg-options', *options)
+                            '--save', 'json', '--no-pictures', '--annotations', truth, '--batch-size', 2,
+                            '--cfg-options', *options)
     assert code == 0, err
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
     coco = COCO(str(truth))
