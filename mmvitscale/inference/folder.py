@@ -101,18 +101,10 @@ def predict_folder(cfg: Config, checkpoint: str, source: str, out: Path, request
     names = output_names(paths, root)
     _check_places(Path(source), out, names, request)
     targets = {path: _targets(path, names[path], out, request) for path in paths}
-    record = _record_of(cfg, checkpoint, request)
+    record = _record_of(cfg, checkpoint, source, request)
     _check_record(record, out, request, [file for files in targets.values() for file in files.values()])
     outcome = Outcome()
-    # A video leaves files of frames: the drawn one tells that all are there.
-    missing = [
-        path
-        for path in paths
-        if request.overwrite
-        or _is_video(path)
-        and not request.pictures
-        or not all(file.exists() for file in targets[path].values())
-    ]
+    missing = [path for path in paths if request.overwrite or not _is_done(path, targets[path].values())]
     outcome.there = len(paths) - len(missing)
     if masked:
         reconstructor = Reconstructor(cfg, checkpoint)
@@ -199,17 +191,26 @@ def _check_places(source: Path, out: Path, names: Dict[Path, str], request: Requ
         )
 
 
-def _record_of(cfg: Config, checkpoint: str, request: Request) -> dict:
+def _is_done(path: Path, files: Collection[Path]) -> bool:
+    """Whether an earlier call wrote all files of an image, after the image itself. A video leaves files of frames; only the
+    drawn one tells that all are there."""
+    changed = path.stat().st_mtime
+    return bool(files) and all(file.exists() and file.stat().st_mtime >= changed for file in files)
+
+
+def _record_of(cfg: Config, checkpoint: str, source: str, request: Request) -> dict:
     """All that predictions depend on."""
     weights = Path(checkpoint)
     content = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
     return dict(
         config=str(cfg.filename),
         config_hash=hashlib.sha256(content.encode()).hexdigest(),
+        source=str(Path(source).resolve()),
         checkpoint=str(weights.resolve()),
         checkpoint_size=weights.stat().st_size if weights.is_file() else None,
         checkpoint_time=weights.stat().st_mtime if weights.is_file() else None,
         score_thr=request.score_thr,
+        annotations=request.annotations,
         tile=request.tile,
         overlap=request.overlap,
     )
@@ -236,7 +237,10 @@ def _check_record(record: dict, out: Path, request: Request, targets: Iterable[P
 
 def _meta_of(out: Path) -> dict:
     """Names and colours of the classes from an earlier call."""
-    entries = json.loads((out / 'classes.json').read_text())
+    try:
+        entries = json.loads((out / 'classes.json').read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f'{out / "classes.json"}, which an earlier call wrote, cannot be read; use --overwrite') from error
     return dict(classes=[entry['name'] for entry in entries])
 
 

@@ -83,6 +83,8 @@ def test_a_vit_in_windows_is_recorded_window_by_window():
     assert [tuple(group.shape) for group in whole.groups] == [(1, 3, 25, 25)]
     assert (windowed.of_query(5, 0)[:, :4] == 0).all() and (windowed.of_query(5, 0)[:, 4:] > 0).all()
     assert (whole.of_query(5, 0) != 0).all()
+    assert torch.equal(whole.of_query(5, 2).flatten(1), whole.groups[0][0, :, 1 + 5 * 4 + 2, 1:])
+    assert torch.equal(windowed.of_query(5, 2)[:, 4:].flatten(1), windowed.groups[1][0, :, 1 + 1 * 4 + 2, 1:])
 
 
 def test_running_statistics_are_left_alone_in_training():

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 import toy
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmvitscale.errors import InputError
@@ -33,6 +34,14 @@ def test_every_n_iterations_and_nothing_else_changes(backbone, blocks, similar, 
         assert record['amplitude/largest'] == max(v for k, v in record.items() if k.startswith('amplitude/layer_'))
         assert record['attention/similar_blocks'] == similar and -1 <= record['attention/similarity'] <= 1
     assert not [record for record in scalars(tmp_path / 'without') if 'amplitude/last' in record]
+
+
+def test_training_mode_comes_back_and_frozen_parts_stay_frozen():
+    """Loops over epochs set the mode at the start of each only."""
+    backbone = MODELS.build(dict(SWIN, frozen_stages=1)).train()
+    modes = [module.training for module in backbone.modules()]
+    AttentionMonitorHook()._measure(backbone, (torch.randn(1, 3, 32, 32), ))
+    assert [module.training for module in backbone.modules()] == modes and True in modes and False in modes
 
 
 def test_models_and_intervals_that_do_not_fit(tmp_path):

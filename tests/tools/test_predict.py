@@ -1,6 +1,7 @@
 """Predictions as data: what is written, that it says what testing says, and that nothing is lost."""
 
 import json
+import os
 import re
 
 import cv2
@@ -95,10 +96,19 @@ def test_a_repeated_call_goes_on_and_another_one_replaces_nothing(run_here, erro
     command = ['tools/predict.py', CONFIG, checkpoint, folder, '--out', tmp_path / 'out', '--save', 'labels']
     assert '5 predicted' in run_here(*command)[1]
     (tmp_path / 'out/labels/grey.png').unlink()
+    cv2.imwrite(str(folder / 'cat.jpg'), NOISE[:30])  # has changed since
+    later = (tmp_path / 'out/cat.jpg.png').stat().st_mtime + 1
+    os.utime(folder / 'cat.jpg', (later, later))
     before = (tmp_path / 'out/alpha.png').stat().st_mtime_ns
-    assert '1 predicted' in (told := run_here(*command)[1]) and '4 were there' in told
+    assert '2 predicted' in (told := run_here(*command)[1]) and '3 were there' in told
+    assert cv2.imread(str(tmp_path / 'out/labels/cat.jpg.png')).shape[0] == 30
+    os.utime(folder / 'cat.jpg', (later - 5, later - 5))
     assert (tmp_path / 'out/alpha.png').stat().st_mtime_ns == before
+    assert '5 were there' in run_here(*command)[1]
     assert 'its score_thr was 0.3, now 0.5' in error_of(*command, '--score-thr', 0.5)
+    (tmp_path / 'other').mkdir()
+    cv2.imwrite(str(tmp_path / 'other/grey.png'), NOISE)
+    assert 'its source was' in error_of(*command[:3], tmp_path / 'other/grey.png', *command[4:])
     assert 'its config was' in error_of(*command, '--cfg-options', 'model.backbone.window_size=4')
     assert '5 predicted' in run_here(*command, '--score-thr', 0.5, '--overwrite')[1]
 
