@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from .analysis.bias_surfaces import bias_surfaces
+from .analysis.bias_surfaces import bias_surfaces, draw_surface
 from .analysis.complexity import count_backbone
 from .analysis.confusion import ConfusionMatrix, draw_confusion
 from .analysis.extrapolation import report as window_report
@@ -177,8 +177,7 @@ def _add_summary(page: Page, cfg: Config, log: RunLog, model: Optional[torch.nn.
     if model is not None and hasattr(model, 'backbone') and backbones_of(model):
         rows.append(('parameters', f'{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M'))
         side = _crop_of(cfg)
-        channels = next(m.in_channels for m in model.backbone.patch_embed.modules() if isinstance(m, torch.nn.Conv2d))
-        parts, _ = count_backbone(model.backbone, torch.zeros(1, channels, *side, device='meta'))
+        parts, _ = count_backbone(model.backbone, *side)
         rows.append((f'multiply-adds of the backbone at {side[0]} x {side[1]}', f'{parts[-1].multiply_adds / 1e9:.2f}G'))
     wrapper = cfg.get('optim_wrapper') or {}
     optimizer = wrapper.get('optimizer') or {}
@@ -308,27 +307,17 @@ def _add_reconstructions(page: Page, cfg: Config, weights: Path, count: int, not
 def _add_biases(page: Page, model: torch.nn.Module) -> None:
     """The first block's bias of each stage in the window in use."""
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
     for backbone in swin_backbones(model):
         surfaces = [bias_surfaces(backbone, [stage.window], i)[0] for i, stage in enumerate(backbone.stages)]
         figure = Figure(figsize=(3.1 * len(surfaces), 3))
         for axes, surface in zip(figure.subplots(1, len(surfaces), squeeze=False)[0], surfaces):
-            (h, w), (p, q) = surface.window, surface.learned
-            shown = axes.imshow(surface.surface.mean(0), extent=(0.5 - w, w - 0.5, h - 0.5, 0.5 - h))
-            if p < h or q < w:
-                axes.add_patch(Rectangle((0.5 - q, 0.5 - p), 2 * q - 1, 2 * p - 1, fill=False, ec='white', ls='--'))
-            axes.set_title(f'stage {surface.stage}, {h} x {w}', fontsize=9)
+            shown = draw_surface(axes, surface)
+            axes.set_title('stage {}, {} x {}'.format(surface.stage, *surface.window), fontsize=9)
             figure.colorbar(shown, shrink=0.7)
         figure.tight_layout()
-        page.add(
-            'Position biases',
-            _figure(
-                figure,
-                'mean over heads of the first block of each stage, over the offset in '
-                'tokens; outside of a dashed frame it is extrapolated',
-            ),
-        )
+        caption = 'mean over heads of the first block of each stage, over the offset in tokens; extrapolated '
+        page.add('Position biases', _figure(figure, caption + 'beyond a dashed frame'))
 
 
 def _add_monitor(page: Page, log: RunLog) -> None:

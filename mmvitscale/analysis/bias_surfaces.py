@@ -1,7 +1,7 @@
 """Position biases as surfaces over the offset between two tokens, at several windows (SwinV2, section 3.3, figure 4)."""
 
 from dataclasses import dataclass
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -78,3 +78,18 @@ def bias_surfaces(
 
 def _window_of(table: Tensor) -> Tuple[int, int]:
     return (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
+
+
+def draw_surface(axes, surface: BiasSurface, head: Optional[int] = None, **limits):
+    """Onto matplotlib's axes, a head or the mean over heads, with a dashed frame around what was learned where the window is
+    larger. limits: vmin and vmax. Returns the image, for a colour bar."""
+    from matplotlib.patches import Rectangle
+
+    (h, w), (p, q) = surface.window, surface.learned
+    values = surface.surface.mean(0) if head is None else surface.surface[head]
+    shown = axes.imshow(values, extent=(0.5 - w, w - 0.5, h - 0.5, 0.5 - h), **limits)
+    if p < h or q < w:
+        p, q = min(p, h), min(q, w)
+        frame = Rectangle((0.5 - q, 0.5 - p), 2 * q - 1, 2 * p - 1, fill=False, ec='white', ls='--', lw=1.5)
+        axes.add_patch(frame)
+    return shown

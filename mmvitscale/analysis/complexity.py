@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models import DeepViT, SwinTransformerV2
@@ -59,10 +59,12 @@ def _to_meta(x):
     return tuple(map(_to_meta, x)) if isinstance(x, (list, tuple)) else x.to('meta')
 
 
-def count_backbone(backbone: nn.Module, image: Tensor) -> Tuple[List[Part], object]:
-    """The parts, and what the backbone returns. Of a SwinV2 the patch embedding, the stages (patch merging included) and the
-    outputs' norms, of a DeepViT the stem, groups of blocks up to each output and the rest; the last part is the whole."""
-    counts, outputs = multiply_adds(backbone, image)
+def count_backbone(backbone: nn.Module, height: int, width: int) -> Tuple[List[Part], object]:
+    """The parts for an image of this size, and what the backbone returns for it. Of a SwinV2 the patch embedding, the stages
+    (patch merging included) and the outputs' norms, of a DeepViT the stem, groups of blocks up to each output and the rest;
+    the last part is the whole."""
+    channels = next(m.in_channels for m in backbone.patch_embed.modules() if isinstance(m, nn.Conv2d))
+    counts, outputs = multiply_adds(backbone, torch.zeros(1, channels, height, width, device='meta'))
     parts: List[Part] = [_part(backbone, counts, 'patch embedding', ['patch_embed'])]
     if isinstance(backbone, SwinTransformerV2):
         parts += [_part(backbone, counts, f'stage {i}', [f'stages.{i}']) for i in range(len(backbone.stages))]

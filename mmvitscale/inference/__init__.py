@@ -3,7 +3,7 @@
 from .files import write_picture
 from .images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageReader, list_images
 from .painter import Painter
-from .predictor import Predictor, Reconstructor, build_model, is_masked_modelling, load_model, pipeline_of
+from .predictor import Predictor, Reconstructor, build_model, is_masked_modelling, load_model, pipeline_of, predictor_of
 
 __all__ = [
     'IMAGE_SUFFIXES',
@@ -17,5 +17,6 @@ __all__ = [
     'list_images',
     'load_model',
     'pipeline_of',
+    'predictor_of',
     'write_picture',
 ]

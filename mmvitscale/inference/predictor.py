@@ -2,7 +2,7 @@
 
 import zlib
 from pathlib import Path
-from typing import List, Sequence, Tuple
+from typing import List, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -143,3 +143,8 @@ class Reconstructor:
         preprocessor = self.model.data_preprocessor
         pixels = (panels * preprocessor.std + preprocessor.mean)[0].clamp(0, 255).round().byte()
         return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()[..., ::-1]), loss
+
+
+def predictor_of(cfg: Config, checkpoint: str) -> Union[Predictor, Reconstructor]:
+    """What the config calls for; called with the path of an image, either runs the model on it."""
+    return (Reconstructor if is_masked_modelling(cfg) else Predictor)(cfg, checkpoint)

@@ -23,9 +23,8 @@ def parse_args():
 def measure(model, image):
     """Block -> amplitude, averaged over the images."""
     cfg = load_test_config(model.config, model.options)
-    images = inference.list_images(image, inference.ImageReader(inference.pipeline_of(cfg)).suffixes)
-    masked = inference.is_masked_modelling(cfg)
-    predictor = (inference.Reconstructor if masked else inference.Predictor)(cfg, model.checkpoint)
+    predictor = inference.predictor_of(cfg, model.checkpoint)
+    images = inference.list_images(image, predictor.read_image.suffixes)
     checked_blocks(predictor.model)
     with recorded_amplitudes(predictor.model) as amplitudes:
         for path in images:

@@ -34,11 +34,11 @@ def parse_args():
 
 
 def measure(model, args):
+    if args.limit < 1:
+        raise InputError(f'--limit {args.limit} found, but it is 1 or more')
     cfg = load_test_config(model.config, model.options)
-    images = inference.list_images(args.image, inference.ImageReader(inference.pipeline_of(cfg)).suffixes)[: args.limit]
-    predictor = (inference.Reconstructor if inference.is_masked_modelling(cfg) else inference.Predictor)(
-        cfg, model.checkpoint
-    )
+    predictor = inference.predictor_of(cfg, model.checkpoint)
+    images = inference.list_images(args.image, predictor.read_image.suffixes)[: args.limit]
     summary = AttentionSummary()
     for path in images:
         with recorded_attention(predictor.model, args.layers) as maps, recorded_features(predictor.model) as features:

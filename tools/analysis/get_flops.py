@@ -43,9 +43,7 @@ def count(cfg, height, width):
             raise InputError(
                 f'{cfg.filename} has no backbone of mmvitscale; give the config of a SwinV2, a DeepViT or a ViT'
             )
-        channels = next(m.in_channels for m in model.backbone.patch_embed.modules() if isinstance(m, torch.nn.Conv2d))
-        image = torch.zeros(1, channels, height, width)
-        parts, features = count_backbone(model.backbone, image)
+        parts, features = count_backbone(model.backbone, height, width)
         for name, module in model.named_children():
             if name in ('backbone', 'data_preprocessor') or not sum(p.numel() for p in module.parameters()):
                 continue

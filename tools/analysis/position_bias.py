@@ -4,7 +4,7 @@ side (SwinV2, figure 4). What lies outside of the dashed frame did not occur in 
 import argparse
 import json
 
-from mmvitscale.analysis.bias_surfaces import bias_surfaces
+from mmvitscale.analysis.bias_surfaces import bias_surfaces, draw_surface
 from mmvitscale.analysis.extrapolation import swin_backbones
 from mmvitscale.commands import add_models, check_writable, models_of, run_command, save_figure
 from mmvitscale.config import load_test_config
@@ -43,21 +43,16 @@ def measure(model, args):
 
 def draw(models, head, path):
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
     columns = max(len(surfaces) for _, surfaces in models.values())
     figure = Figure(figsize=(4 * columns, 3.6 * len(models)))
     rows = figure.subplots(len(models), columns, squeeze=False)
     for (label, (kind, surfaces)), row in zip(models.items(), rows):
         shown = [s.surface.mean(0) if head is None else s.surface[head] for s in surfaces]
-        low, high = min(s.min().item() for s in shown), max(s.max().item() for s in shown)
-        for axes, surface, values in zip(row, surfaces, shown):
-            (h, w), (p, q) = surface.window, surface.learned
-            image = axes.imshow(values, extent=(0.5 - w, w - 0.5, h - 0.5, 0.5 - h), vmin=low, vmax=high)
-            if p < h or q < w:
-                p, q = min(p, h), min(q, w)
-                axes.add_patch(Rectangle((0.5 - q, 0.5 - p), 2 * q - 1, 2 * p - 1, fill=False, ec='white', ls='--', lw=1.5))
-            axes.set_title(f'{label}\n{kind}, window {h} x {w}', fontsize=9)
+        limits = dict(vmin=min(s.min().item() for s in shown), vmax=max(s.max().item() for s in shown))
+        for axes, surface in zip(row, surfaces):
+            image = draw_surface(axes, surface, head, **limits)
+            axes.set_title('{}\n{}, window {} x {}'.format(label, kind, *surface.window), fontsize=9)
             figure.colorbar(image)
         for axes in row[len(surfaces) :]:
             axes.axis('off')
