@@ -1,14 +1,16 @@
 """All that is measured of attention in one go, averaged over images: what ``tools/analysis/attention_similarity.py``, the
 report and the monitor of a training show."""
 
-from typing import List, Optional, Sequence
+from contextlib import contextmanager
+from typing import Iterator, List, Optional, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..checkpoints.door import backbones_of
 from .amplitude import amplitude
 from .attention_distance import attention_distance
-from .recorder import AttentionMaps
+from .recorder import AttentionMaps, recorded_attention, recorded_features
 from .similarity import (
     cross_layer_similarity,
     feature_similarity,
@@ -65,6 +67,23 @@ class AttentionSummary:
             attention_distance=_plain(self.mean('distance')),
             amplitude=_plain(self.mean('amplitude')),
         )
+
+
+@contextmanager
+def summarised_attention(model: nn.Module, layers: Optional[Sequence[int]] = None) -> Iterator[AttentionSummary]:
+    """Within it every forward pass of the model's backbone is added, and its maps are let go. Raises InputError for a layer
+    that is not there."""
+    summary = AttentionSummary()
+    with recorded_attention(model, layers) as maps, recorded_features(model) as features:
+
+        def add(module, inputs, output):
+            summary.add(maps.pop(), features.pop())
+
+        hook = list(backbones_of(model).values())[-1].register_forward_hook(add)
+        try:
+            yield summary
+        finally:
+            hook.remove()
 
 
 def _plain(value) -> Optional[list]:

@@ -8,8 +8,7 @@ import argparse
 import json
 
 from mmvitscale import inference
-from mmvitscale.analysis.attention_summary import AttentionSummary
-from mmvitscale.analysis.recorder import recorded_attention, recorded_features
+from mmvitscale.analysis.attention_summary import summarised_attention
 from mmvitscale.commands import add_models, check_writable, models_of, run_command, save_figure
 from mmvitscale.config import load_test_config
 from mmvitscale.errors import InputError
@@ -39,12 +38,9 @@ def measure(model, args):
     cfg = load_test_config(model.config, model.options)
     predictor = inference.predictor_of(cfg, model.checkpoint)
     images = inference.list_images(args.image, predictor.read_image.suffixes)[: args.limit]
-    summary = AttentionSummary()
-    for path in images:
-        with recorded_attention(predictor.model, args.layers) as maps, recorded_features(predictor.model) as features:
+    with summarised_attention(predictor.model, args.layers) as summary:
+        for path in images:
             predictor(path)
-        for attention, blocks in zip(maps, features):
-            summary.add(attention, blocks)
     if len(summary.mean('maps')) < 2:
         raise InputError('one layer found, but at least 2 are compared; give more --layers')
     return dict(config=model.config, images=len(images), **summary.result(args.threshold))
