@@ -31,6 +31,7 @@ def main():
     pictures, metrics = WORK_DIR / 'pictures', WORK_DIR / 'metrics.json'
     run('tools/test.py', CONFIG, checkpoint, '--work-dir', str(WORK_DIR), '--show-dir', str(pictures),
         '--out', str(metrics))
+    run('tools/report.py', str(WORK_DIR))
 
     miou = json.loads(metrics.read_text())['mIoU'] / 100
     baseline = colour_baseline(SCENES / 'ADEChallengeData2016')
@@ -42,6 +43,7 @@ A small SwinV2 + UPerNet, trained for {minutes:.1f} minutes on synthetic scenes 
   per-pixel colour classifier mIoU  {baseline:.4f}
   checkpoint  {checkpoint}
   pictures    {first} and {len(list(pictures.glob('*.png'))) - 1} more ({width}x{height}: image, truth, prediction)
+  report      {WORK_DIR / 'report.html'} (curves, worst and best predictions, mistakes; opens in any browser)
   next        python tools/predict.py {CONFIG} {checkpoint} YOUR_IMAGE --out work_dirs/demo/predictions''')
 
 
