@@ -116,15 +116,14 @@ def predict_folder(cfg: Config, checkpoint: str, source: str, out: Path, request
         write_json(out / _RECORD, record)
         writer = Writer(cfg, predictor, out, request)
         writer.classes()
-        with progress_bar(len(missing)) as advance:
+        with progress_bar(sum(map(_steps_of, missing))) as advance:
             if request.tile:
                 _predict_tiled(predictor, writer, missing, names, request, outcome, advance)
             else:
                 images = [path for path in missing if not _is_video(path)]
                 _predict_images(predictor, writer, images, names, request.batch_size, outcome, advance)
                 for path in filter(_is_video, missing):
-                    _predict_video(predictor, writer, path, names[path], request, outcome)
-                    advance()
+                    _predict_video(predictor, writer, path, names[path], request, outcome, advance)
     if 'json' in request.save:
         results = writer.results if missing else Results(cfg, _meta_of(out), request.annotations)
         _merge(results, [targets[path]['json'] for path in paths if not _is_video(path)], out)
@@ -164,6 +163,14 @@ class Writer:
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _steps_of(path: Path) -> int:
+    """Of a bar that shows progress: one for an image, one for each frame that a video's header tells."""
+    try:
+        return frames_of(path)[1] if _is_video(path) else 1
+    except InputError:  # told when its turn comes
+        return 0
 
 
 def _targets(path: Path, name: str, out: Path, request: Request) -> Dict[str, Path]:
@@ -330,12 +337,14 @@ def _file_name(path: Path, name: str) -> str:
     return '/'.join([*name.split('/')[:-1], path.name])
 
 
-def _predict_video(predictor: Predictor, writer: Writer, path: Path, name: str, request: Request, outcome: Outcome) -> None:
+def _predict_video(
+    predictor: Predictor, writer: Writer, path: Path, name: str, request: Request, outcome: Outcome, advance
+) -> None:
     try:
         if predictor.read_image.multispectral is not None:
             raise InputError(f'{path} is a video, but the config takes images of several channels')
         rate, expected, frames = frames_of(path)
-        seen = _write_video(predictor, writer, path, name, request, rate, frames)
+        seen = _write_video(predictor, writer, path, name, request, rate, frames, advance)
     except InputError as error:
         outcome.failures.append(str(error))
         return
@@ -345,7 +354,14 @@ def _predict_video(predictor: Predictor, writer: Writer, path: Path, name: str, 
 
 
 def _write_video(
-    predictor: Predictor, writer: Writer, path: Path, name: str, request: Request, rate: float, frames: Iterator[np.ndarray]
+    predictor: Predictor,
+    writer: Writer,
+    path: Path,
+    name: str,
+    request: Request,
+    rate: float,
+    frames: Iterator[np.ndarray],
+    advance,
 ) -> int:
     """Predict and write frame by frame; returns how many there were."""
 
@@ -365,9 +381,12 @@ def _write_video(
                     if video is None:
                         size = item.picture.shape[1::-1]
                         video = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
+                        if not video.isOpened():
+                            raise InputError(f'OpenCV cannot write {part} as MP4 here; use --no-pictures with --save')
                     video.write(writer.painter.paint(item.picture, sample, legend=False))
             if failures:
                 raise InputError(failures[0])
+            advance(len(batch))
         if video is not None:
             video.release()
         if not seen:
