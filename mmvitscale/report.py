@@ -111,7 +111,7 @@ def write_report(
     _add_curves(page, log)
     images = None
     if model is not None:
-        images = _tested(cfg, weights, limit, notes)
+        images = _tested(cfg, model, limit, notes)
         _add_windows(page, model)
     if images is not None:
         _add_predictions(page, images, pictures, score_thr)
@@ -157,12 +157,12 @@ def _loaded(cfg: Config, weights: Optional[Path], notes: List[str]) -> Optional[
         return None
 
 
-def _tested(cfg: Config, weights: Path, limit: int, notes: List[str]) -> Optional[TestedImages]:
+def _tested(cfg: Config, model: torch.nn.Module, limit: int, notes: List[str]) -> Optional[TestedImages]:
     if is_masked_modelling(cfg):
         return None
     try:
         check_datasets(cfg, ('test',))
-        return TestedImages(cfg, str(weights), limit)
+        return TestedImages(cfg, model, limit)
     except InputError as error:
         notes.append(f'the test data cannot be used: {error}')
         return None

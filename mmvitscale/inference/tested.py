@@ -8,28 +8,29 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
+from torch import nn
 
 from ..errors import InputError
 from .images import ImageReader
-from .predictor import load_model, pipeline_of
+from .predictor import pipeline_of
 
 
 class TestedImages:
-    """A config's test set under a checkpoint; iterating predicts.
+    """A config's test set under a model; iterating predicts.
 
     Args:
         cfg: of any task.
-        checkpoint: path of a file with exactly the model's weights.
+        model: the config's, as ``load_model`` gives it.
         limit: how many images, spread evenly over the set; None for all.
     """
 
     __test__ = False  # no test class, whatever pytest takes its name for
 
-    def __init__(self, cfg: Config, checkpoint: str, limit: Optional[int] = None):
+    def __init__(self, cfg: Config, model: nn.Module, limit: Optional[int] = None):
         if limit is not None and limit < 1:
             raise InputError(f'--limit {limit} found, but it is 1 or more')
         self.read_image = ImageReader(pipeline_of(cfg))
-        self.model, _ = load_model(cfg, checkpoint)
+        self.model = model
         self.dataset = DATASETS.build(cfg.test_dataloader.dataset)
         self.dataset_meta = self.dataset.metainfo
         count = len(self.dataset)

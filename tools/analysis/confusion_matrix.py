@@ -10,6 +10,7 @@ from mmvitscale.analysis.confusion import ConfusionMatrix, draw_confusion
 from mmvitscale.commands import check_writable, run_command, save_figure
 from mmvitscale.config import load_test_config
 from mmvitscale.datasets.checks import check_datasets
+from mmvitscale.inference import load_model
 from mmvitscale.inference.progress import progress_bar
 from mmvitscale.inference.tested import TestedImages
 
@@ -33,7 +34,7 @@ def main():
     cfg = load_test_config(args.config, args.cfg_options)
     out = check_writable(args.out)
     check_datasets(cfg, ('test',))
-    images = TestedImages(cfg, args.checkpoint, args.limit)
+    images = TestedImages(cfg, load_model(cfg, args.checkpoint)[0], args.limit)
     matrix = ConfusionMatrix(images.dataset_meta['classes'], args.score_thr, args.iou_thr)
     with progress_bar(len(images)) as advance:
         for _, _, sample in images:
