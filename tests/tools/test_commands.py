@@ -70,10 +70,10 @@ def test_testing_equals_the_validation_of_training(trained, checkpoint, options,
     assert np.array_equal(picture[:64, :64], image) and not np.array_equal(picture[:64, 64:128], image)
 
 
-def test_test_time_augmentation_and_predictions_to_a_file(checkpoint, options, tmp_path):
-    result = run('tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path, '--tta', '--out', tmp_path / 'p.pkl',
-                 '--cfg-options', *options)
-    assert 0 <= miou(result.stdout + result.stderr) <= 100
+def test_test_time_augmentation_and_predictions_to_a_file(checkpoint, options, run_here, tmp_path):
+    code, told, err = run_here('tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path, '--tta', '--out',
+                               tmp_path / 'p.pkl', '--cfg-options', *options)
+    assert code == 0 and 0 <= miou(told + err) <= 100
     assert (tmp_path / 'p.pkl').stat().st_size > 0
 
 

@@ -72,11 +72,12 @@ def test_masks_are_tested_over_scales_and_flips(trained, options, run_here, tmp_
     assert {'coco/bbox_mAP_50', 'coco/segm_mAP_50'} <= set(json.loads((tmp_path / 'metrics.json').read_text()))
 
 
-def test_predictions_are_drawn_above_the_score(trained, scenes, tmp_path):
+def test_predictions_are_drawn_above_the_score(trained, scenes, run_here, tmp_path):
     arguments = [MASK_RCNN, trained[0] / 'iter_2.pth', scenes / 'val2017']
     cfg_options = ['--cfg-options', OPTIONS[-len(FOREGROUND) - 1]]
-    run('tools/predict.py', *arguments, '--out', tmp_path / 'all', '--score-thr', 0, *cfg_options)
-    run('tools/predict.py', *arguments, '--out', tmp_path / 'none', '--score-thr', 1.1, *cfg_options)
+    for name, score in (('all', 0), ('none', 1.1)):
+        code, _, err = run_here('tools/predict.py', *arguments, '--out', tmp_path / name, '--score-thr', score, *cfg_options)
+        assert code == 0, err
     image = cv2.imread(str(scenes / 'val2017/scene_00001.jpg'))
     everything, nothing = (cv2.imread(str(tmp_path / name / 'scene_00001.png')) for name in ('all', 'none'))
     assert np.array_equal(nothing, image)
