@@ -17,6 +17,15 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope='session', autouse=True)
+def plain_configs():
+    """MMEngine brings every config that it logs, dumps or saves into shape with yapf: most of the time of a short training."""
+    from yapf.yapflib import yapf_api
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yapf_api, 'FormatCode', lambda text, *args, **kwargs: (text, False))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def quiet_stale_loggers(monkeypatch):
     """MMEngine's loggers outlive the test whose captured output they were opened on, and would print a traceback of
