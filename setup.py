@@ -40,7 +40,8 @@ setup(
     install_requires=['torch>=2.6', 'numpy', 'opencv-python', 'pillow', 'safetensors', 'tifffile'],
     extras_require=dict(
         seg=SEG, det=DET, pretrain=[*PRETRAIN, 'torchvision'], large=['rasterio'], test=TEST,
-        all=[*SEG, *DET, *PRETRAIN, 'tensorboard', 'rasterio']),  # torchvision is kept apart there: mmvitscale/torchvision_shim.py
+        # torchvision is kept apart there: mmvitscale/torchvision_shim.py
+        all=[*SEG, *DET, *PRETRAIN, 'tensorboard', 'rasterio']),
     cmdclass=dict(build_py=BuildWithConfigs),
     classifiers=[
         'License :: OSI Approved :: Apache Software License',

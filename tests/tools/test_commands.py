@@ -56,11 +56,11 @@ def test_training_reports_the_windows_and_keeps_them_in_the_checkpoint(trained, 
         position_bias='log_cpb', reference_windows=[[8, 8]] * 4, windows=[[8, 8]] * 4)
 
 
-def test_testing_equals_the_validation_of_training(trained, checkpoint, options, tmp_path):
+def test_testing_equals_the_validation_of_training(trained, checkpoint, options, run_here, tmp_path):
     # the training's validation ran outside autocast, as testing does
-    result = run('tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path, '--show-dir', tmp_path / 'pictures',
-                 '--out', tmp_path / 'metrics.json', '--cfg-options', *options)
-    assert miou(result.stdout + result.stderr) == miou(trained[1])
+    code, told, err = run_here('tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path, '--show-dir',
+                               tmp_path / 'pictures', '--out', tmp_path / 'metrics.json', '--cfg-options', *options)
+    assert code == 0 and miou(told + err) == miou(trained[1])
     assert json.loads((tmp_path / 'metrics.json').read_text())['mIoU'] == pytest.approx(miou(trained[1]))
     pictures = sorted((tmp_path / 'pictures').glob('*.png'))
     assert [path.name for path in pictures] == ['scene_00000.png', 'scene_00001.png']

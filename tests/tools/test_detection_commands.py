@@ -52,12 +52,12 @@ def average_precisions(output):
     return [re.findall(rf'{kind}_mAP_copypaste: (.*)', output)[-1] for kind in ('bbox', 'segm')]
 
 
-def test_training_then_testing_with_pictures(trained, options, tmp_path):
+def test_training_then_testing_with_pictures(trained, options, run_here, tmp_path):
     work_dir, output = trained
     assert 'reference window' in output
-    result = run('tools/test.py', MASK_RCNN, work_dir / 'iter_2.pth', '--work-dir', tmp_path, '--show-dir',
-                 tmp_path / 'pictures', '--out', tmp_path / 'metrics.json', '--cfg-options', *options)
-    assert average_precisions(result.stdout + result.stderr) == average_precisions(output)
+    code, told, err = run_here('tools/test.py', MASK_RCNN, work_dir / 'iter_2.pth', '--work-dir', tmp_path, '--show-dir',
+                               tmp_path / 'pictures', '--out', tmp_path / 'metrics.json', '--cfg-options', *options)
+    assert code == 0 and average_precisions(told + err) == average_precisions(output)
     assert {'coco/bbox_mAP_50', 'coco/segm_mAP_50'} <= set(json.loads((tmp_path / 'metrics.json').read_text()))
     picture = cv2.imread(str(tmp_path / 'pictures/scene_00000.png'))
     image = cv2.imread(str(Path(options[-1].split('=')[1]) / 'val2017/scene_00000.jpg'))
@@ -108,7 +108,7 @@ def test_json_says_what_testing_says(trained, scenes, options, run_here, tmp_pat
     assert len(found.anns) > 2
 
 
-def test_an_image_without_objects_trains_and_is_tested(scenes, tmp_path):
+def test_an_image_without_objects_trains_and_is_tested(scenes, run_here, tmp_path):
     """RetinaNet, with test-time augmentation."""
 
     def clear(content):
@@ -121,9 +121,9 @@ def test_an_image_without_objects_trains_and_is_tested(scenes, tmp_path):
     result = run('tools/train.py', RETINANET, '--work-dir', tmp_path / 'work', '--cfg-options', *options)
     assert 'instances_train2017.json: 1 of 4 images have no object' in result.stderr
     assert re.findall(r'Iter\(train\) \[(\d)/4\].* loss: [\d.]+ ', result.stdout + result.stderr) == list('1234')
-    tested = run('tools/test.py', RETINANET, tmp_path / 'work/iter_2.pth', '--work-dir', tmp_path / 'work', '--tta',
+    code, told, err = run_here('tools/test.py', RETINANET, tmp_path / 'work/iter_2.pth', '--work-dir', tmp_path / 'work', '--tta',
                  '--cfg-options', *options)
-    assert 'bbox_mAP_copypaste' in tested.stdout + tested.stderr
+    assert code == 0 and 'bbox_mAP_copypaste' in told + err
 
 
 # Bad input: one line that says what was found, what is expected and what to do.
