@@ -19,7 +19,7 @@ def seed():
 
 @pytest.fixture(scope='session', autouse=True)
 def plain_configs():
-    """MMEngine brings every config that it logs or saves into shape with yapf: most of the time of a short training."""
+    """MMEngine brings configs that it logs or saves into shape with yapf: most of the time of a short training."""
     from yapf.yapflib import yapf_api
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yapf_api, 'FormatCode', lambda text, *args, **kwargs: (text, False))

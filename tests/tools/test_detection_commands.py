@@ -76,7 +76,8 @@ def test_predictions_are_drawn_above_the_score(trained, scenes, run_here, tmp_pa
     arguments = [MASK_RCNN, trained[0] / 'iter_2.pth', scenes / 'val2017']
     cfg_options = ['--cfg-options', OPTIONS[-len(FOREGROUND) - 1]]
     for name, score in (('all', 0), ('none', 1.1)):
-        code, _, err = run_here('tools/predict.py', *arguments, '--out', tmp_path / name, '--score-thr', score, *cfg_options)
+        code, _, err = run_here('tools/predict.py', *arguments, '--out', tmp_path / name, '--score-thr', score,
+                                *cfg_options)
         assert code == 0, err
     image = cv2.imread(str(scenes / 'val2017/scene_00001.jpg'))
     everything, nothing = (cv2.imread(str(tmp_path / name / 'scene_00001.png')) for name in ('all', 'none'))
