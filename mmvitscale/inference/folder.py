@@ -20,8 +20,9 @@ from .images import VIDEO_SUFFIXES, ImageReader, frames_of, list_images
 from .painter import Painter
 from .predictor import Predictor, Reconstructor, is_masked_modelling, pipeline_of
 from .progress import progress_bar
+from .rasters import raster_suffixes
 from .results import KINDS, Results
-from .tiles import predict_in_tiles, tile_suffixes
+from .tiles import predict_in_tiles
 
 _SUFFIXES = {'labels': '.png', 'scores': '.npy', 'logits': '.npy', 'json': '.json'}
 _RECORD = 'predict.json'
@@ -95,7 +96,7 @@ def predict_folder(cfg: Config, checkpoint: str, source: str, out: Path, request
             '--save and --tile out'
         )
     suffixes = set(ImageReader(pipeline_of(cfg)).suffixes)
-    suffixes |= tile_suffixes() if request.tile else set() if masked else VIDEO_SUFFIXES
+    suffixes |= raster_suffixes() if request.tile else set() if masked else VIDEO_SUFFIXES
     paths = list_images(source, suffixes)
     root = Path(source) if Path(source).is_dir() else paths[0].parent
     names = output_names(paths, root)

@@ -119,20 +119,20 @@ class Results:
             ids, _ = self._segments(sample)
             return np.stack([ids // 65536, ids // 256 % 256, ids % 256], axis=-1).astype(np.uint8)
         if 'pred_sem_seg' not in sample:
-            raise _not_predicted('labels', sample)
+            raise not_predicted('labels', sample)
         return self.label_values(sample.pred_sem_seg.data.squeeze(0).numpy().astype(np.int64))
 
     def logits(self, sample: BaseDataElement) -> np.ndarray:
         """(classes, H, W) float32, as the model returns them. Raises InputError where there are none."""
         if 'seg_logits' not in sample:
-            raise _not_predicted('logits', sample)
+            raise not_predicted('logits', sample)
         return sample.seg_logits.data.float().numpy()
 
     def scores(self, sample: BaseDataElement) -> np.ndarray:
         """(classes, H, W) float16 probabilities: softmax over the classes, sigmoid of a single one. Raises InputError where
         there are none."""
         if 'seg_logits' not in sample:
-            raise _not_predicted('scores', sample)
+            raise not_predicted('scores', sample)
         logits = sample.seg_logits.data.float()
         return (logits.softmax(0) if len(logits) > 1 else logits.sigmoid()).half().numpy()
 
@@ -244,7 +244,8 @@ def counts_from_one(cfg: Config) -> bool:
     return False
 
 
-def _not_predicted(kind: str, sample: BaseDataElement) -> InputError:
+def not_predicted(kind: str, sample: BaseDataElement) -> InputError:
+    """What to raise where a kind was asked for that the model's task does not have."""
     task = (
         'detection'
         if 'pred_instances' in sample

@@ -8,28 +8,24 @@ width of the image, goes into files.
 
 import tempfile
 from dataclasses import dataclass
+from itertools import chain
 from math import ceil
 from pathlib import Path
 from typing import Iterable, Iterator, List, Tuple
 
 import numpy as np
 import torch
-from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 
 from ..errors import InputError
 from .files import whole_file, write_json, write_picture
 from .predictor import Predictor
-from .rasters import Raster, label_raster, open_raster, raster_suffixes
-from .results import encode_mask
+from .rasters import Raster, label_raster, open_raster
+from .results import encode_mask, not_predicted
 
 # The longer side of the drawn overview, in pixels.
 _OVERVIEW = 2048
-
-
-def tile_suffixes() -> set:
-    """Of files that are read only in tiles."""
-    return raster_suffixes()
 
 
 @dataclass(frozen=True)
@@ -147,12 +143,16 @@ def predict_in_tiles(
         rows, columns = (tiling(length, tile, overlap) for length in raster.size)
         samples = _samples(predictor, raster, path, rows, columns, batch_size)
         first = next(samples)
+        has_logits = 'seg_logits' in first
+        has_instances = 'pred_instances' in first and 'pred_panoptic_seg' not in first
+        samples = chain([first], samples)
+        del first  # its scores would stay for as long as the others come
         factor = max(*raster.size, _OVERVIEW) / _OVERVIEW
         small = tuple(max(int(side / factor), 1) for side in raster.size)
-        if 'seg_logits' in first:
-            shown = _write_labels(predictor, writer, _chained(first, samples), raster, rows, columns, name, file_name, small)
-        elif 'pred_instances' in first and 'pred_panoptic_seg' not in first:
-            shown = _write_instances(writer, _chained(first, samples), raster, rows, columns, name, file_name, factor)
+        if has_logits:
+            shown = _write_labels(predictor, writer, samples, raster, rows, columns, name, file_name, small)
+        elif has_instances:
+            shown = _write_instances(writer, samples, raster, rows, columns, name, file_name, factor)
         else:
             raise InputError(
                 '--tile found, but only semantic maps and instances of tiles can be joined, and this model '
@@ -160,12 +160,6 @@ def predict_in_tiles(
             )
         if writer.request.pictures:
             write_picture(writer.out / f'{name}.png', writer.painter.paint(raster.overview(small), shown))
-
-
-def _chained(first: BaseDataElement, rest: Iterator[BaseDataElement]) -> Iterator[BaseDataElement]:
-    yield first
-    del first
-    yield from rest
 
 
 def _samples(
@@ -201,8 +195,6 @@ def _write_labels(
     small: Tuple[int, int],
 ) -> BaseDataElement:
     """Returns a sample with the labels of the overview."""
-    from mmengine.structures import PixelData
-
     results, request = writer.results, writer.request
     threshold = getattr(getattr(predictor.model, 'decode_head', None), 'threshold', None)
     # The pixel of the image that each pixel of the overview shows.
@@ -254,12 +246,12 @@ def _write_instances(
     factor: float,
 ) -> BaseDataElement:
     """Returns a sample with the boxes of the overview: masks of the size of the image would not fit."""
-    if 'labels' in writer.request.save:
-        raise InputError('--save labels found, but this model does detection, which has none; save json')
     height, width = raster.size
     places = [(y, x) for y in rows.starts for x in columns.starts]
     found: List[InstanceData] = []
     for number, ((y, x), sample) in enumerate(zip(places, samples)):
+        if 'labels' in writer.request.save:
+            raise not_predicted('labels', sample)
         instances = sample.pred_instances
         boxes = instances.bboxes
         inner = torch.tensor([x > 0, y > 0, x + columns.side < width, y + rows.side < height])
