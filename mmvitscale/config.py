@@ -122,6 +122,14 @@ def load_test_config(path: str, options: Optional[dict] = None) -> Config:
     return cfg
 
 
+STRATEGIES = ('ddp', 'zero1', 'deepspeed_zero1', 'fsdp')
+
+
+def add_strategy(cfg: Config, name: str) -> None:
+    """Add how a model is spread over processes, one of STRATEGIES: a fragment in ``configs/_base_/scale``."""
+    cfg.merge_from_dict(Config.fromfile(configs_folder() / '_base_' / 'scale' / f'{name}.py')._cfg_dict)
+
+
 def _rebase(value, old: str, new: str):
     """Every string ``old`` or ``old/...`` inside nested dicts and lists, with ``new`` in place of ``old``."""
     if isinstance(value, dict):

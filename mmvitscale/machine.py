@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
-from typing import Optional
+import subprocess
+from datetime import timedelta
+from typing import Iterator, Optional
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -11,6 +13,9 @@ from mmengine.device import get_device
 from .config import dataloaders
 from .errors import InputError
 from .torchvision_shim import make_torchvision_importable
+
+# Seconds that a process waits for the others before it gives up: longer than one of them evaluates COCO alone.
+_TIMEOUT = 1800
 
 # Steps of mmdetection's data pipelines -> the packages that they need: name, and what to give pip.
 _PACKAGES = {
@@ -25,29 +30,110 @@ def is_first_process() -> bool:
 
 
 def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
-    """Make a config written for several GPUs run on what is there: gloo, plain BatchNorm and bfloat16 in place of float16
-    without a GPU, and no more loading processes than processors. Weights enter through our runner unless the config names
-    another. Raises InputError for a launcher that needs GPUs where there are none."""
+    """Make a config written for several GPUs run on what is there: gloo and bfloat16 in place of NCCL and float16 without a
+    GPU, and no more loading processes than processors. Weights enter through our runners unless the config names another.
+
+    Raises:
+        InputError: for more processes than GPUs, or a ``strategy`` that cannot work.
+    """
     cfg.setdefault('runner_type', 'mmvitscale.Runner')
     for loader in dataloaders(cfg, ('train', 'val', 'test')):
         loader.num_workers = min(loader.get('num_workers', 0), os.cpu_count() or 1)
     cfg.launcher = launcher
-    if get_device() != 'cpu':
-        return
-    if str((cfg.get('optim_wrapper') or {}).get('type', '')).split('.')[-1] == 'AmpOptimWrapper':
+    on_cpu = get_device() == 'cpu'
+    if on_cpu and str((cfg.get('optim_wrapper') or {}).get('type', '')).split('.')[-1] == 'AmpOptimWrapper':
         use_mixed_precision(cfg)
-    cfg.pop('sync_bn', None)  # PyTorch synchronises BatchNorm on GPUs only
+    _choose_runner(cfg)
+    if cfg.get('sync_bn') == 'mmcv':
+        raise InputError("sync_bn='mmcv' found, whose layers neither Re-attention nor a CPU knows; use sync_bn='torch', which "
+                         'computes the same')
     if launcher == 'none':
         return
-    if launcher != 'pytorch':
-        raise InputError(f'--launcher {launcher} needs GPUs, and none is there; use --launcher pytorch (dist_train.sh)')
+    dist_cfg = cfg.setdefault('env_cfg', ConfigDict()).setdefault('dist_cfg', ConfigDict(backend='nccl'))
+    dist_cfg.setdefault('timeout', _TIMEOUT)
+    if not on_cpu:
+        here = int(os.environ.get('LOCAL_WORLD_SIZE', os.environ.get('SLURM_NTASKS_PER_NODE', 1)))
+        if get_device() == 'cuda' and here > torch.cuda.device_count():
+            raise InputError(f'{here} processes found on a machine with {torch.cuda.device_count()} GPUs, but each needs one of '
+                             'its own; start as many, and make up for the smaller batch with --accumulate')
+        return
+    if launcher == 'slurm':
+        _tell_torch_of_slurm(dist_cfg.get('port'))
     # MMEngine would choose a CUDA device for each process; a process group that is there already it leaves alone.
-    torch.distributed.init_process_group('gloo')
-    cfg.model_wrapper_cfg = dict(
-        type='MMDistributedDataParallel',
-        device_ids=None,
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False))
+    torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=dist_cfg.timeout))
+    cfg.model_wrapper_cfg = ConfigDict({
+        'type': 'MMDistributedDataParallel', 'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False), **(cfg.get('model_wrapper_cfg') or {}),
+        'device_ids': None
+    })
+
+
+def _tell_torch_of_slurm(port: Optional[int]) -> None:
+    """Say what Slurm says in the names that PyTorch reads, as MMEngine does where there are GPUs."""
+    nodes = os.environ['SLURM_NODELIST']
+    try:
+        first = subprocess.run(['scontrol', 'show', 'hostname', nodes], capture_output=True, text=True).stdout.split()[0]
+    except (OSError, IndexError):
+        first = nodes  # a single one needs no reading
+    os.environ.setdefault('MASTER_ADDR', first)
+    os.environ.setdefault('MASTER_PORT', str(port or 29500))
+    for name, of_slurm in (('RANK', 'PROCID'), ('LOCAL_RANK', 'LOCALID'), ('WORLD_SIZE', 'NTASKS')):
+        os.environ[name] = os.environ[f'SLURM_{of_slurm}']
+
+
+def _choose_runner(cfg: Config) -> None:
+    """MMEngine's flexible runner, with our door for weights, where a ``strategy`` asks for it. Raises InputError for a
+    strategy that is not known, or cannot do what the config wants."""
+    if not cfg.get('strategy'):
+        return
+    kind = str(cfg.strategy.type).split('.')[-1]
+    if cfg.launcher == 'none' or kind in ('DDPStrategy', 'SingleDeviceStrategy'):
+        cfg.pop('strategy')  # the plain runner does that
+        return
+    if kind not in ('FSDPStrategy', 'DeepSpeedStrategy'):
+        raise InputError(f'strategy {cfg.strategy.type} found, but mmvitscale knows FSDPStrategy and DeepSpeedStrategy; take '
+                         'one of configs/_base_/scale')
+    if kind == 'DeepSpeedStrategy' and importlib.util.find_spec('deepspeed') is None:
+        raise InputError(f'strategy {kind} found, which needs the package deepspeed; get it with: pip install deepspeed')
+    if kind == 'FSDPStrategy':
+        _check_fsdp(cfg)
+    elif get_device() == 'cpu' and _needs_operators(cfg) and _is_mixed(cfg):
+        raise InputError('mixed precision found with DeepSpeed on a CPU, where the compiled operators of mmcv know no '
+                         'bfloat16; leave --amp out, or use the strategy zero1')
+    cfg.strategy.type = f'mmvitscale.{kind}'
+    cfg.runner_type = 'mmvitscale.FlexibleRunner'
+
+
+def _is_mixed(cfg: Config) -> bool:
+    precisions = [(cfg.strategy.get(name) or {}).get('enabled') for name in ('bf16', 'fp16')]
+    return any(precisions) or str(cfg.optim_wrapper.get('type', '')).endswith(('AmpOptimWrapper', 'BF16OptimWrapper'))
+
+
+def _check_fsdp(cfg: Config) -> None:
+    """Raise InputError for what parameters that are shared out cannot do."""
+    for hook in cfg.get('custom_hooks') or []:
+        if str(hook.get('type', '')).endswith('EMAHook'):
+            raise InputError('EMAHook found with FSDPStrategy, but it copies a model, and no process has a whole one; use the '
+                             'strategy zero1 or deepspeed_zero1, or leave the hook out')
+    if 'similarity_weight' in str(cfg.model) and any(_values(cfg.model, 'similarity_weight')):
+        raise InputError('similarity_weight found with FSDPStrategy, but it compares the maps of blocks that are not together at '
+                         'a time; use the strategy zero1 or deepspeed_zero1')
+    wrapper = cfg.optim_wrapper
+    if str(wrapper.get('type', '')).split('.')[-1] == 'AmpOptimWrapper':
+        if 'bfloat16' not in str(wrapper.get('dtype')):
+            raise InputError('AmpOptimWrapper with float16 found with FSDPStrategy, whose processes see infinities in their own '
+                             'shards only; use bfloat16: --amp, or optim_wrapper.dtype=bfloat16')
+        use_mixed_precision(cfg)
+
+
+def _values(item, key: str) -> Iterator:
+    """Every value of this key in nested dicts and lists."""
+    if isinstance(item, dict):
+        if key in item:
+            yield item[key]
+        item = list(item.values())
+    for inner in item if isinstance(item, (list, tuple)) else ():
+        yield from _values(inner, key)
 
 
 def check_packages(cfg: Config) -> None:
@@ -73,15 +159,15 @@ def _needs_operators(cfg: Config) -> bool:
 
 
 def use_mixed_precision(cfg: Config) -> None:
-    """float16 with loss scaling on a GPU, bfloat16 on a CPU."""
-    if get_device() != 'cpu':
+    """float16 with loss scaling on a GPU, bfloat16 on a CPU and where a strategy scales no loss."""
+    if get_device() != 'cpu' and not cfg.get('strategy'):
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
         return
     for option in ('loss_scale', 'dtype', 'use_fsdp'):  # of AmpOptimWrapper
         cfg.optim_wrapper.pop(option, None)
-    cfg.optim_wrapper.type = 'mmvitscale.CPUAmpOptimWrapper'
-    cfg.optim_wrapper.backbone_only = _needs_operators(cfg)
+    cfg.optim_wrapper.type = 'mmvitscale.BF16OptimWrapper'
+    cfg.optim_wrapper.backbone_only = get_device() == 'cpu' and _needs_operators(cfg)
 
 
 def accumulate_gradients(cfg: Config, steps: int) -> None:

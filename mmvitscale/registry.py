@@ -27,6 +27,9 @@ OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
     scope='mmvitscale',
     parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
     locations=['mmvitscale.optim'])
+OPTIMIZERS = root.Registry('optimizer', scope='mmvitscale', parent=root.OPTIMIZERS, locations=['mmvitscale.optim'])
+STRATEGIES = root.Registry(
+    'strategy', scope='mmvitscale', parent=root.STRATEGIES, locations=['mmvitscale.strategies'])
 WEIGHT_INITIALIZERS = root.Registry(
     'weight initializer',
     scope='mmvitscale',

@@ -1,38 +1,35 @@
-"""MMEngine's runner with our door for weights, for every tool that builds its runner from ``runner_type``."""
+"""MMEngine's runners with our door for weights, for every tool that builds its runner from ``runner_type``."""
+
+import os
+import shutil
 
 import mmengine.runner
 import torch
+from mmengine.device import get_device
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from torch import nn
 
 from .checkpoints.door import backbones_of, into_model, unwrapped
 from .checkpoints.files import read_checkpoint
 from .checkpoints.windows import settle_windows, tested_windows
+from .errors import InputError
 from .hooks.averages import let_averages_follow
+from .models.layers.sync_batch_norm import synchronised
+from .optim.zero_redundancy import gather_states, shard_states
 from .registry import RUNNERS
 
 
-@RUNNERS.register_module()
-class Runner(mmengine.runner.Runner):
-    """MMEngine's runner (``runner_type='mmvitscale.Runner'``), but code in checkpoint files is not run, ``load_from`` takes
-    any layout, weights that are tested or resumed must fit the model entirely, and a config that grows windows is tested
-    with the windows that its weights last ran with."""
+class _Door:
+    """What both runners do with weights: code in checkpoint files is not run, ``load_from`` takes any layout, weights that
+    are tested or resumed must fit the model entirely, and a config that grows windows is tested with the windows that its
+    weights last ran with."""
 
     _testing = False
 
     def train(self):
         """As MMEngine's. What is loaded is fine-tuned, or resumed exactly."""
         self._testing = False
-        for backbone in backbones_of(self.model).values():
-            if hasattr(backbone, 'gradient_scale'):
-                # A function, which copies of the model (averages) do not copy in depth.
-                backbone.gradient_scale = lambda: self._gradient_scale()
         return super().train()
-
-    def _gradient_scale(self) -> float:
-        """What the optimizer's wrapper multiplies a loss with before its backward pass."""
-        scale = float(self.optim_wrapper.scale_loss(torch.ones(())))
-        scaler = getattr(self.optim_wrapper, 'loss_scaler', None)
-        return scale * (scaler.get_scale() if hasattr(scaler, 'get_scale') else 1.0)
 
     def val(self):
         """As MMEngine's. What is loaded must fit the model entirely."""
@@ -49,10 +46,88 @@ class Runner(mmengine.runner.Runner):
         self._resume = True  # a call from outside is as strict as the option
         return super().resume(filename, *args, **kwargs)
 
-    def save_checkpoint(self, *args, **kwargs):
+    def load_or_resume(self):
+        """As MMEngine's."""
+        for backbone in backbones_of(self.model).values():
+            if hasattr(backbone, 'gradient_scale'):
+                # A function, which copies of the model (averages) do not copy in depth.
+                backbone.gradient_scale = lambda: self._gradient_scale()
+        super().load_or_resume()
+
+    def _gradient_scale(self) -> float:
+        """What a loss is multiplied with before its backward pass."""
+        scale = float(self.optim_wrapper.scale_loss(torch.ones(())))
+        scaler = getattr(self.optim_wrapper, 'loss_scaler', None)
+        return scale * (scaler.get_scale() if hasattr(scaler, 'get_scale') else 1.0)
+
+    def _enter(self, checkpoint: dict, filename: str, strict: bool) -> None:
+        """Put what a file held into the form of the model, which stays as it is. Raises InputError."""
+        model = unwrapped(self.model)
+        exact = self._testing or self._resume or strict
+        entries = into_model(model, checkpoint, filename, exact, self.logger.info)
+        # In a training that is resumed, the hook that grows windows sets them.
+        if self._testing or self._resume and tested_windows(self.cfg) == 'config':
+            for line in settle_windows(model, entries, self.cfg):
+                self.logger.info(f'{filename}: {line}')
+
+    def _maybe_compile(self, target: str) -> None:
+        """``compile=dict(target='blocks')`` in a config compiles the backbone's blocks, one at a time; other targets as
+        MMEngine does."""
+        if compile_blocks(self.model, self.cfg.get('compile')):
+            self.logger.info('The blocks of the backbone are compiled when they first run, once for each size.')
+        else:
+            self._compile_otherwise(target)
+
+
+def compile_blocks(model: nn.Module, options) -> bool:
+    """Compile the blocks of its backbones, one at a time, as ``options`` (a config's ``compile``) say; False if they are not
+    for blocks. Names of parameters stay. Raises InputError where a CPU has no compiler."""
+    if not isinstance(options, dict) or options.get('target') != 'blocks':
+        return False
+    if get_device() == 'cpu' and not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'clang++'))):
+        raise InputError('compile found on a machine without a C++ compiler, which PyTorch needs for that on a CPU; install '
+                         'g++, or leave compile out')
+    for backbone in backbones_of(model).values():
+        for block in backbone.transformer_blocks():
+            block.compile(**{key: value for key, value in options.items() if key != 'target'})
+    return True
+
+
+@RUNNERS.register_module()
+class Runner(_Door, mmengine.runner.Runner):
+    """MMEngine's runner (``runner_type='mmvitscale.Runner'``) with our door for weights.
+
+    BatchNorm is synchronised on CPUs, too, and ``shard_optimizer=True`` in a config shares the optimizer's states out over
+    the processes (ZeRO stage 1).
+    """
+
+    def _compile_otherwise(self, target):
+        super(_Door, self)._maybe_compile(target)
+
+    def wrap_model(self, model_wrapper_cfg, model):
+        """As MMEngine's."""
+        sync_bn = self.cfg.get('sync_bn')
+        if not (self.distributed and sync_bn and get_device() == 'cpu'):
+            return super().wrap_model(model_wrapper_cfg, model)
+        self.cfg.sync_bn = None  # what MMEngine would put in is for GPUs
+        try:
+            return super().wrap_model(model_wrapper_cfg, synchronised(model))
+        finally:
+            self.cfg.sync_bn = sync_bn
+
+    def build_optim_wrapper(self, optim_wrapper):
+        """As MMEngine's."""
+        if isinstance(optim_wrapper, dict) and self.distributed and 'optimizer' in optim_wrapper and (
+                self.cfg.get('shard_optimizer') or 'ZeroRedundancy' in str(optim_wrapper['optimizer'].get('type'))):
+            optim_wrapper = shard_states(optim_wrapper)
+        return super().build_optim_wrapper(optim_wrapper)
+
+    def save_checkpoint(self, *args, save_optimizer: bool = True, **kwargs):
         """As MMEngine's; averages of weights hold the model's windows."""
         let_averages_follow(self)
-        super().save_checkpoint(*args, **kwargs)
+        if save_optimizer:
+            gather_states(self.optim_wrapper)
+        super().save_checkpoint(*args, save_optimizer=save_optimizer, **kwargs)
 
     def load_checkpoint(self, filename, map_location='cpu', strict=False, revise_keys=((r'^module.', ''), )):
         """As MMEngine's. Files are read into the main memory whatever ``map_location`` says: weights, moments and averages
@@ -62,15 +137,59 @@ class Runner(mmengine.runner.Runner):
             InputError: that names the file, for what does not fit.
         """
         checkpoint = read_checkpoint(filename)
-        model = unwrapped(self.model)
-        exact = self._testing or self._resume or strict
-        entries = into_model(model, checkpoint, filename, exact, self.logger.info)
-        # In a training that is resumed, the hook that grows windows sets them.
-        if self._testing or self._resume and tested_windows(self.cfg) == 'config':
-            for line in settle_windows(model, entries, self.cfg):
-                self.logger.info(f'{filename}: {line}')
+        self._enter(checkpoint, filename, strict)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=list(revise_keys))
+        _load_checkpoint_to_model(unwrapped(self.model), checkpoint, strict, revise_keys=list(revise_keys))
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
+
+
+@RUNNERS.register_module()
+class FlexibleRunner(_Door, mmengine.runner.FlexibleRunner):
+    """MMEngine's FlexibleRunner, which trains with a ``strategy``, with our door for weights.
+
+    Unlike MMEngine's it knows ``sync_bn``, ``compile`` and hooks that load what they saved.
+    """
+
+    def build_strategy(self, strategy, **kwargs):
+        """As MMEngine's."""
+        strategy.setdefault('sync_bn', self.cfg.get('sync_bn'))
+        built = super().build_strategy(strategy, **kwargs)
+        built.enter = self._enter_model_of(built)
+        return built
+
+    def _enter_model_of(self, strategy):
+
+        def enter(checkpoint, filename, strict):
+            self.model = strategy.model
+            self._enter(checkpoint, filename, strict)
+
+        return enter
+
+    def load_or_resume(self):
+        """As MMEngine's, but hooks prepare themselves first: averages take part in loading."""
+        self.call_hook('before_run')
+        self._has_run_before = True
+        super().load_or_resume()
+        self._maybe_compile('train_step')
+
+    def call_hook(self, fn_name, **kwargs):
+        """As MMEngine's."""
+        if fn_name != 'before_run' or not getattr(self, '_has_run_before', False):
+            super().call_hook(fn_name, **kwargs)
+
+    def save_checkpoint(self, *args, **kwargs):
+        """As MMEngine's, in all processes; averages of weights hold the model's windows."""
+        let_averages_follow(self)
+        super().save_checkpoint(*args, **kwargs)
+
+    def _compile_otherwise(self, target):
+        if self.cfg.get('compile'):
+            raise InputError(f"compile={self.cfg.compile} found with a strategy, which can compile blocks: "
+                             "compile=dict(target='blocks')")
+
+    def _gradient_scale(self):
+        if hasattr(self.strategy, 'gradient_scale'):
+            return self.strategy.gradient_scale()
+        return super()._gradient_scale()

@@ -21,7 +21,7 @@ def test_a_config_for_many_gpus_fits_the_machine(device, monkeypatch):
     assert cfg.runner_type == 'mmvitscale.Runner'
 
 
-@pytest.mark.parametrize('device, wrapper', [('cpu', 'mmvitscale.CPUAmpOptimWrapper'), ('cuda', 'AmpOptimWrapper')])
+@pytest.mark.parametrize('device, wrapper', [('cpu', 'mmvitscale.BF16OptimWrapper'), ('cuda', 'AmpOptimWrapper')])
 def test_mixed_precision_follows_the_device(device, wrapper, monkeypatch):
     monkeypatch.setattr(machine, 'get_device', lambda: device)
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
@@ -33,7 +33,7 @@ def test_a_recipe_in_mixed_precision_runs_on_a_cpu():
     cfg = mmvitscale.load_config('swinv2_mask_rcnn_coco', {'optim_wrapper.loss_scale': 'dynamic'})
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     machine.adapt_to_machine(cfg)
-    assert cfg.optim_wrapper.type == 'mmvitscale.CPUAmpOptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
+    assert cfg.optim_wrapper.type == 'mmvitscale.BF16OptimWrapper' and 'loss_scale' not in cfg.optim_wrapper
     assert cfg.optim_wrapper.backbone_only  # mmcv's operators know no bfloat16
     cfg = mmvitscale.load_config('swinv2_upernet_ade20k')
     machine.use_mixed_precision(cfg)

@@ -19,7 +19,7 @@ FLOORS = [
     {'machine'},
     {'datasets'},
     {'inference', 'tta', 'recipes', 'model_index'},
-    {'hooks'},
+    {'hooks', 'strategies'},
     {'runner', 'report'},
     {'commands'},
     {'study'},

@@ -7,7 +7,7 @@ from mmengine.registry import RUNNERS
 
 from mmvitscale import machine
 from mmvitscale.commands import run_command, use_work_dir
-from mmvitscale.config import load_config
+from mmvitscale.config import STRATEGIES, add_strategy, load_config
 from mmvitscale.datasets.checks import check_datasets
 
 
@@ -21,6 +21,9 @@ def parse_args():
                         'time')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the batch of all GPUs together')
+    parser.add_argument('--strategy', choices=STRATEGIES,
+                        help='how several processes share the work: ddp, optimizer states shared out (zero1, deepspeed_zero1), '
+                        'parameters and gradients, too (fsdp); what fits: tools/analysis/memory_plan.py')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CKPT',
                         help='go on from a checkpoint (default: the latest in the work dir)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
@@ -33,6 +36,8 @@ def parse_args():
 def main():
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
+    if args.strategy:
+        add_strategy(cfg, args.strategy)
     machine.check_packages(cfg)
     check_datasets(cfg, ('train', 'val'))
     use_work_dir(cfg, args.work_dir)

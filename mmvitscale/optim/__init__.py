@@ -1,4 +1,5 @@
-from .cpu_amp import CPUAmpOptimWrapper
+from .bf16 import BF16OptimWrapper
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .zero_redundancy import ZeroRedundancyOptimizer
 
-__all__ = ['CPUAmpOptimWrapper', 'LayerDecayOptimWrapperConstructor']
+__all__ = ['BF16OptimWrapper', 'LayerDecayOptimWrapperConstructor', 'ZeroRedundancyOptimizer']

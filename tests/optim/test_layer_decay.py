@@ -90,7 +90,7 @@ def test_a_model_that_does_not_know_its_depths():
 
 def test_mixed_precision_on_a_cpu_trains_in_bfloat16():
     model = nn.Linear(4, 4)
-    wrapper = build_optim_wrapper(model, dict(type='mmvitscale.CPUAmpOptimWrapper', optimizer=dict(type='SGD', lr=1.)))
+    wrapper = build_optim_wrapper(model, dict(type='mmvitscale.BF16OptimWrapper', optimizer=dict(type='SGD', lr=1.)))
     before = model.weight.clone()
     with wrapper.optim_context(model):
         out = model(torch.ones(1, 4))

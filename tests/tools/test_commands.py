@@ -50,7 +50,7 @@ def miou(output):
 
 
 def test_training_reports_the_windows_and_keeps_them_in_the_checkpoint(trained, checkpoint):
-    assert 'reference window' in trained[1] and 'CPUAmpOptimWrapper' in trained[1]
+    assert 'reference window' in trained[1] and 'BF16OptimWrapper' in trained[1]
     meta = torch.load(checkpoint, weights_only=False)['meta']
     assert meta['window_lineage'] == dict(
         position_bias='log_cpb', reference_windows=[[8, 8]] * 4, windows=[[8, 8]] * 4)

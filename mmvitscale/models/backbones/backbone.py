@@ -6,7 +6,7 @@ from typing import List, Optional, Tuple
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...checkpoints.convert import State, find_backbones, weights_in
 from ...checkpoints.door import Entry, entered, prepare
@@ -23,7 +23,7 @@ class Backbone(BaseModule):
     PyTorch, as long as no whole backbone shows in it.
 
     Subclasses say what only they know: ``family``, ``weights_source``, ``lineage``, ``check_lineage``, ``take_lineage``,
-    ``fit_positions``, ``takes_any_size``, ``may_be_new``, ``leaves_out``, ``warn_of_assumptions``.
+    ``fit_positions``, ``takes_any_size``, ``may_be_new``, ``leaves_out``, ``warn_of_assumptions``, ``transformer_blocks``.
     """
 
     _version = VERSION
@@ -45,6 +45,10 @@ class Backbone(BaseModule):
         """Weights under our names -> the same with what depends on positions fitted to this backbone, and notes. exact: to
         go on with, not to fine-tune."""
         return weights, []
+
+    def transformer_blocks(self) -> List[nn.Module]:
+        """Its blocks, from the first to the last: what is compiled, and shared out over processes, one at a time."""
+        raise NotImplementedError
 
     def takes_any_size(self, key: str, weight: Tensor) -> bool:
         """Whether the weight of this name need not have the size that the backbone's has now, and this one would do."""

@@ -282,6 +282,9 @@ class DeepViT(Backbone):
                     nn.init.zeros_(norm.weight)
                     nn.init.zeros_(norm.bias)
 
+    def transformer_blocks(self) -> List[nn.Module]:
+        return list(self.blocks)
+
     def get_layer_depth(self, name: str, prefix: str = '') -> Tuple[int, int]:
         """Parameter name -> (depth, number of depths), for layer-wise learning rates: stem and embeddings 0, block i
         i + 1, and all else (final norm, heads: what does not start with ``prefix``) the last depth."""

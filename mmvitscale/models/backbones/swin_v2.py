@@ -341,6 +341,9 @@ class SwinTransformerV2(Backbone):
         """The paper's initialisation."""
         reset_blocks(self)
 
+    def transformer_blocks(self) -> List[nn.Module]:
+        return [block for stage in self.stages for block in stage.blocks]
+
     def get_layer_depth(self, name: str, prefix: str = '') -> Tuple[int, int]:
         """Parameter name -> (depth, number of depths), for layer-wise learning rates.
 

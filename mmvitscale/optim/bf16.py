@@ -1,9 +1,10 @@
-"""Mixed precision on a CPU."""
+"""Mixed precision without loss scaling."""
 
 from contextlib import ExitStack, contextmanager
 from typing import Iterator, Tuple
 
 import torch
+from mmengine.device import get_device
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from ..registry import OPTIM_WRAPPERS
 
 
-@OPTIM_WRAPPERS.register_module()
-class CPUAmpOptimWrapper(OptimWrapper):
-    """OptimWrapper whose forward passes run under bfloat16 autocast on the CPU.
+# The second name is what it was called up to 0.3.0.
+@OPTIM_WRAPPERS.register_module(name=['BF16OptimWrapper', 'CPUAmpOptimWrapper'])
+class BF16OptimWrapper(OptimWrapper):
+    """OptimWrapper whose forward passes run under bfloat16 autocast.
 
-    MMEngine's AmpOptimWrapper needs an accelerator. bfloat16 has float32's range, so no loss is scaled.
+    MMEngine's AmpOptimWrapper needs an accelerator, and scales losses. bfloat16 has float32's range, so none is scaled: it
+    is for CPUs, and for FSDP, whose processes see infinities in their own shards only.
 
     Args:
         backbone_only: leave all but the backbone in float32, where mmcv's compiled operators, which know no bfloat16 on a
@@ -31,7 +34,7 @@ class CPUAmpOptimWrapper(OptimWrapper):
         if self.backbone_only:
             autocast = _lower_precision((model.module if is_model_wrapper(model) else model).backbone)
         else:
-            autocast = torch.autocast('cpu', dtype=torch.bfloat16)
+            autocast = torch.autocast(get_device(), dtype=torch.bfloat16)
         with super().optim_context(model), autocast:
             yield
 
@@ -42,7 +45,7 @@ def _lower_precision(module: nn.Module) -> Iterator[None]:
     running = ExitStack()
 
     def enter(*_):
-        running.enter_context(torch.autocast('cpu', dtype=torch.bfloat16))
+        running.enter_context(torch.autocast(get_device(), dtype=torch.bfloat16))
 
     def leave(module, inputs, outputs: Tuple[Tensor, ...]):
         running.close()

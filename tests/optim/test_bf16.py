@@ -3,7 +3,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from mmvitscale.optim import CPUAmpOptimWrapper
+from mmvitscale.optim import BF16OptimWrapper
 
 
 class Detector(BaseModel):
@@ -36,7 +36,7 @@ class Backbone(nn.Module):
 @pytest.mark.parametrize('backbone_only', [False, True])
 def test_what_runs_in_lower_precision(backbone_only):
     model = Detector()
-    wrapper = CPUAmpOptimWrapper(torch.optim.SGD(model.parameters(), 0.1), backbone_only=backbone_only)
+    wrapper = BF16OptimWrapper(torch.optim.SGD(model.parameters(), 0.1), backbone_only=backbone_only)
     before = model.head.weight.clone()
     with wrapper.optim_context(model):
         out = model(torch.randn(2, 4))
@@ -52,7 +52,7 @@ def test_what_runs_in_lower_precision(backbone_only):
 
 def test_a_pass_that_fails_leaves_nothing_behind():
     model = Detector()
-    wrapper = CPUAmpOptimWrapper(torch.optim.SGD(model.parameters(), 0.1), backbone_only=True)
+    wrapper = BF16OptimWrapper(torch.optim.SGD(model.parameters(), 0.1), backbone_only=True)
     model.backbone.fails = True
     with pytest.raises(ValueError, match='^no$'), wrapper.optim_context(model):
         model(torch.randn(2, 4))
