@@ -1,28 +1,54 @@
 """What the command-line tools share: how they end, where they write, how they take several models."""
 
 import argparse
+import os
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, List, Optional, Union
 
+import torch
 from mmengine.config import Config, DictAction
 
 from .errors import InputError
 from .machine import is_first_process
 
+# Set by ``launch``, which tells the errors of the processes that it starts.
+LAUNCHER = 'MMVITSCALE_LAUNCHER'
+# Seconds that processes of Slurm leave to the first one, whose end ends them, to say what they would say.
+_FIRST_WORD = 5
+
 
 def run_command(main: Callable[[], Optional[int]]) -> None:
-    """Run a tool and exit with its status: 0, or 1 after one line on stderr if the input cannot work."""
+    """Run a tool and exit with its status: 0, or 1 after one line on stderr if the input cannot work. Of several processes
+    the launcher tells the error that ended them."""
     try:
-        sys.exit(main() or 0)
+        status = main() or 0
     except InputError as error:
-        if is_first_process():
+        if LAUNCHER in os.environ:
+            _leave_to_launcher(error)
+        else:
+            if not is_first_process():
+                time.sleep(_FIRST_WORD)
             print(f'error: {error}', file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if LAUNCHER not in os.environ:
+            raise
+        _leave_to_launcher(error)
+        sys.exit(1)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    sys.exit(status)
+
+
+def _leave_to_launcher(error: BaseException) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+    get_error_handler().record_exception(error)
 
 
 def use_work_dir(cfg: Config, work_dir: Optional[str]) -> None:

@@ -176,13 +176,17 @@ class FlexibleRunner(_Door, mmengine.runner.FlexibleRunner):
 
     def call_hook(self, fn_name, **kwargs):
         """As MMEngine's."""
+        if fn_name == 'before_save_checkpoint':
+            kwargs['checkpoint']['meta'].update(self._saved_meta)
         if fn_name != 'before_run' or not getattr(self, '_has_run_before', False):
             super().call_hook(fn_name, **kwargs)
 
-    def save_checkpoint(self, *args, **kwargs):
-        """As MMEngine's, in all processes; averages of weights hold the model's windows."""
+    def save_checkpoint(self, *args, meta=None, **kwargs):
+        """As MMEngine's, in all processes, but the epoch and iteration in ``meta`` count, where it counts one too many after
+        a validation. Averages of weights hold the model's windows."""
         let_averages_follow(self)
-        super().save_checkpoint(*args, **kwargs)
+        self._saved_meta = dict(meta or {})
+        super().save_checkpoint(*args, meta=dict(self._saved_meta), **kwargs)  # MMEngine's writes into it
 
     def _compile_otherwise(self, target):
         if self.cfg.get('compile'):

@@ -22,7 +22,7 @@ FLOORS = [
     {'hooks', 'strategies'},
     {'runner', 'report'},
     {'commands'},
-    {'study'},
+    {'study', 'launch'},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
