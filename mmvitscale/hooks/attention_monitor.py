@@ -1,10 +1,12 @@
 """The hook that watches attention and activations during training."""
 
-from typing import Dict, List, Optional, Tuple
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from torch.distributed.fsdp import FSDPModule
 
 from ..analysis.amplitude import recorded_amplitudes
 from ..analysis.recorder import AttentionMaps, recorded_attention
@@ -12,6 +14,19 @@ from ..analysis.similarity import NeighbourSimilarity
 from ..checkpoints.door import backbones_of, unwrapped
 from ..errors import InputError
 from ..registry import HOOKS
+
+
+@contextmanager
+def _parameters_outside_blocks(model: torch.nn.Module) -> Iterator[None]:
+    """Within it those that FSDP shares out are whole; a pass of the whole model, or of a block, would see to that."""
+    sharded = isinstance(model, FSDPModule)
+    if sharded:
+        model.unshard()
+    try:
+        yield
+    finally:
+        if sharded:
+            model.reshard()
 
 
 @HOOKS.register_module()
@@ -44,8 +59,10 @@ class AttentionMonitorHook(Hook):
             )
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        if self.every_n_train_iters(runner, self.interval) and is_main_process():
-            backbone = next(iter(backbones_of(unwrapped(runner.model)).values()))
+        backbone = next(iter(backbones_of(unwrapped(runner.model)).values()))
+        # Where parameters are shared out, a pass of one process needs all of them.
+        sharded = isinstance(unwrapped(runner.model), FSDPModule)
+        if self.every_n_train_iters(runner, self.interval) and (is_main_process() or sharded):
             self._hook = backbone.register_forward_pre_hook(self._keep)
 
     def _keep(self, module, inputs) -> None:
@@ -57,8 +74,11 @@ class AttentionMonitorHook(Hook):
         self._hook.remove()
         inputs, self._inputs, self._hook = self._inputs, None, None
         if inputs is not None:
-            backbone = next(iter(backbones_of(unwrapped(runner.model)).values()))
-            runner.visualizer.add_scalars(self._measure(backbone, inputs), step=runner.iter + 1)
+            model = unwrapped(runner.model)
+            backbone = next(iter(backbones_of(model).values()))
+            with _parameters_outside_blocks(model):
+                found = self._measure(backbone, inputs)
+            runner.visualizer.add_scalars(found, step=runner.iter + 1)
 
     def _measure(self, backbone: torch.nn.Module, inputs: Tuple) -> Dict[str, float]:
         similar: List[Tuple[int, float]] = []

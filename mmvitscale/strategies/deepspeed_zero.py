@@ -80,7 +80,7 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
                                  'clip_grad=dict(max_norm=...)')
             self.config['gradient_clipping'] = clip['max_norm']
         self.config['gradient_accumulation_steps'] = cfg.pop('accumulative_counts', 1)
-        if kind.endswith('AmpOptimWrapper') and not self._holds_16_bits():
+        if kind in ('AmpOptimWrapper', 'BF16OptimWrapper') and not self._holds_16_bits():
             dtype = str(cfg.get('dtype', 'bfloat16')).removeprefix('torch.')
             # No module communicates its gradients in lower precision.
             self.config['torch_autocast'] = dict(enabled=True, dtype=dtype, lower_precision_safe_modules=[])
