@@ -167,6 +167,7 @@ def use_mixed_precision(cfg: Config) -> None:
     for option in ('loss_scale', 'dtype', 'use_fsdp'):  # of AmpOptimWrapper
         cfg.optim_wrapper.pop(option, None)
     cfg.optim_wrapper.type = 'mmvitscale.BF16OptimWrapper'
+    cfg.optim_wrapper.cache = 'FSDP' not in str((cfg.get('strategy') or {}).get('type'))
     cfg.optim_wrapper.backbone_only = get_device() == 'cpu' and _needs_operators(cfg)
 
 

@@ -23,29 +23,31 @@ class BF16OptimWrapper(OptimWrapper):
     Args:
         backbone_only: leave all but the backbone in float32, where mmcv's compiled operators, which know no bfloat16 on a
             CPU, follow it.
+        cache: keep the bfloat16 copies of weights until the forward pass ends. Without, a copy that serves twice is made
+            twice; under FSDP the cache would hold all weights of the model.
     """
 
-    def __init__(self, *args, backbone_only: bool = False, **kwargs):
+    def __init__(self, *args, backbone_only: bool = False, cache: bool = True, **kwargs):
         super().__init__(*args, **kwargs)
-        self.backbone_only = backbone_only
+        self.backbone_only, self.cache = backbone_only, cache
 
     @contextmanager
     def optim_context(self, model):
         if self.backbone_only:
-            autocast = _lower_precision((model.module if is_model_wrapper(model) else model).backbone)
+            autocast = _lower_precision((model.module if is_model_wrapper(model) else model).backbone, self.cache)
         else:
-            autocast = torch.autocast(get_device(), dtype=torch.bfloat16)
+            autocast = torch.autocast(get_device(), dtype=torch.bfloat16, cache_enabled=self.cache)
         with super().optim_context(model), autocast:
             yield
 
 
 @contextmanager
-def _lower_precision(module: nn.Module) -> Iterator[None]:
+def _lower_precision(module: nn.Module, cache: bool) -> Iterator[None]:
     """Within it the module's forward passes run under bfloat16 autocast, and give float32."""
     running = ExitStack()
 
     def enter(*_):
-        running.enter_context(torch.autocast(get_device(), dtype=torch.bfloat16))
+        running.enter_context(torch.autocast(get_device(), dtype=torch.bfloat16, cache_enabled=cache))
 
     def leave(module, inputs, outputs: Tuple[Tensor, ...]):
         running.close()

@@ -84,7 +84,7 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
             dtype = str(cfg.get('dtype', 'bfloat16')).removeprefix('torch.')
             # No module communicates its gradients in lower precision.
             self.config['torch_autocast'] = dict(enabled=True, dtype=dtype, lower_precision_safe_modules=[])
-        for option in ('loss_scale', 'dtype', 'backbone_only', 'use_fsdp'):  # of wrappers for mixed precision
+        for option in ('loss_scale', 'dtype', 'backbone_only', 'cache', 'use_fsdp'):  # of wrappers for mixed precision
             cfg.pop(option, None)
         wrapper = super().build_optim_wrapper(dict(cfg, type='DeepSpeedOptimWrapper'), model)
         # DeepSpeed puts flat pieces in the place of the parameters.
