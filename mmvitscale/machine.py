@@ -97,11 +97,16 @@ def _choose_runner(cfg: Config) -> None:
         raise InputError(f'strategy {kind} found, which needs the package deepspeed; get it with: pip install deepspeed')
     if kind == 'FSDPStrategy':
         _check_fsdp(cfg)
-    elif get_device() == 'cpu' and _needs_operators(cfg) and _is_mixed(cfg):
-        raise InputError('mixed precision found with DeepSpeed on a CPU, where the compiled operators of mmcv know no '
-                         'bfloat16; leave --amp out, or use the strategy zero1')
+    _check_deepspeed(cfg)
     cfg.strategy.type = f'mmvitscale.{kind}'
     cfg.runner_type = 'mmvitscale.FlexibleRunner'
+
+
+def _check_deepspeed(cfg: Config) -> None:
+    """Raise InputError for mixed precision where the whole model would be in it and cannot."""
+    if 'DeepSpeed' in str(cfg.strategy.type) and get_device() == 'cpu' and _needs_operators(cfg) and _is_mixed(cfg):
+        raise InputError('mixed precision found with DeepSpeed on a CPU, where the compiled operators of mmcv know no '
+                         'bfloat16; leave --amp out, or use the strategy zero1')
 
 
 def _is_mixed(cfg: Config) -> bool:
@@ -167,6 +172,8 @@ def use_mixed_precision(cfg: Config) -> None:
     for option in ('loss_scale', 'dtype', 'use_fsdp'):  # of AmpOptimWrapper
         cfg.optim_wrapper.pop(option, None)
     cfg.optim_wrapper.type = 'mmvitscale.BF16OptimWrapper'
+    if cfg.get('strategy'):
+        _check_deepspeed(cfg)
     cfg.optim_wrapper.cache = 'FSDP' not in str((cfg.get('strategy') or {}).get('type'))
     cfg.optim_wrapper.backbone_only = get_device() == 'cpu' and _needs_operators(cfg)
 

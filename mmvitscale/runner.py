@@ -60,8 +60,37 @@ class _Door:
         scaler = getattr(self.optim_wrapper, 'loss_scaler', None)
         return scale * (scaler.get_scale() if hasattr(scaler, 'get_scale') else 1.0)
 
+    def call_hook(self, fn_name, **kwargs):
+        """As MMEngine's."""
+        if fn_name == 'before_save_checkpoint':
+            kwargs['checkpoint']['meta']['batch'] = self._batch()
+        super().call_hook(fn_name, **kwargs)
+
+    def _batch(self) -> dict:
+        """Of how many images an update of the weights is made, and by whom."""
+        loader = self.cfg.get('train_dataloader') or {}
+        return dict(processes=self.world_size, images=loader.get('batch_size', 1),
+                    accumulated=(self.cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1))
+
+    def _compare_batches(self, filename: str, before: dict) -> None:
+        """Warn where a training goes on with another number of images in an update, or of updates in an epoch."""
+        now = self._batch()
+        if not isinstance(before, dict) or set(before) != set(now) or before == now:
+            return
+        told = ['{processes} processes x {images} images x {accumulated} batches'.format(**batch) for batch in (before, now)]
+        if len({batch['processes'] * batch['images'] * batch['accumulated'] for batch in (before, now)}) > 1:
+            self.logger.warning(f'{filename} was trained with {told[0]} for an update, here it goes on with {told[1]}: learning '
+                                'rates and schedules are those of another batch; consider another batch_size, or --accumulate')
+        elif before['accumulated'] != now['accumulated']:
+            self.logger.warning(f'{filename} was trained with {told[0]} for an update, here it goes on with {told[1]}: iterations '
+                                'count batches, so schedules are at another place; keep --accumulate as it was')
+        else:
+            self.logger.info(f'{filename} was trained with {told[0]} for an update, here it goes on with {told[1]}: the same batch')
+
     def _enter(self, checkpoint: dict, filename: str, strict: bool) -> None:
         """Put what a file held into the form of the model, which stays as it is. Raises InputError."""
+        if self._resume and isinstance(checkpoint.get('meta'), dict):
+            self._compare_batches(filename, checkpoint['meta'].get('batch'))
         model = unwrapped(self.model)
         exact = self._testing or self._resume or strict
         entries = into_model(model, checkpoint, filename, exact, self.logger.info)

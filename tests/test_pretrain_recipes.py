@@ -132,10 +132,16 @@ TABLE = {  # P W
         size=224,
         test=224,
     ),
-    'swinv2-g-w12_simmim_288xb32-20e_in22k-ext-192': SIMMIM | GIANT | dict(epochs=20, drop_path=0.0),
-    'swinv2-g-w12-simmim_288xb32-30e_in22k-ext-192': IN22K
-    | GIANT
-    | dict(epochs=30, drop_path=0.3, learned=W22K, layer_decay=0.87),
+    **{
+        f'swinv2-{name}-w12_simmim_288xb32-20e_in22k-ext-192': SIMMIM | GIANT | dict(arch=arch, epochs=20, drop_path=0.0)
+        for name, arch in (('g', 'giant'), ('h', 'huge'))
+    },
+    **{
+        f'swinv2-{name}-w12-simmim_288xb32-30e_in22k-ext-192': IN22K
+        | GIANT
+        | dict(arch=arch, epochs=30, drop_path=0.3, learned=W22K, layer_decay=0.87)
+        for name, arch in (('g', 'giant'), ('h', 'huge'))
+    },
     # D
     **{
         f'{arch}_8xb32-300e_in1k-224': VIT | dict(arch=arch)

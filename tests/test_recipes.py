@@ -28,7 +28,7 @@ IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 HALF = ((127.5, ) * 3, (127.5, ) * 3)
 # Those of configs/pretrain have a table of their own.
 NAMES = [name for name in mmvitscale.list_configs() if find_config(name).parent.name != 'pretrain']
-T, S, B, L, G = 'tiny', 'small', 'base', 'large', 'giant'
+T, S, B, L, H, G = 'tiny', 'small', 'base', 'large', 'huge', 'giant'
 W22K = [12, 12, 12, 6]
 
 
@@ -133,7 +133,7 @@ def tenths(side, most, crop):
 
 
 _22K = {B: 'swinv2_base_patch4_window12_192_22k.pth', L: 'swinv2_large_patch4_window12_192_22k.pth',
-        G: 'swinv2_giant_window12_192_22k_ext.pth'}
+        G: 'swinv2_giant_window12_192_22k_ext.pth', H: 'swinv2_huge_window12_192_22k_ext.pth'}
 
 
 def in22k(arch):
@@ -248,6 +248,10 @@ TABLE_OF_RECIPES = {
     'swinv2-g-w40-in22k-ext_upernet_32xb1-80k_ade20k-640x640': GIANT_UPERNET,
     'swinv2-g-w56-in22k-ext_upernet_test_ade20k-896x896': dict(
         GIANT_UPERNET, window=56, test=3584, test_short=896, tta=[896 * r for r in RATIOS]),
+    # The huge model's are the giant's.
+    'swinv2-h-w40-in22k-ext_upernet_32xb1-80k_ade20k-640x640': GIANT_UPERNET | in22k(H),
+    'swinv2-h-w56-in22k-ext_upernet_test_ade20k-896x896': dict(
+        GIANT_UPERNET | in22k(H), window=56, test=3584, test_short=896, tta=[896 * r for r in RATIOS]),
     **{f'swinv2-t-w{window}{bias}-in1k_upernet_8xb2-160k_ade20k-512x512': dict(UPERNET, window=window, **change)
        for window in (16, 20, 32) for bias, change in (('', {}), ('-linear', LINEAR), ('-table', TABLE))
        if (window, bias) != (16, '')},
@@ -270,8 +274,9 @@ TABLE_OF_RECIPES = {
     'htc_swinv2-l-w48-in22k_fpn_test_coco': dict(HTC, window=48),
     'htc-without-semantic_swinv2-l-w32-in22k_fpn_64xb1-lsj1536-3x_coco': dict(HTC, semantic=False),
     'htc_swinv2-l-w32-in22k_fpn_64xb1-instaboost-lsj1536-3x_coco': dict(HTC, instaboost=True),
-    'htc_swinv2-g-w32-in22k-ext_fpn_96xb1-lsj1536-45k_coco': HTC | in22k(G) | dict(
-        lr=6e-4, batch=96, length=45000, end=45000, steps=[33750, 41250]),
+    **{f'htc_swinv2-{name}-w{window}-in22k-ext_fpn_{use}_coco': HTC | in22k(arch) | dict(
+        window=window, lr=6e-4, batch=96, length=45000, end=45000, steps=[33750, 41250])
+       for name, arch in (('g', G), ('h', H)) for window, use in ((32, '96xb1-lsj1536-45k'), (48, 'test'))},
     **{f'mask2former_swinv2-t-w16-in1k_8xb2-lsj-50e_coco{task}': COCO_MASK2FORMER for task in ('', '-panoptic')},
     **{f'mask2former_swinv2-l-w16-in22k_16xb1-lsj-100e_coco{task}': COCO_MASK2FORMER_L for task in ('', '-panoptic')},
     'deepvit-16b-in1k_upernet_8xb2-160k_ade20k-512x512': sized('deepvit-16b', 0.92),

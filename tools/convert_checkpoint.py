@@ -1,4 +1,5 @@
-"""Convert a SwinV2 or DeepViT checkpoint of any known library to mmvitscale's names, or only report what it is."""
+"""Convert a SwinV2 or DeepViT checkpoint of any known library to mmvitscale's names, or only report what it is. A folder in
+which DeepSpeed or torch.distributed.checkpoint left a model in pieces becomes one file of the whole model."""
 
 import argparse
 from dataclasses import replace
@@ -6,6 +7,7 @@ from pathlib import Path
 
 from mmvitscale.checkpoints.convert import convert, weights_in
 from mmvitscale.checkpoints.files import read_checkpoint, write_checkpoint
+from mmvitscale.checkpoints.sharded import is_sharded, read_sharded
 from mmvitscale.checkpoints.lineage import WindowLineage, check_agreement, reference_of_name, show_windows
 from mmvitscale.commands import check_writable, run_command
 from mmvitscale.errors import InputError
@@ -17,7 +19,7 @@ from mmvitscale.models.layers.windows import to_window
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('src', help='path or URL of a .pth, .bin or .safetensors file')
+    parser.add_argument('src', help='path or URL of a .pth, .bin or .safetensors file, or a folder of pieces')
     parser.add_argument('dst', nargs='?', help='.pth or .safetensors file to write (without it: only a report)')
     parser.add_argument('--pretrained-window-sizes', type=int, nargs='+', metavar='P',
                         help='windows the position biases were learned with, one or one per stage; needed where the '
@@ -55,7 +57,8 @@ def main():
     if dst:
         check_destination(dst, args.force)
     print(f'Reading {args.src} ...', flush=True)
-    content = read_checkpoint(args.src)
+    sharded = is_sharded(args.src)
+    content = read_sharded(args.src) if sharded else read_checkpoint(args.src)
     try:
         converted = convert(weights_in(content), args.prefix)
         check_complete(converted)
@@ -84,7 +87,10 @@ def main():
         meta = dict(source=converted.source)
         if isinstance(lineage, WindowLineage):
             meta['window_lineage'] = lineage.as_dict()
-        write_checkpoint(dst, dict(state_dict=converted.state_dict(lineage), meta=meta))
+        state = content['state_dict'] if sharded else converted.state_dict(lineage)
+        write_checkpoint(dst, dict(state_dict=state, meta=meta))
+        if sharded:
+            print(f'whole model        {len(state)} weights')
         print(f'written            {dst}')
 
 

@@ -33,6 +33,13 @@ swinv2 = dict(
         with_cp=True,
         attention=['sequential', 'sequential', 'auto', 'auto'],
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_giant_window12_192_22k_ext.pth')),
+    # No source gives recipes for the huge model: the giant's, at its width.
+    h_in22k_ext=dict(
+        arch='huge',
+        pretrained_window_sizes=windows_22k,
+        with_cp=True,
+        attention=['sequential', 'sequential', 'auto', 'auto'],
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_huge_window12_192_22k_ext.pth')),
     # The other position biases of Table 1, pretrained as T is.
     t_linear_in1k=dict(
         position_bias='linear_cpb',
@@ -49,5 +56,6 @@ swinv2_channels = dict(
     s=[96, 192, 384, 768],
     b=[128, 256, 512, 1024],
     l=[192, 384, 768, 1536],
+    h=[352, 704, 1408, 2816],
     g=[512, 1024, 2048, 4096])
 del release, windows_22k

@@ -55,6 +55,9 @@ def read_checkpoint(source: Union[str, Path]) -> dict:
         raise InputError(f'checkpoint {source} begins with {scheme[0]}, but a path or an http(s) URL is expected; '
                          'download the file and give its path')
     path = fetch(str(source)) if is_url(source) else Path(str(source).removeprefix('file://')).expanduser()
+    if path.is_dir():
+        raise InputError(f'checkpoint {source} is a folder; where a model lies in pieces in it, make one file of them with: python '
+                         f'tools/convert_checkpoint.py {source} DST.pth')
     if not path.is_file():
         raise InputError(f'checkpoint {source} is not there; check the path')
     try:
