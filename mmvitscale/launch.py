@@ -17,8 +17,15 @@ from .commands import LAUNCHER
 GRACE = 30
 _TERMINATED = -15  # by the launcher: never the cause
 # Of errors whose cause is in another process.
-_CONSEQUENCES = ('Connection closed by peer', 'Connection reset by peer', 'Broken pipe', 'DistBackendError', 'NCCL error',
-                 'DistNetworkError', 'Timed out waiting')
+_CONSEQUENCES = (
+    'Connection closed by peer',
+    'Connection reset by peer',
+    'Broken pipe',
+    'DistBackendError',
+    'NCCL error',
+    'DistNetworkError',
+    'Timed out waiting',
+)
 
 
 def run_processes(script: str, arguments: List[str], processes: int) -> int:
@@ -39,8 +46,16 @@ def run_processes(script: str, arguments: List[str], processes: int) -> int:
     if nodes == '1' and port is None:
         options.append('--standalone')
     else:
-        options += ['--nnodes', nodes, '--node_rank', os.environ.get('NODE_RANK', '0'), '--master_addr',
-                    os.environ.get('MASTER_ADDR', '127.0.0.1'), '--master_port', port or '29500']
+        options += [
+            '--nnodes',
+            nodes,
+            '--node_rank',
+            os.environ.get('NODE_RANK', '0'),
+            '--master_addr',
+            os.environ.get('MASTER_ADDR', '127.0.0.1'),
+            '--master_port',
+            port or '29500',
+        ]
     try:
         torchrun.run(torchrun.parse_args([*options, script, *arguments]))
     except ChildFailedError as error:
@@ -89,8 +104,11 @@ def _tell(failures: Dict[int, ProcessFailure], processes: int) -> int:
         others = '' if rank == 0 else f' ({where})'
         print(f'error: {error.removeprefix("InputError: ")}{others}', file=sys.stderr)
     elif error and 'Timed out waiting' in error:
-        print(f'error: {where} waited for another one longer than env_cfg.dist_cfg.timeout; that one hangs, or works longer '
-              'than the timeout allows; all were stopped', file=sys.stderr)
+        print(
+            f'error: {where} waited for another one longer than env_cfg.dist_cfg.timeout; that one hangs, or works longer '
+            'than the timeout allows; all were stopped',
+            file=sys.stderr,
+        )
     elif error:
         print(failure.error_file_data['message']['extraInfo']['py_callstack'].rstrip(), file=sys.stderr)
         print(f'error: {where} ended with {error.splitlines()[0].rstrip(": ")}; the others were stopped', file=sys.stderr)

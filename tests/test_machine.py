@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 
 import mmvitscale
 from mmvitscale import machine
+from mmvitscale.config import STRATEGIES, add_strategy, configs_folder
 from mmvitscale.errors import InputError
 
 
@@ -16,7 +17,7 @@ def test_a_config_for_many_gpus_fits_the_machine(device, monkeypatch):
     monkeypatch.setattr(machine, 'get_device', lambda: device)
     cfg = Config(dict(train_dataloader=dict(num_workers=999), sync_bn='torch'))
     machine.adapt_to_machine(cfg)
-    assert ('sync_bn' in cfg) == (device == 'cuda')
+    assert cfg.sync_bn == 'torch'
     assert cfg.train_dataloader.num_workers < 999
     assert cfg.runner_type == 'mmvitscale.Runner'
 
@@ -48,6 +49,86 @@ def test_packages_that_a_data_pipeline_needs(monkeypatch):
                           ('htc_swinv2-l-w32-in22k_fpn_64xb1-instaboost-lsj1536-3x_coco', 'instaboostfast')):
         with pytest.raises(InputError, match=f'needs the package {package}; get it with: pip install .*{package}'):
             machine.check_packages(mmvitscale.load_config(name))
+
+
+# Processes
+
+
+def strategic(strategy, **more):
+    """A config that wants a strategy, in several processes."""
+    return Config(dict(launcher='pytorch', strategy=strategy, model=dict(), optim_wrapper=dict(type='OptimWrapper'), **more))
+
+
+def refusal(cfg):
+    with pytest.raises(InputError) as error:
+        machine._choose_runner(cfg)
+    return str(error.value)
+
+
+def test_a_strategy_chooses_the_runner():
+    for name in ('fsdp', 'deepspeed_zero1'):
+        cfg = mmvitscale.load_config('swinv2_upernet_ade20k')
+        add_strategy(cfg, name)
+        cfg.launcher = 'pytorch'
+        machine._choose_runner(cfg)
+        assert cfg.runner_type == 'mmvitscale.FlexibleRunner'
+        cfg.launcher = 'none'  # one process has nothing to share out
+        cfg.runner_type = 'mmvitscale.Runner'
+        machine._choose_runner(cfg)
+        assert 'strategy' not in cfg and cfg.runner_type == 'mmvitscale.Runner'
+    cfg = strategic(dict(type='FSDPStrategy'))  # as MMEngine spells it
+    machine._choose_runner(cfg)
+    assert cfg.strategy.type == 'mmvitscale.FSDPStrategy'
+    cfg = strategic(dict(type='DDPStrategy'), runner_type='mmvitscale.Runner')
+    machine._choose_runner(cfg)
+    assert 'strategy' not in cfg and cfg.runner_type == 'mmvitscale.Runner'
+
+
+def test_every_fragment_can_be_added_to_any_config(tmp_path):
+    for name in STRATEGIES:
+        (tmp_path / f'{name}.py').write_text(f"_base_ = ['mmvitscale::swinv2_mask_rcnn_coco', "
+                                             f"'{configs_folder()}/_base_/scale/{name}.py']\n")
+        inherited = mmvitscale.load_config(tmp_path / f'{name}.py')
+        asked = mmvitscale.load_config('swinv2_mask_rcnn_coco')
+        add_strategy(asked, name)
+        assert inherited._cfg_dict == asked._cfg_dict
+        assert inherited._cfg_dict != mmvitscale.load_config('swinv2_mask_rcnn_coco')._cfg_dict
+
+
+def test_strategies_that_cannot_work(monkeypatch):
+    assert 'mmvitscale knows FSDPStrategy and DeepSpeedStrategy' in refusal(strategic(dict(type='ColossalAIStrategy')))
+    fsdp = dict(type='mmvitscale.FSDPStrategy')
+    assert 'EMAHook found with FSDPStrategy' in refusal(strategic(fsdp, custom_hooks=[dict(type='EMAHook')]))
+    compared = strategic(fsdp)
+    compared.model = dict(backbone=dict(similarity_weight=0.1))
+    assert 'similarity_weight found with FSDPStrategy' in refusal(compared)
+    half = strategic(fsdp)
+    half.optim_wrapper = dict(type='AmpOptimWrapper')
+    assert 'float16 found with FSDPStrategy' in refusal(half)
+    half.optim_wrapper.dtype = 'bfloat16'
+    machine._choose_runner(half)
+    assert half.optim_wrapper.type == 'mmvitscale.BF16OptimWrapper' and not half.optim_wrapper.cache
+    deepspeed = dict(type='mmvitscale.DeepSpeedStrategy')
+    detection = strategic(deepspeed, default_scope='mmdet')
+    machine._choose_runner(detection)
+    with pytest.raises(InputError, match='compiled operators of mmcv know no bfloat16'):
+        machine.use_mixed_precision(detection)
+    monkeypatch.setattr(machine.importlib.util, 'find_spec', lambda name: None)
+    assert 'pip install deepspeed' in refusal(strategic(deepspeed))
+    with pytest.raises(InputError, match="use sync_bn='torch'"):
+        machine.adapt_to_machine(Config(dict(sync_bn='mmcv')))
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(machine, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
+    with pytest.raises(InputError, match='3 processes found on a machine with 2 GPUs'):
+        machine.adapt_to_machine(Config(dict()), 'pytorch')
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    cfg = Config(dict(env_cfg=dict(dist_cfg=dict(backend='nccl'))))
+    machine.adapt_to_machine(cfg, 'pytorch')
+    assert cfg.env_cfg.dist_cfg.timeout == 1800
 
 
 # Batches

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mmvitscale.checkpoints.convert import convert, weights_in
 from mmvitscale.checkpoints.files import read_checkpoint, write_checkpoint
-from mmvitscale.checkpoints.sharded import is_sharded, read_sharded
 from mmvitscale.checkpoints.lineage import WindowLineage, check_agreement, reference_of_name, show_windows
+from mmvitscale.checkpoints.sharded import is_sharded, read_sharded
 from mmvitscale.commands import check_writable, run_command
 from mmvitscale.errors import InputError
 from mmvitscale.models.backbones.from_weights import check_complete

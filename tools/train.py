@@ -22,7 +22,8 @@ def parse_args():
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the batch of all GPUs together')
     parser.add_argument('--strategy', choices=STRATEGIES,
-                        help='how several processes share the work: ddp, optimizer states shared out (zero1, deepspeed_zero1), '
+                        help='how several processes share the work: ddp, optimizer states shared out (zero1, '
+                             'deepspeed_zero1), '
                         'parameters and gradients, too (fsdp); what fits: tools/analysis/memory_plan.py')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CKPT',
                         help='go on from a checkpoint (default: the latest in the work dir)')

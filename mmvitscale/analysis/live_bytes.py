@@ -1,5 +1,6 @@
 """What a step would hold in memory, found on the meta device, where nothing is computed or stored: every tensor that the
-forward and backward passes make is counted while it lives."""
+forward and backward passes make is counted while it lives. What libraries take for themselves inside an operation (oneDNN's
+and cuDNN's workspaces) does not show."""
 
 import weakref
 from contextlib import contextmanager
@@ -74,13 +75,46 @@ class _FusedAttention(Function):
 
 # What autocast computes in 16 bits, and in float32, of what our models and heads call.
 _LOWER = {
-    F.linear, F.conv2d, F.conv_transpose2d, torch.conv2d, torch.conv_transpose2d, torch.matmul, torch.bmm, torch.mm,
-    torch.einsum, torch.addmm, torch.baddbmm, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, Tensor.bmm, Tensor.mm
+    F.linear,
+    F.conv2d,
+    F.conv_transpose2d,
+    torch.conv2d,
+    torch.conv_transpose2d,
+    torch.matmul,
+    torch.bmm,
+    torch.mm,
+    torch.einsum,
+    torch.addmm,
+    torch.baddbmm,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.__rmatmul__,
+    Tensor.bmm,
+    Tensor.mm,
 }
 _FLOAT32_ON_GPUS = {
-    F.layer_norm, F.group_norm, F.softmax, torch.softmax, Tensor.softmax, F.log_softmax, torch.log_softmax,
-    Tensor.log_softmax, F.cross_entropy, F.nll_loss, torch.exp, Tensor.exp, torch.log, Tensor.log, Tensor.pow, torch.pow,
-    torch.rsqrt, Tensor.rsqrt, Tensor.sum, torch.sum, F.normalize, torch.norm
+    F.layer_norm,
+    F.group_norm,
+    F.softmax,
+    torch.softmax,
+    Tensor.softmax,
+    F.log_softmax,
+    torch.log_softmax,
+    Tensor.log_softmax,
+    F.cross_entropy,
+    F.nll_loss,
+    torch.exp,
+    Tensor.exp,
+    torch.log,
+    Tensor.log,
+    Tensor.pow,
+    torch.pow,
+    torch.rsqrt,
+    Tensor.rsqrt,
+    Tensor.sum,
+    torch.sum,
+    F.normalize,
+    torch.norm,
 }
 
 
@@ -140,13 +174,24 @@ def as_on(device: str, mixed: bool, cached: bool = True) -> Iterator[_Kernels]:
     kernels = _Kernels(device, mixed, cached)
     chunks = [{**module._CHUNK, 'meta': module._CHUNK[device]} for module in (window_attention, re_attention)]
     auto = {**window_attention.KERNELS, 'auto': window_attention.KERNELS['sequential' if device == 'cpu' else 'fused']}
-    with mock.patch.object(window_attention, '_CHUNK', chunks[0]), mock.patch.object(re_attention, '_CHUNK', chunks[1]), \
-            mock.patch.object(window_attention, 'KERNELS', auto), mock.patch('torch.autocast', kernels.autocast):
+    with (
+        mock.patch.object(window_attention, '_CHUNK', chunks[0]),
+        mock.patch.object(re_attention, '_CHUNK', chunks[1]),
+        mock.patch.object(window_attention, 'KERNELS', auto),
+        mock.patch('torch.autocast', kernels.autocast),
+    ):
         yield kernels
 
 
-def step(forward: Callable[[], Tensor], *modules: nn.Module, device: str = 'cuda', mixed: bool = False,
-         cached: bool = True, gradients: bool = True, watched: Optional[Dict[str, nn.Module]] = None) -> 'Step':
+def step(
+    forward: Callable[[], Tensor],
+    *modules: nn.Module,
+    device: str = 'cuda',
+    mixed: bool = False,
+    cached: bool = True,
+    gradients: bool = True,
+    watched: Optional[Dict[str, nn.Module]] = None,
+) -> 'Step':
     """Take ``forward`` to a loss and back, on the meta device.
 
     Args:
@@ -174,7 +219,8 @@ def step(forward: Callable[[], Tensor], *modules: nn.Module, device: str = 'cuda
                 kernels.weights.clear()
                 with kernels:  # for what is computed again; ``loss.backward()`` would leave the mode
                     torch.autograd.Variable._execution_engine.run_backward(
-                        (loss, ), (torch.ones_like(loss), ), False, False, (), allow_unreachable=True, accumulate_grad=True)
+                        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+                    )
         finally:
             for hook in hooks:
                 hook.remove()

@@ -1,4 +1,5 @@
-"""What a training of a config takes on each GPU, without a GPU: parameters, gradients and optimizer states by closed form for
+"""What a training of a config takes on each GPU, without a GPU: parameters, gradients and optimizer states by closed "
+ "form for
 each way of sharing them out (ZeRO, arXiv 1910.02054), activations from the meta device (``live_bytes``)."""
 
 import copy
@@ -17,8 +18,8 @@ from .live_bytes import Step, as_on, step
 
 STRATEGIES = ('ddp', 'zero1', 'deepspeed_zero1', 'fsdp')
 PRECISIONS = ('fp32', 'bf16', 'fp16')
-# How weights meet 16-bit activations: autocast makes copies of float32 ones and keeps them until the forward pass ends; or, as
-# with FSDP, lets go of each as soon as it may; or they have 16 bits themselves (DeepSpeed's own bf16 and fp16).
+# How weights meet 16-bit activations: autocast makes copies of float32 ones and keeps them until the forward pass ends; or,
+# as with FSDP, lets go of each as soon as it may; or they have 16 bits themselves (DeepSpeed's own bf16 and fp16).
 WEIGHTS = ('float32', 'float32, no copies kept', '16 bits')
 # DeepSpeed's buffer of gradients that are communicated together, in elements: its reduce_bucket_size.
 _DEEPSPEED_BUCKET = 5e8
@@ -47,16 +48,22 @@ class Setting:
                     block.attn.kernel = self.attention
 
     def __str__(self) -> str:
-        attention = {'auto': 'fused attention', 'eager': 'eager attention', 'sequential': 'sequential attention',
-                     'sequential-2': 'sequential attention in two stages'}[self.attention]
+        attention = {
+            'auto': 'fused attention',
+            'eager': 'eager attention',
+            'sequential': 'sequential attention',
+            'sequential-2': 'sequential attention in two stages',
+        }[self.attention]
         return f'{"checkpointing, " if self.checkpointing else ""}{attention}'
 
 
 def settings_of(backbone: nn.Module) -> Tuple[List[Setting], List[Setting]]:
     """Those worth a choice, from the fastest to the leanest, and those that are only shown for comparison."""
-    kernels = ('auto', 'sequential-2', 'sequential') if isinstance(backbone, SwinTransformerV2) else ('sequential', )
-    return ([Setting(checkpointing, kernel) for checkpointing in (False, True) for kernel in kernels],
-            [Setting(checkpointing, 'eager') for checkpointing in (False, True)])
+    kernels = ('auto', 'sequential-2', 'sequential') if isinstance(backbone, SwinTransformerV2) else ('sequential',)
+    return (
+        [Setting(checkpointing, kernel) for checkpointing in (False, True) for kernel in kernels],
+        [Setting(checkpointing, 'eager') for checkpointing in (False, True)],
+    )
 
 
 def configured_setting(backbone: nn.Module) -> Optional[Setting]:
@@ -72,8 +79,9 @@ def configured_setting(backbone: nn.Module) -> Optional[Setting]:
 def _signature(backbone: nn.Module) -> list:
     same = {'auto': 'sequential'} if isinstance(backbone, DeepViT) else {}
     kernels = [getattr(block.attn, 'kernel', None) for block in backbone.transformer_blocks()]
-    checkpointed = [stage.with_cp for stage in backbone.stages] if isinstance(backbone, SwinTransformerV2) else \
-        [backbone.with_cp]
+    checkpointed = (
+        [stage.with_cp for stage in backbone.stages] if isinstance(backbone, SwinTransformerV2) else [backbone.with_cp]
+    )
     return [[same.get(kernel, kernel) for kernel in kernels], checkpointed]
 
 
@@ -98,9 +106,13 @@ def sizes_of(model: nn.Module, cfg: Config) -> Sizes:
     if kind == 'SGD':
         state_bytes = 4 if optimizer.get('momentum') else 0
     hooks = cfg.get('custom_hooks') or []
-    return Sizes(_count(model.parameters()), _count(p for p in model.parameters() if p.requires_grad),
-                 tuple(_count(block.parameters()) for block in blocks), state_bytes,
-                 sum(str(hook.get('type', '')).endswith('EMAHook') for hook in hooks))
+    return Sizes(
+        _count(model.parameters()),
+        _count(p for p in model.parameters() if p.requires_grad),
+        tuple(_count(block.parameters()) for block in blocks),
+        state_bytes,
+        sum(str(hook.get('type', '')).endswith('EMAHook') for hook in hooks),
+    )
 
 
 def _count(parameters) -> int:
@@ -164,8 +176,16 @@ def weights_of(strategy: str, precision: str, sixteen_bit_weights: bool) -> str:
     return WEIGHTS[1] if strategy == 'fsdp' else WEIGHTS[0]
 
 
-def take_step(model: nn.Module, images: int, size: Tuple[int, int], setting: Optional[Setting], device: str = 'cuda',
-              precision: str = 'fp32', weights: str = 'float32', gradients: bool = False) -> Step:
+def take_step(
+    model: nn.Module,
+    images: int,
+    size: Tuple[int, int],
+    setting: Optional[Setting],
+    device: str = 'cuda',
+    precision: str = 'fp32',
+    weights: str = 'float32',
+    gradients: bool = False,
+) -> Step:
     """The activations of a training step of a model on the meta device: of its backbone, its neck, and the heads that run on
     features alone, with the loss of segmentation.
 
@@ -202,8 +222,15 @@ def take_step(model: nn.Module, images: int, size: Tuple[int, int], setting: Opt
     elif isinstance(backbone, DeepViT):
         watched = {'backbone': backbone}
     watched.update({name: model.get_submodule(name) for name in heads})
-    return step(forward, model, device=device, mixed=precision != 'fp32' and weights != '16 bits', cached=weights == 'float32',
-                gradients=gradients, watched=watched)
+    return step(
+        forward,
+        model,
+        device=device,
+        mixed=precision != 'fp32' and weights != '16 bits',
+        cached=weights == 'float32',
+        gradients=gradients,
+        watched=watched,
+    )
 
 
 def runnable_heads(model: nn.Module, x: Tensor) -> List[str]:
@@ -250,24 +277,47 @@ def _tensors(outputs) -> Iterator[Tensor]:
 def training_size(cfg: Config) -> Tuple[int, int]:
     """(height, width) of the images that the config trains with, the largest if they vary. Raises InputError where it does
     not tell."""
-    sizes: List[Sequence[int]] = []
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-    if preprocessor.get('size'):
-        sizes.append(preprocessor['size'])
+    sizes = _pairs(preprocessor.get('size'))
     for augment in preprocessor.get('batch_augments') or []:
-        sizes.append(augment.get('size') or ())
-    loader = cfg.get('train_dataloader') or {}
-    steps = list(_steps(loader.get('dataset') or {}))
-    for key in ('crop_size', 'size', 'scale'):  # what is cropped or padded counts for more than what was scaled before
-        for item in steps if not sizes else ():
-            if item.get('type', '').split('.')[-1] in ('RandomCrop', 'Pad', 'Resize', 'RandomResize', 'RandomResizedCrop',
-                                                       'RandomChoiceResize', 'CenterCrop'):
-                sizes += _pairs(item.get(key)) + _pairs(item.get(f'{key}s'))
-    sizes = [size for size in sizes if len(size) == 2]
+        sizes += _pairs(augment.get('size'))
+    if not sizes:
+        sizes = [
+            size
+            for dataset in _datasets((cfg.get('train_dataloader') or {}).get('dataset') or {})
+            for size in _last_sizes(dataset.get('pipeline') or [])
+        ]
     if not sizes:
         raise InputError(f'{cfg.filename} does not tell the size of its training images; give it with --size')
-    best = max(sizes, key=lambda pair: pair[0] * pair[1])
-    return int(best[0]), int(best[1])
+    height, width = max(sizes, key=lambda size: size[0] * size[1])
+    return int(height), int(width)
+
+
+# Steps that set the size of images, and whether they name the width first.
+_SIZING = {
+    'RandomCrop': False,
+    'CenterCrop': False,
+    'RandomResizedCrop': False,
+    'Pad': False,
+    'Resize': True,
+    'RandomResize': True,
+    'RandomChoiceResize': True,
+}
+
+
+def _last_sizes(pipeline) -> List[Tuple[int, int]]:
+    """(height, width) that the last step of a pipeline which sets a size may give, of every branch."""
+    sizes: List[Tuple[int, int]] = []
+    for item in pipeline:
+        branches = item.get('transforms') or []
+        branches = [branch if isinstance(branch, (list, tuple)) else [branch] for branch in branches]
+        found = [size for branch in branches for size in _last_sizes(branch)]
+        width_first = _SIZING.get(str(item.get('type', '')).split('.')[-1])
+        if width_first is not None:
+            for key in ('crop_size', 'size', 'scale', 'scales'):
+                found += [size[::-1] if width_first else size for size in _pairs(item.get(key))]
+        sizes = found or sizes
+    return sizes
 
 
 def _pairs(value) -> list:
@@ -279,18 +329,11 @@ def _pairs(value) -> list:
     return [pair for item in value for pair in _pairs(item)] if isinstance(value, (list, tuple)) else []
 
 
-def _steps(dataset) -> Iterator[dict]:
-    """The steps of the pipelines of a data set's config, through wrappers."""
+def _datasets(dataset) -> Iterator[dict]:
+    """A data set's config and those in it."""
+    yield dataset
     for item in dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else []):
-        yield from _steps(item)
-    stack = list(dataset.get('pipeline') or [])
-    while stack:
-        item = stack.pop(0)
-        if isinstance(item, (list, tuple)):
-            stack = [*item, *stack]
-        elif isinstance(item, dict):
-            yield item
-            stack = [*(item.get('transforms') or []), *stack]
+        yield from _datasets(item)
 
 
 @dataclass(frozen=True)
@@ -319,13 +362,19 @@ def one_block(backbone: SwinTransformerV2, stage: int) -> dict:
     arch = backbone.arch
     first = backbone.stages[stage]
     return dict(
-        arch=dict(embed_dims=arch['embed_dims'] * 2**stage, depths=(1, ), num_heads=(arch['num_heads'][stage], ),
-                  mlp_ratio=arch['mlp_ratio']),
-        window_size=[first.window], pretrained_window_sizes=[first.reference], position_bias=backbone.position_bias,
-        drop_path_rate=0.0)
+        arch=dict(
+            embed_dims=arch['embed_dims'] * 2**stage,
+            depths=(1,),
+            num_heads=(arch['num_heads'][stage],),
+            mlp_ratio=arch['mlp_ratio'],
+        ),
+        window_size=[first.window],
+        pretrained_window_sizes=[first.reference],
+        position_bias=backbone.position_bias,
+        drop_path_rate=0.0,
+    )
 
 
 def map_of(stage: int, size: Tuple[int, int]) -> Tuple[int, int]:
     """(height, width) of a stage's map, for images of this size."""
     return tuple(-(-side // (4 * 2**stage)) for side in size)
-

@@ -35,19 +35,24 @@ def read_sharded(folder: Union[str, Path]) -> dict:
         folder = folder / (folder / 'latest').read_text().strip()
     models = sorted(folder.glob('*mp_rank_*_model_states.pt'))
     if not models:
-        raise InputError(f'{folder} holds no checkpoint of DeepSpeed (mp_rank_00_model_states.pt) or '
-                         'torch.distributed.checkpoint (.metadata); give such a folder, or a checkpoint file')
+        raise InputError(
+            f'{folder} holds no checkpoint of DeepSpeed (mp_rank_00_model_states.pt) or '
+            'torch.distributed.checkpoint (.metadata); give such a folder, or a checkpoint file'
+        )
     if len(models) > 1 or models[0].name != 'mp_rank_00_model_states.pt':
-        raise InputError(f'{folder} holds {len(models)} model states ({models[0].name}, ...), of ZeRO stage 3 or of a model split '
-                         'over GPUs, but stages 0 to 2 of a whole one are known; make one file of it with DeepSpeed\'s '
-                         'zero_to_fp32.py, which lies beside it')
+        raise InputError(
+            f'{folder} holds {len(models)} model states ({models[0].name}, ...), of ZeRO stage 3 or of a model split '
+            "over GPUs, but stages 0 to 2 of a whole one are known; make one file of it with DeepSpeed's "
+            'zero_to_fp32.py, which lies beside it'
+        )
     return dict(state_dict=_of_deepspeed(folder, models[0]), meta=dict(source='DeepSpeed'))
 
 
 def _of_deepspeed(folder: Path, model: Path) -> Dict[str, torch.Tensor]:
     content = _read_of_deepspeed(model)
-    state = OrderedDict((name, value.float() if value.is_floating_point() else value)
-                        for name, value in content['module'].items())
+    state = OrderedDict(
+        (name, value.float() if value.is_floating_point() else value) for name, value in content['module'].items()
+    )
     pieces = sorted(folder.glob('*zero_pp_rank_*_mp_rank_00_optim_states.pt'), key=_rank_of)
     if not pieces:  # stage 0, or saved without
         return state
@@ -55,8 +60,10 @@ def _of_deepspeed(folder: Path, model: Path) -> Dict[str, torch.Tensor]:
     counts = optimizers[0]['partition_count']
     expected = max(counts) if isinstance(counts, (list, tuple)) else int(counts)
     if [_rank_of(path) for path in pieces] != list(range(expected)):
-        raise InputError(f'{folder} holds the pieces of {len(pieces)} processes, but {expected} saved it; copy all of '
-                         'zero_pp_rank_*_optim_states.pt')
+        raise InputError(
+            f'{folder} holds the pieces of {len(pieces)} processes, but {expected} saved it; copy all of '
+            'zero_pp_rank_*_optim_states.pt'
+        )
     # Each process has a part of every group: its parameters one after the other, in their order.
     for number, shapes in enumerate(content['param_shapes']):
         flat = torch.cat([optimizer['single_partition_of_fp32_groups'][number].flatten() for optimizer in optimizers])
@@ -65,7 +72,7 @@ def _of_deepspeed(folder: Path, model: Path) -> Dict[str, torch.Tensor]:
             length = shape.numel()
             if start + length > len(flat):
                 raise InputError(f'{folder} holds fewer numbers than its parameters have; copy it again')
-            state[name] = flat[start:start + length].view(shape).clone()
+            state[name] = flat[start : start + length].view(shape).clone()
             start += length
     return state
 
@@ -76,8 +83,10 @@ def _rank_of(path: Path) -> int:
 
 def _read_of_deepspeed(path: Path) -> dict:
     """The content of a file, DeepSpeed's own types as plain data."""
-    plain = [(_Placeholder, f'deepspeed.runtime.{name}') for name in (
-        'fp16.loss_scaler.LossScaler', 'fp16.loss_scaler.DynamicLossScaler', 'zero.config.ZeroStageEnum')]
+    plain = [
+        (_Placeholder, f'deepspeed.runtime.{name}')
+        for name in ('fp16.loss_scaler.LossScaler', 'fp16.loss_scaler.DynamicLossScaler', 'zero.config.ZeroStageEnum')
+    ]
     plain += [(_Placeholder, 'deepspeed.utils.tensor_fragment.fragment_address')]
     with torch.serialization.safe_globals(plain):
         content = read_checkpoint(path)
@@ -96,8 +105,17 @@ class _Placeholder(OrderedDict):
 class _MetadataReader(pickle.Unpickler):
     """Reads what torch.distributed.checkpoint tells of the pieces; nothing but its own descriptions and plain containers."""
 
-    _PLAIN = {('collections', 'OrderedDict'), ('builtins', 'set'), ('builtins', 'dict'), ('builtins', 'list'), ('torch', 'Size'),
-              ('torch.serialization', '_get_layout'), ('torch', 'device'), ('pathlib', 'PosixPath'), ('pathlib', 'PurePosixPath')}
+    _PLAIN = {
+        ('collections', 'OrderedDict'),
+        ('builtins', 'set'),
+        ('builtins', 'dict'),
+        ('builtins', 'list'),
+        ('torch', 'Size'),
+        ('torch.serialization', '_get_layout'),
+        ('torch', 'device'),
+        ('pathlib', 'PosixPath'),
+        ('pathlib', 'PurePosixPath'),
+    }
 
     def find_class(self, module, name):
         described = module in ('torch.distributed.checkpoint.metadata', 'torch.distributed.checkpoint.filesystem')
@@ -108,11 +126,10 @@ class _MetadataReader(pickle.Unpickler):
 
 
 def _of_torch(folder: Path) -> Dict[str, torch.Tensor]:
-    from torch.distributed.checkpoint import FileSystemReader, load
+    from torch.distributed.checkpoint import CheckpointException, FileSystemReader, load
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     class Reader(FileSystemReader):
-
         def read_metadata(self, *args, **kwargs):
             with open(folder / '.metadata', 'rb') as file:
                 metadata = _MetadataReader(file).load()
@@ -121,16 +138,22 @@ def _of_torch(folder: Path) -> Dict[str, torch.Tensor]:
     reader = Reader(str(folder))
     try:
         metadata = reader.read_metadata()
-        tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype)
-                   for name, entry in metadata.state_dict_metadata.items() if isinstance(entry, TensorStorageMetadata)}
+        tensors = {
+            name: torch.empty(entry.size, dtype=entry.properties.dtype)
+            for name, entry in metadata.state_dict_metadata.items()
+            if isinstance(entry, TensorStorageMetadata)
+        }
         with warnings.catch_warnings():  # that there is one process
             warnings.simplefilter('ignore')
             load(tensors, storage_reader=reader, no_dist=True)
-    except Exception as error:  # whatever damaged files make the reader raise
+    except (Exception, CheckpointException) as error:  # whatever damaged files make the reader raise
         if isinstance(error, pickle.UnpicklingError) and 'unsupported global' in str(error):
-            raise InputError(f'{folder}/.metadata holds Python objects whose loading would run code, so it was not loaded; save it '
-                             'again with torch.distributed.checkpoint') from error
-        raise InputError(f'{folder} is no checkpoint of torch.distributed.checkpoint or is damaged; copy or save it '
-                         'again') from error
+            raise InputError(
+                f'{folder}/.metadata holds Python objects whose loading would run code, so it was not loaded; save it '
+                'again with torch.distributed.checkpoint'
+            ) from error
+        raise InputError(
+            f'{folder} is no checkpoint of torch.distributed.checkpoint or is damaged; copy or save it again'
+        ) from error
     names: List[str] = [name for name in tensors if not name.startswith(('optimizer.', 'optim.'))]
     return OrderedDict((name.removeprefix('state_dict.').removeprefix('model.'), tensors[name]) for name in names)

@@ -22,6 +22,7 @@ def _register_optimizers() -> None:
     """DeepSpeed's own optimizers, for configs that name them. MMEngine's way fails with DeepSpeed 0.19, which has fewer."""
     from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
     from deepspeed.ops.lamb import FusedLamb
+
     for optimizer in (DeepSpeedCPUAdam, FusedAdam, FusedLamb):
         OPTIMIZERS.register_module(module=optimizer, force=True)
 
@@ -52,13 +53,16 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
         self.config.setdefault('zero_optimization', dict(stage=1))
         stage = self.config['zero_optimization'].get('stage', 0)
         if stage not in (1, 2):
-            raise InputError(f'DeepSpeed\'s ZeRO stage {stage} found, but mmvitscale.DeepSpeedStrategy knows 1 and 2; to share '
-                             'out parameters, too, use mmvitscale.FSDPStrategy')
+            raise InputError(
+                f"DeepSpeed's ZeRO stage {stage} found, but mmvitscale.DeepSpeedStrategy knows 1 and 2; to share "
+                'out parameters, too, use mmvitscale.FSDPStrategy'
+            )
         if self._holds_16_bits():
             self._inputs_to_half = self._inputs_to_half or ['inputs']
         if self._enabled('fp16') and get_device() == 'cpu':
-            raise InputError('fp16 found in the DeepSpeed strategy, but without a GPU it trains in float32 or bf16; use one '
-                             'of them')
+            raise InputError(
+                'fp16 found in the DeepSpeed strategy, but without a GPU it trains in float32 or bf16; use one of them'
+            )
         # Of torch.optim, as any recipe's.
         self.config.setdefault('zero_allow_untested_optimizer', True)
 
@@ -76,8 +80,10 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
         clip = cfg.pop('clip_grad', None)
         if clip:
             if clip.get('norm_type', 2) != 2 or 'max_norm' not in clip:
-                raise InputError(f'clip_grad {dict(clip)} found, but DeepSpeed clips by the 2-norm of all gradients: '
-                                 'clip_grad=dict(max_norm=...)')
+                raise InputError(
+                    f'clip_grad {dict(clip)} found, but DeepSpeed clips by the 2-norm of all gradients: '
+                    'clip_grad=dict(max_norm=...)'
+                )
             self.config['gradient_clipping'] = clip['max_norm']
         self.config['gradient_accumulation_steps'] = cfg.pop('accumulative_counts', 1)
         if kind in ('AmpOptimWrapper', 'BF16OptimWrapper') and not self._holds_16_bits():
@@ -117,7 +123,7 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
                 state[name] = whole.cpu()
         return state
 
-    def load_model_state_dict(self, state_dict: dict, *, strict: bool = False, revise_keys=((r'^module\.', ''), )) -> None:
+    def load_model_state_dict(self, state_dict: dict, *, strict: bool = False, revise_keys=((r'^module\.', ''),)) -> None:
         """Takes float32 weights, into what the optimizer holds of them as well."""
         super().load_model_state_dict(state_dict, strict=strict, revise_keys=revise_keys)
         optimizer = self.model.optimizer
@@ -132,27 +138,35 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
         numbers."""
         first = 0
         for group, parameters in zip(self.model.optimizer.param_groups, self._parameters):
-            (piece, ) = group['params']
+            (piece,) = group['params']
             yield group, self.model.optimizer.optimizer.state[piece], list(enumerate(parameters, first))
             first += len(parameters)
 
     def _link_states(self, group: dict, parameters: List[Tuple[int, nn.Parameter]]) -> None:
         """Tell each parameter where its states are. DeepSpeed does so when the first group of all has been updated, when
         those of the others are not there yet."""
-        _utils().lazy_init_hp_params_optimizer_state([parameter for _, parameter in parameters], group['params'][0],
-                                                     self.model.optimizer.optimizer.state)
+        _utils().lazy_init_hp_params_optimizer_state(
+            [parameter for _, parameter in parameters], group['params'][0], self.model.optimizer.optimizer.state
+        )
 
     def optim_state_dict(self) -> dict:
         """In the form of ``torch.optim``; all processes call it."""
         states, groups = {}, []
         for group, state, parameters in self._groups():
             self._link_states(group, parameters)
-            groups.append({**{key: value for key, value in group.items() if key != 'params'},
-                           'params': [index for index, _ in parameters]})
+            groups.append(
+                {
+                    **{key: value for key, value in group.items() if key != 'params'},
+                    'params': [index for index, _ in parameters],
+                }
+            )
             for index, parameter in parameters:
                 states[index] = {
-                    key: _utils().safe_get_full_optimizer_state(parameter, key).cpu() if _is_sharded(value) else
-                    value.clone().cpu() if isinstance(value, Tensor) else value
+                    key: _utils().safe_get_full_optimizer_state(parameter, key).cpu()
+                    if _is_sharded(value)
+                    else value.clone().cpu()
+                    if isinstance(value, Tensor)
+                    else value
                     for key, value in state.items()
                 }
         wrapper = self.optim_wrapper.state_dict()
@@ -180,4 +194,5 @@ def _is_sharded(value) -> bool:
 
 def _utils():
     import deepspeed.utils  # not needed to train otherwise
+
     return deepspeed.utils

@@ -40,8 +40,10 @@ class FSDPStrategy(WholeCheckpoints, DDPStrategy):
         if is_model_wrapper(model):
             return model
         model = self.convert_model(model)
-        options = dict(mesh=init_device_mesh(get_device(), (self.world_size, )),
-                       offload_policy=CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy())
+        options = dict(
+            mesh=init_device_mesh(get_device(), (self.world_size,)),
+            offload_policy=CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy(),
+        )
         for backbone in backbones_of(model).values():
             for block in backbone.transformer_blocks():
                 fully_shard(block, reshard_after_forward=self.reshard_after_forward, **options)
@@ -62,7 +64,7 @@ class FSDPStrategy(WholeCheckpoints, DDPStrategy):
         """The same of the optimizer: in the form of a single process."""
         return self._gathered(self.optim_wrapper.state_dict())
 
-    def load_model_state_dict(self, state_dict: dict, *, strict: bool = False, revise_keys=((r'^module\.', ''), )) -> None:
+    def load_model_state_dict(self, state_dict: dict, *, strict: bool = False, revise_keys=((r'^module\.', ''),)) -> None:
         """Takes a whole one, and keeps this process's shards of it."""
         own = self.model.state_dict()
         shards = OrderedDict((key, _shard(value, own.get(key))) for key, value in state_dict.items())
@@ -98,10 +100,15 @@ class FSDPStrategy(WholeCheckpoints, DDPStrategy):
 
 def _shard(value: Any, like: Optional[Tensor]) -> Any:
     """A whole tensor -> this process's shard of it, distributed as ``like`` is; other values as they are."""
-    if not isinstance(value, Tensor) or isinstance(value, DTensor) or not isinstance(like, DTensor) or \
-            value.shape != like.shape:
+    if (
+        not isinstance(value, Tensor)
+        or isinstance(value, DTensor)
+        or not isinstance(like, DTensor)
+        or value.shape != like.shape
+    ):
         return value
     device = like.to_local().device
     # Every process has read the file: nothing need be sent.
-    return distribute_tensor(value.to(like.device_mesh.device_type), like.device_mesh, like.placements,
-                             src_data_rank=None).to(device)
+    return distribute_tensor(
+        value.to(like.device_mesh.device_type), like.device_mesh, like.placements, src_data_rank=None
+    ).to(device)

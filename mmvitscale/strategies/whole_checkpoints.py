@@ -26,8 +26,15 @@ class WholeCheckpoints:
 
     enter: Enter
 
-    def load_checkpoint(self, filename: str, *, map_location='cpu', strict: bool = False,
-                        revise_keys=((r'^module\.', ''), ), callback: Optional[Callable] = None) -> dict:
+    def load_checkpoint(
+        self,
+        filename: str,
+        *,
+        map_location='cpu',
+        strict: bool = False,
+        revise_keys=((r'^module\.', ''),),
+        callback: Optional[Callable] = None,
+    ) -> dict:
         """As MMEngine's. Files are read into the main memory, and code in them is not run."""
         checkpoint = read_checkpoint(filename)
         self.enter(checkpoint, filename, strict)
@@ -39,8 +46,15 @@ class WholeCheckpoints:
     # DeepSpeed's in MMEngine reads folders of its own only.
     resume = SingleDeviceStrategy.resume
 
-    def save_checkpoint(self, filename: str, *, save_optimizer: bool = True, save_param_scheduler: bool = True,
-                        extra_ckpt: Optional[dict] = None, callback: Optional[Callable] = None) -> None:
+    def save_checkpoint(
+        self,
+        filename: str,
+        *,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        extra_ckpt: Optional[dict] = None,
+        callback: Optional[Callable] = None,
+    ) -> None:
         """As MMEngine's, in all processes."""
         content = {'state_dict': self.model_state_dict()}
         if save_optimizer and hasattr(self, 'optim_wrapper'):
@@ -51,8 +65,10 @@ class WholeCheckpoints:
             return
         content.update(extra_ckpt or {})
         content['meta'] = {
-            **content.get('meta', {}), 'seed': self.seed, 'time': time.strftime('%Y%m%d_%H%M%S', time.localtime()),
-            'mmengine_version': mmengine.__version__ + get_git_hash()
+            **content.get('meta', {}),
+            'seed': self.seed,
+            'time': time.strftime('%Y%m%d_%H%M%S', time.localtime()),
+            'mmengine_version': mmengine.__version__ + get_git_hash(),
         }
         if callback is not None:
             callback(content)

@@ -122,7 +122,8 @@ def test_an_image_without_objects_trains_and_is_tested(scenes, run_here, tmp_pat
     result = run('tools/train.py', RETINANET, '--work-dir', tmp_path / 'work', '--cfg-options', *options)
     assert 'instances_train2017.json: 1 of 4 images have no object' in result.stderr
     assert re.findall(r'Iter\(train\) \[(\d)/4\].* loss: [\d.]+ ', result.stdout + result.stderr) == list('1234')
-    code, told, err = run_here('tools/test.py', RETINANET, tmp_path / 'work/iter_2.pth', '--work-dir', tmp_path / 'work', '--tta',
+    code, told, err = run_here('tools/test.py', RETINANET, tmp_path / 'work/iter_2.pth',
+                                    '--work-dir', tmp_path / 'work', '--tta',
                  '--cfg-options', *options)
     assert code == 0 and 'bbox_mAP_copypaste' in told + err
 

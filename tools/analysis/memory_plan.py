@@ -31,20 +31,35 @@ def parse_args():
     parser.add_argument('config', help='config file')
     parser.add_argument('--gpus', type=int, nargs='+', default=[1, 8], metavar='N', help='number of GPUs (default 1 and 8)')
     parser.add_argument('--strategy', choices=STRATEGIES, nargs='+', default=list(STRATEGIES), help='default: all')
-    parser.add_argument('--precision', choices=memory_plan.PRECISIONS, default='fp32',
-                        help='bf16 and fp16 are --amp of tools/train.py')
-    parser.add_argument('--16-bit-weights', dest='sixteen', action='store_true',
-                        help="with deepspeed_zero1, DeepSpeed's own bf16 or fp16: weights and gradients of 2 bytes")
-    parser.add_argument('--memory', type=float, nargs='+', default=[40, 80], metavar='GB',
-                        help='of a GPU, in 10^9 bytes (default 40 and 80)')
-    parser.add_argument('--reserve', type=float, default=2.0, metavar='GB',
-                        help='of it for CUDA, its libraries and gaps (default 2)')
+    parser.add_argument(
+        '--precision', choices=memory_plan.PRECISIONS, default='fp32', help='bf16 and fp16 are --amp of tools/train.py'
+    )
+    parser.add_argument(
+        '--16-bit-weights',
+        dest='sixteen',
+        action='store_true',
+        help="with deepspeed_zero1, DeepSpeed's own bf16 or fp16: weights and gradients of 2 bytes",
+    )
+    parser.add_argument(
+        '--memory', type=float, nargs='+', default=[40, 80], metavar='GB', help='of a GPU, in 10^9 bytes (default 40 and 80)'
+    )
+    parser.add_argument(
+        '--reserve', type=float, default=2.0, metavar='GB', help='of it for CUDA, its libraries and gaps (default 2)'
+    )
     parser.add_argument('--images', type=int, metavar='N', help="images on a GPU at a time (default: the config's)")
-    parser.add_argument('--size', type=int, nargs='+', metavar='N',
-                        help="side, or height and width, of the training images (default: the config's)")
-    parser.add_argument('--measure', action='store_true',
-                        help='take a training step of one block of each stage of a SwinV2 on this CPU, and show its memory '
-                        'beside the plan and what checkpointing costs in time')
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help="side, or height and width, of the training images (default: the config's)",
+    )
+    parser.add_argument(
+        '--measure',
+        action='store_true',
+        help='take a training step of one block of each stage of a SwinV2 on this CPU, and show its memory '
+        'beside the plan and what checkpointing costs in time',
+    )
     parser.add_argument('--json', metavar='F', help='write the numbers there, too')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
     parser.add_argument('--block', help=argparse.SUPPRESS)  # in a process of its own: one block to measure
@@ -68,8 +83,10 @@ def check(args, cfg):
     if args.size and (len(args.size) > 2 or min(args.size) < 1):
         raise InputError(f'--size {" ".join(map(str, args.size))} found, but it is one side, or height and width, in pixels')
     if min(args.memory) <= args.reserve:
-        raise InputError(f'--memory {min(args.memory):g} found, of which {args.reserve:g} GB are reserved; give more, or a '
-                         'smaller --reserve')
+        raise InputError(
+            f'--memory {min(args.memory):g} found, of which {args.reserve:g} GB are reserved; give more, or a '
+            'smaller --reserve'
+        )
     if args.sixteen and args.precision == 'fp32':
         raise InputError('--16-bit-weights found with --precision fp32; add --precision bf16 or fp16')
     size = (args.size[0], args.size[-1]) if args.size else memory_plan.training_size(cfg)
@@ -79,30 +96,42 @@ def check(args, cfg):
 
 def show_activations(model, steps, heads, strategies):
     parts = list(dict.fromkeys(name for found in steps.values() for name in found.kept))
-    print(f'\nActivations that the forward pass leaves with {", ".join(strategies)}, in GB, and the peak of a step beyond what '
-          f'lasts\n{"":53}'
-          + ''.join(f'{name:>16}' for name in parts) + f'{"peak":>10}')
+    print(
+        f'\nActivations that the forward pass leaves with {", ".join(strategies)}, in GB, and the peak of a step '
+        f'beyond what '
+        f'lasts\n{"":53}' + ''.join(f'{name:>16}' for name in parts) + f'{"peak":>10}'
+    )
     for setting, found in steps.items():
-        print(f'{str(setting):53}' + ''.join(f'{found.kept[name] / GB:16.2f}' for name in parts)
-              + f'{found.peak / GB:10.2f}')
-    left_out = [name for name, module in model.named_children()
-                if name not in ('backbone', 'data_preprocessor', *heads) and any(True for _ in module.parameters())]
+        print(
+            f'{str(setting):53}' + ''.join(f'{found.kept[name] / GB:16.2f}' for name in parts) + f'{found.peak / GB:10.2f}'
+        )
+    left_out = [
+        name
+        for name, module in model.named_children()
+        if name not in ('backbone', 'data_preprocessor', *heads) and any(True for _ in module.parameters())
+    ]
     if left_out:
-        print(f'Of {", ".join(left_out)} the parameters are counted, not the activations: they do not run on features alone.')
+        print(
+            f'Of {", ".join(left_out)} the parameters are counted, not the activations: they do not run on features alone.'
+        )
 
 
 def show_plans(rows, memories):
-    print(f'\nGB on each GPU\n{"strategy":17}{"GPUs":>5}{"weights":>9}{"gradients":>11}{"states":>8}{"gathered":>10}'
-          f'{"lasting":>9}{"total":>8}  ' + '  '.join(f'{f"fastest that fits {memory:g} GB":50}' for memory in memories))
+    print(
+        f'\nGB on each GPU\n{"strategy":17}{"GPUs":>5}{"weights":>9}{"gradients":>11}{"states":>8}{"gathered":>10}'
+        f'{"lasting":>9}{"total":>8}  ' + '  '.join(f'{f"fastest that fits {memory:g} GB":50}' for memory in memories)
+    )
     for row in rows:
         share = row['shares']
         cells = []
         for memory in memories:
             plan = row['fits'][memory]
             cells.append(f'{f"{plan.setting}: {plan.total / GB:.1f}" if plan else "none":50}')
-        print(f'{row["strategy"]:17}{row["gpus"]:5}{share.parameters / GB:9.1f}{share.gradients / GB:11.1f}'
-              f'{share.states / GB:8.1f}{share.gathered / GB:10.1f}{share.lasting / GB:9.1f}{row["own"] / GB:8.1f}  '
-              + '  '.join(cells).rstrip())
+        print(
+            f'{row["strategy"]:17}{row["gpus"]:5}{share.parameters / GB:9.1f}{share.gradients / GB:11.1f}'
+            f'{share.states / GB:8.1f}{share.gathered / GB:10.1f}{share.lasting / GB:9.1f}{row["own"] / GB:8.1f}  '
+            + '  '.join(cells).rstrip()
+        )
 
 
 def main():
@@ -119,15 +148,19 @@ def main():
     choices, compared = memory_plan.settings_of(backbone)
     settings = list(dict.fromkeys([*compared, *choices]))
     heads = memory_plan.runnable_heads(model, torch.empty(images, _channels(backbone), *size, device='meta'))
-    print(f'{cfg.filename}: {sizes.parameters / 1e9:.3f}B parameters, {sizes.trained / 1e9:.3f}B of them trained, '
-          f'{sum(sizes.blocks) / 1e9:.3f}B in blocks; {images} images of {size[0]} x {size[1]} on each GPU, {args.precision}\n'
-          f'states of {sizes.state_bytes} bytes a parameter: weights, gradients and states of a single GPU take '
-          f'{(4 * sizes.parameters + (4 + sizes.state_bytes) * sizes.trained) / GB:.1f} GB')
+    print(
+        f'{cfg.filename}: {sizes.parameters / 1e9:.3f}B parameters, {sizes.trained / 1e9:.3f}B of them trained, '
+        f'{sum(sizes.blocks) / 1e9:.3f}B in blocks; {images} images of {size[0]} x {size[1]} on each GPU, {args.precision}\n'
+        f'states of {sizes.state_bytes} bytes a parameter: weights, gradients and states of a single GPU take '
+        f'{(4 * sizes.parameters + (4 + sizes.state_bytes) * sizes.trained) / GB:.1f} GB'
+    )
     weights = {strategy: memory_plan.weights_of(strategy, args.precision, args.sixteen) for strategy in args.strategy}
     taken = {}
     for kind in dict.fromkeys(weights.values()):
-        taken[kind] = {setting: memory_plan.take_step(model, images, size, setting, precision=args.precision, weights=kind)
-                       for setting in settings}
+        taken[kind] = {
+            setting: memory_plan.take_step(model, images, size, setting, precision=args.precision, weights=kind)
+            for setting in settings
+        }
         show_activations(model, taken[kind], heads, [name for name in args.strategy if weights[name] == kind])
     rows = []
     for strategy in args.strategy:
@@ -136,19 +169,46 @@ def main():
         for gpus in args.gpus:
             share = memory_plan.shares(sizes, strategy, gpus, args.sixteen)
             plans = [memory_plan.Plan(strategy, gpus, share, setting, steps[setting].peak) for setting in choices]
-            rows.append(dict(strategy=strategy, gpus=gpus, shares=share, own=share.total(own_peak), fits={
-                memory: memory_plan.cheapest(plans, (memory - args.reserve) * GB) for memory in args.memory}))
+            rows.append(
+                dict(
+                    strategy=strategy,
+                    gpus=gpus,
+                    shares=share,
+                    own=share.total(own_peak),
+                    fits={memory: memory_plan.cheapest(plans, (memory - args.reserve) * GB) for memory in args.memory},
+                )
+            )
     show_plans(rows, args.memory)
-    print(f'total: with the setting of the config, {own or "taken as the largest"}. lasting + the larger of activations and '
-          f'what the optimizer makes. {args.reserve:g} GB of each GPU are left for CUDA and its libraries.')
+    print(
+        f'total: with the setting of the config, {own or "taken as the largest"}. lasting + the larger of activations and '
+        f'what the optimizer makes. {args.reserve:g} GB of each GPU are left for CUDA and its libraries.'
+    )
     measured = measure(backbone, images, size) if args.measure else []
     if args.json:
-        content = dict(config=str(cfg.filename), size=size, images=images, precision=args.precision, sizes=vars(sizes),
-                       activations=[dict(weights=kind, setting=str(setting), peak=found.peak, kept=found.kept)
-                                    for kind, steps in taken.items() for setting, found in steps.items()],
-                       plans=[{**row, 'shares': vars(row['shares']),
-                               'fits': {memory: plan and dict(setting=str(plan.setting), total=plan.total)
-                                        for memory, plan in row['fits'].items()}} for row in rows], blocks=measured)
+        content = dict(
+            config=str(cfg.filename),
+            size=size,
+            images=images,
+            precision=args.precision,
+            sizes=vars(sizes),
+            activations=[
+                dict(weights=kind, setting=str(setting), peak=found.peak, kept=found.kept)
+                for kind, steps in taken.items()
+                for setting, found in steps.items()
+            ],
+            plans=[
+                {
+                    **row,
+                    'shares': vars(row['shares']),
+                    'fits': {
+                        memory: plan and dict(setting=str(plan.setting), total=plan.total)
+                        for memory, plan in row['fits'].items()
+                    },
+                }
+                for row in rows
+            ],
+            blocks=measured,
+        )
         with open(args.json, 'w') as file:
             json.dump(content, file, indent=1)
 
@@ -165,9 +225,11 @@ def measure(backbone, images, size):
     """One block of each stage, in a process of its own."""
     if not isinstance(backbone, SwinTransformerV2):
         raise InputError('--measure found, but it is for a SwinV2; leave it out')
-    print(f'\nA training step (AdamW) of one block of each stage on this CPU, {torch.get_num_threads()} threads, fp32, '
-          f'sequential attention, {images} images\n{"stage":6}{"map":>10}{"window":>9}{"width":>7}{"":>15}{"plan GB":>9}'
-          f'{"measured":>10}{"ratio":>7}{"seconds":>9}{"cost":>7}')
+    print(
+        f'\nA training step (AdamW) of one block of each stage on this CPU, {torch.get_num_threads()} threads, fp32, '
+        f'sequential attention, {images} images\n{"stage":6}{"map":>10}{"window":>9}{"width":>7}{"":>15}{"plan GB":>9}'
+        f'{"measured":>10}{"ratio":>7}{"seconds":>9}{"cost":>7}'
+    )
     rows = []
     for stage in range(len(backbone.stages)):
         block = dict(arguments=memory_plan.one_block(backbone, stage), map=memory_plan.map_of(stage, size), images=images)
@@ -176,20 +238,26 @@ def measure(backbone, images, size):
             found = alone(dict(block, checkpointing=checkpointing), {**os.environ, **EXACT})
             found['seconds'] = seconds[checkpointing]
             rows.append(dict(stage=stage, **block, **found))
-            print(f'{stage:<6}{"x".join(map(str, block["map"])):>10}{str(backbone.stages[stage].window[0]):>9}'
-                  f'{block["arguments"]["arch"]["embed_dims"]:7}{"checkpointing" if checkpointing else "":>15}'
-                  f'{found["plan"] / GB:9.2f}{found["measured"] / GB:10.2f}{found["measured"] / found["plan"]:7.3f}'
-                  f'{found["seconds"]:9.2f}{found["seconds"] / seconds[False]:7.2f}', flush=True)
+            print(
+                f'{stage:<6}{"x".join(map(str, block["map"])):>10}{str(backbone.stages[stage].window[0]):>9}'
+                f'{block["arguments"]["arch"]["embed_dims"]:7}{"checkpointing" if checkpointing else "":>15}'
+                f'{found["plan"] / GB:9.2f}{found["measured"] / GB:10.2f}{found["measured"] / found["plan"]:7.3f}'
+                f'{found["seconds"]:9.2f}{found["seconds"] / seconds[False]:7.2f}',
+                flush=True,
+            )
     return rows
 
 
 def alone(block, environment):
     """What ``measure_block`` or ``time_block`` gives, in a process that does nothing else."""
-    result = subprocess.run([sys.executable, __file__, '', '--block', json.dumps(block)], capture_output=True, text=True,
-                            env=environment)
+    result = subprocess.run(
+        [sys.executable, __file__, '', '--block', json.dumps(block)], capture_output=True, text=True, env=environment
+    )
     if result.returncode:
-        raise InputError(f'a block could not be trained here (exit status {result.returncode}: '
-                         f'{" ".join(result.stderr.strip().splitlines()[-1:])}), for want of memory most likely')
+        raise InputError(
+            f'a block could not be trained here (exit status {result.returncode}: '
+            f'{" ".join(result.stderr.strip().splitlines()[-1:])}), for want of memory most likely'
+        )
     return json.loads(result.stdout.splitlines()[-1])
 
 
@@ -211,7 +279,7 @@ def time_block(asked):
             start = time.perf_counter()
             stage(x).square().mean().backward()
             seconds[stage.with_cp].append(time.perf_counter() - start)
-    return [statistics.median(seconds[kind][1 if len(seconds[kind]) > 2 else 0:]) for kind in (False, True)]
+    return [statistics.median(seconds[kind][1 if len(seconds[kind]) > 2 else 0 :]) for kind in (False, True)]
 
 
 def measure_block(asked):
@@ -235,8 +303,10 @@ def measure_block(asked):
     with open('/proc/self/status') as file:
         highest = next(int(line.split()[1]) for line in file if line.startswith('VmHWM')) * 1024
     states, largest = 4 * 3 * parameters, 4 * max(p.numel() for p in stage.parameters())  # gradients and moments
-    return dict(plan=max(4 * parameters + peak, 4 * parameters + states + largest + 4 * x.numel()),
-                measured=highest - before + 4 * parameters)
+    return dict(
+        plan=max(4 * parameters + peak, 4 * parameters + states + largest + 4 * x.numel()),
+        measured=highest - before + 4 * parameters,
+    )
 
 
 if __name__ == '__main__':

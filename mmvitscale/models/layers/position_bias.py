@@ -17,7 +17,6 @@ from torch.autograd.function import once_differentiable
 from ...errors import InputError
 from .windows import Window
 
-
 # Numbers of expanded biases that are summed at a time.
 _EXPANDED = 2**24
 
@@ -87,8 +86,8 @@ class _Expand(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        # Some heads at a time: the copies are twice as large as what is copied, which for a map of 48 x 48 tokens and 128 heads
-        # has 2.7 GB.
+        # Some heads at a time: the copies are twice as large as what is copied, which for a map of 48 x 48 tokens and 128
+        # heads has 2.7 GB.
         heads = max(_EXPANDED // grad.shape[1]**2, 1)
         return torch.cat([_sum_diagonals(part, ctx.window) for part in grad.split(heads)]), None
 

@@ -151,7 +151,8 @@ def _batch_statistics(weight: Tensor, moments: Tensor, batch: int, tokens: int, 
     """Mean of the plain maps, and biased variance of the mixed ones per head, over all processes if the norm is
     synchronised; updates the running statistics."""
     count, mean_map = float(batch * tokens**2), 1 / tokens
-    if isinstance(norm, (nn.SyncBatchNorm, SyncBatchNorm)) and dist.is_initialized() and dist.get_world_size(norm.process_group) > 1:
+    synchronised = isinstance(norm, (nn.SyncBatchNorm, SyncBatchNorm)) and dist.is_initialized()
+    if synchronised and dist.get_world_size(norm.process_group) > 1:
         # Maps of another process may have another N, so another mean: moments about the common one.
         sums = moments.new_tensor([count, count * mean_map])
         dist.all_reduce(sums, group=norm.process_group)

@@ -19,7 +19,7 @@ class SyncBatchNorm(_BatchNorm):
         dims = [dim for dim in range(x.ndim) if dim != 1]
         shape = [1, -1, *[1] * (x.ndim - 2)]
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        count = wide.new_full((1, ), x.numel() / x.shape[1])
+        count = wide.new_full((1,), x.numel() / x.shape[1])
         sums = _sum_over_processes(torch.cat((wide.sum(dims), count)))
         count, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
         centred = wide - mean.view(shape)

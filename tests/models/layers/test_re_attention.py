@@ -1,8 +1,4 @@
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -162,42 +158,6 @@ def test_plain_attention_and_the_maps_for_looking_at():
         maps = module.attention_maps(x)
         v = module.qkv(x)[..., 24:].view(2, 7, 3, 4).transpose(1, 2)
         assert torch.allclose(module.proj((maps @ v).transpose(1, 2).flatten(2)), module(x), atol=1e-5)
-
-
-SYNCHRONISED = '''
-import sys; sys.path.insert(0, {tests!r})
-import torch, torch.distributed as dist
-from torch import nn
-from models.layers.test_re_attention import make, results
-dist.init_process_group('gloo')
-torch.manual_seed(0)
-module = make(4, 3, torch.float64).train()
-x = torch.randn(4, 9, 12, dtype=torch.float64)
-whole = results(module, x)
-module.var_norm = nn.SyncBatchNorm.convert_sync_batchnorm(module.var_norm)
-rank = dist.get_rank()
-part = slice(0, 3) if rank == 0 else slice(3, 4)
-mine = module
-inputs = x[part].clone().requires_grad_()
-weights = torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype).view_as(x)[part]
-out = mine(inputs)
-(out * weights).sum().backward()
-assert torch.allclose(out, whole['output'][part]), 'output'
-assert torch.allclose(inputs.grad, whole['input'][part]), 'input gradient'
-assert torch.allclose(mine.var_norm.running_var, whole['var']) and torch.allclose(mine.var_norm.running_mean, whole['mean'])
-grad = mine.reatten_matrix.weight.grad.clone(); dist.all_reduce(grad)
-assert torch.allclose(grad, whole['reatten_matrix.weight']), 'weight gradient'
-print('equal', rank)
-'''
-
-
-def test_synchronised_statistics_equal_one_process_with_the_whole_batch(tmp_path):
-    script = tmp_path / 'sync.py'
-    script.write_text(SYNCHRONISED.format(tests=str(Path(__file__).parents[2])))
-    result = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29617',
-                             str(script)], capture_output=True, text=True,
-                            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(Path(__file__).parents[3])})
-    assert result.stdout.count('equal') == 2, result.stdout + result.stderr
 
 
 def test_no_double_precision_where_the_device_has_none(monkeypatch):

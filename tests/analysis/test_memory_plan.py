@@ -1,0 +1,196 @@
+"""Plans of memory beside what small runs really take."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from commands import ROOT
+from mmengine.config import Config
+
+from mmvitscale.analysis import memory_plan
+from mmvitscale.analysis.live_bytes import LiveBytes, step
+from mmvitscale.analysis.memory_plan import Plan, Setting, Shares, Sizes, cheapest, shares, training_size
+from mmvitscale.config import load_config
+from mmvitscale.errors import InputError
+from mmvitscale.models import DeepViT, SwinTransformerV2
+
+# In a process whose allocator gives everything back at once: what it holds is what lives.
+MEASURE = """
+import json, sys, torch
+sys.path.insert(0, 'tests/analysis')
+from test_memory_plan import CASES, build, loss
+print(json.dumps([measured for measured in map(lambda case: __import__('test_memory_plan').measure(*case), CASES)]))
+"""
+CASES = [
+    ('swin', False, 'sequential', False),
+    ('swin', True, 'sequential', False),
+    ('swin', False, 'eager', False),
+    ('swin', True, 'eager', False),
+    ('swin', False, 'sequential', True),
+    ('swin', True, 'sequential', True),
+    ('deepvit', False, 'sequential', False),
+    ('deepvit', True, 'sequential', False),
+]
+
+
+def build(family, checkpointing, kernel, device):
+    with torch.device(device):
+        if family == 'swin':
+            return SwinTransformerV2(
+                dict(embed_dims=64, depths=(2, 2, 2), num_heads=(2, 4, 8)),
+                window_size=16,
+                drop_path_rate=0.0,
+                with_cp=checkpointing,
+                attention=kernel,
+            ).train()
+        return DeepViT(
+            dict(embed_dims=128, depth=4, re_attention=4, num_heads=4),
+            drop_path_rate=0.0,
+            with_cp=checkpointing,
+            attention=kernel,
+        ).train()
+
+
+def loss(model, device, size=None):
+    size = size or (448 if isinstance(model, SwinTransformerV2) else 640)
+    return sum(out.float().mean() for out in model(torch.zeros(2, 3, size, size, device=device)))
+
+
+def measure(family, checkpointing, kernel, mixed):
+    """The highest memory of a real step beyond what was there."""
+    model = build(family, checkpointing, kernel, 'cpu')
+    with torch.autocast('cpu', torch.bfloat16, enabled=mixed):
+        loss(model, 'cpu', 64).backward()  # what is made once
+    model.zero_grad(set_to_none=True)
+    with open('/proc/self/clear_refs', 'w') as file:
+        file.write('5')
+    with open('/proc/self/statm') as file:
+        before = int(file.read().split()[1]) * 4096
+    with torch.autocast('cpu', torch.bfloat16, enabled=mixed):
+        value = loss(model, 'cpu')
+    value.backward()
+    with open('/proc/self/status') as file:
+        return next(int(line.split()[1]) for line in file if line.startswith('VmHWM')) * 1024 - before
+
+
+@pytest.fixture(scope='module')
+def measured():
+    result = subprocess.run(
+        [sys.executable, '-c', MEASURE],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            'MALLOC_MMAP_THRESHOLD_': '65536',
+            'MALLOC_TRIM_THRESHOLD_': '65536',
+            'MALLOC_TOP_PAD_': '0',
+            'OMP_NUM_THREADS': '2',
+            'PYTHONPATH': f'{ROOT}:{ROOT}/tests',
+        },
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize('number', range(len(CASES)), ids=[' '.join(map(str, case)) for case in CASES])
+def test_a_step_takes_what_is_planned(number, measured):
+    family, checkpointing, kernel, mixed = CASES[number]
+    model = build(family, checkpointing, kernel, 'meta')
+    planned = step(lambda: loss(model, 'meta'), model, device='cpu', mixed=mixed).peak
+    assert measured[number] == pytest.approx(planned, rel=0.15)
+
+
+def test_tensors_count_while_they_live_and_views_once():
+    weight = torch.nn.Linear(4, 4, device='meta')
+    with LiveBytes(weight) as live:
+        a = torch.empty(100, device='meta')
+        b = a.view(10, 10).t()[2:]
+        assert live.now == 400
+        c = a + 1
+        del a
+        assert live.now == 800  # b still holds it
+        del b
+        assert (live.now, live.peak) == (400, 800)
+        weight.weight.view(16)
+        assert live.now == 400
+        del c
+        assert (live.now, live.peak) == (0, 800)
+
+
+def test_checkpointing_and_sequential_attention_save_what_they_promise():
+    kept = {}
+    for setting in (
+        Setting(False, 'eager'),
+        Setting(False, 'sequential'),
+        Setting(True, 'eager'),
+        Setting(True, 'sequential'),
+    ):
+        model = build('swin', False, 'auto', 'meta')
+        setting.apply(model)
+        kept[setting] = step(
+            lambda: loss(model, 'meta'), model, device='cpu', watched=dict(stage=model.stages[0]), gradients=False
+        )
+    bytes_of = {setting: found.kept['stage'] for setting, found in kept.items()}
+    tokens, width, heads, slots = 2 * 112 * 112, 64, 2, 16 * 16
+    # Inputs of its two blocks, what the loss sees, and the order of the windows (8 bytes a token, there and back, twice).
+    assert bytes_of[Setting(True, 'eager')] <= tokens * (3 * 4 * width + 4 * 8)
+    maps = bytes_of[Setting(False, 'eager')] - bytes_of[Setting(False, 'sequential')]
+    assert maps >= 2 * tokens * slots * heads * 4  # of two blocks
+    assert kept[Setting(True, 'sequential')].peak < kept[Setting(True, 'eager')].peak < kept[Setting(False, 'eager')].peak
+
+
+def test_three_billion_parameters_hold_the_papers_48_gigabytes():
+    sizes = Sizes(3_000_000_000, 3_000_000_000, (60_000_000,) * 50, state_bytes=8)
+    alone = shares(sizes, 'ddp', 1)
+    assert alone.lasting == 48e9  # weights, gradients and two moments, 4 bytes each (section 3.4)
+    assert shares(sizes, 'ddp', 64) == alone == shares(sizes, 'zero1', 1) == shares(sizes, 'fsdp', 1)
+    assert shares(sizes, 'zero1', 8).lasting == 12e9 + 12e9 + 24e9 / 8
+    assert shares(sizes, 'fsdp', 48).lasting < 4e9
+    sixteen = shares(sizes, 'deepspeed_zero1', 8, sixteen_bit_weights=True)
+    assert (sixteen.parameters, sixteen.gradients, sixteen.states) == (6e9, 6e9, 36e9 / 8)
+    averaged = Sizes(10, 8, (4, 4), state_bytes=4, copies=1)
+    assert shares(averaged, 'ddp', 2) == Shares(80, 32, 32, 0, 32)
+    with pytest.raises(InputError, match='it is one of ddp'):
+        shares(sizes, 'zero9', 8)
+
+
+def test_the_fastest_setting_that_fits():
+    share = Shares(10, 10, 20, 0, 10)
+    plans = [Plan('ddp', 1, share, Setting(checkpointing, 'auto'), size) for checkpointing, size in ((False, 50), (True, 5))]
+    assert cheapest(plans, 100) is plans[0] and plans[0].total == 90
+    assert cheapest(plans, 60) is plans[1] and plans[1].total == 50  # what the optimizer makes is more than activations
+    assert cheapest(plans, 49) is None
+
+
+@pytest.mark.parametrize(
+    'name, size',
+    [
+        ('swinv2_upernet_ade20k', (512, 512)),
+        ('swinv2-g-w40-in22k-ext_upernet_32xb1-80k_ade20k-640x640', (640, 640)),
+        ('swinv2_htc_coco', (1536, 1536)),
+        ('swinv2-t-w16-in1k_upernet_4xb2-80k_cityscapes-512x1024', (512, 1024)),
+        ('swinv2-b-w8_8xb128-300e_in1k-256', (256, 256)),
+        ('swinv2_mask_rcnn_coco', (800, 1333)),
+    ],
+)
+def test_the_size_of_training_images_is_read_from_the_config(name, size):
+    assert training_size(load_config(name)) == size
+
+
+def test_a_config_that_does_not_tell_the_size():
+    with pytest.raises(InputError, match='give it with --size'):
+        training_size(Config(dict(model=dict()), filename=__file__))
+
+
+def test_the_setting_of_a_config_is_recognised():
+    for family in ('swin', 'deepvit'):
+        for setting in sum(map(list, memory_plan.settings_of(build(family, False, 'auto', 'meta'))), []):
+            model = build(family, False, 'auto', 'meta')
+            setting.apply(model)
+            assert memory_plan.configured_setting(model) == setting
+    mixture = build('swin', False, ['eager', 'auto', 'auto'], 'meta')
+    assert memory_plan.configured_setting(mixture) is None

@@ -1,0 +1,177 @@
+"""What two processes do for test_strategies.py, all in one start: python -m torch.distributed.run ... FOLDER DATA"""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, RUNNERS
+from torch.distributed.tensor import DTensor
+
+from mmvitscale import machine
+from mmvitscale.checkpoints.door import unwrapped
+from mmvitscale.config import add_strategy, load_config
+from mmvitscale.models.layers.re_attention import ReAttention
+from mmvitscale.models.layers.sync_batch_norm import synchronised
+
+CONFIG = Path(__file__).parents[2] / 'configs/mini/swinv2_upernet_mini.py'
+
+
+@HOOKS.register_module(force=True)
+class Losses(Hook):
+    """Keeps the loss of every iteration, and the first process's of all together."""
+
+    def __init__(self):
+        self.found = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        loss = outputs['loss'].detach().clone().float()
+        if dist.is_initialized():
+            dist.all_reduce(loss)
+            loss /= dist.get_world_size()
+        self.found.append(loss.item())
+
+
+def steady(data, work_dir, batch=2, iters=4, optimizer=None, norm=None, **options):
+    """The mini config without anything random, on scenes of 64 x 64."""
+    cfg = load_config(CONFIG, {'data_root': str(data)})
+    steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+    for split in ('train', 'val', 'test'):
+        loader = cfg[f'{split}_dataloader']
+        loader.num_workers, loader.persistent_workers = 0, False
+    cfg.train_dataloader.batch_size = batch
+    cfg.train_dataloader.dataset.pipeline = steps
+    cfg.train_cfg.max_iters, cfg.train_cfg.val_interval = iters, 2
+    cfg.default_hooks.checkpoint.interval = 2
+    cfg.default_hooks.logger.interval = 1
+    cfg.model.data_preprocessor.size = (64, 64)
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+        head.dropout_ratio = 0.0
+        head.norm_cfg = norm or dict(type='GN', num_groups=4)
+    cfg.optim_wrapper.paramwise_cfg.layer_decay_rate = 0.8
+    if optimizer:
+        cfg.optim_wrapper.optimizer = optimizer
+        cfg.optim_wrapper.pop('clip_grad')
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = cfg.visualizer.name = Path(work_dir).name  # MMEngine has one of each name in a process
+    cfg.custom_hooks.append(dict(type='Losses', priority='VERY_HIGH'))
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def train(cfg, strategy=None, launcher='pytorch'):
+    """The runner after its training, and the losses."""
+    if strategy:
+        add_strategy(cfg, strategy)
+    machine.adapt_to_machine(cfg, launcher)
+    runner = RUNNERS.build(cfg)
+    runner.train()
+    return runner, next(hook for hook in runner.hooks if isinstance(hook, Losses)).found
+
+
+def state_bytes(runner):
+    """Of the optimizer, in this process."""
+    optimizer = runner.optim_wrapper.optimizer
+    optimizer = getattr(optimizer, 'optim', getattr(optimizer, 'optimizer', optimizer))  # inside ZeRO's
+    tensors = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    return sum((t.to_local() if isinstance(t, DTensor) else t).nbytes for t in tensors)
+
+
+def quick_configs():
+    """As conftest.plain_configs."""
+    from yapf.yapflib import yapf_api
+
+    yapf_api.FormatCode = lambda text, *args, **kwargs: (text, False)
+
+
+def synchronised_norm():
+    """Largest differences of a synchronised BatchNorm on unequal batches from a plain one on both: outputs, gradients of the
+    input and of the weight, running statistics; and of Re-attention with it."""
+    torch.manual_seed(0)
+    found = {}
+    plain = torch.nn.BatchNorm2d(4).double()
+    torch.nn.init.normal_(plain.weight)
+    torch.nn.init.normal_(plain.bias)
+    maps = torch.randn(3, 4, 5, 6, dtype=torch.float64) * 3 + 1
+    attention = ReAttention(8, 2, kernel='sequential').double()
+    tokens = torch.randn(3, 7, 8, dtype=torch.float64)
+    for name, module, x, norm, synchronise in (
+        ('batch_norm', plain, maps, lambda m: m, synchronised),
+        ('re_attention', attention, tokens, lambda m: m.var_norm, synchronised),
+        ('re_attention_of_torch', attention, tokens, lambda m: m.var_norm, torch.nn.SyncBatchNorm.convert_sync_batchnorm),
+    ):
+        mine = synchronise(copy.deepcopy(module))
+        weights = torch.randn_like(x)
+        part = slice(0, 1) if dist.get_rank() == 0 else slice(1, 3)
+        whole, own = x.clone().requires_grad_(), x[part].clone().requires_grad_()
+        out = module(whole)
+        (out * weights).sum().backward()
+        shared = mine(own)
+        (shared * weights[part]).sum().backward()
+        gradient = norm(mine).weight.grad
+        dist.all_reduce(gradient)
+        statistics = [(getattr(norm(module), key), getattr(norm(mine), key)) for key in ('running_mean', 'running_var')]
+        pairs = [(out[part], shared), (whole.grad[part], own.grad), (norm(module).weight.grad, gradient), *statistics]
+        found[name] = [(a - b).abs().max().item() for a, b in pairs]
+        module.eval(), mine.eval()
+        found[name].append((module(x) - mine(x)).abs().max().item())
+    return found
+
+
+def main(folder, data):
+    quick_configs()
+    found = {}
+    for name in ('ddp', 'zero1', 'fsdp', 'deepspeed_zero1'):
+        runner, losses = train(steady(data, folder / name), name)
+        sizes = [None, None]
+        dist.all_gather_object(sizes, state_bytes(runner))
+        found[name] = dict(losses=losses, states=sizes, runner=type(runner).__name__)
+    # From each to the next.
+    for before, after in (('ddp', 'fsdp'), ('fsdp', 'deepspeed_zero1'), ('deepspeed_zero1', 'zero1'), ('zero1', 'ddp')):
+        cfg = steady(data, folder / f'{before}-{after}', load_from=str(folder / before / 'iter_2.pth'), resume=True)
+        found[f'{before}-{after}'] = dict(losses=train(cfg, after)[1])
+    # Against one process with the batch of both.
+    sgd = dict(type='SGD', lr=0.05, momentum=0.9)
+    found['sgd'] = dict(losses=train(steady(data, folder / 'sgd', optimizer=sgd, iters=10), 'ddp')[1])
+    norm = dict(type='BN')
+    found['bn'] = dict(losses=train(steady(data, folder / 'bn', optimizer=sgd, norm=norm, iters=3), 'ddp')[1])
+    # What is made of the blocks, and hooks that look into them.
+    looks = dict(type='mmvitscale.AttentionMonitorHook', interval=1)
+    for name in ('ddp', 'fsdp'):
+        cfg = steady(
+            data,
+            folder / f'{name}-more',
+            iters=2,
+            compile=dict(target='blocks', backend='eager'),
+            **{'model.backbone.with_cp': True, 'train_cfg.val_interval': 9},
+        )
+        cfg.custom_hooks.append(looks)
+        runner, losses = train(cfg, name)
+        found[f'{name}-more'] = dict(
+            losses=losses,
+            compiled=[
+                block._compiled_call_impl is not None for block in unwrapped(runner.model).backbone.transformer_blocks()
+            ],
+        )
+    for name in ('fsdp', 'deepspeed_zero1'):
+        cfg = steady(data, folder / f'{name}-amp', iters=2)
+        if name == 'deepspeed_zero1':
+            cfg.custom_hooks.append(dict(type='EMAHook'))
+        add_strategy(cfg, name)
+        machine.adapt_to_machine(cfg, 'pytorch')
+        machine.use_mixed_precision(cfg)
+        found[f'{name}-amp'] = dict(losses=train(cfg)[1])
+    cfg = steady(data, folder / 'ds-16', iters=2)
+    add_strategy(cfg, 'deepspeed_zero1')
+    cfg.strategy.bf16 = dict(enabled=True)
+    found['ds-16'] = dict(losses=train(cfg)[1])
+    found['norm'] = synchronised_norm()
+    if dist.get_rank() == 0:
+        (folder / 'found.json').write_text(json.dumps(found))
+
+
+if __name__ == '__main__':
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,123 @@
+"""Processes that end together, with one error told once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from commands import ROOT
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from mmvitscale import launch
+
+# A tool that does what is asked of it: the process with this rank ends so, the others wait.
+SCRIPT = """
+import os, signal, sys, time
+from mmvitscale.commands import run_command
+from mmvitscale.errors import InputError
+
+def main():
+    how, rank = sys.argv[1], int(sys.argv[2])
+    if int(os.environ['RANK']) != rank and rank >= 0:
+        time.sleep(60)
+    if how == 'input':
+        raise InputError('no image found')
+    if how == 'bug':
+        raise ValueError('a bug of ' + os.environ['RANK'])
+    if how == 'kill':
+        os.kill(os.getpid(), signal.SIGKILL)
+    print('all is well', flush=True)
+
+run_command(main)
+"""
+
+
+@pytest.fixture
+def end(tmp_path):
+    """Runs two processes that end in some way; exit status and errors."""
+    script = tmp_path / 'tool.py'
+    script.write_text(SCRIPT)
+
+    def run(how, rank):
+        code = (
+            'import sys; from mmvitscale.launch import run_processes; '
+            f'sys.exit(run_processes({str(script)!r}, [{how!r}, {str(rank)!r}], 2))'
+        )
+        result = subprocess.run(
+            [sys.executable, '-c', code],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        )
+        left = subprocess.run(['pgrep', '-f', str(script)], capture_output=True, text=True).stdout
+        assert not left, 'processes are left'
+        return result.returncode, result.stdout, result.stderr.splitlines()
+
+    return run
+
+
+def test_all_is_well(end):
+    code, out, errors = end('nothing', -1)
+    assert code == 0 and out.count('all is well') == 2 and not [line for line in errors if 'rror' in line]
+
+
+def test_bad_input_is_told_once_whoever_meets_it(end):
+    code, _, errors = end('input', -1)
+    assert code == 1 and [line for line in errors if 'no image' in line] in (
+        ['error: no image found'],
+        [f'error: no image found (process 1 on {launch.socket.gethostname()})'],
+    )
+    assert len(errors) == 1
+    code, _, errors = end('input', 1)
+    assert code == 1 and errors == [f'error: no image found (process 1 on {launch.socket.gethostname()})']
+
+
+def test_a_bug_is_told_once_with_where_it_is(end):
+    code, _, errors = end('bug', 1)
+    assert code == 1 and errors[-1].startswith('error: process 1 on') and 'ValueError: a bug of 1' in errors[-1]
+    assert len([line for line in errors if line.startswith('Traceback')]) == 1
+
+
+def test_a_process_that_is_killed_ends_all(end):
+    code, _, errors = end('kill', 1)
+    assert code == 137 and len(errors) == 1 and 'process 1 on' in errors[0] and 'SIGKILL' in errors[0]
+
+
+def failure(exitcode, timestamp, error=None):
+    found = ProcessFailure(local_rank=0, pid=1, exitcode=exitcode, error_file='')
+    found.timestamp = timestamp
+    if error:
+        found.error_file_data = dict(message=dict(message=error, extraInfo={}))
+    return found
+
+
+@pytest.mark.parametrize(
+    'failures, rank',
+    [
+        ([failure(1, 10, 'RuntimeError: Connection closed by peer'), failure(-9, 10)], 1),
+        ([failure(1, 10, 'RuntimeError: Connection closed by peer'), failure(1, 11, 'ValueError: wrong')], 1),
+        ([failure(1, 10, 'RuntimeError: Connection closed by peer'), failure(1, 11, 'InputError: no')], 1),
+        (
+            [failure(1, 10, 'RuntimeError: Timed out waiting 20000ms'), failure(-9, 40)],
+            0,
+        ),  # it hung, and was killed in the end
+        ([failure(-15, 9), failure(1, 10, 'ValueError: wrong')], 1),
+        ([failure(1, 11, 'ValueError: later'), failure(1, 10, 'ValueError: first')], 1),
+    ],
+)
+def test_the_cause_is_told_not_what_follows(failures, rank):
+    assert launch.cause(dict(enumerate(failures))) == rank
+
+
+@pytest.mark.parametrize('number', ['0', '-1', 'two'])
+def test_a_number_of_processes_that_is_none(number):
+    result = subprocess.run(
+        ['bash', 'tools/dist_train.sh', 'configs/mini/swinv2_upernet_mini.py', number],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHON': sys.executable},
+    )
+    assert result.returncode == 2 and f"the number of processes is '{number}', but it is 1 or more" in result.stderr
