@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent
 SEG = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'onedl-mmsegmentation>=1.4']
 DET = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'onedl-mmdetection>=3.5', 'faster-coco-eval>=1.6']
 PRETRAIN = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'onedl-mmpretrain>=1.3']
-TEST = ['pytest>=8', 'transformers>=5', 'rasterio', 'setuptools', 'wheel']
+SCALE = ['deepspeed>=0.16']
+TEST = ['pytest>=8', 'transformers>=5', 'rasterio', 'setuptools', 'wheel', *SCALE]
 
 
 class BuildWithConfigs(build_py):
@@ -39,7 +40,7 @@ setup(
     packages=find_packages(include=['mmvitscale', 'mmvitscale.*']),
     install_requires=['torch>=2.6', 'numpy', 'opencv-python', 'pillow', 'safetensors', 'tifffile'],
     extras_require=dict(
-        seg=SEG, det=DET, pretrain=[*PRETRAIN, 'torchvision'], large=['rasterio'], test=TEST,
+        seg=SEG, det=DET, pretrain=[*PRETRAIN, 'torchvision'], large=['rasterio'], scale=SCALE, test=TEST,
         # torchvision is kept apart there: mmvitscale/torchvision_shim.py
         all=[*SEG, *DET, *PRETRAIN, 'tensorboard', 'rasterio']),
     cmdclass=dict(build_py=BuildWithConfigs),

@@ -58,11 +58,6 @@ def end(tmp_path):
     return run
 
 
-def test_all_is_well(end):
-    code, out, errors = end('nothing', -1)
-    assert code == 0 and out.count('all is well') == 2 and not [line for line in errors if 'rror' in line]
-
-
 def test_bad_input_is_told_once_whoever_meets_it(end):
     code, _, errors = end('input', -1)
     assert code == 1 and [line for line in errors if 'no image' in line] in (

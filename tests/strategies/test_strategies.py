@@ -130,9 +130,8 @@ def test_two_processes_are_one_with_the_batch_of_both(name, norm, iters, found, 
     sgd = dict(type='SGD', lr=0.05, momentum=0.9)
     runner, losses = train(steady(data, tmp_path / name, batch=4, optimizer=sgd, norm=norm, iters=iters), launcher='none')
     assert losses == pytest.approx(found[name]['losses'], abs=1e-5)
-    saved = checkpoint(folder / name / f'iter_{iters if iters % 2 == 0 else iters - 1}.pth')['state_dict']
-    if iters % 2 == 0:
-        assert largest_difference(saved, runner.model.state_dict()) < 1e-5
+    saved = checkpoint(folder / name / f'iter_{iters}.pth')['state_dict']
+    assert largest_difference(saved, runner.model.state_dict()) < 1e-5
 
 
 @pytest.mark.parametrize('name', ['batch_norm', 're_attention', 're_attention_of_torch'])
@@ -140,10 +139,9 @@ def test_norms_are_those_of_all_images_together(name, found):
     assert max(found['norm'][name]) < 1e-10
 
 
-@pytest.mark.parametrize('name', ['ddp', 'fsdp'])
-def test_compiled_checkpointed_and_watched_blocks_learn_the_same(name, found):
-    assert all(found[f'{name}-more']['compiled'])
-    assert found[f'{name}-more']['losses'] == pytest.approx(found['ddp']['losses'][:2], abs=1e-4)
+def test_compiled_and_checkpointed_blocks_learn_the_same(found):
+    assert all(found['fsdp-more']['compiled']) and not any(found['ddp-more']['compiled'])
+    assert found['fsdp-more']['losses'] == pytest.approx(found['ddp-more']['losses'], abs=1e-4)
 
 
 def test_the_attention_monitor_sees_the_same_under_fsdp(folder):

@@ -44,8 +44,8 @@ def steady(data, work_dir, batch=2, iters=4, optimizer=None, norm=None, **option
         loader.num_workers, loader.persistent_workers = 0, False
     cfg.train_dataloader.batch_size = batch
     cfg.train_dataloader.dataset.pipeline = steps
-    cfg.train_cfg.max_iters, cfg.train_cfg.val_interval = iters, 2
-    cfg.default_hooks.checkpoint.interval = 2
+    cfg.train_cfg.max_iters, cfg.train_cfg.val_interval = iters, iters
+    cfg.default_hooks.checkpoint.interval = 2 if iters == 4 else iters
     cfg.default_hooks.logger.interval = 1
     cfg.model.data_preprocessor.size = (64, 64)
     for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
@@ -103,6 +103,7 @@ def synchronised_norm():
         ('re_attention', attention, tokens, lambda m: m.var_norm, synchronised),
         ('re_attention_of_torch', attention, tokens, lambda m: m.var_norm, torch.nn.SyncBatchNorm.convert_sync_batchnorm),
     ):
+        module.train().zero_grad()
         mine = synchronise(copy.deepcopy(module))
         weights = torch.randn_like(x)
         part = slice(0, 1) if dist.get_rank() == 0 else slice(1, 3)
@@ -125,7 +126,9 @@ def main(folder, data):
     quick_configs()
     found = {}
     for name in ('ddp', 'zero1', 'fsdp', 'deepspeed_zero1'):
-        runner, losses = train(steady(data, folder / name), name)
+        # The checkpoint that others go on from is followed by a validation, which writes it once more.
+        after = 4 if name == 'ddp' else 2
+        runner, losses = train(steady(data, folder / name, **{'train_cfg.val_interval': after}), name)
         sizes = [None, None]
         dist.all_gather_object(sizes, state_bytes(runner))
         found[name] = dict(losses=losses, states=sizes, runner=type(runner).__name__)
@@ -138,17 +141,15 @@ def main(folder, data):
     found['sgd'] = dict(losses=train(steady(data, folder / 'sgd', optimizer=sgd, iters=10), 'ddp')[1])
     norm = dict(type='BN')
     found['bn'] = dict(losses=train(steady(data, folder / 'bn', optimizer=sgd, norm=norm, iters=3), 'ddp')[1])
-    # What is made of the blocks, and hooks that look into them.
-    looks = dict(type='mmvitscale.AttentionMonitorHook', interval=1)
-    for name in ('ddp', 'fsdp'):
-        cfg = steady(
-            data,
-            folder / f'{name}-more',
-            iters=2,
-            compile=dict(target='blocks', backend='eager'),
-            **{'model.backbone.with_cp': True, 'train_cfg.val_interval': 9},
-        )
-        cfg.custom_hooks.append(looks)
+    # A smaller model, plain, and with what is made of its blocks; a hook looks into both.
+    for name, more in (
+        ('ddp', {}),
+        ('fsdp', dict(compile=dict(target='blocks', backend='eager'), **{'model.backbone.with_cp': True})),
+    ):
+        cfg = steady(data, folder / f'{name}-more', iters=2, **more)
+        cfg.model.backbone.arch.depths = (1, 1, 1, 2)
+        cfg.train_cfg.val_interval = 9
+        cfg.custom_hooks.append(dict(type='mmvitscale.AttentionMonitorHook', interval=1))
         runner, losses = train(cfg, name)
         found[f'{name}-more'] = dict(
             losses=losses,
