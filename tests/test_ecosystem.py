@@ -11,7 +11,7 @@ import mmseg
 import numpy as np
 import pytest
 import torch
-from commands import FOREGROUND, ROOT
+from commands import FOREGROUND, ROOT, path_without_deepspeed
 from hostile import Attack
 from mmengine.registry import MODELS, init_default_scope
 from official_layout import official_state_dict
@@ -125,7 +125,7 @@ def test_their_own_tools_have_our_door(package, config, data, options, tmp_path)
         return subprocess.run([sys.executable, str(Path(package.__file__).parent / '.mim/tools' / tool),
                                str(tmp_path / 'config.py'), *map(str, arguments), '--work-dir', str(tmp_path / 'work'),
                                '--cfg-options', *overrides], capture_output=True, text=True, cwd=ROOT,
-                              env={**os.environ, 'OMP_NUM_THREADS': '2'})
+                              env={**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHONPATH': path_without_deepspeed()})
 
     trained = run('train.py')
     assert trained.returncode == 0, trained.stdout + trained.stderr

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from commands import FOREGROUND, ROOT, free_port, run
+from commands import FOREGROUND, ROOT, path_without_deepspeed, run
 from hostile import Attack
 
 from mmvitscale.datasets import mini
@@ -118,7 +118,7 @@ def test_a_picture_that_cannot_be_drawn_ends_no_evaluation(checkpoint, options, 
 
 
 def test_two_processes_on_a_cpu(options, tmp_path):
-    environment = {**os.environ, 'PYTHON': sys.executable, 'PORT': str(free_port())}
+    environment = {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': path_without_deepspeed()}  # on a free port
     result = subprocess.run(['bash', 'tools/dist_train.sh', CONFIG, '2', '--work-dir', str(tmp_path), '--cfg-options',
                              *options, 'default_hooks.logger.interval=1'],
                             cwd=ROOT, capture_output=True, text=True, env=environment)
