@@ -69,6 +69,10 @@ def test_sharing_out_changes_nothing(name, found, folder):
     assert ours['meta']['window_lineage'] == theirs['meta']['window_lineage']
 
 
+def test_fsdp_shares_out_each_block_by_itself(found):
+    assert all(found['fsdp']['sharded']) and not any(found['ddp']['sharded'])
+
+
 @pytest.mark.parametrize('name', SHARED_OUT)
 def test_optimizer_states_are_in_the_form_of_one_process(name, folder):
     ours, theirs = (checkpoint(folder / way / 'iter_4.pth')['optimizer'] for way in (name, 'ddp'))

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, RUNNERS
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from mmvitscale import machine
@@ -131,7 +132,8 @@ def main(folder, data):
         runner, losses = train(steady(data, folder / name, **{'train_cfg.val_interval': after}), name)
         sizes = [None, None]
         dist.all_gather_object(sizes, state_bytes(runner))
-        found[name] = dict(losses=losses, states=sizes, runner=type(runner).__name__)
+        blocks = unwrapped(runner.model).backbone.transformer_blocks()
+        found[name] = dict(losses=losses, states=sizes, sharded=[isinstance(block, FSDPModule) for block in blocks])
     # From each to the next.
     for before, after in (('ddp', 'fsdp'), ('fsdp', 'deepspeed_zero1'), ('deepspeed_zero1', 'zero1'), ('zero1', 'ddp')):
         cfg = steady(data, folder / f'{before}-{after}', load_from=str(folder / before / 'iter_2.pth'), resume=True)

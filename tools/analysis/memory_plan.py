@@ -2,6 +2,7 @@
 one, for each strategy of tools/train.py, and the fastest setting that fits. Nothing is loaded or trained."""
 
 import argparse
+import copy
 import json
 import os
 import resource
@@ -97,9 +98,8 @@ def check(args, cfg):
 def show_activations(model, steps, heads, strategies):
     parts = list(dict.fromkeys(name for found in steps.values() for name in found.kept))
     print(
-        f'\nActivations that the forward pass leaves with {", ".join(strategies)}, in GB, and the peak of a step '
-        f'beyond what '
-        f'lasts\n{"":53}' + ''.join(f'{name:>16}' for name in parts) + f'{"peak":>10}'
+        f'\nActivations that the forward pass leaves with {", ".join(strategies)}, in GB, and the peak of a step beyond '
+        f'what lasts\n{"":53}' + ''.join(f'{name:>16}' for name in parts) + f'{"peak":>10}'
     )
     for setting, found in steps.items():
         print(
@@ -155,17 +155,18 @@ def main():
         f'{(4 * sizes.parameters + (4 + sizes.state_bytes) * sizes.trained) / GB:.1f} GB'
     )
     weights = {strategy: memory_plan.weights_of(strategy, args.precision, args.sixteen) for strategy in args.strategy}
-    taken = {}
+    taken, as_built = {}, {}
     for kind in dict.fromkeys(weights.values()):
+        options = dict(precision=args.precision, weights=kind)
+        as_built[kind] = memory_plan.take_step(copy.deepcopy(model), images, size, None, **options).peak
         taken[kind] = {
-            setting: memory_plan.take_step(model, images, size, setting, precision=args.precision, weights=kind)
-            for setting in settings
+            setting: memory_plan.take_step(copy.deepcopy(model), images, size, setting, **options) for setting in settings
         }
         show_activations(model, taken[kind], heads, [name for name in args.strategy if weights[name] == kind])
     rows = []
     for strategy in args.strategy:
         steps = taken[weights[strategy]]
-        own_peak = steps[own].peak if own else max(found.peak for found in steps.values())
+        own_peak = as_built[weights[strategy]]
         for gpus in args.gpus:
             share = memory_plan.shares(sizes, strategy, gpus, args.sixteen)
             plans = [memory_plan.Plan(strategy, gpus, share, setting, steps[setting].peak) for setting in choices]
@@ -180,7 +181,7 @@ def main():
             )
     show_plans(rows, args.memory)
     print(
-        f'total: with the setting of the config, {own or "taken as the largest"}. lasting + the larger of activations and '
+        f'total: with the setting of the config, {own or "a mixture of kernels"}. lasting + the larger of activations and '
         f'what the optimizer makes. {args.reserve:g} GB of each GPU are left for CUDA and its libraries.'
     )
     measured = measure(backbone, images, size) if args.measure else []

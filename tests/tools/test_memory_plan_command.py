@@ -1,0 +1,41 @@
+"""The plan as a user asks for it."""
+
+import json
+
+import pytest
+
+MINI = 'configs/mini/swinv2_upernet_mini.py'
+
+
+def test_a_plan_of_a_small_model(run_here, tmp_path):
+    code, told, err = run_here('tools/analysis/memory_plan.py', MINI, '--gpus', 1, 4, '--memory', 3, '--json',
+                               tmp_path / 'plan.json')
+    assert code == 0, err
+    assert 'decode_head' in told and 'checkpointing, sequential attention' in told
+    plan = json.loads((tmp_path / 'plan.json').read_text())
+    assert plan['size'] == [128, 128] and plan['images'] == 8
+    rows = {(row['strategy'], row['gpus']): row for row in plan['plans']}
+    assert len(rows) == 8
+    weights = 4 * plan['sizes']['parameters']
+    assert rows['ddp', 4]['shares']['parameters'] == weights
+    assert rows['fsdp', 4]['shares']['parameters'] == weights // 4
+    assert rows['zero1', 4]['shares']['states'] == rows['zero1', 1]['shares']['states'] // 4
+    assert all(row['fits']['3.0']['setting'] == 'fused attention' for row in rows.values())  # nothing need be saved here
+    assert all(row['own'] >= sum(row['shares'][name] for name in ('parameters', 'gradients', 'states'))
+               for row in rows.values())
+
+
+@pytest.mark.parametrize('name', ['deepvit_upernet_mini', 'swinv2_retinanet_mini'])
+def test_a_plan_of_other_kinds_of_model(name, run_here):
+    size = ['--size', 64] if 'retinanet' in name else []  # it trains on the images as they are
+    code, told, err = run_here('tools/analysis/memory_plan.py', name, '--gpus', 2, '--strategy', 'fsdp', '--images', 1,
+                               *size)
+    assert code == 0 and 'fsdp' in told.splitlines()[-2], err
+
+
+def test_plans_that_cannot_be(error_of):
+    tool = 'tools/analysis/memory_plan.py'
+    assert '--gpus and --images are 1 or more' in error_of(tool, MINI, '--gpus', 0)
+    assert 'of which 2 GB are reserved' in error_of(tool, MINI, '--memory', 1)
+    assert 'add --precision bf16 or fp16' in error_of(tool, MINI, '--16-bit-weights')
+    assert 'one side, or height and width' in error_of(tool, MINI, '--size', 1, 2, 3)
