@@ -106,6 +106,12 @@ def test_the_cause_is_told_not_what_follows(failures, rank):
     assert launch.cause(dict(enumerate(failures))) == rank
 
 
+def test_bad_input_counts_before_a_bug_and_is_no_signal(capsys):
+    failures = {0: failure(1, 10, 'ValueError: wrong'), 1: failure(-15, 11, 'InputError: no image')}
+    assert launch._tell(failures, 2) == 1  # it was stopped while it spoke
+    assert capsys.readouterr().err.startswith('error: no image (process 1 on ')
+
+
 @pytest.mark.parametrize('number', ['0', '-1', 'two'])
 def test_a_number_of_processes_that_is_none(number):
     result = subprocess.run(

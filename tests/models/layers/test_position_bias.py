@@ -6,6 +6,7 @@ import torch
 from randomise import randomise
 
 from mmvitscale.errors import InputError
+from mmvitscale.models.layers import position_bias
 from mmvitscale.models.layers.position_bias import POSITION_BIASES, ExpandedBiases, expand, log_coordinates, relative_offsets
 
 
@@ -151,3 +152,13 @@ def test_biases_stay_exact_under_autocast():
     with torch.autocast('cpu', dtype=torch.bfloat16):
         table = bias((4, 4), (4, 4))
     assert torch.equal(table, bias((4, 4), (4, 4)))
+
+
+def test_the_gradient_of_an_expanded_bias_is_the_same_some_heads_at_a_time(monkeypatch):
+    table = torch.randn(5, 5, 7, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(5, 12, 12, dtype=torch.float64)
+    found = []
+    for numbers in (2**24, 2 * 12**2, 1):  # all heads, two, one
+        monkeypatch.setattr(position_bias, '_EXPANDED', numbers)
+        found.append(torch.autograd.grad((position_bias.expand(table, (3, 4)) * weights).sum(), table)[0])
+    assert all(torch.equal(gradient, found[0]) for gradient in found[1:])
