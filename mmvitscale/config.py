@@ -118,6 +118,7 @@ def load_test_config(path: str, options: Optional[dict] = None) -> Config:
     """The same for testing and predicting: ``test_windows`` says whose windows run, the checkpoint's or the config's. Raises
     InputError where it is neither."""
     cfg = load_config(path, options)
+    cfg.pop('strategy', None)  # how a training is spread over processes; a model is tested whole in each
     cfg.test_windows = tested_windows(cfg, options)
     return cfg
 

@@ -45,9 +45,8 @@ def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
         use_mixed_precision(cfg)
     _choose_runner(cfg)
     if cfg.get('sync_bn') == 'mmcv':
-        raise InputError("sync_bn='mmcv' found, whose layers neither Re-attention nor a CPU knows; use "
-                         "sync_bn='torch', which "
-                         'computes the same')
+        raise InputError("sync_bn='mmcv' found, whose layers neither Re-attention nor a CPU knows; use sync_bn='torch', "
+                         'which computes the same')
     if launcher == 'none':
         return
     dist_cfg = cfg.setdefault('env_cfg', ConfigDict()).setdefault('dist_cfg', ConfigDict(backend='nccl'))
@@ -55,9 +54,8 @@ def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
     if not on_cpu:
         here = int(os.environ.get('LOCAL_WORLD_SIZE', os.environ.get('SLURM_NTASKS_PER_NODE', 1)))
         if get_device() == 'cuda' and here > torch.cuda.device_count():
-            raise InputError(f'{here} processes found on a machine with {torch.cuda.device_count()} GPUs, but each '
-                             f'needs one of '
-                             'its own; start as many, and make up for the smaller batch with --accumulate')
+            raise InputError(f'{here} processes found on a machine with {torch.cuda.device_count()} GPUs, but each needs '
+                             'one of its own; start as many, and make up for the smaller batch with --accumulate')
         return
     if launcher == 'slurm':
         _tell_torch_of_slurm(dist_cfg.get('port'))
@@ -94,9 +92,8 @@ def _choose_runner(cfg: Config) -> None:
         cfg.pop('strategy')  # the plain runner does that
         return
     if kind not in ('FSDPStrategy', 'DeepSpeedStrategy'):
-        raise InputError(f'strategy {cfg.strategy.type} found, but mmvitscale knows FSDPStrategy and '
-                         f'DeepSpeedStrategy; take '
-                         'one of configs/_base_/scale')
+        raise InputError(f'strategy {cfg.strategy.type} found, but mmvitscale knows FSDPStrategy and DeepSpeedStrategy; '
+                         'take one of configs/_base_/scale')
     if kind == 'DeepSpeedStrategy' and importlib.util.find_spec('deepspeed') is None:
         raise InputError(f'strategy {kind} found, which needs the package deepspeed; get it with: pip install deepspeed')
     if kind == 'FSDPStrategy':
@@ -123,18 +120,15 @@ def _check_fsdp(cfg: Config) -> None:
     for hook in cfg.get('custom_hooks') or []:
         if str(hook.get('type', '')).endswith('EMAHook'):
             raise InputError('EMAHook found with FSDPStrategy, but it copies a model, and no process has a whole one; '
-                             'use the '
-                             'strategy zero1 or deepspeed_zero1, or leave the hook out')
+                             'use the strategy zero1 or deepspeed_zero1, or leave the hook out')
     if 'similarity_weight' in str(cfg.model) and any(_values(cfg.model, 'similarity_weight')):
         raise InputError('similarity_weight found with FSDPStrategy, but it compares the maps of blocks that are not '
-                         'together at '
-                         'a time; use the strategy zero1 or deepspeed_zero1')
+                         'together at a time; use the strategy zero1 or deepspeed_zero1')
     wrapper = cfg.optim_wrapper
     if str(wrapper.get('type', '')).split('.')[-1] == 'AmpOptimWrapper':
         if 'bfloat16' not in str(wrapper.get('dtype')):
             raise InputError('AmpOptimWrapper with float16 found with FSDPStrategy, whose processes see infinities in '
-                             'their own '
-                             'shards only; use bfloat16: --amp, or optim_wrapper.dtype=bfloat16')
+                             'their own shards only; use bfloat16: --amp, or optim_wrapper.dtype=bfloat16')
         use_mixed_precision(cfg)
 
 

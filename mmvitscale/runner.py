@@ -78,18 +78,15 @@ class _Door:
         if not isinstance(before, dict) or set(before) != set(now) or before == now:
             return
         told = ['{processes} processes x {images} images x {accumulated} batches'.format(**batch) for batch in (before, now)]
+        line = f'{filename} was trained with {told[0]} for an update, here it goes on with {told[1]}'
         if len({batch['processes'] * batch['images'] * batch['accumulated'] for batch in (before, now)}) > 1:
-            self.logger.warning(f'{filename} was trained with {told[0]} for an update, here it goes on with '
-                                f'{told[1]}: learning '
-                                'rates and schedules are those of another batch; consider another batch_size, or '
-                                '--accumulate')
+            self.logger.warning(f'{line}: learning rates and schedules are those of another batch; consider another '
+                                'batch_size, or --accumulate')
         elif before['accumulated'] != now['accumulated']:
-            self.logger.warning(f'{filename} was trained with {told[0]} for an update, here it goes on with '
-                                f'{told[1]}: iterations '
-                                'count batches, so schedules are at another place; keep --accumulate as it was')
+            self.logger.warning(f'{line}: iterations count batches, so schedules are at another place; keep --accumulate as '
+                                'it was')
         else:
-            self.logger.info(f'{filename} was trained with {told[0]} for an update, here it goes on with {told[1]}: '
-                             f'the same batch')
+            self.logger.info(f'{line}: the same batch')
 
     def _enter(self, checkpoint: dict, filename: str, strict: bool) -> None:
         """Put what a file held into the form of the model, which stays as it is. Raises InputError."""

@@ -23,8 +23,7 @@ def parse_args():
                         help='scale the learning rate with the batch of all GPUs together')
     parser.add_argument('--strategy', choices=STRATEGIES,
                         help='how several processes share the work: ddp, optimizer states shared out (zero1, '
-                             'deepspeed_zero1), '
-                        'parameters and gradients, too (fsdp); what fits: tools/analysis/memory_plan.py')
+                        'deepspeed_zero1), parameters and gradients, too (fsdp); what fits: tools/analysis/memory_plan.py')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CKPT',
                         help='go on from a checkpoint (default: the latest in the work dir)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')

@@ -57,8 +57,7 @@ def read_checkpoint(source: Union[str, Path]) -> dict:
     path = fetch(str(source)) if is_url(source) else Path(str(source).removeprefix('file://')).expanduser()
     if path.is_dir():
         raise InputError(f'checkpoint {source} is a folder; where a model lies in pieces in it, make one file of them '
-                         f'with: python '
-                         f'tools/convert_checkpoint.py {source} DST.pth')
+                         f'with: python tools/convert_checkpoint.py {source} DST.pth')
     if not path.is_file():
         raise InputError(f'checkpoint {source} is not there; check the path')
     try:
