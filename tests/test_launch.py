@@ -1,6 +1,7 @@
 """Processes that end together, with one error told once."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from commands import ROOT
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from mmvitscale import launch
+from mmvitscale import launch, machine
 
 # A tool that does what is asked of it: the process with this rank ends so, the others wait.
 SCRIPT = """
@@ -122,3 +123,32 @@ def test_a_number_of_processes_that_is_none(number):
         env={**os.environ, 'PYTHON': sys.executable},
     )
     assert result.returncode == 2 and f"the number of processes is '{number}', but it is 1 or more" in result.stderr
+
+
+@pytest.mark.parametrize('settings, expected', [
+    (dict(GPUS='16', PORT='123'), '--gres=gpu:8 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=5'),
+    (dict(GPUS='0', NTASKS='2', CPUS_PER_TASK='1', SRUN_ARGS='--mem=4G'), '--ntasks=2 --ntasks-per-node=2 --cpus-per-task=1'),
+])
+def test_what_slurm_is_asked_for(settings, expected, tmp_path):
+    stub = tmp_path / 'srun'
+    stub.write_text('#!/bin/sh\necho "$@" port "$MASTER_PORT"\n')
+    stub.chmod(0o755)
+    result = subprocess.run(['bash', 'tools/slurm_train.sh', 'part', 'job', 'config.py', '--amp'], cwd=ROOT, text=True,
+                            capture_output=True, env={**os.environ, **settings, 'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
+    assert result.returncode == 0, result.stderr
+    told = result.stdout.strip()
+    assert told.startswith(f'--partition=part --job-name=job {expected} --kill-on-bad-exit=1')
+    assert re.search(r'train.py config.py --amp --launcher slurm port \d+$', told)
+    assert ('--mem=4G' in told) == ('SRUN_ARGS' in settings) and ('port 123' in told) == ('PORT' in settings)
+
+
+def test_slurm_without_gpus_is_told_to_torch(monkeypatch):
+    for name, value in dict(SLURM_NODELIST='node7', SLURM_PROCID='3', SLURM_LOCALID='1', SLURM_NTASKS='4').items():
+        monkeypatch.setenv(name, value)
+    for name in ('MASTER_ADDR', 'MASTER_PORT', 'RANK', 'LOCAL_RANK', 'WORLD_SIZE'):
+        monkeypatch.setenv(name, '')  # to be restored
+        monkeypatch.delenv(name)
+    monkeypatch.setenv('PATH', '')  # no scontrol
+    machine._tell_torch_of_slurm(None)
+    assert [os.environ[name] for name in ('MASTER_ADDR', 'MASTER_PORT', 'RANK', 'LOCAL_RANK', 'WORLD_SIZE')] == [
+        'node7', '29500', '3', '1', '4']
