@@ -127,7 +127,8 @@ def test_a_number_of_processes_that_is_none(number):
 
 @pytest.mark.parametrize('settings, expected', [
     (dict(GPUS='16', PORT='123'), '--gres=gpu:8 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=5'),
-    (dict(GPUS='0', NTASKS='2', CPUS_PER_TASK='1', SRUN_ARGS='--mem=4G'), '--ntasks=2 --ntasks-per-node=2 --cpus-per-task=1'),
+    (dict(GPUS='0', NTASKS='2', CPUS_PER_TASK='1', SRUN_ARGS='--mem=4G'),
+     '--ntasks=2 --ntasks-per-node=2 --cpus-per-task=1'),
 ])
 def test_what_slurm_is_asked_for(settings, expected, tmp_path):
     stub = tmp_path / 'srun'
