@@ -2,9 +2,9 @@
 
 ``checkpoints`` reads weight files, brings them under our names and knows what they were learned with; ``models`` holds
 the networks (``backbones`` built from ``layers``), which take their weights through ``checkpoints``; ``analysis`` measures
-them; ``hooks``, ``optim`` and ``runner`` tie all to MMEngine; ``datasets`` reads, checks and draws images; ``config``,
-``machine``, ``inference`` and ``commands`` are what the tools are made of. Nothing needs to be imported: configs name
-``mmvitscale.<Type>`` and MMEngine finds it.
+them; ``hooks``, ``optim``, ``strategies`` and ``runner`` tie all to MMEngine; ``datasets`` reads, checks and draws images;
+``config``, ``machine``, ``inference``, ``launch`` and ``commands`` are what the tools are made of. Nothing needs to be
+imported: configs name ``mmvitscale.<Type>`` and MMEngine finds it.
 
 ``list_configs`` and ``load_config`` give the package's configs by name, and a config of one's own may inherit them:
 ``_base_ = 'mmvitscale::swinv2_upernet_ade20k'``.
