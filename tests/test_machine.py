@@ -10,6 +10,8 @@ import mmvitscale
 from mmvitscale import machine
 from mmvitscale.config import STRATEGIES, add_strategy, configs_folder
 from mmvitscale.errors import InputError
+from mmvitscale.models import SwinTransformerV2
+from mmvitscale.runner import compile_blocks
 
 
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
@@ -129,6 +131,24 @@ def test_more_processes_than_gpus(monkeypatch):
     cfg = Config(dict(env_cfg=dict(dist_cfg=dict(backend='nccl'))))
     machine.adapt_to_machine(cfg, 'pytorch')
     assert cfg.env_cfg.dist_cfg.timeout == 1800
+
+
+def test_blocks_are_compiled_in_their_place():
+    backbone = SwinTransformerV2(dict(embed_dims=8, depths=(1, ), num_heads=(1, )), window_size=4).eval()
+    image, names, compiled = torch.randn(1, 3, 16, 16), list(backbone.state_dict()), []
+    expected = backbone(image)[0]
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    assert not compile_blocks(backbone, True) and not compile_blocks(backbone, dict(mode='default'))
+    try:
+        assert compile_blocks(backbone, dict(target='blocks', backend=backend))
+        assert torch.allclose(backbone(image)[0], expected, atol=1e-6)
+    finally:
+        torch._dynamo.reset()
+    assert compiled and list(backbone.state_dict()) == names
 
 
 # Batches

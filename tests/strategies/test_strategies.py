@@ -143,9 +143,8 @@ def test_norms_are_those_of_all_images_together(name, found):
     assert max(found['norm'][name]) < 1e-10
 
 
-def test_compiled_and_checkpointed_blocks_learn_the_same(found):
-    assert all(found['fsdp-more']['compiled']) and not any(found['ddp-more']['compiled'])
-    assert found['fsdp-more']['losses'] == pytest.approx(found['ddp-more']['losses'], abs=1e-4)
+def test_checkpointed_blocks_learn_the_same_under_fsdp(found):
+    assert found['fsdp-more']['losses'] == pytest.approx(found['ddp']['losses'][:2], abs=1e-4)
 
 
 def test_the_attention_monitor_sees_the_same_under_fsdp(folder):

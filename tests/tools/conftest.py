@@ -3,6 +3,7 @@ import sys
 
 import pytest
 from commands import ROOT
+from mmengine.logging import MMLogger
 
 
 @pytest.fixture
@@ -12,6 +13,8 @@ def run_here(monkeypatch, capfd):
     def run(tool, *arguments):
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+        # MMEngine names loggers by the second, and one of the same name would go on writing where the last command did.
+        MMLogger._instance_dict.clear()
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(tool, run_name='__main__')
         output = capfd.readouterr()
