@@ -1,6 +1,5 @@
-"""What a training of a config takes on each GPU, without a GPU: parameters, gradients and optimizer states by closed "
- "form for
-each way of sharing them out (ZeRO, arXiv 1910.02054), activations from the meta device (``live_bytes``)."""
+"""What a training of a config takes on each GPU, without a GPU: parameters, gradients and optimizer states by closed form
+for each way of sharing them out (ZeRO, arXiv 1910.02054), activations from the meta device (``live_bytes``)."""
 
 import copy
 from dataclasses import dataclass
