@@ -1,12 +1,15 @@
-"""Convert a SwinV2 or DeepViT checkpoint of any known library to mmvitscale's names, or only report what it is. A folder in
-which DeepSpeed or torch.distributed.checkpoint left a model in pieces becomes one file of the whole model."""
+"""Convert a SwinV2 or DeepViT checkpoint of any known library to mmvitscale's names, or to another library's, or only report
+what it is. A folder in which DeepSpeed or torch.distributed.checkpoint left a model in pieces becomes one file of the whole
+model."""
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
 from mmvitscale.checkpoints.convert import convert, weights_in
-from mmvitscale.checkpoints.files import read_checkpoint, write_checkpoint
+from mmvitscale.checkpoints.convert_back import ConvertedBack, convert_back, libraries_of
+from mmvitscale.checkpoints.files import read_checkpoint, write_checkpoint, write_whole
 from mmvitscale.checkpoints.lineage import WindowLineage, check_agreement, reference_of_name, show_windows
 from mmvitscale.checkpoints.sharded import is_sharded, read_sharded
 from mmvitscale.commands import check_writable, run_command
@@ -16,11 +19,16 @@ from mmvitscale.models.backbones.recognise import describe_weights
 from mmvitscale.models.backbones.swin_v2 import per_stage
 from mmvitscale.models.layers.windows import to_window
 
+LIBRARIES = libraries_of('SwinV2')
+
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('src', help='path or URL of a .pth, .bin or .safetensors file, or a folder of pieces')
-    parser.add_argument('dst', nargs='?', help='.pth or .safetensors file to write (without it: only a report)')
+    parser.add_argument('dst', nargs='?', help='.pth or .safetensors file to write (without it: only a report); a folder for huggingface')
+    parser.add_argument('--to', default='mmvitscale', choices=['mmvitscale', *LIBRARIES],
+                        help='whose names the weights get; for another library the backbone alone is written, with the head of '
+                        'a classifier')
     parser.add_argument('--pretrained-window-sizes', type=int, nargs='+', metavar='P',
                         help='windows the position biases were learned with, one or one per stage; needed where the '
                         'file does not tell')
@@ -29,7 +37,15 @@ def parse_args():
     return parser.parse_args()
 
 
-def check_destination(dst, force):
+def check_destination(dst, force, to):
+    if to == 'huggingface':
+        if dst.suffix in ('.pth', '.safetensors', '.bin') or dst.is_file():
+            raise InputError(f'DST is {dst}, but for huggingface it is a folder, with config.json and model.safetensors')
+        found = [dst / name for name in ('config.json', 'model.safetensors') if (dst / name).exists()]
+        if found and not force:
+            raise InputError(f'{found[0]} exists; give another DST, or --force to replace it')
+        check_writable(dst.parent)
+        return
     if dst.suffix not in ('.pth', '.safetensors'):
         raise InputError(f'DST is {dst}, but it ends in .pth or .safetensors')
     if dst.exists() and not force:
@@ -51,16 +67,34 @@ def given_lineage(sizes, converted):
     return replace(lineage, references=given)
 
 
+def write_for_library(dst: Path, back: ConvertedBack) -> None:
+    """Write the weights, and say what does not go with them and what takes them."""
+    if back.config is None:
+        write_checkpoint(dst, dict(back.content, state_dict=back.weights) if dst.suffix == '.safetensors' else back.content)
+    else:
+        write_checkpoint(dst / 'model.safetensors', dict(state_dict=back.weights))
+        write_whole(dst / 'config.json', lambda file: file.write(json.dumps(back.config, indent=2).encode()))
+    print(f'written            {dst}, {len(back.weights)} entries as {back.library} names them')
+    if back.left_out:
+        print(f'left here          {", ".join(back.left_out)}: {back.library} has no place for them')
+    for note in back.notes:
+        print(f'note               {note}')
+    print(f'loads into         {back.python}')
+
+
 def main():
     args = parse_args()
     dst = Path(args.dst) if args.dst else None
     if dst:
-        check_destination(dst, args.force)
+        check_destination(dst, args.force, args.to)
+    elif args.to != 'mmvitscale':
+        raise InputError(f'--to {args.to} was given without DST; say where to write')
     print(f'Reading {args.src} ...', flush=True)
     sharded = is_sharded(args.src)
     content = read_sharded(args.src) if sharded else read_checkpoint(args.src)
     try:
-        converted = convert(weights_in(content), args.prefix)
+        found = weights_in(content)
+        converted = convert(found, args.prefix)
         check_complete(converted)
     except InputError as error:
         raise InputError(f'{args.src}: {error}') from error
@@ -83,7 +117,11 @@ def main():
               f'--pretrained-window-sizes{" " + " ".join(map(str, proposal)) if proposal else ""} here, or '
               f'pretrained_window_sizes{f"={proposal}" if proposal else ""} in the config'
               f'{" (so its name says)" if proposal else ""}.')
-    if dst:
+    if args.to != 'mmvitscale':
+        heads = {name.removeprefix('head.fc.'): found[key] for name, key in converted.heads.items()
+                 if name.startswith('head.fc.')}
+        write_for_library(dst, convert_back(converted, lineage, args.to, heads))
+    elif dst:
         meta = dict(source=converted.source)
         if isinstance(lineage, WindowLineage):
             meta['window_lineage'] = lineage.as_dict()

@@ -242,7 +242,8 @@ _LAYOUTS = [
         anchor=re.compile(r'(.*?\.)?stages\.\d+\.blocks\.\d+\.attn\.position_bias\.'),
         locate=_stages(r'stages\.', 0),
         stem=[_OFFICIAL_STEM[0], _MASK_TOKEN, (rf'(out_norms\.\d+)\.{_WB}', r'\1.\2')],
-        block=_OWN_BLOCK),
+        block=_OWN_BLOCK,
+        heads=_HEADS[:1]),
     _Layout(
         name='official',
         anchor=_OFFICIAL_ANCHOR,
@@ -289,6 +290,7 @@ _LAYOUTS = [
                (r'attn\.w_msa\.(qkv\.weight|q_bias|v_bias|logit_scale|proj\.weight|proj\.bias)', r'attn.\1'),
                (rf'(norm1|norm2)\.{_WB}', r'\1.\2'), (rf'norm3\.{_WB}', r'extra_norm.\1'),
                (rf'ffn\.layers\.0\.0\.{_WB}', r'mlp.fc1.\1'), (rf'ffn\.layers\.1\.{_WB}', r'mlp.fc2.\1')],
+        heads=_HEADS[:1],
         dropped=(r'head\..*', ),
         fix=_reorder_merging),
     _Layout(

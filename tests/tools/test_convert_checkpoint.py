@@ -1,5 +1,7 @@
 """The command as a user types it; in this process, to save time."""
 
+import json
+
 import pytest
 import torch
 from hostile import Attack
@@ -120,3 +122,58 @@ def test_bad_input_is_one_line_and_nothing_is_written(convert, official, silent,
         assert message in error
     assert not new.exists() and not (tmp_path / 'marker').exists()
     assert (tmp_path / 'there.pth').read_text() == 'precious'
+
+
+def test_the_command_writes_what_hugging_face_loads(tmp_path, run_here):
+    from transformers import Swinv2Backbone, Swinv2ForImageClassification, Swinv2Model
+    image = torch.randn(2, 3, 256, 256)
+    ours = randomise(SwinTransformerV2(SMALL, 8, [4, 4, 4, 2])).eval()
+    classifier = {**{f'backbone.{key}': value for key, value in ours.state_dict().items()},
+                  'head.fc.weight': torch.randn(7, 64), 'head.fc.bias': torch.randn(7)}
+    for name, weights in dict(backbone=ours.state_dict(), classifier=classifier).items():
+        torch.save(dict(state_dict=weights), tmp_path / f'{name}.pth')
+        code, out, err = run_here('tools/convert_checkpoint.py', tmp_path / f'{name}.pth', tmp_path / name, '--to',
+                                  'huggingface')
+        assert code == 0 and 'from_pretrained' in out and 'left here          out_norms.0.weight' in out, err
+    with torch.no_grad():
+        expected = ours(image)[-1].flatten(2).transpose(1, 2)
+        for model, loading in (Swinv2Model.from_pretrained(tmp_path / name, output_loading_info=True) for name in
+                               ('backbone', 'classifier')):
+            assert not loading['missing_keys']
+            assert torch.allclose(model.eval()(image).last_hidden_state, expected, atol=1e-4)
+        model = Swinv2ForImageClassification.from_pretrained(tmp_path / 'classifier').eval()
+        logits = expected.mean(1) @ classifier['head.fc.weight'].T + classifier['head.fc.bias']
+        assert torch.allclose(model(image).logits, logits, atol=1e-3)
+        raw = SwinTransformerV2(SMALL, 8, [4, 4, 4, 2], out_norm=False).eval()
+        raw.load_state_dict({key: value for key, value in ours.state_dict().items() if not key.startswith('out_norms')})
+        stages = [f'stage{i}' for i in range(1, 5)]
+        maps = Swinv2Backbone.from_pretrained(tmp_path / 'backbone', out_features=stages).eval()(image).feature_maps
+        for out, found in zip(raw(image), maps, strict=True):
+            assert torch.allclose(out, found, atol=1e-4)
+    assert json.loads((tmp_path / 'classifier/config.json').read_text())['window_size'] == 8
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_the_command_writes_files(suffix, tmp_path, run_here, error_of):
+    ours = randomise(SwinTransformerV2(SMALL, 8, [4, 4, 4, 2]))
+    torch.save(dict(state_dict={f'backbone.{key}': value for key, value in ours.state_dict().items()}), tmp_path / 'a.pth')
+    target = tmp_path / f'official{suffix}'
+    code, out, _ = run_here('tools/convert_checkpoint.py', tmp_path / 'a.pth', target, '--to', 'official')
+    assert code == 0 and 'pretrained_window_sizes=[4, 4, 4, 2]' in out
+    again = read(target)
+    assert again.lineage.references == ((4, 4), ) * 3 + ((2, 2), )
+    assert torch.equal(again.weights['stages.2.blocks.1.attn.q_bias'], ours.stages[2].blocks[1].attn.q_bias)
+    assert 'exists' in error_of('tools/convert_checkpoint.py', tmp_path / 'a.pth', target, '--to', 'official')
+    assert 'without DST' in error_of('tools/convert_checkpoint.py', tmp_path / 'a.pth', '--to', 'timm')
+    assert 'is a folder' in error_of('tools/convert_checkpoint.py', tmp_path / 'a.pth', target, '--to', 'huggingface')
+
+
+def test_a_file_that_does_not_tell_its_reference_windows(tmp_path, run_here, error_of):
+    silent = {key: value for key, value in SwinTransformerV2(SMALL, 8).state_dict().items() if key != 'lineage'}
+    torch.save(silent, tmp_path / 'a.pth')
+    assert 'give --pretrained-window-sizes' in error_of('tools/convert_checkpoint.py', tmp_path / 'a.pth',
+                                                        tmp_path / 'b.pth', '--to', 'timm')
+    assert not (tmp_path / 'b.pth').exists()
+    code, out, _ = run_here('tools/convert_checkpoint.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--to', 'timm',
+                            '--pretrained-window-sizes', '6')
+    assert code == 0 and 'window_size=6' in out

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 # Hidden values that are there at a time where no gradient needs them: the largest tensor of a block by far.
 _CHUNK = 2**21
 
+# PyTorch before 2.7 does not tell exporting from compiling.
+_is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
+
 
 class FeedForward(nn.Module):
     """(..., C) -> (..., C): linear to ``hidden`` channels, GELU, linear back."""
@@ -17,7 +20,8 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
+        # A graph that is exported has no number of pieces: it may be for every size, and its runtime has ways of its own.
+        if torch.is_grad_enabled() or _is_exporting():
             return self.fc2(self.act(self.fc1(x)))
         rows = x.flatten(0, -2)
         step = max(_CHUNK // self.fc1.out_features, 1)

@@ -34,7 +34,7 @@ def unit_vectors(x: Tensor) -> Tensor:
     return x * (square.clamp_min(_MIN_LENGTH**2).rsqrt() * (square > _MIN_LENGTH**2))
 
 
-def _scaled(q: Tensor, k: Tensor, scale: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+def scaled_query_key(q: Tensor, k: Tensor, scale: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
     """q, k (T, heads, d) -> the vectors whose dot product is the logit, but for the bias."""
     if scale is None:
         return q * q.shape[-1]**-0.5, k
@@ -42,7 +42,7 @@ def _scaled(q: Tensor, k: Tensor, scale: Optional[Tensor]) -> Tuple[Tensor, Tens
 
 
 def _scale_(qkv: Tensor, scale: Optional[Tensor]) -> Optional[Tensor]:
-    """``_scaled`` for q and k of qkv (T, 3, heads, d), in place. With a scale it returns one over their lengths,
+    """``scaled_query_key`` for q and k of qkv (T, 3, heads, d), in place. With a scale it returns one over their lengths,
     (T, 2, heads, 1) float32 or float64, zero where there is none."""
     qk = qkv[:, :2]
     if scale is None:
@@ -74,7 +74,7 @@ def _eager(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor], group
         return (q @ k.transpose(-2, -1) + bias).softmax(dim=-1).to(v.dtype) @ v
 
     q, k, v = qkv.unbind(1)
-    return _by_group(attend, *_scaled(q, k, scale), v, biases, groups)
+    return _by_group(attend, *scaled_query_key(q, k, scale), v, biases, groups)
 
 
 def _dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def _fused(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor], group
     if not torch.is_grad_enabled():
         return _fused_(qkv, scale, biases, groups)[0]
     q, k, v = qkv.unbind(1)
-    q, k = _scaled(q, k, scale)
+    q, k = scaled_query_key(q, k, scale)
     with torch.autocast(v.device.type, enabled=False):
         return _by_group(_dot_product_attention, q.to(v.dtype), k.to(v.dtype), v, biases, groups)
 
@@ -242,13 +242,16 @@ class WindowAttention(nn.Module):
             maps.append((q @ k.transpose(-2, -1) + bias).softmax(dim=-1))
             return v
 
-        _by_group(attend, *_scaled(q, k, scale), v, biases, geometry.groups)
+        _by_group(attend, *scaled_query_key(q, k, scale), v, biases, geometry.groups)
         return maps
+
+    def scale(self) -> Optional[Tensor]:
+        """(heads,) min(exp(logit_scale), 100), or None for the dot product."""
+        return None if self.logit_scale is None else self.logit_scale.clamp(max=log(100.0)).exp().flatten()
 
     def _project(self, x: Tensor, geometry: WindowGeometry,
                  reference: Window) -> Tuple[Tensor, Optional[Tensor], List[Tensor]]:
         """What a kernel takes, but for the groups."""
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, qkv_bias).unflatten(1, (3, self.num_heads, -1))
-        scale = None if self.logit_scale is None else self.logit_scale.clamp(max=log(100.0)).exp().flatten()
-        return qkv, scale, self._biases(self.position_bias, [group.window for group in geometry.groups], reference)
+        return qkv, self.scale(), self._biases(self.position_bias, [group.window for group in geometry.groups], reference)

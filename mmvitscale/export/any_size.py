@@ -1,0 +1,248 @@
+"""The same function as a graph that holds for every image size.
+
+The exact windows (``models/layers/windows.py``) vary in number and shape with the map, so a graph of them is one of one size.
+Here every window has w x w places: the map is laid out over whole windows, a shifted one with its first window filled in
+front, and places without a token are masked as keys and cut off as queries. All that depends on the size is arithmetic of
+sizes, without a branch, and the results are those of the exact form to rounding.
+"""
+
+from typing import Callable, Dict, Tuple, Type
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..models import DeepViT, SwinTransformerV2
+from ..models.backbones.swin_v2 import Stage
+from ..models.layers.re_attention import ReAttention
+from ..models.layers.window_attention import WindowAttention, scaled_query_key
+from ..models.layers.windows import WindowGeometry, WindowGroup
+from .folding import fold, new_budget
+
+# What a place without a token adds to the logits, which are at most 116: its weight is exactly zero in every type.
+_MASKED = -1e4
+
+
+def select(x: Tensor, dim: int, index: Tensor) -> Tuple[Tensor, Tensor]:
+    """What stands at ``index`` along an axis of x, the first where the index lies outside; and where it lies inside."""
+    inside = (index >= 0) & (index < x.shape[dim])
+    return x.index_select(dim, torch.where(inside, index, torch.zeros_like(index))), inside
+
+
+def filled(x: Tensor, dim: int, multiple: int) -> Tensor:
+    """x with zeros at the end of an axis up to a multiple."""
+    length = (x.shape[dim] + multiple - 1) // multiple * multiple
+    x, inside = select(x, dim, torch.arange(length, device=x.device))
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    return x * inside.view(shape).to(x.dtype)
+
+
+def _copied(x: Tensor) -> Tensor:
+    """In the order of its axes, always: whether a reshape copies would depend on the size."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _thirds(qkv: Tensor, heads: int) -> Tuple[Tensor, ...]:
+    """(..., 3 C) -> q, k, v, each (..., heads, d): slices, which every runtime takes at any size."""
+    dim = qkv.shape[-1] // 3
+    return tuple(qkv[..., i * dim:(i + 1) * dim].unflatten(-1, (heads, dim // heads)) for i in range(3))
+
+
+class AnySizeAttention(nn.Module):
+    """In place of a ``WindowAttention``: takes the tokens of a whole map, and cuts it into windows itself."""
+
+    def __init__(self, attn: WindowAttention, window: Tuple[int, int], reference: Tuple[int, int], shifted: bool, budget: list):
+        super().__init__()
+        self.attn, self.window, self.shifted = attn, window, shifted
+        with torch.no_grad():
+            self.bias = fold(attn.position_bias(window, reference), window, budget)
+        attn.position_bias = nn.Identity()  # its parameters have no place in the graph
+
+    def forward(self, tokens: Tensor, geometry: WindowGeometry, reference: object = None) -> Tensor:
+        """(B * H * W, C), and a geometry of one window of (H, W) tokens -> the same."""
+        group, = geometry.groups
+        (height, width), (h, w) = group.window, self.window
+        x = tokens.view(group.count, height, width, tokens.shape[-1])
+        (top, rows), (left, columns) = self._places(height, h), self._places(width, w)
+        x, row_inside = select(x, 1, torch.arange(rows * h, device=x.device) - top)
+        x, column_inside = select(x, 2, torch.arange(columns * w, device=x.device) - left)
+        x = _copied(x.view(group.count, rows, h, columns, w, x.shape[-1]).permute(0, 1, 3, 2, 4, 5))
+        inside = (row_inside.view(rows, 1, h, 1) & column_inside.view(1, columns, 1, w)).reshape(1, rows * columns, 1, 1, h * w)
+        mask = torch.where(inside, 0.0, _MASKED)
+        x = self._attend(x.view(group.count, rows * columns, h * w, x.shape[-1]), mask)
+        x = _copied(x.view(group.count, rows, columns, h, w, x.shape[-1]).permute(0, 1, 3, 2, 4, 5))
+        x = x.view(group.count, rows * h, columns * w, x.shape[-1])
+        x = x.index_select(1, torch.arange(height, device=x.device) + top)
+        return x.index_select(2, torch.arange(width, device=x.device) + left).view(group.count * height * width, x.shape[-1])
+
+    def _places(self, length: int, window: int) -> Tuple[int, int]:
+        """Tokens of an axis -> places without a token in front of it, and how many windows there are."""
+        front = 0
+        if self.shifted and window > 1:
+            several = 1 - 1 // (1 + (length - 1) // window)  # 0 where one window holds all, else 1
+            front = (window - window // 2) * several
+        return front, (front + length + window - 1) // window
+
+    def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, windows, N, C), and what is added for each key, (1, windows, 1, 1, N) -> (B, windows, N, C)."""
+        attn = self.attn
+        bias = torch.cat((attn.q_bias, torch.zeros_like(attn.q_bias), attn.v_bias))
+        q, k, v = _thirds(F.linear(x, attn.qkv.weight, bias), attn.num_heads)
+        q, k = scaled_query_key(q, k, attn.scale())
+        q, k, v = (part.transpose(2, 3) for part in (q, k, v))
+        weights = (q @ k.transpose(-2, -1) + self.bias() + mask).softmax(dim=-1)
+        return attn.proj(_copied((weights @ v).transpose(2, 3)).flatten(3))
+
+
+class AnySizeStage(nn.Module):
+    """In place of a ``Stage``."""
+
+    def __init__(self, stage: Stage, budget: list):
+        super().__init__()
+        self.downsample, self.blocks = stage.downsample, stage.blocks
+        for i, block in enumerate(self.blocks):
+            block.attn = AnySizeAttention(block.attn, stage.window, stage.reference, bool(i % 2), budget)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.downsample is not None:
+            x = self.downsample(filled(filled(x, 1, 2), 2, 2))
+        whole = WindowGeometry((WindowGroup((x.shape[1], x.shape[2]), x.shape[0]), ), None, None)
+        for block in self.blocks:
+            x = block(x, whole, None)
+        return x
+
+
+class AnySizeSwin(nn.Module):
+    """A SwinV2, changed in place, for images of every size."""
+
+    def __init__(self, backbone: SwinTransformerV2):
+        super().__init__()
+        self.inner = backbone
+        budget = new_budget()
+        backbone.stages = nn.ModuleList(AnySizeStage(stage, budget) for stage in backbone.stages)
+
+    def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
+        return self.inner(filled(filled(image, 2, 4), 3, 4))
+
+
+class PlainAttention(nn.Module):
+    """Re-attention or self-attention as it is evaluated, its BatchNorm within the convolution over heads: fewer steps, and no
+    size of chunks in the graph."""
+
+    def __init__(self, attn: nn.Module):
+        super().__init__()
+        self.attn = attn
+        self.mixed = isinstance(attn, ReAttention)
+        if self.mixed:
+            norm, mix = attn.var_norm, attn.reatten_matrix
+            with torch.no_grad():
+                gain = norm.weight * (norm.running_var + norm.eps).rsqrt() * attn.out_scale
+                self.register_buffer('weight', (gain[:, None] * mix.weight.flatten(1)).clone())
+                shift = gain * (mix.bias - norm.running_mean) + norm.bias * attn.out_scale
+                self.register_buffer('shift', shift.view(-1, 1, 1).clone())
+            attn.var_norm, attn.reatten_matrix = nn.Identity(), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        q, k, v = (part.transpose(1, 2) for part in _thirds(self.attn.qkv(x), self.attn.num_heads))
+        maps = (q @ k.transpose(-2, -1) * self.attn.scale).softmax(dim=-1)
+        if self.mixed:
+            maps = torch.einsum('hg,bgqk->bhqk', self.weight, maps) + self.shift
+        return self.attn.proj((maps @ v).transpose(1, 2).flatten(2))
+
+
+def plain_attention(backbone: DeepViT) -> None:
+    """Give a DeepViT the attention of a file to run, in place."""
+    for block in backbone.blocks:
+        block.attn = PlainAttention(block.attn)
+
+
+class AnySizeDeepViT(nn.Module):
+    """A DeepViT, changed in place, for images of every size: its position embedding is always read bicubically."""
+
+    def __init__(self, backbone: DeepViT):
+        super().__init__()
+        if backbone.window is not None:
+            raise InputError(f'this DeepViT attends in windows of {backbone.window} tokens, which are cut for one size; give '
+                             'sizes instead of --any-size')
+        self.inner = backbone
+        plain_attention(backbone)
+
+    def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
+        own = self.inner
+        patch = own.patch_size
+        x = own.patch_embed(filled(filled(image, 2, patch), 3, patch))
+        height, width = x.shape[1:3]
+        x = torch.cat((own.cls_token.expand(x.shape[0], -1, -1), x.flatten(1, 2)), dim=1)
+        maps = own.pos_embed[:, 1:].transpose(1, 2).unflatten(2, own.grid)
+        maps = F.interpolate(maps, size=(height, width), mode='bicubic', align_corners=False)
+        x = x + torch.cat((own.pos_embed[:, :1], maps.flatten(2).transpose(1, 2)), dim=1)
+        outs = []
+        for i, block in enumerate(own.blocks):
+            x = block(x)
+            if i in own.out_indices:
+                out = own.norm(x) if i == own.arch['depth'] - 1 else x
+                if own.out_type == 'cls_token':
+                    outs.append(out[:, 0])
+                else:
+                    outs.append(out[:, 1:].transpose(1, 2).unflatten(2, (height, width)).contiguous())
+        return tuple(outs)
+
+
+class AnySizePool(nn.Module):
+    """In place of ``nn.AdaptiveAvgPool2d``: a product with the shares that the cells of the output take of the input."""
+
+    def __init__(self, pool: nn.AdaptiveAvgPool2d):
+        super().__init__()
+        size = pool.output_size
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, h, w)."""
+        rows, columns = (self._shares(side, own, x) for side, own in zip(x.shape[2:], self.size))
+        return rows @ x @ columns.transpose(0, 1)
+
+    @staticmethod
+    def _shares(length: int, cells: int, x: Tensor) -> Tensor:
+        """(cells, length): cell i covers the places from floor(i n / cells) to ceil((i + 1) n / cells)."""
+        places, cell = torch.arange(length, device=x.device), torch.arange(cells, device=x.device)[:, None]
+        first, behind = cell * length // cells, ((cell + 1) * length + cells - 1) // cells
+        inside = (places >= first) & (places < behind)
+        return inside.to(x.dtype) / (behind - first).to(x.dtype)
+
+
+class AnySizeUpsample(nn.Module):
+    """In place of mmsegmentation's ``Upsample``, whose sizes become numbers of one graph."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        if module.size or int(module.scale_factor) != module.scale_factor:
+            raise InputError('an Upsample to a fixed size or by a fraction has no graph for every size; give sizes instead of '
+                             '--any-size')
+        self.factor, self.mode, self.align_corners = int(module.scale_factor), module.mode, module.align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, factor H, factor W)."""
+        size = tuple(side * self.factor for side in x.shape[2:])
+        return F.interpolate(x, size=size, mode=self.mode, align_corners=self.align_corners)
+
+
+_BACKBONES: Dict[Type[nn.Module], Callable[[nn.Module], nn.Module]] = {SwinTransformerV2: AnySizeSwin, DeepViT: AnySizeDeepViT}
+
+
+def for_any_size(module: nn.Module) -> nn.Module:
+    """A model in evaluation mode -> the same for images of every size; changed in place. Raises InputError for what has no such
+    form."""
+    for kind, build in _BACKBONES.items():
+        if isinstance(module, kind):
+            return build(module)
+    if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1)):
+        return AnySizePool(module)
+    if type(module).__name__ == 'Upsample' and type(module).__module__.startswith('mmseg.'):
+        return AnySizeUpsample(module)
+    for name, child in module.named_children():
+        setattr(module, name, for_any_size(child))
+    return module
+

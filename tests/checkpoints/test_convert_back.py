@@ -1,0 +1,135 @@
+"""Weights that leave: the other library loads them strictly and computes what we do, and they come back as they were."""
+
+import pytest
+import torch
+from official_layout import official_state_dict
+from randomise import randomise
+
+from mmvitscale.analysis import peers
+from mmvitscale.checkpoints.convert import convert, weights_in
+from mmvitscale.checkpoints.convert_back import convert_back, libraries_of
+from mmvitscale.errors import InputError
+from mmvitscale.models import DeepViT, SwinTransformerV2
+
+SMALL = dict(embed_dims=8, depths=(2, 1, 2, 1), num_heads=(1, 1, 2, 2))
+PEERS = {'timm': 'timm', 'huggingface': 'Hugging Face', 'mmpretrain': 'mmpretrain', 'torchvision': 'torchvision'}
+
+
+def converted_of(backbone):
+    return convert(weights_in(backbone.state_dict()))
+
+
+def back_of(backbone, library, **heads):
+    converted = converted_of(backbone)
+    return convert_back(converted, converted.lineage, library, heads)
+
+
+@pytest.fixture
+def image():
+    return torch.randn(2, 3, 256, 256)
+
+
+@pytest.mark.parametrize('library', PEERS)
+def test_the_library_gives_our_features(library, image):
+    """Windows larger than those of pretraining, where the library knows the difference."""
+    references = None if library == 'torchvision' else [4, 4, 4, 2]
+    ours = randomise(SwinTransformerV2(SMALL, 8, references, out_norm=False)).eval()
+    theirs, stages = peers.PEERS[PEERS[library]](SMALL, 256, (8, ) * 4, references)
+    randomise(theirs)
+    back = back_of(ours, library)
+    wanted = {key: value for key, value in theirs.state_dict().items() if not key.startswith(('norm', 'head', 'layernorm'))}
+    assert set(back.weights) == set(wanted)
+    for key in wanted:
+        if 'relative_position_index' in key or 'relative_coords_table' in key:
+            assert torch.allclose(back.weights[key], wanted[key], atol=1e-6), key
+    theirs.load_state_dict(back.weights, strict=False)
+    with torch.no_grad():
+        for out, expected in zip(ours(image), stages(image), strict=True):
+            assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_the_norm_behind_the_last_stage_goes_with_it(image):
+    ours = randomise(SwinTransformerV2(SMALL, 8, out_indices=[3])).eval()
+    theirs, _ = peers.timm(SMALL, 256, (8, ) * 4, None)
+    back = back_of(ours, 'timm', weight=torch.randn(10, 64), bias=torch.randn(10))
+    theirs.load_state_dict(back.weights, strict=True)
+    with torch.no_grad():
+        assert torch.allclose(theirs.forward_features(image).permute(0, 3, 1, 2), ours(image)[0], atol=1e-4)
+
+
+def test_mmpretrain_takes_the_norms_of_all_outputs_and_of_the_main_branch(image):
+    from mmpretrain.models import SwinTransformerV2 as Theirs
+    arch = dict(SMALL, extra_norm_every=2)
+    ours = randomise(SwinTransformerV2(arch, 8, 4)).eval()
+    theirs = Theirs(arch=dict(SMALL, extra_norm_every_n_blocks=2), img_size=256, window_size=[8] * 4,
+                    pretrained_window_sizes=[4] * 4, out_indices=(0, 1, 2, 3))
+    back = back_of(ours, 'mmpretrain')
+    loaded = theirs.load_state_dict(back.weights, strict=False)  # it makes what depends on windows anew
+    assert not loaded.unexpected_keys and all('relative_' in key for key in loaded.missing_keys)
+    theirs.eval()
+    with torch.no_grad():
+        for out, expected in zip(ours(image), theirs(image), strict=True):
+            assert torch.allclose(out, expected, atol=1e-4)
+    assert 'extra_norm_every_n_blocks\': 2' in back.python
+
+
+@pytest.mark.parametrize('library', libraries_of('SwinV2'))
+@pytest.mark.parametrize('channels', [3, 5])
+def test_round_trip_is_exact(library, channels):
+    references = None if library == 'torchvision' else [6, 6, 6, 3]
+    ours = randomise(SwinTransformerV2(SMALL, [8, 8, 8, 4], references, out_indices=[1, 3], in_channels=channels))
+    first = converted_of(ours)
+    back = back_of(ours, library)
+    again = convert(weights_in(back.content))
+    assert again.source.lower().replace(' ', '') == library
+    left = [] if library == 'mmpretrain' else ['out_norms.1.weight', 'out_norms.1.bias']
+    assert back.left_out == left
+    assert {key: value for key, value in first.weights.items() if key not in left}.keys() == again.weights.keys()
+    assert all(torch.equal(value, first.weights[key]) for key, value in again.weights.items())
+    if library in ('official', 'mmpretrain', 'torchvision'):
+        assert again.lineage.references == first.lineage.references and again.lineage.windows == first.lineage.windows
+
+
+def test_the_official_layout_is_that_of_the_public_files():
+    ours = randomise(SwinTransformerV2(SMALL, [8, 8, 8, 4], [6, 6, 6, 3], out_indices=[3]))
+    expected = {key: value for key, value in official_state_dict(ours, (8, 8, 8, 4), (6, 6, 6, 3)).items()
+                if not key.startswith('head.') and 'attn_mask' not in key}
+    found = back_of(ours, 'official').weights
+    assert set(found) == set(expected)
+    for key, value in expected.items():
+        if 'relative_position_index' not in key:
+            assert torch.allclose(found[key], value, atol=1e-6), key
+
+
+@pytest.mark.parametrize('arguments, library, message', [
+    (dict(block_norm='pre'), 'timm', 'timm has no SwinV2 with block_norm pre'),
+    (dict(arch=dict(SMALL, extra_norm_every=1)), 'official', 'official has no SwinV2 with a norm on the main branch'),
+    (dict(position_bias='table'), 'mmpretrain', 'log-spaced position biases and cosine attention alone'),
+    (dict(similarity='dot_product'), 'huggingface', 'log-spaced position biases and cosine attention alone'),
+    (dict(window_size=[(4, 8)] * 4), 'timm', 'its windows are 4x8, but those of timm are squares'),
+    (dict(pretrained_window_sizes=4), 'torchvision', 'torchvision knows no reference windows'),
+])
+def test_what_the_library_would_compute_differently_is_refused(arguments, library, message):
+    backbone = SwinTransformerV2(**{**dict(arch=SMALL, window_size=8), **arguments})
+    with pytest.raises(InputError, match=message):
+        back_of(backbone, library)
+
+
+@pytest.mark.parametrize('windows, noted', [([8, 8, 8, 4], False), ([8, 8, 8, 8], False), ([4, 8, 8, 8], True),
+                                            ([8, 8, 4, 4], True), ([8, 8, 4, 2], False)])
+def test_windows_that_differ_by_stage_are_noted(windows, noted):
+    notes = back_of(SwinTransformerV2(SMALL, windows), 'timm').notes
+    assert any('one window for all stages' in note for note in notes) == noted
+
+
+def test_deepvit_goes_back_as_it_came():
+    ours = randomise(DeepViT(dict(embed_dims=12, depth=3, re_attention=1, num_heads=3), 64))
+    back = back_of(ours, 'official', weight=torch.ones(10, 12), bias=torch.ones(10))
+    again = convert(weights_in(back.content))
+    assert again.source == 'official DeepViT' and again.lineage.grid == (4, 4)
+    assert again.weights.keys() == converted_of(ours).weights.keys()
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in again.weights.items())
+    with pytest.raises(InputError, match='a DeepViT cannot go to timm; it can go to official'):
+        back_of(ours, 'timm')
+    with pytest.raises(InputError, match='square'):
+        back_of(DeepViT(dict(embed_dims=12, depth=2, re_attention=1, num_heads=3), (32, 64)), 'official')
