@@ -14,7 +14,7 @@ FLOORS = [
     {'errors', 'registry', 'torchvision_shim'},
     {'checkpoints'},
     {'models'},
-    {'optim', 'analysis'},
+    {'optim', 'analysis', 'export'},
     {'config'},
     {'machine'},
     {'datasets'},

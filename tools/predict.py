@@ -15,7 +15,7 @@ from mmvitscale.inference.results import KINDS
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or what tools/export.py made of it')
     parser.add_argument('image', help='image, video, or folder with any of them, at any depth')
     parser.add_argument(
         '--out',

@@ -13,13 +13,14 @@ from mmvitscale.commands import check_writable, run_command, use_work_dir
 from mmvitscale.config import load_test_config
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
+from mmvitscale.export import is_exported, run_instead
 from mmvitscale.machine import adapt_to_machine, check_packages
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or what tools/export.py made of it')
     parser.add_argument('--work-dir', help='where logs go (default: work_dirs/<config name>)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: several scales, and flips')
     parser.add_argument('--show-dir', metavar='D', help='write pictures there: image, truth and prediction')
@@ -60,8 +61,13 @@ def main():
         pictures = dict(type='mmvitscale.ComparisonPictureHook', out_dir=args.show_dir)
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), pictures]
 
-    cfg.load_from, cfg.resume = args.checkpoint, False
+    exported = is_exported(args.checkpoint)
+    if exported and args.launcher != 'none':
+        raise InputError(f'{args.checkpoint} is an exported file, which runs in one process; leave --launcher out')
+    cfg.load_from, cfg.resume = None if exported else args.checkpoint, False
     runner = RUNNERS.build(cfg)
+    if exported:
+        run_instead(runner.model.module if args.tta else runner.model, args.checkpoint)
     if out and out.suffix == '.pkl':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=str(out)))
     metrics = runner.test()

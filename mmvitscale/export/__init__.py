@@ -1,7 +1,10 @@
 """From a trained model to a file that runs without it: ONNX, torch.export, OpenVINO; and such files tested in its place."""
 
+from .about import about_model
 from .graphs import graph_of
-from .runtime import ExportedFile, run_instead
+from .runtime import ExportedFile, is_exported, run_instead
 from .writer import FORMATS, ExportRequest, export_model
 
-__all__ = ['FORMATS', 'ExportRequest', 'ExportedFile', 'export_model', 'graph_of', 'run_instead']
+__all__ = [
+    'FORMATS', 'ExportRequest', 'ExportedFile', 'about_model', 'export_model', 'graph_of', 'is_exported', 'run_instead'
+]

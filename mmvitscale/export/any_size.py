@@ -6,6 +6,7 @@ front, and places without a token are masked as keys and cut off as queries. All
 sizes, without a branch, and the results are those of the exact form to rounding.
 """
 
+from dataclasses import dataclass
 from typing import Callable, Dict, Tuple, Type
 
 import torch
@@ -17,23 +18,17 @@ from ..models import DeepViT, SwinTransformerV2
 from ..models.backbones.swin_v2 import Stage
 from ..models.layers.re_attention import ReAttention
 from ..models.layers.window_attention import WindowAttention, scaled_query_key
-from ..models.layers.windows import WindowGeometry, WindowGroup
 from .folding import fold, new_budget
 
 # What a place without a token adds to the logits, which are at most 116: its weight is exactly zero in every type.
 _MASKED = -1e4
 
 
-def select(x: Tensor, dim: int, index: Tensor) -> Tuple[Tensor, Tensor]:
-    """What stands at ``index`` along an axis of x, the first where the index lies outside; and where it lies inside."""
-    inside = (index >= 0) & (index < x.shape[dim])
-    return x.index_select(dim, torch.where(inside, index, torch.zeros_like(index))), inside
-
-
 def filled(x: Tensor, dim: int, multiple: int) -> Tensor:
     """x with zeros at the end of an axis up to a multiple."""
-    length = (x.shape[dim] + multiple - 1) // multiple * multiple
-    x, inside = select(x, dim, torch.arange(length, device=x.device))
+    index = torch.arange((x.shape[dim] + multiple - 1) // multiple * multiple, device=x.device)
+    inside = index < x.shape[dim]
+    x = x.index_select(dim, torch.where(inside, index, torch.zeros_like(index)))
     shape = [1] * x.ndim
     shape[dim] = -1
     return x * inside.view(shape).to(x.dtype)
@@ -50,40 +45,74 @@ def _thirds(qkv: Tensor, heads: int) -> Tuple[Tensor, ...]:
     return tuple(qkv[..., i * dim:(i + 1) * dim].unflatten(-1, (heads, dim // heads)) for i in range(3))
 
 
+@dataclass(frozen=True)
+class Axis:
+    """The tokens of an axis, laid out over whole windows. count: of windows, of ``window`` places each. token: at each place,
+    0 where there is none. inside: where there is one. place: of each token."""
+
+    window: int
+    count: int
+    token: Tensor
+    inside: Tensor
+    place: Tensor
+
+
+@dataclass(frozen=True)
+class AnySizeGeometry:
+    """In place of a ``WindowGeometry``; the tokens stay in the map's own order outside the attention."""
+
+    batch: int
+    rows: Axis
+    columns: Axis
+    mask: Tensor  # (1, windows, 1, 1, N), what is added for each key
+    order: None = None
+
+
+def _axis(length: int, window: int, shifted: bool, device: torch.device) -> Axis:
+    front = 0  # places without a token in front of the first one
+    if shifted and window > 1:
+        several = 1 - 1 // (1 + (length - 1) // window)  # 0 where one window holds all, else 1
+        front = (window - window // 2) * several
+    count = (front + length + window - 1) // window
+    token = torch.arange(count * window, device=device) - front
+    inside = (token >= 0) & (token < length)
+    return Axis(window, count, torch.where(inside, token, torch.zeros_like(token)), inside,
+                torch.arange(length, device=device) + front)
+
+
+def any_size_geometry(x: Tensor, window: Tuple[int, int], shifted: bool) -> AnySizeGeometry:
+    """Of a map (B, H, W, C) in windows of (h, w) tokens, shifted or not."""
+    rows, columns = (_axis(x.shape[1 + i], window[i], shifted, x.device) for i in range(2))
+    inside = rows.inside.view(rows.count, 1, window[0], 1) & columns.inside.view(1, columns.count, 1, window[1])
+    mask = torch.where(inside.reshape(1, rows.count * columns.count, 1, 1, window[0] * window[1]), 0.0, _MASKED)
+    return AnySizeGeometry(x.shape[0], rows, columns, mask)
+
+
 class AnySizeAttention(nn.Module):
     """In place of a ``WindowAttention``: takes the tokens of a whole map, and cuts it into windows itself."""
 
-    def __init__(self, attn: WindowAttention, window: Tuple[int, int], reference: Tuple[int, int], shifted: bool, budget: list):
+    def __init__(self, attn: WindowAttention, window: Tuple[int, int], reference: Tuple[int, int], budget: list):
         super().__init__()
-        self.attn, self.window, self.shifted = attn, window, shifted
+        self.attn = attn
         with torch.no_grad():
             self.bias = fold(attn.position_bias(window, reference), window, budget)
         attn.position_bias = nn.Identity()  # its parameters have no place in the graph
 
-    def forward(self, tokens: Tensor, geometry: WindowGeometry, reference: object = None) -> Tensor:
-        """(B * H * W, C), and a geometry of one window of (H, W) tokens -> the same."""
-        group, = geometry.groups
-        (height, width), (h, w) = group.window, self.window
-        x = tokens.view(group.count, height, width, tokens.shape[-1])
-        (top, rows), (left, columns) = self._places(height, h), self._places(width, w)
-        x, row_inside = select(x, 1, torch.arange(rows * h, device=x.device) - top)
-        x, column_inside = select(x, 2, torch.arange(columns * w, device=x.device) - left)
-        x = _copied(x.view(group.count, rows, h, columns, w, x.shape[-1]).permute(0, 1, 3, 2, 4, 5))
-        inside = (row_inside.view(rows, 1, h, 1) & column_inside.view(1, columns, 1, w)).reshape(1, rows * columns, 1, 1, h * w)
-        mask = torch.where(inside, 0.0, _MASKED)
-        x = self._attend(x.view(group.count, rows * columns, h * w, x.shape[-1]), mask)
-        x = _copied(x.view(group.count, rows, columns, h, w, x.shape[-1]).permute(0, 1, 3, 2, 4, 5))
-        x = x.view(group.count, rows * h, columns * w, x.shape[-1])
-        x = x.index_select(1, torch.arange(height, device=x.device) + top)
-        return x.index_select(2, torch.arange(width, device=x.device) + left).view(group.count * height * width, x.shape[-1])
-
-    def _places(self, length: int, window: int) -> Tuple[int, int]:
-        """Tokens of an axis -> places without a token in front of it, and how many windows there are."""
-        front = 0
-        if self.shifted and window > 1:
-            several = 1 - 1 // (1 + (length - 1) // window)  # 0 where one window holds all, else 1
-            front = (window - window // 2) * several
-        return front, (front + length + window - 1) // window
+    def forward(self, tokens: Tensor, geometry: AnySizeGeometry, reference: object = None) -> Tensor:
+        """(B * H * W, C) -> (B * H * W, C)."""
+        rows, columns, channels = geometry.rows, geometry.columns, tokens.shape[-1]
+        height, width = rows.place.shape[0], columns.place.shape[0]
+        x = tokens.view(geometry.batch, height, width, channels)
+        x = x.index_select(1, rows.token).index_select(2, columns.token)
+        x = x.view(geometry.batch, rows.count, rows.window, columns.count, columns.window, channels)
+        x = _copied(x.permute(0, 1, 3, 2, 4, 5))
+        x = self._attend(x.view(geometry.batch, rows.count * columns.count, rows.window * columns.window, channels),
+                         geometry.mask)
+        x = x.view(geometry.batch, rows.count, columns.count, rows.window, columns.window, channels)
+        x = _copied(x.permute(0, 1, 3, 2, 4, 5))
+        x = x.view(geometry.batch, rows.count * rows.window, columns.count * columns.window, channels)
+        x = x.index_select(1, rows.place).index_select(2, columns.place)
+        return x.view(geometry.batch * height * width, channels)
 
     def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, windows, N, C), and what is added for each key, (1, windows, 1, 1, N) -> (B, windows, N, C)."""
@@ -101,16 +130,16 @@ class AnySizeStage(nn.Module):
 
     def __init__(self, stage: Stage, budget: list):
         super().__init__()
-        self.downsample, self.blocks = stage.downsample, stage.blocks
-        for i, block in enumerate(self.blocks):
-            block.attn = AnySizeAttention(block.attn, stage.window, stage.reference, bool(i % 2), budget)
+        self.downsample, self.blocks, self.window = stage.downsample, stage.blocks, stage.window
+        for block in self.blocks:
+            block.attn = AnySizeAttention(block.attn, stage.window, stage.reference, budget)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.downsample is not None:
             x = self.downsample(filled(filled(x, 1, 2), 2, 2))
-        whole = WindowGeometry((WindowGroup((x.shape[1], x.shape[2]), x.shape[0]), ), None, None)
-        for block in self.blocks:
-            x = block(x, whole, None)
+        geometries = [any_size_geometry(x, self.window, shifted) for shifted in (False, True)[:len(self.blocks)]]
+        for i, block in enumerate(self.blocks):
+            x = block(x, geometries[i % 2], None)
         return x
 
 
@@ -202,7 +231,8 @@ class AnySizePool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, h, w)."""
         rows, columns = (self._shares(side, own, x) for side, own in zip(x.shape[2:], self.size))
-        return rows @ x @ columns.transpose(0, 1)
+        x = (x[:, :, None] * rows[:, :, None]).sum(3)  # (B, C, h, W); as a matrix product its graph would depend on the size
+        return (x[:, :, :, None] * columns).sum(4)
 
     @staticmethod
     def _shares(length: int, cells: int, x: Tensor) -> Tensor:

@@ -76,6 +76,7 @@ class DenseDetector(nn.Module):
         super().__init__()
         self.features, self.head = Features(model), model.bbox_head
         self.per_level = int(model.test_cfg.get('nms_pre', 1000))
+        self.smallest = float(model.test_cfg.get('min_bbox_size', -1))
         self.size = tuple(image.shape[2:])
         maps = self.features(image)
         anchors = self.head.prior_generator.grid_priors([tuple(part.shape[2:]) for part in self.head(maps)[0]],
@@ -92,7 +93,8 @@ class DenseDetector(nn.Module):
             best, index = scores.topk(min(self.per_level, len(scores)))
             place = index // classes
             boxes = self.head.bbox_coder.decode(getattr(self, f'anchors{i}')[place], deltas[place], max_shape=self.size)
-            found.append((boxes, best, index % classes))
+            large = ((boxes[:, 2:] - boxes[:, :2]) > self.smallest).all(dim=1)
+            found.append((boxes, torch.where(large, best, torch.zeros_like(best)), index % classes))
         return tuple(torch.cat(parts) for parts in zip(*found))
 
 
@@ -118,7 +120,8 @@ def graph_of(model: nn.Module, part: str, size: Optional[Tuple[int, int]], batch
         _check_whole(model, size, batch)
     channels = (backbone.patch_embed.conv1 if hasattr(backbone.patch_embed, 'conv1') else backbone.patch_embed.proj).in_channels
     # Odd on purpose, and large enough for several windows: what holds for one size alone is to show.
-    example = torch.rand(2, channels, 97, 131) if size is None else torch.rand(batch, channels, *size)
+    shape = (2, channels, 97, 131) if size is None else (batch, channels, *size)
+    example = torch.rand(shape, dtype=next(backbone.parameters()).dtype)
     with torch.no_grad():
         if size is None:
             model = for_any_size(model)

@@ -126,13 +126,16 @@ class ExportedFiles:
         return file(image)
 
 
-def run_instead(model: nn.Module, path: Union[str, Path]) -> None:
+def run_instead(model: nn.Module, path: Union[str, Path]) -> dict:
     """Let an exported file do a model's work in ``test_step``: what comes before, the data preprocessor and test-time windows,
     and behind, the data samples, stays as it is.
 
     Args:
         model: a segmentor, a detector or a classifier, built from the config that was exported; its weights are not used.
         path: of the file, or of a folder with files for several sizes.
+
+    Returns:
+        what goes with the file (``about_model``).
 
     Raises:
         InputError: for a file of a backbone alone or of another kind of model.
@@ -152,6 +155,7 @@ def run_instead(model: nn.Module, path: Union[str, Path]) -> None:
     else:
         raise InputError(f'{path} gives {", ".join(outputs)}, which a {type(model).__name__} does not predict from; give the '
                          'config that it was exported with')
+    return file.about
 
 
 def _detect(model: nn.Module, file, inputs: Tensor, samples: list, rescale: bool) -> list:

@@ -9,7 +9,7 @@ import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -92,11 +92,28 @@ def _program(graph: Graph) -> torch.export.ExportedProgram:
         return torch.export.export(graph.module, (graph.example, ), dynamic_shapes=shapes, strict=False)
 
 
-def _sizes_like_any_other() -> ContextManager:
+@contextmanager
+def _sizes_like_any_other() -> Iterator[None]:
     """Tracing takes a size for 2 or more, and lets the graph refuse others, unless it is told that 0 and 1 are sizes as any
-    other (an option of PyTorch that has no public name yet)."""
+    other (an option of PyTorch that has no public name yet). And where it asks whether a rounded quotient can be said of a
+    size by itself, PyTorch 2.13 fails on sums of three instead of saying no."""
     from torch.fx.experimental import _config
-    return _config.patch(backed_size_oblivious=True) if hasattr(_config, 'backed_size_oblivious') else nullcontext()
+    from torch.fx.experimental.symbolic_shapes import DimConstraints
+    can_be_said = DimConstraints._is_supported_congruence
+
+    def careful(congruence):
+        try:
+            return can_be_said(congruence)
+        except ValueError:
+            return False
+
+    option = _config.patch(backed_size_oblivious=True) if hasattr(_config, 'backed_size_oblivious') else nullcontext()
+    DimConstraints._is_supported_congruence = staticmethod(careful)
+    try:
+        with option:
+            yield
+    finally:
+        DimConstraints._is_supported_congruence = can_be_said
 
 
 def _write_onnx(graph: Graph, path: Path, about: dict) -> None:

@@ -19,6 +19,7 @@ from ..checkpoints.files import read_checkpoint
 from ..checkpoints.windows import settle_windows
 from ..datasets.checks import class_of
 from ..errors import InputError
+from ..export import is_exported, run_instead
 from ..machine import check_packages
 from .images import ImageReader
 
@@ -48,9 +49,16 @@ def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, dict]:
     """A config's model with exactly the weights of a checkpoint, and what the file held. Raises InputError where they do not
     fit.
 
+    An exported file (``export``) takes the place of the weights, and of the network.
+
     Where the config grows windows, those that the weights last ran with are used (``test_windows`` in the config decides
     otherwise).
     """
+    if is_exported(checkpoint):
+        model = build_model(cfg)
+        about = run_instead(model, checkpoint)
+        meta = dict(classes=about['classes'], palette=about['palette']) if about['classes'] else None
+        return model, dict(meta=dict(dataset_meta=meta))
     content = read_checkpoint(checkpoint)
     model = build_model(cfg)
     entries = into_model(model, content, checkpoint, exact=True, tell=lambda line: print_log(line, 'current'))
