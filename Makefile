@@ -1,12 +1,14 @@
 # make demo   from nothing to a trained model and a picture: no compiler, no download but Python packages
 # make test   everything installed (mmcv's compiled ops too), whole test suite
+# make check  what is checked beside the tests: style, types, package, site, notebook
+# make docs   the documentation as a site, in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 
-.PHONY: demo test install-demo install-test clean
+.PHONY: demo test check lint docs notebook package install-demo install-all install-test install-dev clean
 .DELETE_ON_ERROR:
 
 demo: install-demo
@@ -15,8 +17,27 @@ demo: install-demo
 test: install-test
 	$(BIN)/python -m pytest
 
+check: lint package docs notebook
+
+lint: install-dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+docs: install-dev
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+notebook: install-dev
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout 900 docs/tour.ipynb
+
+package: install-dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+
 install-demo: $(VENV)/.demo
+install-all: $(VENV)/.all
 install-test: $(VENV)/.test
+install-dev: $(VENV)/.dev
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -39,12 +60,21 @@ $(VENV)/.demo: $(VENV)/.torch setup.py constraints.txt
 		$(INSTALL) --force-reinstall --no-deps opencv-python-headless  # where libGL is missing
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.demo
-	@echo 'Installing mmdetection, mmpretrain and what the tests compare with ...'
-	$(INSTALL) --editable '.[all,test]'
-	$(INSTALL) --upgrade --no-deps --target $(VENV)/peers torchvision timm  # apart: see mmvitscale/torchvision_shim.py
+$(VENV)/.all: $(VENV)/.demo
+	@echo 'Installing mmdetection, mmpretrain and the compiled operators of mmcv ...'
+	$(INSTALL) --editable '.[all]'
 	@$(BIN)/python tools/install_mmcv_ops.py
 	@touch $@
 
+$(VENV)/.test: $(VENV)/.all
+	@echo 'Installing what the tests compare with ...'
+	$(INSTALL) --editable '.[all,test]'
+	$(INSTALL) --upgrade --no-deps --target $(VENV)/peers torchvision timm  # apart: see mmvitscale/torchvision_shim.py
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(INSTALL) --editable '.[all,test,dev]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info work_dirs data/mini
+	rm -rf $(VENV) build dist site *.egg-info work_dirs data/mini

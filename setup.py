@@ -15,7 +15,10 @@ SEG = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'onedl-mmsegmentation>=1.4']
 DET = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'onedl-mmdetection>=3.5', 'faster-coco-eval>=1.6']
 PRETRAIN = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'onedl-mmpretrain>=1.3']
 SCALE = ['deepspeed>=0.16']
-TEST = ['pytest>=8', 'transformers>=5', 'rasterio', 'setuptools', 'wheel', *SCALE]
+EXPORT = ['onnx>=1.18', 'onnxscript>=0.5', 'onnxruntime>=1.20', 'openvino>=2025.0', 'nncf>=2.15']
+DOCS = ['mkdocs-material>=9', 'mkdocstrings[python]>=0.26']
+TEST = ['pytest>=8', 'pytest-xdist', 'transformers>=5', 'rasterio', 'seaborn', 'setuptools', 'wheel', *SCALE, *EXPORT]
+DEV = [*DOCS, 'ruff', 'mypy', 'pre-commit', 'build', 'twine', 'nbmake', 'ipykernel']
 
 
 class BuildWithConfigs(build_py):
@@ -36,16 +39,16 @@ setup(
     long_description=(ROOT / 'README.md').read_text(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    license_files=['LICENSE'],
     python_requires='>=3.10',
     packages=find_packages(include=['mmvitscale', 'mmvitscale.*']),
     install_requires=['torch>=2.6', 'numpy', 'opencv-python', 'pillow', 'safetensors', 'tifffile'],
     extras_require=dict(
-        seg=SEG, det=DET, pretrain=[*PRETRAIN, 'torchvision'], large=['rasterio'], scale=SCALE, test=TEST,
+        seg=SEG, det=DET, pretrain=[*PRETRAIN, 'torchvision'], large=['rasterio'], scale=SCALE, export=EXPORT, docs=DOCS, test=TEST, dev=DEV,
         # torchvision is kept apart there: mmvitscale/torchvision_shim.py
         all=[*SEG, *DET, *PRETRAIN, 'tensorboard', 'rasterio']),
     cmdclass=dict(build_py=BuildWithConfigs),
     classifiers=[
-        'License :: OSI Approved :: Apache Software License',
         'Programming Language :: Python :: 3',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],

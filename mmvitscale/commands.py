@@ -7,13 +7,16 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Optional, Union
+from typing import TYPE_CHECKING, Callable, List, Optional, Union
 
 import torch
 from mmengine.config import Config, DictAction
 
 from .errors import InputError
 from .machine import is_first_process
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Set by ``launch``, which tells the errors of the processes that it starts.
 LAUNCHER = 'MMVITSCALE_LAUNCHER'
@@ -108,7 +111,7 @@ def models_of(args: argparse.Namespace) -> List[ModelArguments]:
     return models
 
 
-def save_figure(figure, path: Path) -> None:
+def save_figure(figure: 'Figure', path: Path) -> None:
     """A matplotlib figure as PNG. Raises InputError if the file cannot be written."""
     try:
         figure.savefig(path, dpi=120, bbox_inches='tight')

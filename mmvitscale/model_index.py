@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from .config import configs_folder, find_config, list_configs, load_config
 from .torchvision_shim import make_torchvision_importable
 
-_FAMILIES = {
+_FAMILIES: Dict[str, dict] = {
     'swinv2': dict(
         Name='SwinV2', Paper=dict(
             Title='Swin Transformer V2: Scaling Up Capacity and Resolution', URL='https://arxiv.org/abs/2111.09883')),

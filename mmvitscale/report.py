@@ -67,9 +67,11 @@ class Page:
     sections: List[str] = field(default_factory=list)
 
     def add(self, title: str, *parts: str) -> None:
+        """Add a section."""
         self.sections.append(f'<section><h2>{html.escape(title)}</h2>{"".join(parts)}</section>')
 
     def html(self) -> str:
+        """The whole page."""
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
             f'content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'

@@ -2,10 +2,13 @@
 
 import os
 import shutil
+from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple, Union
 
 import mmengine.runner
 import torch
+from mmengine._strategy import BaseStrategy
 from mmengine.device import get_device
+from mmengine.optim import OptimWrapper
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 
@@ -18,35 +21,40 @@ from .models.layers.sync_batch_norm import synchronised
 from .optim.zero_redundancy import gather_states, shard_states
 from .registry import RUNNERS
 
+if TYPE_CHECKING:
+    from mmengine.runner import Runner as _Base  # what it stands before
+else:
+    _Base = object
 
-class _Door:
+
+class _Door(_Base):
     """What both runners do with weights: code in checkpoint files is not run, ``load_from`` takes any layout, weights that
     are tested or resumed must fit the model entirely, and a config that grows windows is tested with the windows that its
     weights last ran with."""
 
     _testing = False
 
-    def train(self):
+    def train(self) -> nn.Module:
         """As MMEngine's. What is loaded is fine-tuned, or resumed exactly."""
         self._testing = False
         return super().train()
 
-    def val(self):
+    def val(self) -> dict:
         """As MMEngine's. What is loaded must fit the model entirely."""
         self._testing = True
         return super().val()
 
-    def test(self):
+    def test(self) -> dict:
         """As MMEngine's. What is loaded must fit the model entirely."""
         self._testing = True
         return super().test()
 
-    def resume(self, filename, *args, **kwargs):
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """As MMEngine's."""
         self._resume = True  # a call from outside is as strict as the option
         return super().resume(filename, *args, **kwargs)
 
-    def load_or_resume(self):
+    def load_or_resume(self) -> None:
         """As MMEngine's."""
         for backbone in backbones_of(self.model).values():
             if hasattr(backbone, 'gradient_scale'):
@@ -60,7 +68,7 @@ class _Door:
         scaler = getattr(self.optim_wrapper, 'loss_scaler', None)
         return scale * (scaler.get_scale() if hasattr(scaler, 'get_scale') else 1.0)
 
-    def call_hook(self, fn_name, **kwargs):
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """As MMEngine's."""
         if fn_name == 'before_save_checkpoint':
             kwargs['checkpoint']['meta']['batch'] = self._batch()
@@ -109,7 +117,7 @@ class _Door:
             self._compile_otherwise(target)
 
 
-def compile_blocks(model: nn.Module, options) -> bool:
+def compile_blocks(model: nn.Module, options: Optional[dict]) -> bool:
     """Compile the blocks of its backbones, one at a time, as ``options`` (a config's ``compile``) say; False if they are not
     for blocks. Names of parameters stay. Raises InputError where a CPU has no compiler."""
     if not isinstance(options, dict) or options.get('target') != 'blocks':
@@ -131,10 +139,10 @@ class Runner(_Door, mmengine.runner.Runner):
     the processes (ZeRO stage 1).
     """
 
-    def _compile_otherwise(self, target):
+    def _compile_otherwise(self, target: str) -> None:
         super(_Door, self)._maybe_compile(target)
 
-    def wrap_model(self, model_wrapper_cfg, model):
+    def wrap_model(self, model_wrapper_cfg: Optional[dict], model: nn.Module) -> nn.Module:
         """As MMEngine's."""
         sync_bn = self.cfg.get('sync_bn')
         if not (self.distributed and sync_bn and get_device() == 'cpu'):
@@ -145,21 +153,22 @@ class Runner(_Door, mmengine.runner.Runner):
         finally:
             self.cfg.sync_bn = sync_bn
 
-    def build_optim_wrapper(self, optim_wrapper):
+    def build_optim_wrapper(self, optim_wrapper: Union[dict, OptimWrapper]) -> OptimWrapper:
         """As MMEngine's."""
         if isinstance(optim_wrapper, dict) and self.distributed and 'optimizer' in optim_wrapper and (
                 self.cfg.get('shard_optimizer') or 'ZeroRedundancy' in str(optim_wrapper['optimizer'].get('type'))):
             optim_wrapper = shard_states(optim_wrapper)
         return super().build_optim_wrapper(optim_wrapper)
 
-    def save_checkpoint(self, *args, save_optimizer: bool = True, **kwargs):
+    def save_checkpoint(self, *args: Any, save_optimizer: bool = True, **kwargs: Any) -> None:
         """As MMEngine's; averages of weights hold the model's windows."""
         let_averages_follow(self)
         if save_optimizer:
             gather_states(self.optim_wrapper)
         super().save_checkpoint(*args, save_optimizer=save_optimizer, **kwargs)
 
-    def load_checkpoint(self, filename, map_location='cpu', strict=False, revise_keys=((r'^module.', ''), )):
+    def load_checkpoint(self, filename: str, map_location: Any = 'cpu', strict: bool = False,
+                        revise_keys: Sequence[Tuple[str, str]] = ((r'^module.', ''), )) -> dict:
         """As MMEngine's. Files are read into the main memory whatever ``map_location`` says: weights, moments and averages
         go from there to where the model is.
 
@@ -182,7 +191,7 @@ class FlexibleRunner(_Door, mmengine.runner.FlexibleRunner):
     Unlike MMEngine's it knows ``sync_bn``, ``compile`` and hooks that load what they saved.
     """
 
-    def build_strategy(self, strategy, **kwargs):
+    def build_strategy(self, strategy: dict, **kwargs: Any) -> BaseStrategy:
         """As MMEngine's."""
         strategy.setdefault('sync_bn', self.cfg.get('sync_bn'))
         built = super().build_strategy(strategy, **kwargs)
@@ -197,28 +206,28 @@ class FlexibleRunner(_Door, mmengine.runner.FlexibleRunner):
 
         return enter
 
-    def load_or_resume(self):
+    def load_or_resume(self) -> None:
         """As MMEngine's, but hooks prepare themselves first: averages take part in loading."""
         self.call_hook('before_run')
         self._has_run_before = True
         super().load_or_resume()
         self._maybe_compile('train_step')
 
-    def call_hook(self, fn_name, **kwargs):
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """As MMEngine's."""
         if fn_name == 'before_save_checkpoint':
             kwargs['checkpoint']['meta'].update(self._saved_meta)
         if fn_name != 'before_run' or not getattr(self, '_has_run_before', False):
             super().call_hook(fn_name, **kwargs)
 
-    def save_checkpoint(self, *args, meta=None, **kwargs):
+    def save_checkpoint(self, *args: Any, meta: Optional[dict] = None, **kwargs: Any) -> None:
         """As MMEngine's, in all processes, but the epoch and iteration in ``meta`` count, where it counts one too many after
         a validation. Averages of weights hold the model's windows."""
         let_averages_follow(self)
         self._saved_meta = dict(meta or {})
         super().save_checkpoint(*args, meta=dict(self._saved_meta), **kwargs)  # MMEngine's writes into it
 
-    def _compile_otherwise(self, target):
+    def _compile_otherwise(self, target: str) -> None:
         if self.cfg.get('compile'):
             raise InputError(f"compile={self.cfg.compile} found with a strategy, which can compile blocks: "
                              "compile=dict(target='blocks')")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple, Union
 
 import cv2
 from mmengine.config import Config, ConfigDict
@@ -92,11 +92,11 @@ def use_test_side(cfg: Config, side: int) -> None:
             test_cfg[key] = _times(test_cfg[key], factor)
 
 
-def grown(windows, factor: float):
+def grown(windows: Union[int, Sequence], factor: float) -> Union[int, list]:
     """One window, or one for each stage, times a factor, to whole tokens."""
     if isinstance(windows, (list, tuple)):
         return [grown(window, factor) for window in windows]
-    return max(1, round(windows * factor))
+    return max(1, round(windows * factor))  # type: ignore[operator]
 
 
 def main_metric(metrics: Dict[str, float], name: Optional[str] = None) -> Tuple[str, float]:

@@ -1,6 +1,6 @@
 """Test-time augmentation of instance masks, which mmdetection's own refuses."""
 
-from typing import List
+from typing import Any, List, Union
 
 import torch
 from mmengine.config import ConfigDict
@@ -30,7 +30,7 @@ class MaskTTAModel(BaseTTAModel):
         InputError: for a detector of another kind.
     """
 
-    def __init__(self, module, nms: dict, max_per_img: int = 100, **kwargs):
+    def __init__(self, module: Union[nn.Module, dict], nms: dict, max_per_img: int = 100, **kwargs: Any):
         super().__init__(module, **kwargs)
         if not hasattr(self.module, 'roi_head'):
             raise InputError(f'tta_model mmvitscale.MaskTTAModel found with a {type(self.module).__name__}, but it is for '
@@ -57,7 +57,7 @@ class MaskTTAModel(BaseTTAModel):
             sample.pred_instances = results
         return views[0].samples
 
-    def merge_preds(self, data_samples_list):
+    def merge_preds(self, data_samples_list: List[list]) -> list:
         """Not in use: ``test_step`` merges before there are predictions."""
         raise NotImplementedError
 

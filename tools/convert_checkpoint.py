@@ -25,7 +25,8 @@ LIBRARIES = libraries_of('SwinV2')
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('src', help='path or URL of a .pth, .bin or .safetensors file, or a folder of pieces')
-    parser.add_argument('dst', nargs='?', help='.pth or .safetensors file to write (without it: only a report); a folder for huggingface')
+    parser.add_argument('dst', nargs='?', help='.pth or .safetensors file to write (without it: only a report); a folder for '
+                        'huggingface')
     parser.add_argument('--to', default='mmvitscale', choices=['mmvitscale', *LIBRARIES],
                         help='whose names the weights get; for another library the backbone alone is written, with the head of '
                         'a classifier')

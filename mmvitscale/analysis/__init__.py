@@ -1,0 +1,1 @@
+"""What models do, measured: attention, activations, biases, work, memory, and other libraries beside ours."""

@@ -204,6 +204,7 @@ class Result:
 
 def summarise(case: Case, name: str, measured: Optional[Sequence[float]], memory: Optional[Dict[str, float]],
               difference: Optional[float]) -> Result:
+    """What was measured of a contestant -> its row."""
     if not measured:
         return Result(case, name, None, None, memory, difference)
     median = statistics.median(measured)

@@ -1,7 +1,7 @@
 """Position biases as surfaces over the offset between two tokens, at several windows (SwinV2, section 3.3, figure 4)."""
 
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -9,6 +9,10 @@ from torch import Tensor
 from ..errors import InputError
 from ..models import SwinTransformerV2
 from ..models.layers.windows import Window, to_window
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def _window_of(table: Tensor) -> Tuple[int, int]:
     return (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
 
 
-def draw_surface(axes, surface: BiasSurface, head: Optional[int] = None, **limits):
+def draw_surface(axes: 'Axes', surface: BiasSurface, head: Optional[int] = None, **limits: float) -> 'AxesImage':
     """Onto matplotlib's axes, a head or the mean over heads, with a dashed frame around what was learned where the window is
     larger. limits: vmin and vmax. Returns the image, for a colour bar."""
     from matplotlib.patches import Rectangle

@@ -35,7 +35,7 @@ def _eager_kernels(model: nn.Module) -> Iterator[None]:
             module.kernel = kernel
 
 
-def multiply_adds(module: nn.Module, *inputs) -> Tuple[Dict[str, int], object]:
+def multiply_adds(module: nn.Module, *inputs: object) -> Tuple[Dict[str, int], object]:
     """Multiply-adds of ``module(*inputs)``, of the whole, as '', and of every module inside that has any, by name; and what
     it returns.
 
@@ -80,7 +80,7 @@ def count_backbone(backbone: nn.Module, height: int, width: int) -> Tuple[List[P
     return [*parts, whole], outputs
 
 
-def count_module(name: str, module: nn.Module, *inputs) -> Tuple[Part, object]:
+def count_module(name: str, module: nn.Module, *inputs: object) -> Tuple[Part, object]:
     """Of a neck or head. Its multiply-adds are None where it does not run on tensors alone."""
     try:
         counts, outputs = multiply_adds(module, *inputs)

@@ -1,6 +1,6 @@
 """Which classes are taken for which: confusion matrices of every task."""
 
-from typing import Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -8,6 +8,9 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class ConfusionMatrix:
@@ -117,7 +120,7 @@ def box_overlaps(one: Tensor, other: Tensor) -> Tensor:
     return shared / (areas[0][:, None] + areas[1] - shared).clamp(min=1e-9)
 
 
-def draw_confusion(matrix: ConfusionMatrix):
+def draw_confusion(matrix: ConfusionMatrix) -> 'Figure':
     """A matplotlib figure: each row in percent of its truth, with numbers while there is room for them."""
     from matplotlib.figure import Figure
 

@@ -22,7 +22,7 @@ class RunLog:
         for records in (self.training, self.validation):
             points = [(step, records[step][name]) for step in sorted(records) if name in records[step]]
             if points:
-                return tuple(map(list, zip(*points)))
+                return [step for step, _ in points], [value for _, value in points]
         return [], []
 
     def names(self, training: bool = True) -> List[str]:

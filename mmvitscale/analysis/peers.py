@@ -4,7 +4,7 @@ Each builder takes the arch (sizes), the side of the image in pixels, one window
 stage or None; it returns the model and a function from an image to the raw output of every stage, NCHW.
 """
 
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from torch import Tensor, nn
 
@@ -19,7 +19,8 @@ def _record(modules, to_nchw):
     return lambda: [outputs[i] for i in range(len(modules))]
 
 
-def huggingface(arch, image_size, windows, references):
+def huggingface(arch: dict, image_size: int, windows: Sequence[int], references: Optional[Sequence[int]]) -> Peer:
+    """That of Hugging Face transformers."""
     from transformers import Swinv2Backbone, Swinv2Config
     config = Swinv2Config(
         image_size=image_size,
@@ -33,7 +34,8 @@ def huggingface(arch, image_size, windows, references):
     return model, lambda image: list(model(image).feature_maps)
 
 
-def timm(arch, image_size, windows, references):
+def timm(arch: dict, image_size: int, windows: Sequence[int], references: Optional[Sequence[int]]) -> Peer:
+    """That of timm."""
     from timm.models.swin_transformer_v2 import SwinTransformerV2
     model = SwinTransformerV2(
         img_size=image_size,
@@ -47,7 +49,8 @@ def timm(arch, image_size, windows, references):
     return model, lambda image: (model(image), collect())[1]
 
 
-def mmpretrain(arch, image_size, windows, references):
+def mmpretrain(arch: dict, image_size: int, windows: Sequence[int], references: Optional[Sequence[int]]) -> Peer:
+    """That of mmpretrain."""
     from mmpretrain.models import SwinTransformerV2
     model = SwinTransformerV2(
         arch=dict(
@@ -66,7 +69,8 @@ def mmpretrain(arch, image_size, windows, references):
     return model, lambda image: (model(image), collect())[1]
 
 
-def torchvision(arch, image_size, windows, references):
+def torchvision(arch: dict, image_size: int, windows: Sequence[int], references: Optional[Sequence[int]]) -> Peer:
+    """That of torchvision, which knows no reference windows."""
     from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
     assert references is None, 'torchvision knows no reference windows'
     model = SwinTransformer(
@@ -81,7 +85,7 @@ def torchvision(arch, image_size, windows, references):
     return model, lambda image: (model(image), collect())[1]
 
 
-PEERS: Dict[str, Callable[[dict, int, Sequence[int], Sequence[int]], Peer]] = {
+PEERS: Dict[str, Callable[[dict, int, Sequence[int], Optional[Sequence[int]]], Peer]] = {
     'Hugging Face': huggingface,
     'timm': timm,
     'mmpretrain': mmpretrain,

@@ -66,7 +66,8 @@ def weights_in(content: dict) -> 'OrderedDict[str, Tensor]':
         raise InputError('it holds no weights; a checkpoint is a dict of tensors, at the top or under one of '
                          f'{", ".join(_WEIGHTS[:4])}')
     metadata = getattr(content, '_metadata', None) or {}
-    weights._metadata = OrderedDict((unwrapped_name(f'{key}.')[:-1], value) for key, value in metadata.items())
+    weights._metadata = OrderedDict(  # type: ignore[attr-defined]
+        (unwrapped_name(f'{key}.')[:-1], value) for key, value in metadata.items())
     return weights
 
 
@@ -191,7 +192,7 @@ def _locate_torchvision(key: str) -> Optional[tuple]:
     if match and int(match[1]) % 2:
         return 'block', int(match[1]) // 2, int(match[2]), match[3]
     match = re.fullmatch(r'features\.(\d+)\.((?:reduction|norm)\..*)', key)
-    return match and ('merging', int(match[1]) // 2, None, match[2])
+    return ('merging', int(match[1]) // 2, None, match[2]) if match else None
 
 
 def _join_query_key_value(weights: State) -> State:
@@ -417,7 +418,7 @@ def windows_of_coordinates(table: Tensor) -> Tuple[Window, Window]:
         side = (len(coordinates) + 1) // 2
         window.append(side)
         reference.append(_reference_of(coordinates.detach().cpu(), side) if side > 1 else 1)
-    return tuple(window), tuple(reference)
+    return (window[0], window[1]), (reference[0], reference[1])
 
 
 def _reference_of(coordinates: Tensor, side: int) -> int:

@@ -85,7 +85,8 @@ def libraries_of(family: str) -> List[str]:
     return list(_LIBRARIES) if family == 'SwinV2' else ['official']
 
 
-def convert_back(converted: Converted, lineage: Optional[Lineage], library: str, heads: Optional[State] = None) -> ConvertedBack:
+def convert_back(converted: Converted, lineage: Optional[Lineage], library: str,
+                 heads: Optional[State] = None) -> ConvertedBack:
     """A backbone under our names -> the same as another library names it.
 
     Args:
@@ -100,7 +101,7 @@ def convert_back(converted: Converted, lineage: Optional[Lineage], library: str,
     if library not in libraries_of(converted.family):
         raise InputError(f'a {converted.family} cannot go to {library}; it can go to '
                          f'{", ".join(libraries_of(converted.family))}')
-    if isinstance(lineage, GridLineage) or converted.family == 'DeepViT':
+    if not isinstance(lineage, WindowLineage):
         return _deepvit_back(converted, lineage, heads or {})
     weights = {key: value for key, value in converted.weights.items() if key != 'mask_token'}
     style = _LIBRARIES[library]
@@ -129,8 +130,8 @@ def convert_back(converted: Converted, lineage: Optional[Lineage], library: str,
     if library != 'mmpretrain' and not _shrinks_to(model.windows):
         notes.append(f'{library} has one window for all stages, {max(model.windows)} here, shrunk to small maps alone; these '
                      f'weights last ran with {show_windows([(w, w) for w in model.windows])}')
-    return ConvertedBack(library, out, style.wrap(out), left_out, style.python(model), style.config and style.config(model),
-                         notes)
+    config = style.config(model) if style.config else None
+    return ConvertedBack(library, out, style.wrap(out), left_out, style.python(model), config, notes)
 
 
 def _shrinks_to(windows: Sequence[int]) -> bool:
@@ -286,7 +287,8 @@ def _timm_python(model: _Model) -> str:
 
 
 def _mmpretrain_python(model: _Model) -> str:
-    arch = dict(embed_dims=model.dim, depths=list(model.depths), num_heads=list(model.heads), extra_norm_every_n_blocks=model.extra_norm_every)
+    arch = dict(embed_dims=model.dim, depths=list(model.depths), num_heads=list(model.heads),
+                extra_norm_every_n_blocks=model.extra_norm_every)
     return 'mmpretrain.models.SwinTransformerV2(' + _arguments(
         arch=arch, img_size=model.image, in_channels=model.channels, window_size=list(model.windows),
         pretrained_window_sizes=list(model.references), out_indices=tuple(range(len(model.depths)))) + ')'

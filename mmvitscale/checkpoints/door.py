@@ -9,7 +9,7 @@ that it holds for OpenMMLab's own tools and inferencers as well; ``into_model`` 
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -48,7 +48,7 @@ class Entry:
         they are. name: of the file, for the backbone's warnings."""
         lineage = {KEY: self.lineage.encode()} if isinstance(self.lineage, WindowLineage) else {}
         state = OrderedDict({**self.weights, **lineage})
-        state._metadata = OrderedDict({'': dict(entered=_ENTERED, name=name)})
+        state._metadata = OrderedDict({'': dict(entered=_ENTERED, name=name)})  # type: ignore[attr-defined]
         return state
 
     def describe(self, backbone: nn.Module) -> str:
@@ -274,12 +274,12 @@ def _enter(backbones: Dict[str, nn.Module], weights: State, name: str, exact: bo
                 used.update(heads.values())
     state = OrderedDict((key, value) for key, value in weights.items() if key not in used)
     state.update({target: weights[key] for target, key in heads.items()})
-    state._metadata = OrderedDict(getattr(weights, '_metadata', {}))
-    state._metadata[''] = dict(state._metadata.get('', {}), entered=_ENTERED, name=name)
+    state._metadata = OrderedDict(getattr(weights, '_metadata', {}))  # type: ignore[attr-defined]
+    state._metadata[''] = dict(state._metadata.get('', {}), entered=_ENTERED, name=name)  # type: ignore[attr-defined]
     for prefix, entry in entries.items():
         for key, value in entry.state_dict().items():
             state[prefix + key] = value
-        state._metadata[prefix[:-1]] = dict(entered=_ENTERED, name=name)
+        state._metadata[prefix[:-1]] = dict(entered=_ENTERED, name=name)  # type: ignore[attr-defined]
     return state, entries
 
 
@@ -305,9 +305,9 @@ def _lineage_of_meta(content: dict) -> Optional[WindowLineage]:
     meta = content.get('meta')
     lineage = meta.get('window_lineage') if isinstance(meta, dict) else None
     try:
-        columns = [tuple(tuple(map(int, window)) if window else None for window in lineage[name])
+        columns: List[Any] = [tuple(tuple(map(int, window)) if window else None for window in lineage[name])
                    for name in ('reference_windows', 'windows')]
-        return WindowLineage(lineage.get('position_bias'), *columns)
+        return WindowLineage(lineage.get('position_bias'), columns[0], columns[1])
     except (TypeError, KeyError, ValueError, AttributeError):
         return None
 

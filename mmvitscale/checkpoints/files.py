@@ -9,7 +9,7 @@ import urllib.request
 from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Optional, Union
+from typing import BinaryIO, Callable, Optional, Union
 from urllib.parse import urlparse
 
 import numpy as np
@@ -172,7 +172,7 @@ def write_checkpoint(path: Union[str, Path], checkpoint: dict) -> None:
         write_whole(path, lambda file: torch.save(checkpoint, file))
 
 
-def write_whole(path: Path, write) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write(file)`` fill a file that takes its place at ``path`` only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(prefix=f'.{path.name}-', dir=path.parent)

@@ -3,14 +3,15 @@
 import re
 from typing import Dict, List, Optional
 
+from mmengine.config import Config
 from torch import nn
 
 from ..errors import InputError
 from .door import Entry, backbones_of
-from .lineage import show_windows, windows_changed
+from .lineage import WindowLineage, show_windows, windows_changed
 
 
-def tested_windows(cfg, options: Optional[dict] = None) -> str:
+def tested_windows(cfg: Config, options: Optional[dict] = None) -> str:
     """``'checkpoint'`` where the config grows windows during training (``ProgressiveWindowHook``), else ``'config'``.
 
     Args:
@@ -29,7 +30,7 @@ def tested_windows(cfg, options: Optional[dict] = None) -> str:
     return chosen or ('checkpoint' if grows else 'config')
 
 
-def settle_windows(model: nn.Module, entries: Dict[str, Entry], cfg) -> List[str]:
+def settle_windows(model: nn.Module, entries: Dict[str, Entry], cfg: Config) -> List[str]:
     """Before weights are tested: set the windows of each backbone, and return one line for each whose windows are not
     those of the config or not those that the weights last ran with.
 
@@ -44,6 +45,7 @@ def settle_windows(model: nn.Module, entries: Dict[str, Entry], cfg) -> List[str
         changed = windows_changed(learned, backbone.lineage)
         if not changed:
             continue
+        assert isinstance(learned, WindowLineage)  # only windows change
         if tested_windows(cfg) == 'checkpoint' and all(learned.windows):
             before = show_windows(backbone.lineage.windows)
             unbuilt = len(backbone.depths) - len(learned.windows)

@@ -1,0 +1,1 @@
+"""Images read, data sets checked and looked at, and the embedded scenes."""

@@ -1,7 +1,6 @@
 """What a COCO annotation file must hold before it is worth starting: https://cocodataset.org/#format-data."""
 
 import json
-from numbers import Real
 from pathlib import Path
 from typing import List, Sequence
 
@@ -108,7 +107,7 @@ def _check_list(entries, name: str, keys: Sequence[str], ann_file: Path) -> None
 
 
 def _is_box(box) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, Real) and abs(v) < 1e9 for v in box)
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) and abs(v) < 1e9 for v in box)
 
 
 def _check_classes(found: Sequence[str], classes: Sequence[str], ann_file: Path) -> None:

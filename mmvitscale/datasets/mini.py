@@ -228,7 +228,7 @@ def _write_split(root: Path, split: str, scenes, depth: bool) -> None:
     for folder in (images, annotations, coco_images, coco_json):
         folder.mkdir(parents=True, exist_ok=True)
 
-    coco = dict(info=dict(description='Synthetic scenes.'), images=[], annotations=[],
+    coco: dict = dict(info=dict(description='Synthetic scenes.'), images=[], annotations=[],
                 categories=[dict(id=i + 1, name=name) for i, name in enumerate(OBJECTS)])
     lines = []
     for number, scene in enumerate(scenes):

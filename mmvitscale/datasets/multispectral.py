@@ -137,8 +137,8 @@ class NormalizeChannels(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Normalises ``img``."""
         image = results['img']
-        if image.shape[-1] != len(self.mean):
+        if image.shape[-1] != self.mean.size:
             raise InputError(f'{results.get("img_path", "an image")} has {image.shape[-1]} channels, but NormalizeChannels '
-                             f'has {len(self.mean)} means; make them equal')
+                             f'has {self.mean.size} means; make them equal')
         results['img'] = (image.astype(np.float32) - self.mean) / self.std
         return results

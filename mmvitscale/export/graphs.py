@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -118,7 +118,8 @@ def graph_of(model: nn.Module, part: str, size: Optional[Tuple[int, int]], batch
                          'exported here')
     if part == 'model' and hasattr(model, 'backbone'):
         _check_whole(model, size, batch)
-    channels = (backbone.patch_embed.conv1 if hasattr(backbone.patch_embed, 'conv1') else backbone.patch_embed.proj).in_channels
+    stem: Any = backbone.patch_embed
+    channels = (stem.conv1 if hasattr(stem, 'conv1') else stem.proj).in_channels
     # Odd on purpose, and large enough for several windows: what holds for one size alone is to show.
     shape = (2, channels, 97, 131) if size is None else (batch, channels, *size)
     example = torch.rand(shape, dtype=next(backbone.parameters()).dtype)

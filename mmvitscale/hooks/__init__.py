@@ -1,3 +1,5 @@
+"""What ties windows, lineage and monitoring to MMEngine's training loop."""
+
 from .attention_monitor import AttentionMonitorHook
 from .comparison_pictures import ComparisonPictureHook
 from .log_cpb_transfer import LogCPBTransferHook

@@ -1,11 +1,12 @@
 """The hook that watches attention and activations during training."""
 
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from torch.distributed.fsdp import FSDPModule
 
 from ..analysis.amplitude import recorded_amplitudes
@@ -51,14 +52,15 @@ class AttentionMonitorHook(Hook):
         self._inputs: Optional[Tuple] = None
         self._hook = None
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Raises InputError for a model without a backbone of ours."""
         if not backbones_of(unwrapped(runner.model)):
             raise InputError(
                 'AttentionMonitorHook found no backbone of mmvitscale in the model; remove it from custom_hooks'
             )
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Starts to record where this iteration is one of those."""
         backbone = next(iter(backbones_of(unwrapped(runner.model)).values()))
         # Where parameters are shared out, a pass of one process needs all of them.
         sharded = isinstance(unwrapped(runner.model), FSDPModule)
@@ -68,7 +70,8 @@ class AttentionMonitorHook(Hook):
     def _keep(self, module, inputs) -> None:
         self._inputs = tuple(x[:1].detach() if isinstance(x, torch.Tensor) else x for x in inputs)
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Logs what was recorded."""
         if self._hook is None:
             return
         self._hook.remove()

@@ -1,11 +1,12 @@
 """Averages of weights hold what the weights were learned with, as the model does."""
 
 from mmengine.hooks import EMAHook
+from mmengine.runner import Runner
 
 from ..analysis.extrapolation import swin_backbones
 
 
-def let_averages_follow(runner) -> None:
+def let_averages_follow(runner: Runner) -> None:
     """Before a checkpoint is written: give the copies of the model in which EMA hooks average its weights the windows and
     reference windows of the model.
 

@@ -3,9 +3,10 @@
 import logging
 import os
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from ..inference import ImageReader, Painter, write_picture
 from ..inference.files import output_names
@@ -29,7 +30,7 @@ class ComparisonPictureHook(Hook):
         self._painter: Optional[Painter] = None
         self._reader: Optional[ImageReader] = None
 
-    def before_test(self, runner) -> None:
+    def before_test(self, runner: Runner) -> None:
         """Names all pictures at once, so that none takes the place of another."""
         dataset = runner.test_dataloader.dataset
         paths = [Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
@@ -38,7 +39,8 @@ class ComparisonPictureHook(Hook):
         self._painter = Painter(dataset.metainfo, self.score_thr)
         self._reader = ImageReader(runner.cfg.test_dataloader.dataset.get('pipeline', []))
 
-    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=()) -> None:
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence = ()) -> None:
+        """Draws the batch."""
         for sample in outputs:
             path = Path(sample.img_path)
             try:

@@ -2,6 +2,7 @@
 ``load_from`` through the door under other runners than ours."""
 
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from ..analysis.extrapolation import report, swin_backbones
 from ..checkpoints.door import has_entered, into_model
@@ -30,13 +31,13 @@ class LogCPBTransferHook(Hook):
     def __init__(self, strict: bool = False):
         self.strict = strict
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Leads the content of the file through the door, where no runner of ours has done so. Raises InputError."""
         if not has_entered(checkpoint):  # else our own runner has led it through the door
             name = str(getattr(runner, '_load_from', None) or 'the checkpoint')
             into_model(runner.model, checkpoint, name, tell=runner.logger.info)
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Reports the windows. Raises InputError where strictness asks for it."""
         for backbone in swin_backbones(runner.model):
             runner.logger.info('Windows of the SwinV2 backbone, in tokens, and how far its position bias is used outside '
@@ -46,7 +47,7 @@ class LogCPBTransferHook(Hook):
                 raise InputError(f'the reference windows of the stages {assumed} are only assumed to be window_size, and '
                                  'LogCPBTransferHook is strict; set pretrained_window_sizes in the config')
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Writes what the weights are learned with, of the averages, too."""
         let_averages_follow(runner)  # under other runners: ours has done it. This hook runs before EMAHook
         backbones = swin_backbones(runner.model)

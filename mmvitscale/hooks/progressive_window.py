@@ -1,8 +1,9 @@
 """The hook that grows windows and crops during training."""
 
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from ..analysis.extrapolation import swin_backbones
 from ..errors import InputError
@@ -39,11 +40,13 @@ class ProgressiveWindowHook(Hook):
         self.schedule = [dict(phase) for phase in schedule]
         self._settings: Optional[Dict] = None
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
+        """Sets the windows of the iteration that training starts with."""
         # Whatever was trained before a resume, the loop itself skips.
         self._apply(runner, self._settings_at(runner.iter), skip=0)
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Moves on to the next entry of the schedule when its turn has come."""
         # The batch at hand was cropped for the phase before; any window serves any crop.
         settings = self._settings_at(runner.iter)
         if settings != self._settings:
@@ -59,7 +62,7 @@ class ProgressiveWindowHook(Hook):
         settings.pop('begin')
         return settings
 
-    def _apply(self, runner, changed: dict, skip: int) -> None:
+    def _apply(self, runner: Runner, changed: dict, skip: int) -> None:
         self._settings = {**(self._settings or {}), **changed}
         backbones = swin_backbones(runner.model)
         if not backbones:
@@ -73,7 +76,7 @@ class ProgressiveWindowHook(Hook):
             runner.logger.info(f'Iteration {runner.iter}: ' + ', '.join(
                 f'{key} {changed[key]}' for key in ('window_size', 'crop_size', 'scale') if key in changed))
 
-    def _resize_crops(self, runner, changed: dict) -> bool:
+    def _resize_crops(self, runner: Runner, changed: dict) -> bool:
         """Set the sizes in the training pipeline; True if there are any."""
         steps = list(_steps(runner.train_dataloader.dataset))
         for key, types in (('crop_size', ('RandomCrop', )), ('scale', ('RandomResize', 'Resize'))):

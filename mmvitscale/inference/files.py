@@ -69,7 +69,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.save(part, array, allow_pickle=False)
 
 
-def write_json(path: Path, content) -> None:
+def write_json(path: Path, content: object) -> None:
     """Raises InputError if the file cannot be written."""
     with whole_file(path) as part:
         part.write_text(json.dumps(content) + '\n')

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Collection, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Collection, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -280,7 +280,7 @@ def _prepared(predictor: Predictor, paths: Sequence[Path]) -> Iterator[_Prepared
             yield waiting.popleft().result()
 
 
-def batches(items: Iterable, size_of, count: int) -> Iterator[list]:
+def batches(items: Iterable, size_of: Callable, count: int) -> Iterator[list]:
     """Items of one size together, at most ``count``; no more than four batches wait for their like."""
     waiting: Dict[tuple, list] = {}
     for item in items:
@@ -381,7 +381,7 @@ def _write_video(
                 if request.pictures:
                     if video is None:
                         size = item.picture.shape[1::-1]
-                        video = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*'mp4v'), rate, size)
+                        video = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*'mp4v'), rate, size)
                         if not video.isOpened():
                             raise InputError(f'OpenCV cannot write {part} as MP4 here; use --no-pictures with --save')
                     video.write(writer.painter.paint(item.picture, sample, legend=False))

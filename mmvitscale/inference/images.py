@@ -1,7 +1,7 @@
 """Images in: files, folders and videos, read as the config's own pipeline reads them."""
 
 from pathlib import Path
-from typing import Collection, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -59,7 +59,8 @@ class ImageReader:
         if str(self._step.get('type', '')).endswith('LoadMultispectralImage'):
             from ..datasets.multispectral import LoadMultispectralImage
 
-            self.multispectral = LoadMultispectralImage(**{k: v for k, v in self._step.items() if k != 'type'})
+            options: Dict[str, Any] = {k: v for k, v in self._step.items() if k != 'type'}
+            self.multispectral = LoadMultispectralImage(**options)
 
     @property
     def suffixes(self) -> Collection[str]:

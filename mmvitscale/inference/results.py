@@ -47,7 +47,7 @@ def annotations_of(instances: InstanceData) -> List[dict]:
     found = []
     masks = instances.get('masks')
     for i in range(len(instances)):
-        entry = dict(label=int(instances.labels[i]), score=float(instances.scores[i]))
+        entry: dict = dict(label=int(instances.labels[i]), score=float(instances.scores[i]))
         left, top, right, bottom = (float(side) for side in instances.bboxes[i])
         entry['bbox'] = [left, top, right - left, bottom - top]
         if masks is not None:
@@ -238,7 +238,7 @@ def counts_from_one(cfg: Config) -> bool:
     if cfg.get('default_scope') != 'mmseg' or not cfg.get('test_dataloader'):
         return False
     for dataset in plain_datasets(cfg.test_dataloader.dataset):
-        own = signature(class_of(cfg, dataset).__init__).parameters.get('reduce_zero_label')
+        own = signature(class_of(cfg, dataset)).parameters.get('reduce_zero_label')
         if dataset.get('reduce_zero_label', own.default if own is not None else False) is True:
             return True
     return False

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from math import ceil
 from pathlib import Path
-from typing import Iterable, Iterator, List, Tuple
+from typing import TYPE_CHECKING, Iterable, Iterator, List, Tuple
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from .files import whole_file, write_json, write_picture
 from .predictor import Predictor
 from .rasters import Raster, label_raster, open_raster
 from .results import encode_mask, not_predicted
+
+if TYPE_CHECKING:
+    from .folder import Writer
 
 # The longer side of the drawn overview, in pixels.
 _OVERVIEW = 2048
@@ -131,7 +134,7 @@ def merge_instances(
 
 
 def predict_in_tiles(
-    predictor: Predictor, writer, path: Path, name: str, file_name: str, tile: int, overlap: int, batch_size: int
+    predictor: Predictor, writer: 'Writer', path: Path, name: str, file_name: str, tile: int, overlap: int, batch_size: int
 ) -> None:
     """Predict an image and write what the writer's request asks for: labels as tiled TIFF, instances as JSON, and an
     overview in which the longer side has at most 2048 pixels.
@@ -148,7 +151,7 @@ def predict_in_tiles(
         samples = chain([first], samples)
         del first  # its scores would stay for as long as the others come
         factor = max(*raster.size, _OVERVIEW) / _OVERVIEW
-        small = tuple(max(int(side / factor), 1) for side in raster.size)
+        small = (max(int(raster.size[0] / factor), 1), max(int(raster.size[1] / factor), 1))
         if has_logits:
             shown = _write_labels(predictor, writer, samples, raster, rows, columns, name, file_name, small)
         elif has_instances:
@@ -232,7 +235,7 @@ def _write_labels(
 
 
 def _within(places: np.ndarray, start: int, length: int) -> slice:
-    return slice(*np.searchsorted(places, (start, start + length)).tolist())
+    return slice(*(int(np.searchsorted(places, end)) for end in (start, start + length)))
 
 
 def _write_instances(

@@ -1,7 +1,7 @@
 """Mixed precision without loss scaling."""
 
 from contextlib import ExitStack, contextmanager
-from typing import Iterator, Tuple
+from typing import Any, Iterator, Tuple
 
 import torch
 from mmengine.device import get_device
@@ -27,12 +27,13 @@ class BF16OptimWrapper(OptimWrapper):
             twice; under FSDP the cache would hold all weights of the model.
     """
 
-    def __init__(self, *args, backbone_only: bool = False, cache: bool = True, **kwargs):
+    def __init__(self, *args: Any, backbone_only: bool = False, cache: bool = True, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.backbone_only, self.cache = backbone_only, cache
 
     @contextmanager
-    def optim_context(self, model):
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """As MMEngine's, in bfloat16."""
         if self.backbone_only:
             autocast = _lower_precision((model.module if is_model_wrapper(model) else model).backbone, self.cache)
         else:

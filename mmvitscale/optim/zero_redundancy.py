@@ -1,9 +1,9 @@
 """ZeRO stage 1 inside the plain runner: optimizer states shared out over the processes."""
 
-from typing import Iterable
+from typing import Any, Iterable, Union
 
 import torch.distributed.optim
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIMIZERS as ROOT_OPTIMIZERS
 
 from ..registry import OPTIMIZERS
@@ -22,7 +22,7 @@ class ZeroRedundancyOptimizer(torch.distributed.optim.ZeroRedundancyOptimizer):
         **kwargs: its arguments, and PyTorch's ``parameters_as_bucket_view``.
     """
 
-    def __init__(self, params: Iterable, optimizer_type: str, **kwargs):
+    def __init__(self, params: Iterable, optimizer_type: str, **kwargs: Any):
         kind = ROOT_OPTIMIZERS.get(optimizer_type) if isinstance(optimizer_type, str) else optimizer_type
         super().__init__(list(params), kind, **kwargs)
 
@@ -36,7 +36,7 @@ def shard_states(optim_wrapper: dict) -> dict:
     return {**optim_wrapper, 'optimizer': {**optimizer, 'type': 'mmvitscale.ZeroRedundancyOptimizer'}}
 
 
-def gather_states(optim_wrapper) -> None:
+def gather_states(optim_wrapper: Union[OptimWrapper, OptimWrapperDict]) -> None:
     """Before a checkpoint is written, in every process: bring the states of all to the first one. Without effect on other
     optimizers."""
     wrappers = optim_wrapper.values() if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]

@@ -1,13 +1,14 @@
 """DeepSpeed's ZeRO stages 1 and 2, with recipes as they are and checkpoints like everybody's."""
 
 import copy
-from typing import Iterator, List, Tuple
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import mmengine._strategy.deepspeed as mmengine_deepspeed
 import torch
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.model import convert_sync_batchnorm
+from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
@@ -47,7 +48,9 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
         InputError: for stage 3, or a precision that this machine cannot do.
     """
 
-    def __init__(self, *, sync_bn=None, **kwargs):
+    _inputs_to_half: Optional[list]  # MMEngine's
+
+    def __init__(self, *, sync_bn: Optional[str] = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.sync_bn = sync_bn
         self.config.setdefault('zero_optimization', dict(stage=1))
@@ -73,7 +76,7 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
         """Whether the model's own weights have 16 bits."""
         return self._enabled('bf16') or self._enabled('fp16')
 
-    def build_optim_wrapper(self, optim_wrapper, model=None):
+    def build_optim_wrapper(self, optim_wrapper: dict, model: Optional[nn.Module] = None) -> BaseOptimWrapper:
         """As MMEngine's, of any recipe's config."""
         cfg = dict(optim_wrapper)
         kind = str(cfg.pop('type', '')).split('.')[-1]
@@ -123,7 +126,9 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
                 state[name] = whole.cpu()
         return state
 
-    def load_model_state_dict(self, state_dict: dict, *, strict: bool = False, revise_keys=((r'^module\.', ''),)) -> None:
+    def load_model_state_dict(
+        self, state_dict: dict, *, strict: bool = False, revise_keys: Sequence[Tuple[str, str]] = ((r'^module\.', ''),)
+    ) -> None:
         """Takes float32 weights, into what the optimizer holds of them as well."""
         super().load_model_state_dict(state_dict, strict=strict, revise_keys=revise_keys)
         optimizer = self.model.optimizer

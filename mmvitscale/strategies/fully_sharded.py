@@ -1,7 +1,7 @@
 """FSDP: parameters, gradients and optimizer states shared out over the processes, block by block."""
 
 from collections import OrderedDict
-from typing import Any, Optional
+from typing import Any, Optional, Sequence, Tuple
 
 from mmengine._strategy import DDPStrategy
 from mmengine.device import get_device
@@ -31,7 +31,7 @@ class FSDPStrategy(WholeCheckpoints, DDPStrategy):
         **kwargs: of MMEngine's DDPStrategy.
     """
 
-    def __init__(self, *, reshard_after_forward: bool = True, cpu_offload: bool = False, **kwargs):
+    def __init__(self, *, reshard_after_forward: bool = True, cpu_offload: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         self.reshard_after_forward = reshard_after_forward
         self.cpu_offload = cpu_offload
@@ -64,11 +64,13 @@ class FSDPStrategy(WholeCheckpoints, DDPStrategy):
         """The same of the optimizer: in the form of a single process."""
         return self._gathered(self.optim_wrapper.state_dict())
 
-    def load_model_state_dict(self, state_dict: dict, *, strict: bool = False, revise_keys=((r'^module\.', ''),)) -> None:
+    def load_model_state_dict(
+        self, state_dict: dict, *, strict: bool = False, revise_keys: Sequence[Tuple[str, str]] = ((r'^module\.', ''),)
+    ) -> None:
         """Takes a whole one, and keeps this process's shards of it."""
         own = self.model.state_dict()
         shards = OrderedDict((key, _shard(value, own.get(key))) for key, value in state_dict.items())
-        shards._metadata = getattr(state_dict, '_metadata', OrderedDict())
+        shards._metadata = getattr(state_dict, '_metadata', OrderedDict())  # type: ignore[attr-defined]
         super().load_model_state_dict(shards, strict=strict, revise_keys=revise_keys)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
@@ -91,7 +93,7 @@ class FSDPStrategy(WholeCheckpoints, DDPStrategy):
         if isinstance(value, dict):
             gathered = type(value)((key, self._gathered(item)) for key, item in value.items())
             if hasattr(value, '_metadata'):
-                gathered._metadata = value._metadata
+                gathered._metadata = value._metadata  # type: ignore[attr-defined]
             return gathered
         if isinstance(value, (list, tuple)):
             return type(value)(self._gathered(item) for item in value)

@@ -1,7 +1,7 @@
 """Checkpoints of sharded trainings in the form that a single process writes and reads."""
 
 import time
-from typing import Callable, Optional
+from typing import Any, Callable, Optional, Sequence, Tuple
 
 import mmengine
 from mmengine._strategy import SingleDeviceStrategy
@@ -25,14 +25,20 @@ class WholeCheckpoints:
     """
 
     enter: Enter
+    # The strategy's behind this mix-in.
+    load_model_state_dict: Callable[..., None]
+    model_state_dict: Callable[[], dict]
+    optim_state_dict: Callable[[], dict]
+    scheduler_state_dict: Callable[[], Any]
+    seed: int
 
     def load_checkpoint(
         self,
         filename: str,
         *,
-        map_location='cpu',
+        map_location: Any = 'cpu',
         strict: bool = False,
-        revise_keys=((r'^module\.', ''),),
+        revise_keys: Sequence[Tuple[str, str]] = ((r'^module\.', ''),),
         callback: Optional[Callable] = None,
     ) -> dict:
         """As MMEngine's. Files are read into the main memory, and code in them is not run."""

@@ -1,3 +1,5 @@
+"""SwinTransformerV2 and DeepViT."""
+
 from .deepvit import DeepViT
 from .swin_v2 import SwinTransformerV2
 

@@ -1,7 +1,7 @@
 """What the backbones share: weights enter through one door, and what they were learned with travels with them."""
 
 from collections import OrderedDict
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
@@ -28,6 +28,7 @@ class Backbone(BaseModule):
 
     _version = VERSION
     family: str
+    init_cfg: Any
     weights_source: str  # where the public weights are, for messages
 
     @property

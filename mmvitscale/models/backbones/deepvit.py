@@ -3,7 +3,7 @@
 import re
 from contextlib import nullcontext
 from math import ceil, isqrt
-from typing import Callable, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from mmengine.logging import MessageHub
@@ -90,7 +90,7 @@ class PostNormBlock(Block):
     the other.
     """
 
-    def __init__(self, dim: int, *args, **kwargs):
+    def __init__(self, dim: int, *args: Any, **kwargs: Any):
         super().__init__(dim, *args, **kwargs)
         del self.norm1, self.norm2
         self.post_norm1 = nn.LayerNorm(dim, eps=1e-6)
@@ -204,9 +204,9 @@ class DeepViT(Backbone):
         # What the training loop multiplies its loss with; our runner tells (mixed precision, accumulated gradients).
         self.gradient_scale: Callable[[], float] = _unscaled
         sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.grid = tuple(ceil(side / self.patch_size) for side in sides)
+        self.grid: Tuple[int, int] = tuple(ceil(side / self.patch_size) for side in sides)  # type: ignore[assignment]
 
-        self.patch_embed = _STEMS[arch['stem']](in_channels, dim, self.patch_size)
+        self.patch_embed: nn.Module = _STEMS[arch['stem']](in_channels, dim, self.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], dim))
         drop_paths = torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
@@ -259,7 +259,7 @@ class DeepViT(Backbone):
 
     @staticmethod
     def _recomputed(block: nn.Module, x: Tensor, geometry: Optional[WindowGeometry],
-                    with_maps: bool) -> Union[Tensor, Tuple[Tensor, Maps]]:
+                    with_maps: bool) -> Any:
         return checkpoint(
             block, x, geometry, with_maps, use_reentrant=False,
             context_fn=lambda: (nullcontext(), statistics_kept(block)))
@@ -283,6 +283,7 @@ class DeepViT(Backbone):
                     nn.init.zeros_(norm.bias)
 
     def transformer_blocks(self) -> List[nn.Module]:
+        """Its blocks, from the first to the last."""
         return list(self.blocks)
 
     def get_layer_depth(self, name: str, prefix: str = '') -> Tuple[int, int]:

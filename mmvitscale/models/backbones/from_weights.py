@@ -4,6 +4,7 @@ import torch
 
 from ...checkpoints.convert import Converted
 from ...checkpoints.door import prepare
+from ...checkpoints.lineage import GridLineage, WindowLineage
 from ...errors import InputError
 from .backbone import Backbone
 from .deepvit import DeepViT
@@ -25,17 +26,18 @@ def check_complete(converted: Converted) -> None:
 def _build(converted: Converted) -> Backbone:
     """The backbone, as far as sizes tell it. Sizes that do not go together raise KeyError, ValueError, ZeroDivisionError or
     IndexError."""
-    weights = converted.weights
+    weights, lineage = converted.weights, converted.lineage
     arch = sizes_of(weights)
     stem = 'patch_embed.conv1.weight' if 'patch_embed.conv1.weight' in weights else 'patch_embed.proj.weight'
     channels = weights[stem].shape[1]
     if converted.family == 'DeepViT':
-        grid = converted.lineage.grid if converted.lineage else (1, weights['pos_embed'].shape[1] - 1)
-        size = tuple(DeepViT.patch_size * side for side in grid)
+        grid = lineage.grid if isinstance(lineage, GridLineage) else (1, weights['pos_embed'].shape[1] - 1)
+        size = (DeepViT.patch_size * grid[0], DeepViT.patch_size * grid[1])
         return DeepViT({'num_heads': 1, **arch}, size, in_channels=channels,
                        block_norm='post' if any('.post_norm' in key for key in weights) else 'pre')
     stages = len(arch['depths'])
-    windows, bias = [8] * stages, converted.lineage.position_bias or 'log_cpb'
+    assert isinstance(lineage, WindowLineage)  # what a SwinV2 comes with
+    windows, bias = [8] * stages, lineage.position_bias or 'log_cpb'
     if bias == 'table':
         windows = [tuple((side + 1) // 2 for side in weights[f'stages.{i}.blocks.0.attn.position_bias.table'].shape[1:])
                    for i in range(stages)]

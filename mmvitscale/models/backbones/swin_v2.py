@@ -2,7 +2,7 @@
 
 import logging
 import re
-from typing import List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from mmengine.logging import print_log
@@ -24,7 +24,7 @@ from .variants import SWIN_V2
 
 WindowSize = Union[int, Sequence[int]]
 
-def per_stage(value, stages: int, name: str) -> list:
+def per_stage(value: Any, stages: int, name: str) -> list:
     """One value or a sequence of one per stage -> a list of ``stages`` values. A tuple or list is a sequence."""
     if not isinstance(value, (list, tuple)):
         return [value] * stages
@@ -342,6 +342,7 @@ class SwinTransformerV2(Backbone):
         reset_blocks(self)
 
     def transformer_blocks(self) -> List[nn.Module]:
+        """Its blocks, from the first to the last."""
         return [block for stage in self.stages for block in stage.blocks]
 
     def get_layer_depth(self, name: str, prefix: str = '') -> Tuple[int, int]:

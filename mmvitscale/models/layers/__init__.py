@@ -1,0 +1,1 @@
+"""One concept of a network in each file."""

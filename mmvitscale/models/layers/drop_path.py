@@ -18,4 +18,5 @@ class DropPath(nn.Module):
         return x * x.new_empty((x.shape[0], ) + (1, ) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
+        """What ``repr`` shows of it."""
         return f'{self.rate:.3f}'

@@ -79,9 +79,8 @@ class _Expand(Function):
 
     @staticmethod
     def forward(ctx, table, window):
-        ctx.window = h, w = window
-        views = table.unfold(1, h, 1).unfold(2, w, 1)  # [., i, j, k', l'] = table[., i + k', j + l']
-        return views.flip(3, 4).reshape(table.shape[0], h * w, h * w)
+        ctx.window = window
+        return _lay_out(table, window)
 
     @staticmethod
     @once_differentiable
@@ -90,6 +89,12 @@ class _Expand(Function):
         # heads has 2.7 GB.
         heads = max(_EXPANDED // grad.shape[1]**2, 1)
         return torch.cat([_sum_diagonals(part, ctx.window) for part in grad.split(heads)]), None
+
+
+def _lay_out(table: Tensor, window: Window) -> Tensor:
+    h, w = window
+    views = table.unfold(1, h, 1).unfold(2, w, 1)  # [., i, j, k', l'] = table[., i + k', j + l']
+    return views.flip(3, 4).reshape(table.shape[0], h * w, h * w)
 
 
 def _sum_diagonals(grad: Tensor, window: Window) -> Tensor:
@@ -110,7 +115,8 @@ def _sum_antidiagonals(x: Tensor) -> Tensor:
 
 def expand(table: Tensor, window: Window) -> Tensor:
     """(heads, 2 h - 1, 2 w - 1) -> (heads, N, N), N = h * w: bias[., (i, j), (k, l)] = table[., i - k, j - l]."""
-    return _Expand.apply(table, window)
+    # A TorchScript trace, in which MMEngine counts multiply-adds, takes no functions of ours.
+    return _lay_out(table, window) if torch.jit.is_tracing() else _Expand.apply(table, window)
 
 
 def sub_table(table: Tensor, window: Window) -> Tensor:
@@ -170,7 +176,7 @@ class ContinuousPositionBias(nn.Module):
     window the MLP was learned with and must not change with it (SwinV2, section 3.3).
     """
 
-    coordinates = None  # (offsets in tokens, reference) -> coordinates, given by the subclass
+    coordinates: Callable  # (offsets in tokens, reference) -> coordinates, given by the subclass
 
     def __init__(self, num_heads: int, window: Window):
         super().__init__()

@@ -174,8 +174,9 @@ def _batch_statistics(weight: Tensor, moments: Tensor, batch: int, tokens: int, 
 
 def _auto(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, scale: float, out_scale: float,
           attn_drop: float) -> Tuple[Tensor, MapRows]:
-    """Sequential, but eager where dropout needs the maps."""
-    return (_eager if attn_drop else _sequential)(q, k, v, mix, norm, scale, out_scale, attn_drop)
+    """Sequential, but eager where dropout needs the maps, and in a TorchScript trace, in which MMEngine counts multiply-adds
+    and which takes no functions of ours."""
+    return (_eager if attn_drop or torch.jit.is_tracing() else _sequential)(q, k, v, mix, norm, scale, out_scale, attn_drop)
 
 
 KERNELS: Dict[str, Callable[..., Tuple[Tensor, MapRows]]] = {'auto': _auto, 'eager': _eager, 'sequential': _sequential}

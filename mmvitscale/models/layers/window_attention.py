@@ -62,8 +62,8 @@ def _by_group(attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], q: Ten
     tokens = [group.tokens for group in groups]
     outs = []
     for *parts, bias, group in zip(q.split(tokens), k.split(tokens), v.split(tokens), biases, groups):
-        parts = (part.unflatten(0, (group.count, -1)).transpose(1, 2) for part in parts)
-        outs.append(attend(*parts, bias).transpose(1, 2).flatten(0, 1))
+        q, k, v = (part.unflatten(0, (group.count, -1)).transpose(1, 2) for part in parts)
+        outs.append(attend(q, k, v, bias).transpose(1, 2).flatten(0, 1))
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
@@ -101,7 +101,8 @@ def _fused_(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor],
         inverse = _scale_(qkv, scale)
         # Detached, for PyTorch chooses its slow form wherever a bias could need a gradient.
         biases = [bias.detach() for bias in biases]
-        return _by_group(_dot_product_attention, *qkv.unbind(1), biases, groups), inverse
+        q, k, v = qkv.unbind(1)
+        return _by_group(_dot_product_attention, q, k, v, biases, groups), inverse
 
 
 class _Sequential(Function):
@@ -180,6 +181,8 @@ def _backward_of_scale_(grad_qkv: Tensor, qkv: Tensor, inverse: Optional[Tensor]
 def _sequential(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
     if not torch.is_grad_enabled():
         return _fused(qkv, scale, biases, groups)
+    if torch.jit.is_tracing():  # MMEngine counts multiply-adds in a trace, which takes no functions of ours
+        return _eager(qkv, scale, biases, groups)
     return _Sequential.apply(qkv, scale, tuple(groups), *biases)
 
 

@@ -1,3 +1,5 @@
+"""Masked image modelling with mmpretrain."""
+
 from .local_normalization import LocallyNormalizedTarget
 from .masked import MaskedDeepViT, MaskedSwinTransformerV2
 

@@ -1,7 +1,7 @@
 """Backbones for masked image modelling: what mmpretrain's SimMIM needs of them (SimMIM, arXiv 2111.09886; SwinV2, section
 3.3 and appendix). Its runner, neck, head and mask generator are mmpretrain's own."""
 
-from typing import Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,21 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...registry import MODELS
 from ..backbones import DeepViT, SwinTransformerV2
+from ..backbones.backbone import Backbone
+
+if TYPE_CHECKING:
+    _Base = Backbone
+else:
+    _Base = object
 
 
-class _Masked:
+class _Masked(_Base):
     """Before a backbone among the bases: ``forward(x, mask)`` puts a learned token in the place of masked patches."""
+
+    # The backbone's behind this mix-in.
+    arch: dict
+    patch_embed: nn.Module
+    forward_tokens: Callable[[Tensor], Tuple[Tensor, ...]]
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
