@@ -24,7 +24,7 @@ lint: install-dev
 	$(BIN)/python -m mypy
 
 docs: install-dev
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 notebook: install-dev
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout 900 docs/tour.ipynb

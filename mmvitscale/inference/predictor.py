@@ -12,6 +12,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
+from PIL import Image
 from torch import nn
 
 from ..checkpoints.door import into_model
@@ -22,6 +23,7 @@ from ..errors import InputError
 from ..export import is_exported, run_instead
 from ..machine import check_packages
 from .images import ImageReader
+from .painter import Painter
 
 
 def is_masked_modelling(cfg: Config) -> bool:
@@ -118,6 +120,17 @@ class Predictor:
     def __call__(self, path: Path) -> BaseDataElement:
         """Path of an image -> the task's data sample with predictions, on the CPU."""
         return self.predict([self.prepare(self.read_image.read(path)[0])])[0]
+
+    def draw(self, path: Union[str, Path], score_thr: float = 0.3) -> Image.Image:
+        """Path of an image -> the image with the prediction drawn on it, over a legend of the classes in sight.
+
+        Args:
+            path: of an image of any kind that the config reads.
+            score_thr: instances below this score are not drawn.
+        """
+        fields, picture = self.read_image.read(Path(path))
+        sample = self.predict([self.prepare(fields)])[0]
+        return Image.fromarray(Painter(self.dataset_meta, score_thr).paint(picture, sample)[..., ::-1])
 
 
 class Reconstructor:

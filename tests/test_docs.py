@@ -1,0 +1,197 @@
+"""Every command of the documentation is one that works.
+
+What the embedded scenes and a small model of random weights can stand in for runs as it is; names in capitals stand for files that
+are made here. A training is built, whole recipes too, and not carried out; the few commands that measure for minutes are read by
+their own parser and stopped there.
+"""
+
+import re
+import runpy
+import shlex
+import sys
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, init_default_scope
+from randomise import randomise
+
+from mmvitscale import runner
+from mmvitscale.config import load_config
+from mmvitscale.datasets import checks, mini
+
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md')),
+         *sorted((ROOT / 'configs').rglob('README.md'))]
+# Minutes, or another machine: only what their parsers say.
+PARSED = ('pretraining_chain.py', 'position_bias_study.py', 'benchmark.py', 'install_mmcv_ops.py', 'window_transfer.py',
+          'memory_plan.py')
+
+
+def commands_of(page):
+    for block in re.findall(r'^```bash\n(.*?)^```', page.read_text(), re.S | re.M):
+        for line in block.replace('\\\n', ' ').splitlines():
+            command = shlex.split(line, comments=True)
+            if command:
+                yield shlex.join(command)
+
+
+# Page by page, in their order, each once.
+COMMANDS = [(command, page) for command, page in {
+    command: page.relative_to(ROOT).as_posix() for page in reversed(PAGES) for command in reversed(list(commands_of(page)))
+}.items()][::-1]
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 50 and {page.split('/')[0] for _, page in COMMANDS} == {
+        'README.md', 'CONTRIBUTING.md', 'docs', 'configs'}
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """A folder with what the commands name: scenes, a checkpoint for each of the small configs, a large image."""
+    folder = tmp_path_factory.mktemp('docs')
+    torch.manual_seed(0)
+    mini.write_dataset(folder / 'data/mini', train=8, val=2, size=64)
+    (folder / 'data/cells').symlink_to(folder / 'data/mini/coco')
+    for name in ('swinv2_upernet_mini', 'deepvit_upernet_mini', 'swinv2_upernet_mini_96_w6', 'swinv2_retinanet_mini'):
+        cfg = load_config(name)
+        init_default_scope(cfg.default_scope)
+        model = randomise(MODELS.build(cfg.model))
+        dataset = cfg.test_dataloader.dataset
+        torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(dataset.metainfo))), folder / f'{name}.pth')
+    import cv2
+    import numpy as np
+    cv2.imwrite(str(folder / 'aerial.tif'), np.random.default_rng(0).integers(0, 255, (96, 160, 3), dtype=np.uint8))
+    for name in ('configs', 'tools', 'constraints.txt'):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def filled_in(command, place, out):
+    """The command with files for its placeholders, as arguments."""
+    scenes = place / 'data/mini/ADEChallengeData2016/images/validation'
+    arguments = []
+    for argument in shlex.split(command):
+        config = next((name for name in ('deepvit_upernet_mini', 'swinv2_upernet_mini_96_w6') if name in command),
+                      'swinv2_upernet_mini')
+        known = {
+            'CONFIG': config, 'CONFIG2': config, 'CHECKPOINT': place / f'{config}.pth', 'CHECKPOINT2': place / f'{config}.pth',
+            'IMAGES': scenes, 'IMAGE': scenes / 'scene_00000.jpg', 'FOLDER': scenes, 'D': out / 'd', 'pictures': out / 'pictures',
+            'OPTIONS': 'model.backbone.arch.depth=24', 'aerial.tif': place / 'aerial.tif', 'POST': out / 'post', 'WORK_DIR': place, 'SRC': place / f'{config}.pth',
+        }
+        value = known.get(argument, argument)
+        value = re.sub(r'=(?:/data/coco|/data/ADEChallengeData2016)$', f'={place}/data/mini', str(value))
+        value = value.replace('checkpoint=CHECKPOINT', f'checkpoint={place}/{config}.pth')
+        arguments.append(value)
+    return arguments
+
+
+class Stop(Exception):
+    """The training that was asked for stands."""
+
+
+def run(arguments, place, monkeypatch, capfd):
+    """A Python tool in this process; returns its exit status and error output."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, 'argv', arguments)
+    MMLogger._instance_dict.clear()
+    with pytest.raises((SystemExit, Stop)) as stop:
+        runpy.run_path(str(ROOT / arguments[0]), run_name='__main__')
+    return 0 if stop.type is Stop else stop.value.code, capfd.readouterr().err
+
+
+@pytest.mark.parametrize('command, page', COMMANDS, ids=[f'{page}: {command[:60]}' for command, page in COMMANDS])
+def test_a_command(command, page, place, tmp_path, monkeypatch, capfd):
+    arguments = filled_in(command, place, tmp_path)
+    while '=' in arguments[0]:  # NNODES=2 ...
+        assert re.fullmatch(r'[A-Z_]+=\S+', arguments[0])
+        del arguments[0]
+    program = arguments[0]
+    if program == 'make':
+        assert re.search(rf'^{arguments[1]}:', (ROOT / 'Makefile').read_text(), re.M)
+    elif program == 'pip':
+        extras = re.findall(r"\.\[(.+)\]", command)
+        assert set(extras) <= set(metadata('mmvitscale').get_all('Provides-Extra'))
+        assert extras or arguments[-1].split(' ')[0] in (ROOT / 'constraints.txt').read_text()
+    elif program == 'docker':
+        assert (ROOT / arguments[arguments.index('-f') + 1]).is_file()
+    elif program == '.venv/bin/pre-commit':
+        assert (ROOT / '.pre-commit-config.yaml').is_file()
+    elif program == 'bash':
+        check_launcher(arguments, place)
+    else:
+        assert program == 'python', f'who runs {program}?'
+        check_tool(arguments[1:], place, tmp_path, monkeypatch, capfd)
+
+
+def check_launcher(arguments, place):
+    """Of the scripts: that they are there, and that training takes what is handed on to it. They run in test_launch.py."""
+    script = ROOT / arguments[1]
+    assert script.is_file()
+    rest = arguments[4:] if 'slurm' in script.name else arguments[2:]
+    load_config(rest[0])
+    if 'slurm' not in script.name:
+        assert rest[1].isdigit()
+        rest = [rest[0], *rest[2:]]
+    parse('tools/train.py', rest)
+
+
+def parse(tool, arguments):
+    """Whether the tool's own parser takes the arguments."""
+    before, sys.argv = sys.argv, [tool, *arguments]
+    try:
+        return runpy.run_path(str(ROOT / tool))['parse_args']()
+    finally:
+        sys.argv = before
+
+
+def check_tool(arguments, place, out, monkeypatch, capfd):
+    tool = arguments[0]
+    monkeypatch.chdir(place)
+    if Path(tool).name in PARSED:
+        namespace = runpy.run_path(str(ROOT / tool))
+        if 'parse_args' in namespace:
+            parse(tool, arguments[1:])
+        else:
+            assert callable(namespace['main']) and len(arguments) == 1
+        return
+    if tool == 'tools/train.py':
+        monkeypatch.setattr(runner.Runner, 'train', stop)
+        monkeypatch.setattr(checks, 'check_datasets', lambda *args: None)
+        arguments = [*arguments, *([] if '--work-dir' in arguments else ['--work-dir', str(out / 'work')])]
+        if 'cfg-options' not in ' '.join(arguments) or 'data_root' in ' '.join(arguments):
+            check_recipe(arguments[1])
+    if 'analysis' not in tool and tool.endswith(('test.py', 'predict.py')) and 'work_dirs' in arguments[2]:
+        check_recipe(arguments[1])  # with the checkpoint of a training of weeks
+        arguments[1:3] = ['swinv2_upernet_mini', str(place / 'swinv2_upernet_mini.pth')]
+        if 'mask_rcnn' in arguments[1]:
+            arguments[1:3] = ['swinv2_retinanet_mini', str(place / 'swinv2_retinanet_mini.pth')]
+    elif tool.endswith('predict.py') and 'coco' in arguments[1]:
+        check_recipe(arguments[1])
+        arguments[1:3] = ['swinv2_retinanet_mini', str(place / 'swinv2_retinanet_mini.pth')]
+    if any('work_dirs' in argument or 'OPTIONS' in argument or '.pth' in argument and not Path(argument.split('=')[-1]).is_file()
+           for argument in arguments):
+        parse(tool, arguments[1:])  # of checkpoints that trainings of hours made
+        return
+    arguments += ['--work-dir', str(out)] if tool == 'tools/test.py' else []
+    if tool == 'tools/report.py' or '512' in arguments:
+        parse(tool, arguments[1:])
+        return
+    code, errors = run(arguments, place, monkeypatch, capfd)
+    assert code == 0, errors[-2000:]
+
+
+def stop(*args, **kwargs):
+    raise Stop
+
+
+def check_recipe(name):
+    """A recipe that a page names is there, and its model can be built."""
+    cfg = load_config(name)
+    cfg.model.backbone.pop('init_cfg', None)
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        assert sum(p.numel() for p in MODELS.build(cfg.model).parameters()) > 1e6
