@@ -15,7 +15,7 @@ demo: install-demo
 	$(BIN)/python tools/demo.py
 
 test: install-test
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
 check: lint package docs notebook
 
@@ -27,7 +27,7 @@ docs: install-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 notebook: install-dev
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout 900 docs/tour.ipynb
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --nbmake --nbmake-timeout 900 docs/tour.ipynb
 
 package: install-dev
 	rm -rf dist

@@ -16,8 +16,8 @@ model = dict(
         drop_path_rate=0.0),
     decode_head=dict(in_channels=channels, channels=48, num_classes=num_classes),
     auxiliary_head=dict(in_channels=128, channels=32, num_classes=num_classes))
-# The blocks' norms start at zero and grow by about a learning rate an iteration: too slow for so short a training.
-norm_keys = {'norm1': dict(lr_mult=10.0), 'norm2': dict(lr_mult=10.0)}
+# The blocks' norms start at zero and grow by about a learning rate an iteration: slow for so short a training.
+norm_keys = {'norm1': dict(lr_mult=3.0), 'norm2': dict(lr_mult=3.0)}
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3),
     paramwise_cfg=dict(layer_decay_rate=1.0, custom_keys=norm_keys),
