@@ -1,6 +1,8 @@
 """OpenMMLab's own ways of loading and running, with our configs and checkpoints: no runner and no tool of ours."""
 
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +42,7 @@ def checkpoint_of(config, folder, **options):
     model = randomise(MODELS.build(cfg.model)).eval()
     path = Path(folder, f'{cfg.default_scope}.pth')
     dataset = cfg.test_dataloader.dataset
-    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(dataset.metainfo))), path)
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(dataset.get('metainfo', {})))), path)
     return model, str(path)
 
 
@@ -141,3 +143,83 @@ def test_their_own_tools_have_our_door(package, config, data, options, tmp_path)
     torch.save(dict(state_dict=saved, meta=Attack(tmp_path / 'marker')), tmp_path / 'evil.pth')
     tested = run('test.py', tmp_path / 'evil.pth')
     assert tested.returncode and 'would run code' in tested.stderr and not (tmp_path / 'marker').exists()
+
+
+@pytest.fixture(scope='module')
+def measured(tmp_path_factory):
+    """Scenes, a config written out whole, a checkpoint and predictions for each of both packages."""
+    folder = tmp_path_factory.mktemp('measured')
+    scenes = mini.write_dataset(folder / 'mini', train=2, val=12, size=128)
+    made = {}
+    for package, config, data in ((mmseg, SEGMENTATION, 'ADEChallengeData2016'), (mmdet, DETECTION, 'coco')):
+        cfg = load_config(config, dict(data_root=str(scenes / data)))
+        path = folder / f'{package.__name__}.py'
+        for loader in (cfg.train_dataloader, cfg.test_dataloader):
+            loader.num_workers, loader.persistent_workers = 0, False
+        cfg.dump(path)
+        made[package.__name__] = path, checkpoint_of(config, folder, data_root=str(scenes / data))[1]
+    log = folder / 'log.json'
+    log.write_text(''.join(f'{{"lr": 0.1, "loss": {5 - i}, "time": 0.5, "iter": {i}, "step": {i}}}\n' for i in range(1, 4)))
+    return folder, made, log
+
+
+TOOLS = [
+    (mmseg, 'get_flops.py', 'CONFIG --shape 64 64', r'Flops: [\d.]+[MG]'),
+    (mmdet, 'get_flops.py', 'CONFIG --num-images 1', r'Flops: [\d.]+[MG]'),
+    (mmseg, 'browse_dataset.py', 'CONFIG --output-dir OUT --not-show', None),
+    (mmdet, 'browse_dataset.py', 'CONFIG --output-dir OUT --not-show', None),
+    (mmseg, 'benchmark.py', 'CONFIG CHECKPOINT --work-dir OUT', 'Average fps'),
+    (mmdet, 'benchmark.py', 'CONFIG --checkpoint CHECKPOINT --task inference --max-iter 8 --log-interval 4 --num-warmup 1',
+     'fps'),  # which wants a GPU
+    (mmseg, 'analyze_logs.py', 'LOG --keys loss --out OUT/curve.png', None),
+    (mmdet, 'analyze_logs.py', 'plot_curve LOG --keys loss --style ggplot --out OUT/curve.png', None),
+    # Label maps, and a data set whose class knows its classes.
+    (mmseg, 'confusion_matrix.py', 'CONFIG PREDICTIONS OUT --cfg-options test_dataloader.dataset.type=CityscapesDataset '
+     'test_dataloader.dataset.metainfo=None', None),
+    (mmdet, 'confusion_matrix.py', 'CONFIG PREDICTIONS OUT', None),
+]
+
+
+@pytest.mark.parametrize('package, tool, arguments, says', TOOLS, ids=[f'{p.__name__} {t}' for p, t, _, _ in TOOLS])
+def test_their_analysis_tools_take_our_configs(package, tool, arguments, says, measured, tmp_path, monkeypatch, capfd):
+    if (package, tool) == (mmdet, 'benchmark.py') and not torch.cuda.is_available():
+        pytest.skip('it calls CUDA, whatever the model is on')
+    import matplotlib
+    matplotlib.use('agg')
+    folder, made, log = measured
+    config, checkpoint = made[package.__name__]
+    if 'PREDICTIONS' in arguments:
+        ours = ['test.py', str(config), checkpoint, '--work-dir', str(tmp_path / 'work'), '--out', str(folder / 'mmdet.pkl')]
+        if package is mmseg:
+            ours = ['predict.py', str(config), checkpoint, str(folder / 'mini/ADEChallengeData2016/images/validation'), '--out',
+                    str(folder / 'predicted'), '--save', 'labels', '--no-pictures']
+        monkeypatch.setattr(sys, 'argv', ours)
+        with pytest.raises(SystemExit, match='0'):
+            runpy.run_path(str(ROOT / 'tools' / ours[0]), run_name='__main__')
+    predictions = folder / ('mmdet.pkl' if package is mmdet else 'predicted/labels')
+    names = dict(CONFIG=config, CHECKPOINT=checkpoint, LOG=log, PREDICTIONS=predictions)
+    words = [str(names.get(word, word.replace('OUT', str(tmp_path)))) for word in arguments.split()]
+    monkeypatch.setattr(sys, 'argv', [tool, *words])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(Path(package.__file__).parent / '.mim/tools/analysis_tools' / tool), run_name='__main__')
+    printed = ''.join(capfd.readouterr())
+    if says:
+        assert re.search(says, printed), printed[-1000:]
+    else:
+        assert [path for path in tmp_path.rglob('*') if path.suffix in ('.png', '.jpg')], printed[-1000:]
+
+
+def test_three_lines_to_a_picture(picture, tmp_path):
+    from mmvitscale.inference import Predictor
+    _, path = checkpoint_of(SEGMENTATION, tmp_path)
+    drawn = Predictor(load_config(SEGMENTATION), path).draw(picture)
+    assert drawn.width == 96 and drawn.height >= 96 and len(set(drawn.getdata())) > 20
+
+
+def test_a_classifiers_get_model(picture, tmp_path):
+    from mmpretrain import ImageClassificationInferencer, get_model
+    config = str(ROOT / 'configs/mini/swinv2_classifier_mini_96_w6.py')
+    model, path = checkpoint_of(config, tmp_path)
+    loaded = get_model(config, pretrained=path)
+    assert same(loaded, model)
+    assert ImageClassificationInferencer(loaded)(picture)[0]['pred_label'] in range(6)
