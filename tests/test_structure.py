@@ -70,3 +70,34 @@ def test_models_and_checkpoints_need_neither_task():
             "print([name for name in sys.modules if name.split('.')[0] in ('mmdet', 'mmseg', 'mmcv', 'mmpretrain')])")
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.stdout.strip() == '[]', result.stderr
+
+
+def public_functions(node, public=True, prefix=''):
+    """(name, function) of a module's public functions, and of its public classes' public methods, constructors and calls."""
+    for item in node.body:
+        if isinstance(item, ast.ClassDef):
+            yield from public_functions(item, public and not item.name.startswith('_'), f'{prefix}{item.name}.')
+        elif isinstance(item, ast.FunctionDef) and public and (
+                not item.name.startswith('_') or item.name in ('__init__', '__call__')):
+            yield prefix + item.name, item
+
+
+def test_public_functions_have_hints_and_docstrings():
+    """Constructors are described by their class, and so is what a module computes."""
+    seen, bare = 0, []
+    for path in sorted(PACKAGE.rglob('*.py')):
+        tree = ast.parse(path.read_text())
+        name = str(path.relative_to(PACKAGE))
+        bare += [name] if not ast.get_docstring(tree) else []
+        bare += [f'{name} {item.name}' for item in tree.body if isinstance(item, ast.ClassDef)
+                 and not item.name.startswith('_') and not ast.get_docstring(item)]
+        for function, item in public_functions(tree):
+            seen += 1
+            arguments = item.args
+            given = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+            hinted = all(one is None or one.annotation or one.arg in ('self', 'cls') for one in given)
+            hinted = hinted and (item.returns is not None or item.name == '__init__')
+            described = ast.get_docstring(item) or item.name in ('__init__', '__call__', 'forward')
+            bare += [f'{name} {function}'] if not (hinted and described) else []
+    assert seen > 300
+    assert not bare

@@ -20,6 +20,11 @@ from mmengine.logging.history_buffer import HistoryBuffer
 
 from ..errors import InputError
 
+try:
+    from numpy._core import multiarray
+except ImportError:  # NumPy before 1.26
+    from numpy.core import multiarray
+
 _TIMEOUT = 30  # seconds without a byte
 
 
@@ -32,10 +37,9 @@ def _statistic_of_history(owner, name: str):
 
 # What checkpoints hold beside tensors and plain containers: MMEngine's training statistics, as NumPy arrays, and the
 # settings of published ones (yacs' CfgNode, argparse's Namespace), which become plain data.
-_multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
 _SAFE_TYPES = [
-    HistoryBuffer, (_statistic_of_history, 'builtins.getattr'), np.ndarray, np.dtype, _multiarray._reconstruct,
-    _multiarray.scalar, (OrderedDict, 'yacs.config.CfgNode'), (OrderedDict, 'argparse.Namespace'),
+    HistoryBuffer, (_statistic_of_history, 'builtins.getattr'), np.ndarray, np.dtype, multiarray._reconstruct,
+    multiarray.scalar, (OrderedDict, 'yacs.config.CfgNode'), (OrderedDict, 'argparse.Namespace'),
     *{type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'uint32', 'uint8', 'bool')}
 ]
 
