@@ -15,7 +15,6 @@ from typing import Dict, Iterator, List, Optional, Sequence
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-from .checkpoints.windows import tested_windows
 from .errors import InputError
 
 _SCHEME = 'mmvitscale::'
@@ -117,6 +116,8 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
 def load_test_config(path: str, options: Optional[dict] = None) -> Config:
     """The same for testing and predicting: ``test_windows`` says whose windows run, the checkpoint's or the config's. Raises
     InputError where it is neither."""
+    from .checkpoints.windows import tested_windows  # the package itself is imported without PyTorch's optimizers
+
     cfg = load_config(path, options)
     cfg.pop('strategy', None)  # how a training is spread over processes; a model is tested whole in each
     cfg.test_windows = tested_windows(cfg, options)

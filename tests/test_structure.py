@@ -101,3 +101,8 @@ def test_public_functions_have_hints_and_docstrings():
             bare += [f'{name} {function}'] if not (hinted and described) else []
     assert seen > 300
     assert not bare
+
+
+def test_the_package_imports_without_a_warning():
+    result = subprocess.run([sys.executable, '-W', 'error', '-c', 'import mmvitscale'], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
