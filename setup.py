@@ -44,7 +44,8 @@ setup(
     packages=find_packages(include=['mmvitscale', 'mmvitscale.*']),
     install_requires=['torch>=2.6', 'numpy', 'opencv-python', 'pillow', 'safetensors', 'tifffile'],
     extras_require=dict(
-        seg=SEG, det=DET, pretrain=[*PRETRAIN, 'torchvision'], large=['rasterio'], scale=SCALE, export=EXPORT, docs=DOCS, test=TEST, dev=DEV,
+        seg=SEG, det=DET, pretrain=[*PRETRAIN, 'torchvision'], large=['rasterio'], scale=SCALE, export=EXPORT, docs=DOCS,
+        test=TEST, dev=DEV,
         # torchvision is kept apart there: mmvitscale/torchvision_shim.py
         all=[*SEG, *DET, *PRETRAIN, 'tensorboard', 'rasterio']),
     cmdclass=dict(build_py=BuildWithConfigs),

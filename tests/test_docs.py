@@ -1,8 +1,8 @@
 """Every command of the documentation is one that works.
 
-What the embedded scenes and a small model of random weights can stand in for runs as it is; names in capitals stand for files that
-are made here. A training is built, whole recipes too, and not carried out; the few commands that measure for minutes are read by
-their own parser and stopped there.
+What the embedded scenes and a small model of random weights can stand in for runs as it is; names in capitals stand for
+files that are made here. A training is built, whole recipes too, and not carried out; the few commands that measure for
+minutes are read by their own parser and stopped there.
 """
 
 import re
@@ -79,8 +79,10 @@ def filled_in(command, place, out):
                       'swinv2_upernet_mini')
         known = {
             'CONFIG': config, 'CONFIG2': config, 'CHECKPOINT': place / f'{config}.pth', 'CHECKPOINT2': place / f'{config}.pth',
-            'IMAGES': scenes, 'IMAGE': scenes / 'scene_00000.jpg', 'FOLDER': scenes, 'D': out / 'd', 'pictures': out / 'pictures',
-            'OPTIONS': 'model.backbone.arch.depth=24', 'aerial.tif': place / 'aerial.tif', 'POST': out / 'post', 'WORK_DIR': place, 'SRC': place / f'{config}.pth',
+            'IMAGES': scenes, 'IMAGE': scenes / 'scene_00000.jpg', 'FOLDER': scenes, 'D': out / 'd',
+            'pictures': out / 'pictures', 'files': place / 'files', 'maps': place / 'maps', 'vino': place / 'vino',
+            'OPTIONS': 'model.backbone.arch.depth=24', 'aerial.tif': place / 'aerial.tif', 'POST': out / 'post',
+            'WORK_DIR': place, 'SRC': place / f'{config}.pth',
         }
         value = known.get(argument, argument)
         value = re.sub(r'=(?:/data/coco|/data/ADEChallengeData2016)$', f'={place}/data/mini', str(value))
@@ -172,8 +174,9 @@ def check_tool(arguments, place, out, monkeypatch, capfd):
     elif tool.endswith('predict.py') and 'coco' in arguments[1]:
         check_recipe(arguments[1])
         arguments[1:3] = ['swinv2_retinanet_mini', str(place / 'swinv2_retinanet_mini.pth')]
-    if any('work_dirs' in argument or 'OPTIONS' in argument or '.pth' in argument and not Path(argument.split('=')[-1]).is_file()
-           for argument in arguments):
+    absent = [argument for argument in arguments if '.pth' in argument and not Path(argument.split('=')[-1]).is_file()
+              and '--to' not in arguments]
+    if absent or any('work_dirs' in argument for argument in arguments):
         parse(tool, arguments[1:])  # of checkpoints that trainings of hours made
         return
     arguments += ['--work-dir', str(out)] if tool == 'tools/test.py' else []
