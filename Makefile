@@ -15,7 +15,7 @@ demo: install-demo
 	$(BIN)/python tools/demo.py
 
 test: install-test
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint package docs notebook
 
