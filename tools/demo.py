@@ -48,7 +48,7 @@ def run(*command):
                 told = share
                 print(f'  {100 * done // of:3d}%, {in_words(3600 * hours + 60 * minutes + seconds)} left'
                       f'{f", loss {float(loss[1]):.2f}" if loss else ""}', flush=True)
-        elif not re.match(r'\d\d/\d\d |[+|]|Loads checkpoint|Could not import', line) and len(command) < 4:
+        elif not re.match(r'\d\d/\d\d |[+|]|Loads checkpoint|Could not import|\s|.*Warning', line) and len(command) < 4:
             print(f'  {line.rstrip()}', flush=True)
     if process.wait():
         print(''.join(said), file=sys.stderr)
