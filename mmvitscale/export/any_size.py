@@ -212,11 +212,7 @@ class AnySizeDeepViT(nn.Module):
         for i, block in enumerate(own.blocks):
             x = block(x)
             if i in own.out_indices:
-                out = own.norm(x) if i == own.arch['depth'] - 1 else x
-                if own.out_type == 'cls_token':
-                    outs.append(out[:, 0])
-                else:
-                    outs.append(out[:, 1:].transpose(1, 2).unflatten(2, (height, width)).contiguous())
+                outs.append(own.output_of(x, i, (height, width)))
         return tuple(outs)
 
 

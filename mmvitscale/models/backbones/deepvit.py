@@ -250,12 +250,15 @@ class DeepViT(Backbone):
                 if i == len(self.blocks) - 1:
                     x = self._regularised(x, torch.stack(similarities).mean())
             if i in self.out_indices:
-                out = self.norm(x) if i == self.arch['depth'] - 1 else x
-                if self.out_type == 'cls_token':
-                    outs.append(out[:, 0])
-                else:
-                    outs.append(out[:, 1:].transpose(1, 2).unflatten(2, (height, width)).contiguous())
+                outs.append(self.output_of(x, i, (height, width)))
         return tuple(outs)
+
+    def output_of(self, x: Tensor, block: int, size: Window) -> Tensor:
+        """(B, 1 + H W, C), the tokens after a block, and (H, W) -> its output, as ``out_type`` says."""
+        out = self.norm(x) if block == self.arch['depth'] - 1 else x
+        if self.out_type == 'cls_token':
+            return out[:, 0]
+        return out[:, 1:].transpose(1, 2).unflatten(2, size).contiguous()
 
     @staticmethod
     def _recomputed(block: nn.Module, x: Tensor, geometry: Optional[WindowGeometry],
