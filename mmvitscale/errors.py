@@ -1,5 +1,7 @@
 """The one exception for input that cannot work, and how its messages list names."""
 
+from pathlib import Path
+from traceback import walk_tb
 from typing import Sequence
 
 
@@ -9,6 +11,12 @@ class InputError(ValueError):
     The message is one sentence that says what was found, what is expected and what to do next. The tools print it
     as it stands, without a traceback; every other exception is a defect and keeps its traceback.
     """
+
+
+def comes_from_here(error: BaseException) -> bool:
+    """Whether a line of this package raised the error itself: a defect of ours, if it is no InputError."""
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    return bool(files) and Path(__file__).parent in Path(files[-1]).parents
 
 
 def some_of(names: Sequence[str]) -> str:

@@ -2,29 +2,43 @@
 
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple, Union
 
 import mmengine.runner
 import torch
 from mmengine._strategy import BaseStrategy
 from mmengine.device import get_device
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.fileio import get_file_backend
+from mmengine.fileio.backends import LocalBackend
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 
 from .checkpoints.door import backbones_of, into_model, unwrapped
 from .checkpoints.files import read_checkpoint
+from .checkpoints.resuming import check_resumable, newest_whole
 from .checkpoints.windows import settle_windows, tested_windows
-from .errors import InputError
+from .errors import InputError, comes_from_here
 from .hooks.averages import let_averages_follow
 from .models.layers.sync_batch_norm import synchronised
 from .optim.zero_redundancy import gather_states, shard_states
 from .registry import RUNNERS
+from .whole_file import SAVING_FAILED, whole_file
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner as _Base  # what it stands before
 else:
     _Base = object
+
+
+# Of every training with our runners, beside MMEngine's, by the names that ``default_hooks`` knows them by.
+_DEFAULT_HOOKS = dict(
+    exact_resume=dict(type='mmvitscale.ExactResumeHook'),
+    finite_loss=dict(type='mmvitscale.FiniteLossHook'),
+)
 
 
 class _Door(_Base):
@@ -33,6 +47,7 @@ class _Door(_Base):
     weights last ran with."""
 
     _testing = False
+    _with_optimizer = True  # of what is resumed
 
     def train(self) -> nn.Module:
         """As MMEngine's. What is loaded is fine-tuned, or resumed exactly."""
@@ -52,15 +67,59 @@ class _Door(_Base):
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """As MMEngine's."""
         self._resume = True  # a call from outside is as strict as the option
-        return super().resume(filename, *args, **kwargs)
+        self._with_optimizer = kwargs.get('resume_optimizer', args[0] if args else True)
+        try:
+            return super().resume(filename, *args, **kwargs)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, InputError) or comes_from_here(error):
+                raise
+            raise InputError(f'checkpoint {filename} cannot be resumed from ({type(error).__name__}: {error}); give one that '
+                             'this config has written, or fine-tune from its weights: --cfg-options load_from=FILE') from error
+
+    def register_hook(self, hook: Union[Hook, dict], *args: Any, **kwargs: Any) -> None:
+        """As MMEngine's, but ``CheckpointHook`` is ours, whose checkpoints outlive interruptions."""
+        if isinstance(hook, dict) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook',
+                                                           mmengine.hooks.CheckpointHook):
+            hook = {**hook, 'type': 'mmvitscale.CheckpointHook'}
+        super().register_hook(hook, *args, **kwargs)
+
+    def register_default_hooks(self, hooks: Optional[dict] = None) -> None:
+        """As MMEngine's, and those of ``_DEFAULT_HOOKS``; ``default_hooks=dict(<name>=None)`` in a config leaves one out."""
+        hooks = dict(hooks or {})
+        for name, default in _DEFAULT_HOOKS.items():
+            hook = hooks.setdefault(name, dict(default))
+            if hook is None:
+                hooks.pop(name)
+            elif isinstance(hook, dict):  # options alone will do
+                hooks[name] = {**default, **hook}
+        super().register_default_hooks(hooks)
 
     def load_or_resume(self) -> None:
-        """As MMEngine's."""
+        """As MMEngine's. ``resume`` without a file goes on from the newest checkpoint that is whole."""
+        if self._resume is True and self._load_from is None and not self._has_loaded:
+            self._load_from = self._newest_whole()
+            self._resume = self._load_from is not None
         for backbone in backbones_of(self.model).values():
             if hasattr(backbone, 'gradient_scale'):
                 # A function, which copies of the model (averages) do not copy in depth.
                 backbone.gradient_scale = lambda: self._gradient_scale()
         super().load_or_resume()
+
+    def _newest_whole(self) -> Optional[str]:
+        """What the first process finds, for all. Raises InputError if there is nothing but broken ones."""
+        found: list = [None]
+        if is_main_process():
+            try:
+                path = newest_whole(self.work_dir, self.logger.warning)
+                found = [str(path) if path else None]
+            except InputError as error:
+                found = [error]
+        broadcast_object_list(found)
+        if isinstance(found[0], InputError):
+            raise found[0]
+        self.logger.info(f'Resuming from {found[0]}.' if found[0] else
+                         f'There is no checkpoint in {self.work_dir} to resume from: training begins at the beginning.')
+        return found[0]
 
     def _gradient_scale(self) -> float:
         """What a loss is multiplied with before its backward pass."""
@@ -98,7 +157,8 @@ class _Door(_Base):
 
     def _enter(self, checkpoint: dict, filename: str, strict: bool) -> None:
         """Put what a file held into the form of the model, which stays as it is. Raises InputError."""
-        if self._resume and isinstance(checkpoint.get('meta'), dict):
+        if self._resume:
+            check_resumable(checkpoint, filename, self._with_optimizer)
             self._compare_batches(filename, checkpoint['meta'].get('batch'))
         model = unwrapped(self.model)
         exact = self._testing or self._resume or strict
@@ -160,12 +220,19 @@ class Runner(_Door, mmengine.runner.Runner):
             optim_wrapper = shard_states(optim_wrapper)
         return super().build_optim_wrapper(optim_wrapper)
 
-    def save_checkpoint(self, *args: Any, save_optimizer: bool = True, **kwargs: Any) -> None:
-        """As MMEngine's; averages of weights hold the model's windows."""
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, save_optimizer: bool = True, **kwargs: Any) -> None:
+        """As MMEngine's, but the file is whole or not there, and averages of weights hold the model's windows. Raises
+        InputError if it cannot be written."""
         let_averages_follow(self)
         if save_optimizer:
             gather_states(self.optim_wrapper)
-        super().save_checkpoint(*args, save_optimizer=save_optimizer, **kwargs)
+        if not is_main_process():
+            return
+        if not isinstance(get_file_backend(out_dir, backend_args=kwargs.get('backend_args')), LocalBackend):
+            super().save_checkpoint(out_dir, filename, *args, save_optimizer=save_optimizer, **kwargs)
+            return
+        with whole_file(Path(out_dir, filename), durable=True, advice=SAVING_FAILED) as part:
+            super().save_checkpoint(str(part.parent), part.name, *args, save_optimizer=save_optimizer, **kwargs)
 
     def load_checkpoint(self, filename: str, map_location: Any = 'cpu', strict: bool = False,
                         revise_keys: Sequence[Tuple[str, str]] = ((r'^module.', ''), )) -> dict:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import tempfile
 import urllib.error
 import urllib.request
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from mmengine.logging import print_log
 from mmengine.logging.history_buffer import HistoryBuffer
 
 from ..errors import InputError
+from ..whole_file import whole_file
 
 try:
     from numpy._core import multiarray
@@ -177,13 +177,7 @@ def write_checkpoint(path: Union[str, Path], checkpoint: dict) -> None:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write(file)`` fill a file that takes its place at ``path`` only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=f'.{path.name}-', dir=path.parent)
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            write(file)
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+    """Let ``write(file)`` fill a file that takes its place at ``path`` only when it is complete. Raises InputError if it cannot
+    be written."""
+    with whole_file(path, durable=True) as part, open(part, 'wb') as file:
+        write(file)

@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 from ..analysis.extrapolation import swin_backbones
 from ..errors import InputError
 from ..registry import HOOKS
+from .exact_resume import restart_loading
 
 _KEYS = {'begin', 'window_size', 'crop_size', 'scale'}
 
@@ -71,7 +72,7 @@ class ProgressiveWindowHook(Hook):
             for backbone in backbones:
                 backbone.set_window_size(changed['window_size'])
         if self._resize_crops(runner, changed):
-            _restart_loading(runner, skip)
+            restart_loading(runner, skip)
         if changed:
             runner.logger.info(f'Iteration {runner.iter}: ' + ', '.join(
                 f'{key} {changed[key]}' for key in ('window_size', 'crop_size', 'scale') if key in changed))
@@ -101,17 +102,3 @@ def _steps(dataset) -> Iterator:
     for item in filter(None, inner):
         yield from _steps(item)
     yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
-
-
-def _restart_loading(runner, skip: int) -> None:
-    """Let the loading processes, which hold copies of the pipeline, start anew from the changed one, ``skip``
-    iterations into the sampler's stream."""
-    loader, loop = runner.train_dataloader, runner.train_loop
-    loader._iterator = None  # the processes that persistent_workers keeps
-    if not hasattr(loop, 'dataloader_iterator'):  # an epoch-based loop starts an iteration of its own each epoch
-        return
-    if hasattr(loader.sampler, '_indices_of_rank'):  # InfiniteSampler's stream ended with the iteration over it
-        loader.sampler.indices = loader.sampler._indices_of_rank()
-    loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
-    if skip and hasattr(loop.dataloader_iterator, 'skip_iter'):
-        loop.dataloader_iterator.skip_iter(skip)

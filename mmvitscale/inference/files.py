@@ -1,7 +1,6 @@
-"""Where predictions of each image are written: names that do not meet, files that are whole or not there."""
+"""Where predictions of each image are written: names that do not meet, and the formats."""
 
 import json
-import os
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Dict, Sequence
@@ -9,7 +8,7 @@ from typing import Dict, Sequence
 import cv2
 import numpy as np
 
-from ..errors import InputError
+from ..whole_file import whole_file
 
 
 def output_names(paths: Sequence[Path], root: Path) -> Dict[Path, str]:
@@ -24,36 +23,6 @@ def output_names(paths: Sequence[Path], root: Path) -> Dict[Path, str]:
             return names
         for path in clashes:
             names[path] = full[path]
-
-
-class whole_file:
-    """``with whole_file(path) as part``: what is written to ``part`` becomes ``path`` at the end, and is gone after an
-    error. Raises InputError if the file cannot be written."""
-
-    def __init__(self, path: Path):
-        self.path = Path(path)
-        self.part = self.path.with_name(f'.{self.path.stem}.part{self.path.suffix}')
-
-    def __enter__(self) -> Path:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._sentence(error) from error
-        return self.part
-
-    def __exit__(self, kind, error, trace):
-        if kind is None:
-            try:
-                os.replace(self.part, self.path)
-            except OSError as failure:
-                raise self._sentence(failure) from failure
-            return
-        self.part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise self._sentence(error) from error
-
-    def _sentence(self, error: OSError) -> InputError:
-        return InputError(f'cannot write {self.path} ({error.strerror or error}); free some space or give another folder')
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

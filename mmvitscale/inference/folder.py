@@ -15,7 +15,8 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 
 from ..errors import InputError
-from .files import output_names, whole_file, write_array, write_json, write_picture
+from ..whole_file import whole_file
+from .files import output_names, write_array, write_json, write_picture
 from .images import VIDEO_SUFFIXES, ImageReader, frames_of, list_images
 from .painter import Painter
 from .predictor import Predictor, Reconstructor, is_masked_modelling, pipeline_of

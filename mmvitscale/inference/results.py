@@ -14,7 +14,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from ..config import plain_datasets
 from ..datasets.checks import class_of
 from ..errors import InputError
-from .files import whole_file
+from ..whole_file import whole_file
 
 KINDS = ('labels', 'scores', 'logits', 'json')
 

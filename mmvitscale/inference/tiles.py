@@ -19,7 +19,8 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 
 from ..errors import InputError
-from .files import whole_file, write_json, write_picture
+from ..whole_file import whole_file
+from .files import write_json, write_picture
 from .predictor import Predictor
 from .rasters import Raster, label_raster, open_raster
 from .results import encode_mask, not_predicted

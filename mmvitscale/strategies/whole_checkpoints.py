@@ -4,12 +4,13 @@ import time
 from typing import Any, Callable, Optional, Sequence, Tuple
 
 import mmengine
+import torch
 from mmengine._strategy import SingleDeviceStrategy
 from mmengine.dist import is_main_process
-from mmengine.runner.checkpoint import save_checkpoint
 from mmengine.utils import get_git_hash
 
 from ..checkpoints.files import read_checkpoint
+from ..whole_file import SAVING_FAILED, whole_file
 
 # What goes over with the content of a file before its weights are loaded: (content, file name, strict).
 Enter = Callable[[dict, str, bool], None]
@@ -78,4 +79,5 @@ class WholeCheckpoints:
         }
         if callback is not None:
             callback(content)
-        save_checkpoint(content, filename)
+        with whole_file(filename, durable=True, advice=SAVING_FAILED) as part:
+            torch.save(content, part)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from mmvitscale.errors import InputError
-from mmvitscale.inference.files import output_names, whole_file, write_array, write_json, write_picture
+from mmvitscale.inference.files import output_names, write_array, write_json, write_picture
+from mmvitscale.whole_file import whole_file
 
 
 def names(*files):

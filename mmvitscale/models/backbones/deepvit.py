@@ -14,7 +14,7 @@ from ...checkpoints.convert import State
 from ...checkpoints.lineage import GridLineage
 from ...errors import InputError
 from ...registry import MODELS
-from ..layers.drop_path import DropPath
+from ..layers.drop_path import DropPath, check_rate
 from ..layers.feed_forward import FeedForward
 from ..layers.patch_embed import ConvStem, LinearStem
 from ..layers.position_embedding import resize_position_embedding
@@ -198,6 +198,8 @@ class DeepViT(Backbone):
                              'or window_size')
         if not -1 <= frozen_stages <= depth:
             raise InputError(f'frozen_stages {frozen_stages} found, but it is -1 (nothing) to {depth} (all blocks)')
+        for name, rate in (('drop_path_rate', drop_path_rate), ('attn_drop_rate', attn_drop_rate)):
+            check_rate(name, rate)
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
         self.similarity_weight = similarity_weight

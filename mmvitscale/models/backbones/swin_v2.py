@@ -13,7 +13,7 @@ from ...checkpoints.convert import State
 from ...checkpoints.lineage import WindowLineage, check_agreement, reference_of_name, show_windows
 from ...errors import InputError
 from ...registry import MODELS
-from ..layers.drop_path import DropPath
+from ..layers.drop_path import DropPath, check_rate
 from ..layers.feed_forward import FeedForward
 from ..layers.patch_embed import PatchEmbed, PatchMerging
 from ..layers.position_bias import POSITION_BIASES, BiasTable, resize_table
@@ -203,6 +203,7 @@ class SwinTransformerV2(Backbone):
         for name, value, known in (('block_norm', block_norm, BLOCK_NORMS), ('similarity', similarity, SIMILARITIES)):
             if value not in known:
                 raise InputError(f'unknown {name} {value!r}; choose one of {", ".join(known)}')
+        check_rate('drop_path_rate', drop_path_rate)
         kernels = per_stage(attention, stages, 'attention')
         if not set(kernels) <= set(KERNELS):
             raise InputError(f'unknown attention {attention!r}; choose from {", ".join(KERNELS)}, one for all stages '

@@ -2,6 +2,14 @@
 
 from torch import Tensor, nn
 
+from ...errors import InputError
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Raise InputError unless it is a probability below 1: what is kept is divided by 1 - rate."""
+    if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise InputError(f'{name} {rate!r} found, but it is at least 0 and below 1')
+
 
 class DropPath(nn.Module):
     """(B, ...) -> (B, ...): in training a sample's whole branch is zeroed with probability ``rate``, and the kept

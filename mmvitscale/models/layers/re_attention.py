@@ -102,7 +102,11 @@ MapRows = Callable[[slice], Tensor]
 def _eager(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, scale: float, out_scale: float,
            attn_drop: float) -> Tuple[Tensor, MapRows]:
     """The official form. The reference."""
-    maps = norm(mix(F.dropout(_attend(q, k, scale), attn_drop))) * out_scale
+    mixed = mix(F.dropout(_attend(q, k, scale), attn_drop))
+    before = [norm.running_mean.clone(), norm.running_var.clone()] if norm.training else []
+    maps = norm(mixed) * out_scale
+    for running, kept in zip((norm.running_mean, norm.running_var), before):
+        running.copy_(_finite(running, kept))
     return maps.to(v.dtype) @ v, lambda part: maps[:, :, part]
 
 
@@ -146,6 +150,11 @@ def sequential_re_attention(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, nor
     return (out_scale * out).to(v.dtype), map_rows
 
 
+def _finite(statistics: Tensor, before: Tensor) -> Tensor:
+    """Running statistics, and those before where a batch was not finite: one such batch must not spoil all that follows."""
+    return torch.where(torch.isfinite(statistics), statistics, before)
+
+
 def _batch_statistics(weight: Tensor, moments: Tensor, batch: int, tokens: int, norm: nn.Module,
                       bias: Tensor) -> Tuple[float, Tensor]:
     """Mean of the plain maps, and biased variance of the mixed ones per head, over all processes if the norm is
@@ -167,8 +176,9 @@ def _batch_statistics(weight: Tensor, moments: Tensor, batch: int, tokens: int, 
     with torch.no_grad():
         norm.num_batches_tracked += 1
         momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_((weight.sum(1) * mean_map + bias).to(norm.running_mean.dtype), momentum)
-        norm.running_var.lerp_((var * count / (count - 1)).to(norm.running_var.dtype), momentum)
+        for running, of_batch in ((norm.running_mean, weight.sum(1) * mean_map + bias),
+                                  (norm.running_var, var * count / (count - 1))):
+            running.copy_(_finite(running.lerp(of_batch.to(running.dtype), momentum), running))
     return mean_map, var
 
 

@@ -1,0 +1,92 @@
+"""Which checkpoint an interrupted training goes on from, and whether a file holds what that needs."""
+
+import zipfile
+from pathlib import Path
+from typing import Callable, List, Optional, Union
+
+from ..errors import InputError, some_of
+from ..whole_file import whole_file
+from .files import read_checkpoint
+
+# MMEngine's: in a work folder, the path of the checkpoint that was written last.
+_POINTER = 'last_checkpoint'
+
+
+def write_pointer(work_dir: Union[str, Path], checkpoint: str) -> None:
+    """Write MMEngine's ``last_checkpoint``, whole or not at all. Raises InputError if it cannot be written."""
+    with whole_file(Path(work_dir, _POINTER), durable=True) as part:
+        part.write_text(checkpoint)
+
+
+def newest_whole(work_dir: Union[str, Path], tell: Callable[[str], None] = lambda line: None) -> Optional[Path]:
+    """The newest checkpoint of a training that is whole, None where the folder has none at all. Those with the best metrics,
+    which hold weights alone, are passed over.
+
+    Args:
+        work_dir: of the training; checkpoints lie in it, or where its ``last_checkpoint`` says.
+        tell: gets a line for each broken one that was skipped.
+
+    Raises:
+        InputError: if there are some, and all are broken.
+    """
+    broken: List[str] = []
+    for path in _candidates(Path(work_dir)):
+        if is_whole(path):
+            return path
+        broken.append(path.name)
+        tell(f'{path} is not whole (it was cut short, or the disk has damaged it) and is skipped')
+    if broken:
+        raise InputError(f'none of the checkpoints in {work_dir} is whole ({some_of(broken)}); remove them to begin anew, or '
+                         'give another one: --resume CKPT')
+    return None
+
+
+def _candidates(work_dir: Path) -> List[Path]:
+    """From the newest to the oldest."""
+    folders = {work_dir}
+    try:
+        folders.add(Path((work_dir / _POINTER).read_text().strip()).parent)
+    except (OSError, ValueError):  # not there, or no text
+        pass
+    found = {path.resolve(): path for folder in folders for path in folder.glob('*.pth')
+             if path.is_file() and not path.name.startswith(('.', 'best_'))}
+    return sorted(found.values(), key=lambda path: (path.stat().st_mtime_ns, len(path.stem), path.stem), reverse=True)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether all of a file's content is there as it was written, by the checksums in it; by reading it, where it has
+    none."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return archive.testzip() is None
+        read_checkpoint(path)
+    except (InputError, zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def check_resumable(content: dict, name: str, with_optimizer: bool = True) -> None:
+    """Raise InputError unless a checkpoint holds what a training needs to go on. What in it MMEngine would run as a program
+    is removed.
+
+    Args:
+        content: what ``read_checkpoint`` gave.
+        name: of the file, for messages.
+        with_optimizer: the optimizer's states are needed, too.
+    """
+    meta = content.get('meta')
+    counted = isinstance(meta, dict) and all(isinstance(meta.get(key), int) and meta[key] >= 0 for key in ('epoch', 'iter'))
+    hub = content.get('message_hub')
+    optimizer = content.get('optimizer')
+    missing = [what for what, there in (
+        ('epoch and iter in its meta', counted),
+        ('message_hub', isinstance(hub, dict)),
+        ('optimizer', not with_optimizer or isinstance(optimizer, dict)),
+    ) if not there]
+    if missing:
+        raise InputError(f'checkpoint {name} has no {some_of(missing)}, so no training can go on from it; resume from one that '
+                         'a training has saved, or fine-tune from its weights: --cfg-options load_from=FILE')
+    assert isinstance(meta, dict)
+    # MMEngine executes a config that it finds there, only to look for a key that old ones had.
+    meta.pop('config', None)

@@ -1,0 +1,123 @@
+"""Checkpoints of a training: the new one is whole before an old one goes."""
+
+from collections import deque
+from pathlib import Path
+from typing import Any, Dict, List
+
+import mmengine.hooks
+from mmengine.dist import is_main_process
+from mmengine.fileio.backends import LocalBackend
+from mmengine.runner import Runner
+
+from ..checkpoints.resuming import write_pointer
+from ..registry import HOOKS
+from ..whole_file import remove_unfinished
+
+
+@HOOKS.register_module()
+class CheckpointHook(mmengine.hooks.CheckpointHook):
+    """MMEngine's CheckpointHook, but an interruption never costs a checkpoint: old ones are removed when the new one is
+    there, ``last_checkpoint`` is replaced and not overwritten, and nothing outside the folder of checkpoints is removed, whatever
+    a resumed file says of those before it.
+
+    Our runners take it wherever a config says ``CheckpointHook``, and write each file beside its place first. Between two
+    checkpoints the disk holds one more than ``max_keep_ckpts``.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """As MMEngine's. What a process that was killed left half-written is removed."""
+        info = runner.message_hub.runtime_info
+        if not all(isinstance(step, int) for step in info.get('keep_ckpt_ids', ())):
+            info.pop('keep_ckpt_ids')
+        super().before_train(runner)
+        if not isinstance(self.file_backend, LocalBackend):
+            return
+        self.file_backend = within = _Within(self.file_backend, Path(self.out_dir))
+        if not within.holds(getattr(self, 'best_ckpt_path', None)):
+            self.best_ckpt_path = None
+        for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
+            self.best_ckpt_path_dict[key] = path if within.holds(path) else None
+        if is_main_process() and Path(self.out_dir).is_dir():
+            remove_unfinished(self.out_dir, '.pth')
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        expired: List[int] = []
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            kept = [*self.keep_ckpt_ids, step]
+            expired, kept = kept[:-self.max_keep_ckpts], kept[-self.max_keep_ckpts:]
+            self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
+            runner.message_hub.update_info('keep_ckpt_ids', kept)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
+                               save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
+                               backend_args=self.backend_args, **self.args)
+        if not is_main_process():
+            return
+        write_pointer(runner.work_dir, str(self.last_ckpt))
+        for old in expired:
+            _remove(self.file_backend, self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
+        backend = self.file_backend
+        # MMEngine's removes the best one so far and then saves the new one.
+        later = self.file_backend = _Later(backend)
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self.file_backend = backend
+        best = {getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()}
+        for path in later.removed:
+            if path not in best:  # it was saved anew under the same name
+                _remove(backend, path)
+
+
+def _remove(backend: Any, path: str) -> None:
+    if backend.isfile(path):
+        backend.remove(path)
+    elif backend.isdir(path):  # DeepSpeed's own are folders
+        backend.rmtree(path)
+
+
+class _Backend:
+    """Stands before a backend of files of MMEngine."""
+
+    def __init__(self, backend: Any):
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+class _Later(_Backend):
+    """Keeps what was to be removed."""
+
+    def __init__(self, backend: Any):
+        super().__init__(backend)
+        self.removed: List[str] = []
+
+    def remove(self, path: str) -> None:
+        self.removed.append(path)
+
+    rmtree = remove
+
+
+class _Within(_Backend):
+    """Removes only what lies in a folder. Which checkpoints are old is read from the one that is resumed, and that may be a
+    stranger's."""
+
+    def __init__(self, backend: Any, folder: Path):
+        super().__init__(backend)
+        self._folder = folder
+
+    def holds(self, path: Any) -> bool:
+        return isinstance(path, str) and Path(path).absolute().parent.resolve() == self._folder.absolute().resolve()
+
+    def remove(self, path: str) -> None:
+        if self.holds(path):
+            self._backend.remove(path)
+
+    def rmtree(self, path: str) -> None:
+        if self.holds(path):
+            self._backend.rmtree(path)

@@ -1,0 +1,201 @@
+"""Kill a training at random moments, many of them while it saves, resume it each time, and compare how it ends with a training
+that nobody disturbed.
+
+    python tests/kills.py --kills 100
+
+The processes that train are forked from this one, which has imported everything, so that each starts in a second. None of them
+gets a chance to clean up: SIGKILL.
+"""
+
+import argparse
+import os
+import random
+import re
+import runpy
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # no thread may run when this process forks
+
+import torch  # noqa: E402
+
+from mmvitscale import whole_file as writing  # noqa: E402
+from mmvitscale.checkpoints.files import read_checkpoint  # noqa: E402
+from mmvitscale.checkpoints.resuming import is_whole  # noqa: E402
+from mmvitscale.config import load_config  # noqa: E402
+from mmvitscale.datasets.mini import write_segmentation  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+ITERS = 12
+# Everything that has a state beside the weights: averages, windows and crops that grow, the best metrics, retention.
+CONFIG = '''
+_base_ = 'mmvitscale::swinv2_upernet_mini'
+custom_hooks = [
+    dict(type='mmvitscale.LogCPBTransferHook'),
+    dict(type='EMAHook', momentum=0.1),
+    dict(type='mmvitscale.ProgressiveWindowHook', schedule=[
+        dict(begin=0, window_size=4, crop_size=(64, 64)), dict(begin=7, window_size=8, crop_size=(96, 96))]),
+]
+'''
+OPTIONS = [
+    'model.backbone.drop_path_rate=0.3', 'train_dataloader.batch_size=2', f'train_cfg.max_iters={ITERS}',
+    'train_cfg.val_interval=5', 'default_hooks.checkpoint.interval=2', 'default_hooks.checkpoint.max_keep_ckpts=2',
+    'default_hooks.checkpoint.save_best=mIoU', 'optim_wrapper.optimizer.type=AdamW'
+]
+
+
+def arguments(folder, work_dir, workers):
+    background = [f'{split}_dataloader.{option}' for split in ('train', 'val')
+                  for option in (f'num_workers={workers}', f'persistent_workers={workers > 0}')]
+    return ['tools/train.py', str(folder / 'config.py'), '--work-dir', str(work_dir), '--resume', '--cfg-options',
+            f'data_root={folder}/data', *OPTIONS, *background]
+
+
+def start(command, log):
+    """A process that trains -> its number, and a pipe that tells each file that it begins (S) and has ended (s) to write."""
+    reading, telling = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(telling)
+        return pid, reading
+    os.setpgid(0, 0)  # its loading processes go with it
+    os.close(reading)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    enter, leave = writing.whole_file.__enter__, writing.whole_file.__exit__
+
+    def tell_and_enter(file):
+        os.write(telling, b'S')
+        return enter(file)
+
+    def leave_and_tell(file, *error):
+        leave(file, *error)
+        os.write(telling, b's')
+
+    writing.whole_file.__enter__, writing.whole_file.__exit__ = tell_and_enter, leave_and_tell
+    os.chdir(ROOT)
+    sys.argv = command
+    try:
+        runpy.run_path(command[0], run_name='__main__')
+    except SystemExit as stop:
+        os._exit(int(stop.code or 0))
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+    os._exit(1)
+
+
+def wait(pid, reading, dice, how):
+    """Let it train until its end or until it is killed -> ('ended', status), ('killed', 'while saving' or 'between').
+
+    how: None lets it be; 'saving' kills it at a random moment while it writes its first or a later file; 'any' at a random
+    moment after its start.
+    """
+    begun = time.monotonic()
+    patience = {'saving': dice.choice([1, 1, 2, 3, 4]), 'any': None, None: None}[how]
+    deadline = begun + dice.uniform(0.2, 9) if how == 'any' else float('inf')
+    written, saving = 0, False
+    while True:
+        ready, _, _ = select.select([reading], [], [], max(0, min(deadline - time.monotonic(), 1)))
+        told = os.read(reading, 64) if ready else b''
+        for sign in told.decode():
+            saving = sign == 'S'
+            written += sign == 'S'
+        if how == 'saving' and saving and written >= patience:
+            time.sleep(dice.uniform(0, 0.05) if dice.random() < 0.7 else 0)
+            deadline = 0
+        if time.monotonic() >= deadline:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            left, _, _ = select.select([reading], [], [], 0)
+            for sign in (os.read(reading, 64) if left else b'').decode():
+                saving = sign == 'S'
+            os.close(reading)
+            return 'killed', 'while saving' if saving else 'between'
+        if ready and not told or not ready:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                os.close(reading)
+                return 'ended', os.waitstatus_to_exitcode(status)
+            if ready:  # the pipe is closed, the process ends
+                time.sleep(0.01)
+
+
+def content_of(work_dir):
+    """Weights, averages and the optimizer's states after the last iteration."""
+    content = read_checkpoint(work_dir / f'iter_{ITERS}.pth')
+    return {key: content[key] for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')}
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+    parser.add_argument('--kills', type=int, default=100)
+    parser.add_argument('--workers', type=int, default=0, help='loading processes')
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    dice = random.Random(args.seed)
+    folder = Path(tempfile.mkdtemp())
+    try:
+        return run(args, dice, folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def run(args, dice, folder):
+    write_segmentation(folder / 'data', 8, 4)
+    (folder / 'config.py').write_text(CONFIG)
+    load_config(folder / 'config.py')
+    import mmseg.apis  # noqa: F401  before the first fork
+    import mmseg.datasets  # noqa: F401
+    import mmseg.models  # noqa: F401
+    whole = folder / 'whole'
+    state = wait(*start(arguments(folder, whole, args.workers), folder / 'log'), dice, None)
+    if state != ('ended', 0):
+        print((folder / 'log').read_text())
+        return 1
+    expected = content_of(whole)
+
+    counts = {'while saving': 0, 'between': 0}
+    trainings = differences = unreadable = skipped = 0
+    while sum(counts.values()) < args.kills:
+        work_dir = folder / f'cut{trainings}'
+        state = None
+        while state is None or state[0] == 'killed':
+            left = args.kills - sum(counts.values())
+            how = None if left <= 0 else dice.choice(['saving', 'any', None] if trainings % 2 else ['saving', 'any'])
+            state = wait(*start(arguments(folder, work_dir, args.workers), folder / 'log'), dice, how)
+            log = (folder / 'log').read_text()
+            skipped += len(re.findall('is not whole', log))
+            if state[0] == 'killed':
+                counts[state[1]] += 1
+                unreadable += sum(not is_whole(path) for path in work_dir.glob('[!.]*.pth'))
+        if state != ('ended', 0):
+            print(log)
+            return 1
+        differences += not equal(content_of(work_dir), expected)
+        trainings += 1
+        shutil.rmtree(work_dir)
+    print(f'{sum(counts.values())} kills, {counts["while saving"]} while a file was written; {trainings} trainings ended, '
+          f'{differences} otherwise than the undisturbed one; {unreadable} unreadable checkpoints seen, {skipped} skipped when '
+          'resuming')
+    return 1 if differences or unreadable or skipped else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Repeat the step at which a training stopped because its loss was not finite, and show what came out of every layer."""
+
+import argparse
+from contextlib import nullcontext
+
+import torch
+from mmengine.config import DictAction
+from mmengine.device import get_device
+from mmengine.registry import MODELS, init_default_scope
+
+from mmvitscale.analysis.finite import trace_losses, unpack
+from mmvitscale.checkpoints.door import into_model
+from mmvitscale.checkpoints.files import read_checkpoint
+from mmvitscale.commands import run_command
+from mmvitscale.config import load_config
+from mmvitscale.datasets.seeded_batches import seed_everything
+from mmvitscale.errors import InputError, some_of
+from mmvitscale.machine import check_packages
+
+PRECISIONS = {'float64': torch.float64, 'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('kept', help='file that the training left in <work dir>/non_finite')
+    parser.add_argument('--precision', choices=PRECISIONS, default='float32',
+                        help='float64 and float32 throughout, the others as mixed precision (default float32)')
+    parser.add_argument('--top', type=int, default=10, metavar='N', help='show so many of the largest layers (default 10)')
+    parser.add_argument('--all', action='store_true', help='show every layer, in the order in which they ended')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    return parser.parse_args()
+
+
+def read_kept(path):
+    """The batch, the meta and the whole content of a file."""
+    content = read_checkpoint(path)
+    try:
+        return unpack(content['batch']), dict(content['meta']), content
+    except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
+        raise InputError(f'{path} holds no batch of a training ({type(error).__name__}: {error}); give a file that one has left '
+                         'in <work dir>/non_finite') from error
+
+
+def replay(cfg, path, precision):
+    """(meta, trace) of the step, with the weights and the draws of then."""
+    check_packages(cfg)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    batch, meta, content = read_kept(path)
+    if not content.get('state_dict'):
+        raise InputError(f'{path} holds a batch but no weights: those of a training with a strategy are in its checkpoints')
+    model = MODELS.build(cfg.model)
+    into_model(model, content, path, exact=True)
+    model.load_state_dict(content['state_dict'])
+    model.to(get_device()).train()
+    kind = PRECISIONS[precision]
+    if kind == torch.float64:
+        model.double()
+        batch = to_double(batch)
+    if all(isinstance(meta.get(key), int) for key in ('seed', 'rank', 'iter')):
+        seed_everything(meta['seed'], meta['rank'], meta['iter'], 0)
+    states = content.get('random') or {}
+    if isinstance(states.get('torch'), torch.Tensor):
+        torch.set_rng_state(states['torch'])
+    mixed = torch.autocast(get_device(), dtype=kind) if kind.itemsize == 2 else nullcontext()
+    with mixed:
+        return meta, trace_losses(model, batch)
+
+
+def to_double(value):
+    if isinstance(value, dict):
+        return {key: to_double(item) if key == 'inputs' else item for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(to_double, value))
+    return value.double()
+
+
+def main():
+    args = parse_args()
+    meta, trace = replay(load_config(args.config, args.cfg_options), args.kept, args.precision)
+    print(f'iteration {meta.get("iter", -1) + 1}, images {some_of([str(path) for path in meta.get("images") or ["unknown"]])}')
+    print(f'then: {meta.get("what")}, first out of {meta.get("first")}')
+    for name, value in trace.losses.items():
+        print(f'{name:28} {value:.6g}')
+    layers = trace.layers if args.all else sorted(trace.layers, key=lambda layer: -layer[2])[:args.top]
+    print(f'{"layer":60} {"largest output":>14}')
+    for name, kind, largest, finite in layers:
+        print(f'{name + " (" + kind + ")":60} {largest:14.6g}{"" if finite else "  and values that are not finite"}')
+    print(f'in {args.precision}: ' + (f'the first value that is not finite came out of {trace.first}' if trace.first else
+                                      'every value of the forward pass is finite'))
+
+
+if __name__ == '__main__':
+    run_command(main)
