@@ -70,7 +70,7 @@ class _Door(_Base):
         self._with_optimizer = kwargs.get('resume_optimizer', args[0] if args else True)
         try:
             return super().resume(filename, *args, **kwargs)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, InputError) or comes_from_here(error):
                 raise
             raise InputError(f'checkpoint {filename} cannot be resumed from ({type(error).__name__}: {error}); give one that '

@@ -28,7 +28,7 @@ from mmvitscale import whole_file as writing  # noqa: E402
 from mmvitscale.checkpoints.files import read_checkpoint  # noqa: E402
 from mmvitscale.checkpoints.resuming import is_whole  # noqa: E402
 from mmvitscale.config import load_config  # noqa: E402
-from mmvitscale.datasets.mini import write_segmentation  # noqa: E402
+from mmvitscale.datasets.mini import write_dataset  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 ITERS = 12
@@ -53,7 +53,7 @@ def arguments(folder, work_dir, workers):
     background = [f'{split}_dataloader.{option}' for split in ('train', 'val')
                   for option in (f'num_workers={workers}', f'persistent_workers={workers > 0}')]
     return ['tools/train.py', str(folder / 'config.py'), '--work-dir', str(work_dir), '--resume', '--cfg-options',
-            f'data_root={folder}/data', *OPTIONS, *background]
+            f'data_root={folder}/mini/ADEChallengeData2016', *OPTIONS, *background]
 
 
 def start(command, log):
@@ -91,24 +91,29 @@ def start(command, log):
     os._exit(1)
 
 
-def wait(pid, reading, dice, how):
+def wait(pid, reading, dice, how, pace):
     """Let it train until its end or until it is killed -> ('ended', status), ('killed', 'while saving' or 'between').
 
     how: None lets it be; 'saving' kills it at a random moment while it writes its first or a later file; 'any' at a random
-    moment after its start.
+    moment after its start. pace: seconds that a whole training and a single file take; they are measured when it is let be.
     """
     begun = time.monotonic()
+    began_to_write = 0
     patience = {'saving': dice.choice([1, 1, 2, 3, 4]), 'any': None, None: None}[how]
-    deadline = begun + dice.uniform(0.2, 9) if how == 'any' else float('inf')
+    deadline = begun + dice.uniform(0.1, 1) * pace['training'] if how == 'any' else float('inf')
     written, saving = 0, False
     while True:
         ready, _, _ = select.select([reading], [], [], max(0, min(deadline - time.monotonic(), 1)))
         told = os.read(reading, 64) if ready else b''
         for sign in told.decode():
             saving = sign == 'S'
-            written += sign == 'S'
+            written += saving
+            if saving:
+                began_to_write = time.monotonic()
+            elif how is None:
+                pace['file'] = max(pace['file'], time.monotonic() - began_to_write)
         if how == 'saving' and saving and written >= patience:
-            time.sleep(dice.uniform(0, 0.05) if dice.random() < 0.7 else 0)
+            time.sleep(dice.uniform(0, pace['file']))
             deadline = 0
         if time.monotonic() >= deadline:
             os.killpg(pid, signal.SIGKILL)
@@ -122,6 +127,8 @@ def wait(pid, reading, dice, how):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 os.close(reading)
+                if how is None:
+                    pace['training'] = time.monotonic() - begun
                 return 'ended', os.waitstatus_to_exitcode(status)
             if ready:  # the pipe is closed, the process ends
                 time.sleep(0.01)
@@ -158,19 +165,23 @@ def main():
 
 
 def run(args, dice, folder):
-    write_segmentation(folder / 'data', 8, 4)
+    write_dataset(folder / 'mini', 8, 4)
     (folder / 'config.py').write_text(CONFIG)
     load_config(folder / 'config.py')
     import mmseg.apis  # noqa: F401  before the first fork
     import mmseg.datasets  # noqa: F401
     import mmseg.models  # noqa: F401
+    from yapf.yapflib import yapf_api
+    yapf_api.FormatCode = lambda text, *args, **kwargs: (text, False)  # most of the time of so short a training
     whole = folder / 'whole'
-    state = wait(*start(arguments(folder, whole, args.workers), folder / 'log'), dice, None)
+    pace = dict(training=0.0, file=0.0)
+    state = wait(*start(arguments(folder, whole, args.workers), folder / 'log'), dice, None, pace)
     if state != ('ended', 0):
         print((folder / 'log').read_text())
         return 1
     expected = content_of(whole)
 
+    print(f'a training takes {pace["training"]:.1f} s here, a file up to {pace["file"]:.2f} s')
     counts = {'while saving': 0, 'between': 0}
     trainings = differences = unreadable = skipped = 0
     while sum(counts.values()) < args.kills:
@@ -178,8 +189,8 @@ def run(args, dice, folder):
         state = None
         while state is None or state[0] == 'killed':
             left = args.kills - sum(counts.values())
-            how = None if left <= 0 else dice.choice(['saving', 'any', None] if trainings % 2 else ['saving', 'any'])
-            state = wait(*start(arguments(folder, work_dir, args.workers), folder / 'log'), dice, how)
+            how = None if left <= 0 else dice.choice(['saving', 'any'])
+            state = wait(*start(arguments(folder, work_dir, args.workers), folder / 'log'), dice, how, pace)
             log = (folder / 'log').read_text()
             skipped += len(re.findall('is not whole', log))
             if state[0] == 'killed':

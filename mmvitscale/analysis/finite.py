@@ -10,7 +10,8 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-# Where the types of data samples may come from when a kept batch is read.
+# In a kept batch: of what type a dict was, and where such types may come from when it is read.
+_TYPE = '__type__'
 _STRUCTURES = ('mmengine.structures', 'mmdet.structures', 'mmseg.structures', 'mmpretrain.structures')
 
 
@@ -106,12 +107,12 @@ def pack(value: Any) -> Any:
     these becomes its description."""
     kind = f'{type(value).__module__}:{type(value).__name__}'
     if isinstance(value, BaseDataElement):
-        return {'element': kind, 'metainfo': pack(dict(value.metainfo_items())), 'data': pack(dict(value.items()))}
+        return {_TYPE: kind, 'metainfo': pack(dict(value.metainfo_items())), 'data': pack(dict(value.items()))}
     if kind.startswith('mmdet.structures'):
         if hasattr(value, 'masks'):
-            return {'masks': kind, 'of': pack(value.masks), 'size': (value.height, value.width)}
+            return {_TYPE: kind, 'masks': pack(value.masks), 'size': (value.height, value.width)}
         if hasattr(value, 'tensor'):
-            return {'boxes': kind, 'of': pack(value.tensor)}
+            return {_TYPE: kind, 'boxes': pack(value.tensor)}
     if isinstance(value, dict):
         return {str(key): pack(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -126,14 +127,15 @@ def pack(value: Any) -> Any:
 def unpack(value: Any) -> Any:
     """What ``pack`` made -> the batch. Raises ValueError for types that are no data of OpenMMLab."""
     if isinstance(value, dict):
-        if 'element' in value:
-            element = _structure(value['element'])(metainfo=unpack(value['metainfo']))
+        if _TYPE in value:
+            structure = _structure(value[_TYPE])
+            if 'masks' in value:
+                return structure(unpack(value['masks']), *value['size'])
+            if 'boxes' in value:
+                return structure(unpack(value['boxes']))
+            element = structure(metainfo=unpack(value['metainfo']))
             element.set_data(unpack(value['data']))
             return element
-        if 'masks' in value:
-            return _structure(value['masks'])(unpack(value['of']), *value['size'])
-        if 'boxes' in value:
-            return _structure(value['boxes'])(unpack(value['of']))
         return {key: unpack(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(unpack(item) for item in value)
@@ -142,7 +144,7 @@ def unpack(value: Any) -> Any:
 
 def _structure(kind: str) -> Any:
     module, _, name = str(kind).partition(':')
-    if not module.startswith(_STRUCTURES) or '.' in name:
+    if not f'{module}.'.startswith(tuple(f'{room}.' for room in _STRUCTURES)) or '.' in name:
         raise ValueError(f'{kind} is no type of data')
     found = getattr(importlib.import_module(module), name)
     if not isinstance(found, type):

@@ -105,8 +105,10 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, sca
     mixed = mix(F.dropout(_attend(q, k, scale), attn_drop))
     before = [norm.running_mean.clone(), norm.running_var.clone()] if norm.training else []
     maps = norm(mixed) * out_scale
-    for running, kept in zip((norm.running_mean, norm.running_var), before):
-        running.copy_(_finite(running, kept))
+    if before:  # as in _batch_statistics; the graph has seen the buffers
+        finite = torch.isfinite(norm.running_var)
+        for running, kept in zip((norm.running_mean, norm.running_var), before):
+            running.data.copy_(torch.where(finite, running, kept))
     return maps.to(v.dtype) @ v, lambda part: maps[:, :, part]
 
 
@@ -150,11 +152,6 @@ def sequential_re_attention(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, nor
     return (out_scale * out).to(v.dtype), map_rows
 
 
-def _finite(statistics: Tensor, before: Tensor) -> Tensor:
-    """Running statistics, and those before where a batch was not finite: one such batch must not spoil all that follows."""
-    return torch.where(torch.isfinite(statistics), statistics, before)
-
-
 def _batch_statistics(weight: Tensor, moments: Tensor, batch: int, tokens: int, norm: nn.Module,
                       bias: Tensor) -> Tuple[float, Tensor]:
     """Mean of the plain maps, and biased variance of the mixed ones per head, over all processes if the norm is
@@ -178,7 +175,8 @@ def _batch_statistics(weight: Tensor, moments: Tensor, batch: int, tokens: int, 
         momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
         for running, of_batch in ((norm.running_mean, weight.sum(1) * mean_map + bias),
                                   (norm.running_var, var * count / (count - 1))):
-            running.copy_(_finite(running.lerp(of_batch.to(running.dtype), momentum), running))
+            # One batch that is not finite must not spoil all that follows.
+            running.copy_(torch.where(torch.isfinite(var), running.lerp(of_batch.to(running.dtype), momentum), running))
     return mean_map, var
 
 

@@ -1,0 +1,180 @@
+"""Whatever ends a training while it saves, there is a checkpoint to go on from."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from mmvitscale.checkpoints.files import read_checkpoint
+from mmvitscale.checkpoints.resuming import is_whole, newest_whole
+from mmvitscale.errors import InputError
+from mmvitscale.hooks import CheckpointHook
+
+BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)),
+                window_size=4)
+
+
+@HOOKS.register_module(force=True)
+class Measures(Hook):
+    """In place of a validation: better after every iteration."""
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                hook.after_val_epoch(runner, dict(acc=float(runner.iter)))
+
+
+def train(work_dir, max_iters, hooks=(), resume=False, backbone=BACKBONE, **checkpoint):
+    settings = dict(type='CheckpointHook', by_epoch=False, interval=1, **checkpoint)
+    return toy.train(work_dir, backbone, hooks, max_iters, resume=resume, default_hooks=dict(checkpoint=settings))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix == '.pth')
+
+
+def disk_full_while(monkeypatch, name):
+    """Writing this checkpoint ends half-way."""
+    write = torch.save
+
+    def save(content, file, *args, **kwargs):
+        iteration = content['meta']['iter'] if 'meta' in content else None
+        if iteration == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(content, file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, 'save', save)
+
+
+def test_every_config_gets_it(tmp_path):
+    runner = train(tmp_path, 1)
+    assert [type(hook) for hook in runner.hooks if 'CheckpointHook' in type(hook).__name__] == [CheckpointHook]
+
+
+def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch):
+    disk_full_while(monkeypatch, 2)
+    with pytest.raises(InputError, match=r'cannot write .*iter_2.pth \(No space left on device\); the checkpoints before it'):
+        train(tmp_path, 3, max_keep_ckpts=1)
+    assert names(tmp_path) == ['iter_1.pth'] and is_whole(tmp_path / 'iter_1.pth')
+    assert toy.last(tmp_path) == 'iter_1.pth'
+    monkeypatch.undo()
+    assert train(tmp_path, 3, resume=True, max_keep_ckpts=1).iter == 3
+    assert names(tmp_path) == ['iter_3.pth']
+
+
+def test_the_best_one_stays_until_there_is_a_better(tmp_path, monkeypatch):
+    options = dict(max_keep_ckpts=1, save_best='acc', rule='greater')
+    train(tmp_path, 2, [dict(type='Measures')], **options)
+    assert names(tmp_path) == ['best_acc_iter_1.pth', 'iter_2.pth']
+    disk_full_while(monkeypatch, 2)
+    with pytest.raises(InputError, match='No space left'):
+        train(tmp_path, 4, [dict(type='Measures')], resume=True, **options)
+    assert names(tmp_path) == ['best_acc_iter_1.pth', 'iter_2.pth']
+    monkeypatch.undo()
+    train(tmp_path, 4, [dict(type='Measures')], resume=True, **options)
+    assert names(tmp_path) == ['best_acc_iter_3.pth', 'iter_4.pth']
+
+
+def test_a_file_stands_at_its_place_only_when_it_is_whole(tmp_path, monkeypatch):
+    """As another process would see it while the file is written."""
+    seen, write = [], torch.save
+
+    def save(content, file, *args, **kwargs):
+        seen.append([path.name for path in tmp_path.glob('[!.]*.pth')])
+        write(content, file, *args, **kwargs)
+        seen.append([path.name for path in tmp_path.glob('[!.]*.pth')])
+
+    monkeypatch.setattr(torch, 'save', save)
+    train(tmp_path, 2)
+    assert seen == [[], [], ['iter_1.pth'], ['iter_1.pth']]
+
+
+def test_the_newest_that_is_whole_is_resumed_from(tmp_path, monkeypatch):
+    train(tmp_path, 3)
+    for name, place in (('iter_3.pth', None), ('iter_2.pth', 2000)):
+        content = bytearray((tmp_path / name).read_bytes())
+        if place is None:  # cut short
+            content = content[:len(content) // 2]
+        else:  # a byte of a weight, which PyTorch does not see
+            content[len(content) // 2] ^= 1
+        times = (tmp_path / name).stat()
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+    told = []
+    assert newest_whole(tmp_path, told.append) == tmp_path / 'iter_1.pth'
+    assert [line.split(' is not whole')[0] for line in told] == [str(tmp_path / f'iter_{i}.pth') for i in (3, 2)]
+    monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda self, line, *args: told.append(line))
+    resumed = train(tmp_path, 4, resume=True)
+    assert len(resumed.model.seen) == 3 and any('iter_3.pth is not whole' in line for line in told[2:])
+
+    (tmp_path / 'last_checkpoint').write_bytes(b'')  # as MMEngine's own hook leaves it when it is killed
+    assert newest_whole(tmp_path) == tmp_path / 'iter_4.pth'
+    for path in tmp_path.glob('*.pth'):
+        path.write_bytes(b'')
+    with pytest.raises(InputError, match='none of the checkpoints in .* is whole'):
+        train(tmp_path, 5, resume=True)
+    assert newest_whole(tmp_path / 'nothing') is None
+
+
+def test_what_a_killed_process_left_goes(tmp_path):
+    tmp_path.joinpath('.iter_5.0a1b2c3d.part.pth').write_bytes(b'half')
+    train(tmp_path, 1)
+    assert not list(tmp_path.glob('.*'))
+
+
+def test_a_resumed_file_removes_nothing_elsewhere(tmp_path):
+    """Which checkpoints are old is read from the one that is resumed: a stranger's may name any file."""
+    work, other = tmp_path / 'work', tmp_path / 'other'
+    other.mkdir()
+    options = dict(max_keep_ckpts=1, save_best='acc', rule='greater')
+    train(work, 2, [dict(type='Measures')], **options)
+    content = torch.load(work / 'iter_2.pth', weights_only=False)
+    for name, value in (('keep_ckpt_ids', ['/../../other/x']), ('best_ckpt', str(other / 'best.pth'))):
+        content['message_hub']['runtime_info'][name] = value
+        content['message_hub']['resumed_keys'][name] = True
+    torch.save(content, tmp_path / 'stranger.pth')
+    for name in ('iter_/../../other/x.pth', 'best.pth'):
+        (other / Path(name).name).write_text('mine')
+    (work / 'iter_').mkdir()
+    train(work, 3, [dict(type='Measures')], resume=True, **options)
+    toy.train(work, BACKBONE, [dict(type='Measures')], 4, resume=True, load_from=str(tmp_path / 'stranger.pth'),
+              default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1, **options)))
+    assert sorted(path.name for path in other.iterdir()) == ['best.pth', 'x.pth']
+
+
+@pytest.mark.parametrize('spoil, message', [
+    (lambda content: content.pop('optimizer'), 'has no optimizer'),
+    (lambda content: content.pop('message_hub'), 'has no message_hub'),
+    (lambda content: content['meta'].pop('iter'), 'has no epoch and iter'),
+    (lambda content: content.update(meta='text'), 'has no epoch and iter'),
+    (lambda content: content['optimizer'].update(param_groups=[]), 'cannot be resumed from'),
+    (lambda content: content['optimizer'].update(state='text'), 'cannot be resumed from'),
+    (lambda content: content.update(message_hub=dict(log_scalars=5)), 'cannot be resumed from'),
+])
+def test_what_cannot_be_resumed(spoil, message, tmp_path):
+    train(tmp_path, 1)
+    content = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
+    spoil(content)
+    torch.save(content, tmp_path / 'iter_1.pth')
+    with pytest.raises(InputError, match=message):
+        train(tmp_path, 2, resume=True)
+
+
+def test_a_config_in_a_checkpoint_is_not_run(tmp_path):
+    """MMEngine executes ``meta['config']`` of what it resumes from."""
+    train(tmp_path, 1)
+    content = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
+    content['meta']['config'] = f"import os\nos.mkdir('{tmp_path}/marker')"
+    torch.save(content, tmp_path / 'iter_1.pth')
+    assert train(tmp_path, 2, resume=True).iter == 2
+    assert not (tmp_path / 'marker').exists()
+
+
+def test_averages_and_windows_are_there_after_a_cut(tmp_path):
+    content = read_checkpoint(Path(train(tmp_path, 1).work_dir, 'iter_1.pth'))
+    assert {'state_dict', 'ema_state_dict', 'optimizer', 'message_hub', 'exact_resume'} <= set(content)

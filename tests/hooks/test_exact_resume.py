@@ -1,0 +1,146 @@
+"""A training that is cut ends as one that is not, whatever draws random numbers in between."""
+
+import pickle
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import toy
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from mmvitscale.datasets.seeded_batches import SeededBatch, SeededBatches, seed_everything
+
+BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)),
+                window_size=4, drop_path_rate=0.5)
+
+
+class Drawn(toy.Images):
+    """Images of random numbers of all three kinds."""
+
+    def __getitem__(self, index):
+        image = torch.rand(3, 64, 64) + random.random() + np.random.rand()
+        return self.pipeline(dict(inputs=image + index))
+
+
+@HOOKS.register_module(force=True)
+class Draws(Hook):
+    """Draws between the steps what an undisturbed training would not: as a validation, or a new iterator, does."""
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        random.random(), np.random.rand(), torch.rand(1)
+
+
+def train(work_dir, monkeypatch, max_iters, hooks=(), seed=5, **options):
+    monkeypatch.setattr(toy, 'Images', Drawn)
+    torch.manual_seed(0)
+    options = dict(dict(randomness=dict(seed=seed), optimizer='AdamW'), **options)
+    return toy.train(work_dir, BACKBONE, hooks, max_iters, **options)
+
+
+def parameters(runner):
+    return torch.cat([parameter.detach().flatten() for parameter in runner.model.parameters()])
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_to_the_last_bit(num_workers, tmp_path, monkeypatch):
+    whole = train(tmp_path / 'whole', monkeypatch, 5, num_workers=num_workers)
+    train(tmp_path / 'cut', monkeypatch, 3, [dict(type='Draws')], num_workers=num_workers)
+    resumed = train(tmp_path / 'cut', monkeypatch, 5, num_workers=num_workers, resume=True)
+    assert torch.equal(parameters(resumed), parameters(whole))
+    # In whatever process a sample is loaded.
+    other = train(tmp_path / 'other', monkeypatch, 5, num_workers=2 - num_workers)
+    assert torch.equal(parameters(other), parameters(whole))
+
+
+def test_without_the_hook_it_is_another_training(tmp_path, monkeypatch):
+    """What the test above sees."""
+    off = dict(exact_resume=None, checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1))
+    runs = []
+    for name, stops in (('whole', [4]), ('cut', [2, 4])):
+        for stop in stops:
+            runner = train(tmp_path / name, monkeypatch, stop, default_hooks=off, resume=stop != stops[0])
+        runs.append(parameters(runner))
+    assert not torch.equal(*runs)
+
+
+def test_the_order_of_the_data_goes_on_where_no_seed_is_given(tmp_path, monkeypatch):
+    options = dict(randomness=dict(seed=None), sampler=dict(type='InfiniteSampler', shuffle=True))
+    train(tmp_path, monkeypatch, 2, **options)
+    first = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    resumed = train(tmp_path, monkeypatch, 3, resume=True, **options)
+    assert resumed.train_dataloader.sampler.seed == first['exact_resume']['sampler_seed']
+    assert resumed.seed == first['meta']['seed']
+
+
+def indices_seen(runner):
+    return runner.train_dataloader.dataset.seen
+
+
+class Noted(Drawn):
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __getitem__(self, index):
+        self.seen.append(int(index))
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize('loop', ['epochs', 'passes'])
+def test_within_an_epoch_and_through_passes(loop, tmp_path, monkeypatch):
+    """Of 4 batches an epoch the first two are not loaded again; a finite sampler is shuffled as in the pass it was in."""
+    limits = dict(by_epoch=True, max_epochs=3) if loop == 'epochs' else dict(by_epoch=False, max_iters=12)
+    options = dict(sampler=dict(type='DefaultSampler', shuffle=True), train_cfg=limits)
+    monkeypatch.setattr('mmengine.runner.loops.time', SimpleNamespace(sleep=lambda seconds: None))  # between passes
+
+    class Stops(Hook):
+        priority = 'LOWEST'
+
+        def after_train_iter(self, runner, *args, **kwargs):
+            if runner.iter + 1 == 6:
+                raise KeyboardInterrupt
+
+    whole = train(tmp_path / 'whole', monkeypatch, 12, images=Noted(), **options)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / 'cut', monkeypatch, 12, [Stops()], images=Noted(), **options)
+    resumed = train(tmp_path / 'cut', monkeypatch, 12, images=Noted(), resume=True, **options)
+    assert len(indices_seen(whole)) == 24 and len(set(indices_seen(whole)[:8])) == 8
+    assert indices_seen(resumed) == indices_seen(whole)[12:] and indices_seen(whole)[8:16] != indices_seen(whole)[16:]
+    assert torch.equal(parameters(resumed), parameters(whole))
+
+
+def test_checkpoints_that_lose_gradients_are_told_of(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda self, line, *args: lines.append(line))
+    train(tmp_path, monkeypatch, 2, accumulative_counts=2)
+    assert any('no multiple of accumulative_counts=2' in line for line in lines)
+
+
+def test_neighbouring_places_are_unrelated():
+    draws = []
+    for place in ((0, 0, 1, 0), (0, 0, 0, 1), (0, 1, 0, 0), (1, 0, 0, 0), (0, 0, 1, 0)):
+        seed_everything(*place)
+        draws.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert len(set(draws)) == 4 and draws[0] == draws[-1]
+
+
+def test_a_batch_survives_the_way_to_another_process():
+    random.seed(1)
+    state = random.getstate()
+    batch = pickle.loads(pickle.dumps(SeededBatch([3, 4], (1, 2, 3))))
+    assert random.getstate() == state and batch[:] == [3, 4] and batch.place == (1, 2, 3)
+    assert list(batch) == [3, 4] and random.getstate() != state
+
+
+def test_batches_are_numbered_through_the_training():
+    sampler = torch.utils.data.SequentialSampler(range(5))
+    batches = SeededBatches(torch.utils.data.BatchSampler(sampler, 2, False), 7, 0)
+    batches.begin(6, 1)
+    assert [(batch[:], batch.place) for batch in batches] == [([2, 3], (7, 0, 7)), ([4], (7, 0, 8))]
+    batches.begin(0, 4, endless=True)
+    assert [batch.place[-1] for batch in batches] == [4, 5]
+    assert [batch.place[-1] for batch in batches] == [6, 7, 8] and len(batches) == 3

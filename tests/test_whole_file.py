@@ -1,0 +1,69 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmvitscale.checkpoints.files import write_whole
+from mmvitscale.errors import InputError
+from mmvitscale.whole_file import remove_unfinished, whole_file
+
+
+def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(b'old')
+
+    def write(file):
+        file.write(b'new')
+        file.flush()
+        assert path.read_bytes() == b'old'
+
+    write_whole(path, write)
+    assert path.read_bytes() == b'new' and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_that_is_killed_leaves_what_was_there(tmp_path):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(b'old')
+    code = ('import os, signal; from mmvitscale.checkpoints.files import write_whole; from pathlib import Path\n'
+            'def write(file):\n'
+            "    file.write(b'new'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+            f"write_whole(Path('{path}'), write)")
+    assert subprocess.run([sys.executable, '-c', code]).returncode == -signal.SIGKILL
+    assert path.read_bytes() == b'old'
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_unfinished(tmp_path, '.pth')
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('code', ['ENOSPC', 'EROFS', 'EACCES', 'EDQUOT'])
+def test_what_hinders_is_said(code, tmp_path):
+    def write(file):
+        raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+    with pytest.raises(InputError, match=rf'cannot write .*a.pth \({os.strerror(getattr(errno, code))}'):
+        write_whole(tmp_path / 'a.pth', write)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_something_else_stays_what_it_is(tmp_path):
+    with pytest.raises(ConnectionResetError), whole_file(tmp_path / 'a'):
+        raise ConnectionResetError(errno.ECONNRESET, 'reset')
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / 'a'):
+        open('/nowhere/of/mine')
+
+
+def test_a_disk_that_fills_up_under_pytorch(tmp_path):
+    """Its writer loses the error of the file, and speaks of positions."""
+    class Full:
+        def write(self, content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def flush(self):
+            pass
+
+    with pytest.raises(InputError, match='No space left'), whole_file(tmp_path / 'a.pth'):
+        torch.save(dict(a=torch.ones(10)), Full())
