@@ -5,15 +5,18 @@ import os
 import sys
 import tempfile
 import time
+from ast import literal_eval
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, List, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Union
 
 import torch
 from mmengine.config import Config, DictAction
 
+from .checkpoints.files import reading_data_only
 from .errors import InputError
 from .machine import is_first_process
+from .mistakes import explain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,25 +31,43 @@ def run_command(main: Callable[[], Optional[int]]) -> None:
     """Run a tool and exit with its status: 0, or 1 after one line on stderr if the input cannot work. Of several processes
     the launcher tells the error that ended them."""
     try:
-        status = main() or 0
-    except InputError as error:
-        if LAUNCHER in os.environ:
-            _leave_to_launcher(error)
-        else:
-            if not is_first_process():
-                time.sleep(_FIRST_WORD)
-            print(f'error: {error}', file=sys.stderr)
-        sys.exit(1)
+        with reading_data_only():
+            status = main() or 0
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if LAUNCHER not in os.environ:
+        told = explain(error)
+        if LAUNCHER in os.environ:
+            _leave_to_launcher(told or error)
+        elif told is None:
             raise
-        _leave_to_launcher(error)
+        else:
+            if not is_first_process():
+                time.sleep(_FIRST_WORD)
+            print(f'error: {told}', file=sys.stderr)
         sys.exit(1)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     sys.exit(status)
+
+
+class ConfigOptions(DictAction):
+    """argparse's action for ``--cfg-options KEY=VALUE ...``: MMEngine's, and dicts as Python writes them. Raises InputError for
+    what has no ``=``, or a value that ends in its midst."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: Optional[str] = None) -> None:
+        wrong = [value for value in values if '=' not in value or value.startswith('=')]
+        if wrong:
+            raise InputError(f'{option_string} {wrong[0]} found, but it wants KEY=VALUE, without spaces around the =')
+        options = dict(getattr(namespace, self.dest, None) or {})
+        for key, value in (item.split('=', 1) for item in values):
+            try:
+                options[key] = literal_eval(value) if '{' in value else self._parse_iterable(value)
+            except (AssertionError, IndexError, RecursionError, SyntaxError, ValueError) as error:
+                raise InputError(f'{option_string} {key}={value} cannot be read; quote lists and dicts for the shell: "KEY=[1,2]", '
+                                 '"KEY={\'a\': 1}"') from error
+        setattr(namespace, self.dest, options)
 
 
 def _leave_to_launcher(error: BaseException) -> None:
@@ -88,7 +109,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--against', nargs='+', action='append', default=[], metavar='ARG',
                         help='another model: CONFIG CKPT [KEY=VALUE ...]; may be given several times')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the first config')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the first config')
 
 
 def models_of(args: argparse.Namespace) -> List[ModelArguments]:
@@ -98,7 +119,7 @@ def models_of(args: argparse.Namespace) -> List[ModelArguments]:
         if not rest:
             raise InputError(f'--against {config} found, but it wants CONFIG CKPT [KEY=VALUE ...]')
         parser = argparse.ArgumentParser()
-        parser.add_argument('--options', nargs='+', action=DictAction)
+        parser.add_argument('--options', nargs='+', action=ConfigOptions)
         options = parser.parse_args(['--options', *rest[1:]]).options if rest[1:] else None
         found.append((config, rest[0], options))
     models: List[ModelArguments] = []

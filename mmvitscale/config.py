@@ -10,12 +10,14 @@ from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence
+from traceback import walk_tb
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from .errors import InputError
+from .mistakes import message_of
 
 _SCHEME = 'mmvitscale::'
 
@@ -99,18 +101,55 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     """
     try:
         cfg = Config.fromfile(find_config(str(path)))
+    except InputError:
+        raise
     except ImportError as error:
         raise InputError(f'config {path} needs a package that is not installed ({error}); install it, for detection '
                          "with: pip install -c constraints.txt -e '.[det]'") from error
-    except (OSError, SyntaxError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    except Exception as error:  # a config is a program: it may raise anything
+        raise InputError(f'config {path} cannot be read ({message_of(error)}{_line_of(error)}); correct it') from error
     if options:
         old_root = cfg.get('data_root')
-        cfg.merge_from_dict(options)
+        try:
+            cfg.merge_from_dict(options)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f'--cfg-options do not fit config {path} ({message_of(error)}); give the keys that it has, numbers for '
+                             'those of a list') from error
         if 'data_root' in options and old_root:
             for key, value in cfg.items():
                 cfg[key] = _rebase(value, str(old_root).rstrip('/'), str(options['data_root']).rstrip('/'))
     return cfg
+
+
+def _line_of(error: Exception) -> str:
+    """Where in a config it was raised. MMEngine runs a copy of the file, under another name."""
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_name == '<module>' and
+             'mmengine' not in frame.f_code.co_filename]
+    return f', line {lines[-1]}' if lines else ''
+
+
+# Numbers that a config has whatever its task -> the least that each may be.
+_NUMBERS = {
+    **{f'{split}_dataloader.batch_size': 1 for split in ('train', 'val', 'test')},
+    **{f'{split}_dataloader.num_workers': 0 for split in ('train', 'val', 'test')},
+    'train_cfg.max_iters': 1, 'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'train_cfg.val_begin': 0,
+    'optim_wrapper.accumulative_counts': 1, 'optim_wrapper.optimizer.lr': 0, 'optim_wrapper.optimizer.weight_decay': 0,
+}
+
+
+def check_numbers(cfg: Config) -> None:
+    """Raise InputError where a number of the training is none, or too small."""
+    for path, least in _NUMBERS.items():
+        *folders, key = path.split('.')
+        part: Any = cfg
+        for folder in folders:
+            part = part.get(folder) if isinstance(part, dict) or part is cfg else None
+        value = part.get(key) if isinstance(part, dict) else None
+        rate = key in ('lr', 'weight_decay', 'val_interval')
+        fits = isinstance(value, (int, float) if rate else int) and not isinstance(value, bool) and value >= least
+        if value is not None and not fits:
+            raise InputError(f'{path}={value!r} found, but it is a {"" if rate else "whole "}number of at least {least}; correct '
+                             'it')
 
 
 def load_test_config(path: str, options: Optional[dict] = None) -> Config:

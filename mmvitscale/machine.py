@@ -10,8 +10,8 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
-from .config import dataloaders
-from .errors import InputError
+from .config import check_numbers, dataloaders
+from .errors import InputError, some_of
 from .torchvision_shim import make_torchvision_importable
 
 # Seconds that a process waits for the others before it gives up: longer than one of them evaluates COCO alone.
@@ -36,6 +36,8 @@ def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
     Raises:
         InputError: for more processes than GPUs, or a ``strategy`` that cannot work.
     """
+    check_numbers(cfg)
+    _check_launcher(launcher)
     cfg.setdefault('runner_type', 'mmvitscale.Runner')
     for loader in dataloaders(cfg, ('train', 'val', 'test')):
         loader.num_workers = min(loader.get('num_workers', 0), os.cpu_count() or 1)
@@ -67,6 +69,16 @@ def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
         'find_unused_parameters': cfg.get('find_unused_parameters', False), **(cfg.get('model_wrapper_cfg') or {}),
         'device_ids': None
     })
+
+
+def _check_launcher(launcher: str) -> None:
+    """Raise InputError unless the launcher that is named has started this process."""
+    needed = {'pytorch': ('RANK', 'WORLD_SIZE', 'MASTER_ADDR'), 'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST')}
+    missing = [name for name in needed.get(launcher, ()) if name not in os.environ]
+    if missing:
+        how = 'tools/dist_train.sh CONFIG N or torchrun' if launcher == 'pytorch' else 'srun, as tools/slurm_train.sh does'
+        raise InputError(f'--launcher {launcher} found, but the environment has no {some_of(missing)}; start with {how}, or leave '
+                         '--launcher out')
 
 
 def _tell_torch_of_slurm(port: Optional[int]) -> None:

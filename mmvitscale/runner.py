@@ -14,13 +14,16 @@ from mmengine.fileio import get_file_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
+from mmengine.registry import DATASETS
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
+from torch.utils.data import DataLoader
 
 from .checkpoints.door import backbones_of, into_model, unwrapped
 from .checkpoints.files import read_checkpoint
 from .checkpoints.resuming import check_resumable, newest_whole
 from .checkpoints.windows import settle_windows, tested_windows
+from .datasets.named_pipeline import name_pipelines
 from .errors import InputError, comes_from_here
 from .hooks.averages import let_averages_follow
 from .models.layers.sync_batch_norm import synchronised
@@ -93,6 +96,22 @@ class _Door(_Base):
             elif isinstance(hook, dict):  # options alone will do
                 hooks[name] = {**default, **hook}
         super().register_default_hooks(hooks)
+
+    @staticmethod
+    def build_dataloader(dataloader: Union[DataLoader, dict], seed: Optional[int] = None,
+                         diff_rank_seed: bool = False) -> DataLoader:
+        """As MMEngine's. Data pipelines name the image that they cannot take. Raises InputError for a data set that is
+        empty."""
+        if isinstance(dataloader, dict) and isinstance(dataloader.get('dataset'), dict):
+            dataset = DATASETS.build(dataloader['dataset'])
+            if hasattr(dataset, 'full_init'):
+                dataset.full_init()
+            if hasattr(dataset, '__len__') and not len(dataset):
+                raise InputError(f'the data set {type(dataset).__name__} ({_where(dataset)}) has no image to use: none is there, or '
+                                 'filter_cfg, ann_file and suffixes leave none; correct them')
+            name_pipelines(dataset)
+            dataloader = {**dataloader, 'dataset': _Built(dataset)}
+        return mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 
     def load_or_resume(self) -> None:
         """As MMEngine's. ``resume`` without a file goes on from the newest checkpoint that is whole."""
@@ -175,6 +194,24 @@ class _Door(_Base):
             self.logger.info('The blocks of the backbone are compiled when they first run, once for each size.')
         else:
             self._compile_otherwise(target)
+
+
+class _Built:
+    """A data set among the settings of its loader, which MMEngine copies in depth."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return self.dataset
+
+
+def _where(dataset: Any) -> str:
+    """Of what a data set tells of its place, for messages."""
+    while not getattr(dataset, 'data_root', None) and hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    places = [getattr(dataset, name, None) for name in ('data_root', 'ann_file')]
+    return ', '.join(str(place) for place in places if place) or 'no data_root'
 
 
 def compile_blocks(model: nn.Module, options: Optional[dict]) -> bool:

@@ -7,11 +7,10 @@ import statistics
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 from mmvitscale.analysis.benchmark import times
-from mmvitscale.commands import check_writable, run_command
+from mmvitscale.commands import ConfigOptions, check_writable, run_command
 from mmvitscale.config import load_test_config
 from mmvitscale.errors import InputError
 from mmvitscale.export import FORMATS, ExportedFile, ExportRequest, about_model, export_model, is_exported
@@ -34,7 +33,7 @@ def parse_args():
                         help='integers of 8 bits in matrix products and convolutions, with ranges of N training images')
     parser.add_argument('--time', type=int, default=0, metavar='R', help='time PyTorch and the files in R rounds by turns')
     parser.add_argument('--force', action='store_true', help='replace files that exist')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
 

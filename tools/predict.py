@@ -4,9 +4,8 @@ config of masked pretraining: the masked, the reconstructed and the original ima
 import argparse
 import sys
 
-from mmengine.config import DictAction
 
-from mmvitscale.commands import check_writable, run_command
+from mmvitscale.commands import ConfigOptions, check_writable, run_command
 from mmvitscale.config import load_test_config
 from mmvitscale.inference.folder import Request, predict_folder
 from mmvitscale.inference.results import KINDS
@@ -58,7 +57,7 @@ def parse_args():
         help='pixels that tiles share (default an eighth of the tile); no less than the largest object',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace what is in the folder')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
 

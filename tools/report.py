@@ -5,9 +5,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
 
-from mmvitscale.commands import check_writable, run_command
+from mmvitscale.commands import ConfigOptions, check_writable, run_command
 from mmvitscale.errors import InputError
 from mmvitscale.report import write_report
 
@@ -25,7 +24,7 @@ def parse_args():
     parser.add_argument('--pictures', type=int, default=4, metavar='N', help='worst and best ones to show, each (default 4)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='show and count objects of at least this score')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config, e.g. data_root'
+        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config, e.g. data_root'
     )
     return parser.parse_args()
 

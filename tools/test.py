@@ -4,12 +4,12 @@ import argparse
 import json
 from pathlib import Path
 
-from mmengine.config import ConfigDict, DictAction
+from mmengine.config import ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 
-from mmvitscale.commands import check_writable, run_command, use_work_dir
+from mmvitscale.commands import ConfigOptions, check_writable, run_command, use_work_dir
 from mmvitscale.config import load_test_config
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
@@ -27,7 +27,7 @@ def parse_args():
     parser.add_argument('--out', metavar='F', help='write the metrics to F.json or the predictions to F.pkl')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
                         help='override the config')
     return parser.parse_args()
 

@@ -2,11 +2,10 @@
 
 import argparse
 
-from mmengine.config import DictAction
 from mmengine.registry import RUNNERS
 
 from mmvitscale import machine
-from mmvitscale.commands import run_command, use_work_dir
+from mmvitscale.commands import ConfigOptions, run_command, use_work_dir
 from mmvitscale.config import STRATEGIES, add_strategy, load_config
 from mmvitscale.datasets.checks import check_datasets
 
@@ -28,7 +27,7 @@ def parse_args():
                         help='go on from a checkpoint (default: the latest in the work dir)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
                         help='override the config, e.g. data_root=/data/ade train_dataloader.batch_size=4')
     return parser.parse_args()
 

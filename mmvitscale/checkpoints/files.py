@@ -2,13 +2,16 @@
 
 import hashlib
 import os
+import pickle
 import re
 import urllib.error
 import urllib.request
+import zipfile
 from collections import OrderedDict
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import BinaryIO, Callable, Optional, Union
+from typing import Any, BinaryIO, Callable, Iterator, List, Optional, Set, Union
 from urllib.parse import urlparse
 
 import numpy as np
@@ -43,6 +46,10 @@ _SAFE_TYPES = [
     *{type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'uint32', 'uint8', 'bool')}
 ]
 
+# Bytes of content that a byte of a file may promise: weights that are tied stand there once and count twice or more.
+_PROMISE = 8
+_SMALL = 2**26
+
 
 def read_checkpoint(source: Union[str, Path]) -> dict:
     """Path or http(s) URL of a .pth, .bin or .safetensors file -> the dict in it, in the main memory. Nothing in the file is
@@ -68,8 +75,11 @@ def read_checkpoint(source: Union[str, Path]) -> dict:
         if path.suffix == '.safetensors':
             from safetensors.torch import load_file
             return load_file(path, device='cpu')
+        _check_promise(_bytes_in_archive(path), path)
         with torch.serialization.safe_globals(_SAFE_TYPES):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except InputError:
+        raise
     except ImportError as error:
         raise InputError(f'{source} needs the package safetensors; install it: pip install safetensors') from error
     except Exception as error:  # whatever a damaged file makes the readers raise
@@ -85,7 +95,82 @@ def read_checkpoint(source: Union[str, Path]) -> dict:
         raise InputError(f'{source} is no PyTorch checkpoint or is damaged; download or save it again') from error
     if not isinstance(checkpoint, dict):
         raise InputError(f'{source} holds a {type(checkpoint).__name__}, but a checkpoint is a dict of weights')
+    _check_promise(_bytes_of_tensors(checkpoint), path)
     return checkpoint
+
+
+def _check_promise(content: int, path: Path) -> None:
+    """Raise InputError for a file that would become far more in the memory than it is."""
+    size = path.stat().st_size
+    if content > max(_SMALL, _PROMISE * size):
+        raise InputError(f'{path} has {size / 1e6:.1f} MB and would take {content / 1e6:.0f} MB of memory, so it was not read; it '
+                         'is damaged, or made to fill the memory')
+
+
+def _bytes_in_archive(path: Path) -> int:
+    if not zipfile.is_zipfile(path):
+        return 0
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
+
+
+def _bytes_of_tensors(content: Any) -> int:
+    """As they look: a single number can be expanded to any shape."""
+    seen: Set[int] = set()
+    waiting: List[Any] = [content]
+    total = 0
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, torch.Tensor):
+            total += item.numel() * item.element_size()
+        elif isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, (list, tuple, set)):
+            waiting += item
+    return total
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Reads plain containers, NumPy's arrays and PyTorch's tensors."""
+
+    _KNOWN = {('collections', 'OrderedDict'), ('numpy', 'ndarray'), ('numpy', 'dtype'), ('torch._utils', '_rebuild_tensor_v2'),
+              ('torch.storage', '_load_from_bytes'), ('builtins', 'set'), ('builtins', 'complex')}
+
+    def find_class(self, module: str, name: str) -> Any:
+        inside_numpy = module in ('numpy.core.multiarray', 'numpy._core.multiarray') and name in ('_reconstruct', 'scalar')
+        if (module, name) in self._KNOWN or inside_numpy:
+            return super().find_class(module, name)
+        raise UnpicklingError(f'unsupported global {module}.{name}')
+
+
+@contextmanager
+def reading_data_only() -> Iterator[None]:
+    """Within it, nothing in this process that unpickles runs code, whoever reads: PyTorch, or MMEngine for ``init_cfg``,
+    annotations or results. Libraries that ask for more are refused. For programs of ours alone: it holds for the whole
+    process."""
+    from mmengine.fileio.handlers import PickleHandler, file_handlers
+
+    class Handler(PickleHandler):
+
+        def load_from_fileobj(self, file: Any, **options: Any) -> Any:
+            return _DataUnpickler(file).load()
+
+    names = ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD')
+    before = {name: os.environ.pop(name, None) for name in names}
+    handlers = {name: file_handlers[name] for name in ('pkl', 'pickle')}
+    os.environ[names[0]] = '1'
+    file_handlers.update(dict.fromkeys(handlers, Handler()))
+    try:
+        with torch.serialization.safe_globals(_SAFE_TYPES):
+            yield
+    finally:
+        file_handlers.update(handlers)
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _is_want_of_memory(error: Exception) -> bool:

@@ -10,6 +10,7 @@ from mmengine.fileio.backends import LocalBackend
 from mmengine.runner import Runner
 
 from ..checkpoints.resuming import write_pointer
+from ..errors import InputError
 from ..registry import HOOKS
 from ..whole_file import remove_unfinished
 
@@ -60,6 +61,10 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             _remove(self.file_backend, self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
+        unknown = [key for key in self.key_indicators if key != 'auto' and key not in metrics] if self.save_best else []
+        if unknown:
+            raise InputError(f'save_best={unknown[0]!r} found in the checkpoint hook, but the validation gives '
+                             f'{", ".join(metrics)}; choose one of them')
         backend = self.file_backend
         # MMEngine's removes the best one so far and then saves the new one.
         later = self.file_backend = _Later(backend)

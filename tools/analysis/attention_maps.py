@@ -7,12 +7,11 @@ from math import log2
 import cv2
 import numpy as np
 import torch
-from mmengine.config import DictAction
 from mmengine.dataset import pseudo_collate
 
 from mmvitscale import inference
 from mmvitscale.analysis.recorder import blocks_of, checked_blocks, recorded_attention
-from mmvitscale.commands import check_writable, run_command, save_figure
+from mmvitscale.commands import ConfigOptions, check_writable, run_command, save_figure
 from mmvitscale.config import load_test_config
 from mmvitscale.errors import InputError
 
@@ -30,7 +29,7 @@ def parse_args():
     )
     parser.add_argument('--heads', action='store_true', help='each head for itself instead of their mean')
     parser.add_argument('--out', required=True, metavar='D', help='folder of attention_maps.png and attention_maps.npz')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
 

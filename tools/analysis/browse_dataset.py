@@ -4,10 +4,9 @@ truth. Any task."""
 import argparse
 
 import numpy as np
-from mmengine.config import DictAction
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmvitscale.commands import check_writable, run_command
+from mmvitscale.commands import ConfigOptions, check_writable, run_command
 from mmvitscale.config import load_config
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
@@ -23,7 +22,7 @@ def parse_args():
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
     parser.add_argument('--number', type=int, default=16, metavar='N', help='how many, spread over the data (default 16)')
     parser.add_argument('--seed', type=int, default=0, help='of the augmentation (default 0)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
 

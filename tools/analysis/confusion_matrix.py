@@ -4,10 +4,9 @@ task."""
 import argparse
 import json
 
-from mmengine.config import DictAction
 
 from mmvitscale.analysis.confusion import ConfusionMatrix, draw_confusion
-from mmvitscale.commands import check_writable, run_command, save_figure
+from mmvitscale.commands import ConfigOptions, check_writable, run_command, save_figure
 from mmvitscale.config import load_test_config
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.inference import load_model
@@ -25,7 +24,7 @@ def parse_args():
     parser.add_argument(
         '--iou-thr', type=float, default=0.5, help='overlap from which on a box covers an object (default 0.5)'
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
 

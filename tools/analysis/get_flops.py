@@ -5,12 +5,11 @@ import argparse
 import json
 
 import torch
-from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 
 from mmvitscale.analysis.complexity import count_backbone, count_module
 from mmvitscale.checkpoints.door import backbones_of
-from mmvitscale.commands import run_command
+from mmvitscale.commands import ConfigOptions, run_command
 from mmvitscale.config import load_config
 from mmvitscale.errors import InputError
 from mmvitscale.machine import check_packages
@@ -28,7 +27,7 @@ def parse_args():
         help='side of the image, or height and width, in pixels (default 512)',
     )
     parser.add_argument('--json', metavar='F', help='write the numbers there, too')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
 

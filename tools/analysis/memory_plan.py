@@ -12,13 +12,12 @@ import sys
 import time
 
 import torch
-from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 
 from mmvitscale.analysis import memory_plan
 from mmvitscale.analysis.live_bytes import step
 from mmvitscale.checkpoints.door import backbones_of
-from mmvitscale.commands import run_command
+from mmvitscale.commands import ConfigOptions, run_command
 from mmvitscale.config import STRATEGIES, load_config
 from mmvitscale.errors import InputError
 from mmvitscale.machine import check_packages
@@ -62,7 +61,7 @@ def parse_args():
         'beside the plan and what checkpointing costs in time',
     )
     parser.add_argument('--json', metavar='F', help='write the numbers there, too')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     parser.add_argument('--block', help=argparse.SUPPRESS)  # in a process of its own: one block to measure
     return parser.parse_args()
 

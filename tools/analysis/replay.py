@@ -4,14 +4,13 @@ import argparse
 from contextlib import nullcontext
 
 import torch
-from mmengine.config import DictAction
 from mmengine.device import get_device
 from mmengine.registry import MODELS, init_default_scope
 
 from mmvitscale.analysis.finite import trace_losses, unpack
 from mmvitscale.checkpoints.door import into_model
 from mmvitscale.checkpoints.files import read_checkpoint
-from mmvitscale.commands import run_command
+from mmvitscale.commands import ConfigOptions, run_command
 from mmvitscale.config import load_config
 from mmvitscale.datasets.seeded_batches import seed_everything
 from mmvitscale.errors import InputError, some_of
@@ -28,7 +27,7 @@ def parse_args():
                         help='float64 and float32 throughout, the others as mixed precision (default float32)')
     parser.add_argument('--top', type=int, default=10, metavar='N', help='show so many of the largest layers (default 10)')
     parser.add_argument('--all', action='store_true', help='show every layer, in the order in which they ended')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
 

@@ -8,10 +8,9 @@ import argparse
 import json
 from pathlib import Path
 
-from mmengine.config import DictAction
 
 from mmvitscale import study
-from mmvitscale.commands import check_writable, run_command
+from mmvitscale.commands import ConfigOptions, check_writable, run_command
 from mmvitscale.config import load_test_config
 from mmvitscale.errors import InputError
 
@@ -37,7 +36,7 @@ def parse_args():
     )
     parser.add_argument('--metric', help='which of the metrics of the test')
     parser.add_argument('--out', required=True, metavar='D', help='folder of window_transfer.json and window_transfer.png')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
 
