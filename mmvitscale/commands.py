@@ -1,6 +1,7 @@
 """What the command-line tools share: how they end, where they write, how they take several models."""
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from .checkpoints.files import reading_data_only
 from .errors import InputError
 from .machine import is_first_process
 from .mistakes import explain
+from .whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +67,8 @@ class ConfigOptions(DictAction):
             try:
                 options[key] = literal_eval(value) if '{' in value else self._parse_iterable(value)
             except (AssertionError, IndexError, RecursionError, SyntaxError, ValueError) as error:
-                raise InputError(f'{option_string} {key}={value} cannot be read; quote lists and dicts for the shell: "KEY=[1,2]", '
+                raise InputError(f'{option_string} {key}={value} cannot be read; quote lists and dicts for the shell: '
+                                 '"KEY=[1,2]", '
                                  '"KEY={\'a\': 1}"') from error
         setattr(namespace, self.dest, options)
 
@@ -130,6 +133,12 @@ def models_of(args: argparse.Namespace) -> List[ModelArguments]:
             label = ' '.join([label, str(len(models) + 1), *(f'{k}={v}' for k, v in different.items())])
         models.append(ModelArguments(config, checkpoint, options, label))
     return models
+
+
+def save_json(content: object, path: Union[str, Path]) -> None:
+    """As JSON, whole or not at all. Raises InputError if the file cannot be written."""
+    with whole_file(path, advice='give a file in a folder that can be written') as part:
+        part.write_text(json.dumps(content, indent=1) + '\n')
 
 
 def save_figure(figure: 'Figure', path: Path) -> None:

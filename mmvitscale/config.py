@@ -106,14 +106,15 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     except ImportError as error:
         raise InputError(f'config {path} needs a package that is not installed ({error}); install it, for detection '
                          "with: pip install -c constraints.txt -e '.[det]'") from error
-    except Exception as error:  # a config is a program: it may raise anything
+    except (Exception, SystemExit) as error:  # a config is a program: it may raise anything
         raise InputError(f'config {path} cannot be read ({message_of(error)}{_line_of(error)}); correct it') from error
     if options:
         old_root = cfg.get('data_root')
         try:
             cfg.merge_from_dict(options)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f'--cfg-options do not fit config {path} ({message_of(error)}); give the keys that it has, numbers for '
+            raise InputError(f'--cfg-options do not fit config {path} ({message_of(error)}); give the keys that it has, '
+                             'numbers for '
                              'those of a list') from error
         if 'data_root' in options and old_root:
             for key, value in cfg.items():
@@ -121,7 +122,7 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     return cfg
 
 
-def _line_of(error: Exception) -> str:
+def _line_of(error: BaseException) -> str:
     """Where in a config it was raised. MMEngine runs a copy of the file, under another name."""
     lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_name == '<module>' and
              'mmengine' not in frame.f_code.co_filename]
@@ -133,8 +134,19 @@ _NUMBERS = {
     **{f'{split}_dataloader.batch_size': 1 for split in ('train', 'val', 'test')},
     **{f'{split}_dataloader.num_workers': 0 for split in ('train', 'val', 'test')},
     'train_cfg.max_iters': 1, 'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'train_cfg.val_begin': 0,
-    'optim_wrapper.accumulative_counts': 1, 'optim_wrapper.optimizer.lr': 0, 'optim_wrapper.optimizer.weight_decay': 0,
-}
+    'randomness.seed': 0, 'optim_wrapper.accumulative_counts': 1, 'optim_wrapper.optimizer.lr': 0,
+'optim_wrapper.optimizer.weight_decay': 0, }
+
+
+def check_parts(cfg: Config, *names: str) -> None:
+    """Raise InputError unless the config has these parts, and its data loaders a data set."""
+    for name in names:
+        part = cfg.get(name)
+        if not isinstance(part, dict) or not part:
+            raise InputError(f'config {cfg.filename} has no {name} ({name}={part!r}), a dict; inherit one of the recipes '
+                             'with _base_')
+        if name.endswith('_dataloader') and not isinstance(part.get('dataset'), dict):
+            raise InputError(f'{name} of config {cfg.filename} has no dataset, a dict; add it')
 
 
 def check_numbers(cfg: Config) -> None:
@@ -148,7 +160,8 @@ def check_numbers(cfg: Config) -> None:
         rate = key in ('lr', 'weight_decay', 'val_interval')
         fits = isinstance(value, (int, float) if rate else int) and not isinstance(value, bool) and value >= least
         if value is not None and not fits:
-            raise InputError(f'{path}={value!r} found, but it is a {"" if rate else "whole "}number of at least {least}; correct '
+            raise InputError(f'{path}={value!r} found, but it is a {"" if rate else "whole "}number of at least {least}; '
+                             'correct '
                              'it')
 
 

@@ -16,7 +16,8 @@ class InputError(ValueError):
 def comes_from_here(error: BaseException) -> bool:
     """Whether a line of this package raised the error itself: a defect of ours, if it is no InputError."""
     files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
-    return bool(files) and Path(__file__).parent in Path(files[-1]).parents
+    here = Path(__file__).parent
+    return bool(files) and (here in Path(files[-1]).parents or here.parent / 'tools' in Path(files[-1]).parents)
 
 
 def some_of(names: Sequence[str]) -> str:

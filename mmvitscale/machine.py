@@ -77,7 +77,8 @@ def _check_launcher(launcher: str) -> None:
     missing = [name for name in needed.get(launcher, ()) if name not in os.environ]
     if missing:
         how = 'tools/dist_train.sh CONFIG N or torchrun' if launcher == 'pytorch' else 'srun, as tools/slurm_train.sh does'
-        raise InputError(f'--launcher {launcher} found, but the environment has no {some_of(missing)}; start with {how}, or leave '
+        raise InputError(f'--launcher {launcher} found, but the environment has no {some_of(missing)}; start with {how}, or '
+                         'leave '
                          '--launcher out')
 
 

@@ -21,11 +21,12 @@ def explain(error: BaseException) -> Optional[InputError]:
     if isinstance(error, InputError) or _IN_WORKER.match(str(error)):
         return _from_worker(error)
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    for say in (_out_of_memory, _unwritable, _refused_pickle, _cannot_be_built, _in_a_layer):
+    for say in (_out_of_memory, _not_there, _unwritable, _refused_pickle, _cannot_be_built, _in_a_layer):
         sentence = say(error, frames)
         if sentence:
             return InputError(sentence)
-    return None
+    behind = error.__context__ if frames and frames[-1].f_code.co_name == 'call_hook' else error.__cause__
+    return explain(behind) if behind is not None else None  # MMEngine raises what its hooks raise anew
 
 
 def message_of(error: BaseException) -> str:
@@ -65,6 +66,13 @@ def _out_of_memory(error: BaseException, frames: List[FrameType]) -> Optional[st
     known = isinstance(error, MemoryError) or type(error).__name__ == 'OutOfMemoryError'
     known = known or isinstance(error, RuntimeError) and ("can't allocate memory" in text or 'out of memory' in text)
     return _WANT_OF_MEMORY if known else None
+
+
+def _not_there(error: BaseException, frames: List[FrameType]) -> Optional[str]:
+    if not isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)) or not frames or _is_ours(frames[-1]):
+        return None
+    what = f'{error.filename} is not there ({error.strerror})' if error.filename is not None else str(error).rstrip('.')
+    return f'{what}; check the path'
 
 
 def _unwritable(error: BaseException, frames: List[FrameType]) -> Optional[str]:
@@ -140,7 +148,8 @@ _LAYERS: List[Tuple[str, Callable[[Any, str], str]]] = [
     (r'Class values must be smaller than num_classes|index out of range in self',
      lambda m, layer: f'a label or index given to {layer} is beyond what it has; correct the labels, or num_classes'),
     (r'(stack expects each tensor to be equal size|Sizes of tensors must match except|The size of tensor a|shape mismatch)',
-     lambda m, layer: f'tensors that meet in {layer} have different sizes; where they are images or labels, crop or pad them to '
+     lambda m, layer: f'tensors that meet in {layer} have different sizes; where they are images or labels, crop or pad them '
+                      'to '
      "one (RandomCrop in the pipeline, size of the data preprocessor), where they are features, check channels and strides of "
      'neck and heads'),
 ]

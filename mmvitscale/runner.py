@@ -81,6 +81,9 @@ class _Door(_Base):
 
     def register_hook(self, hook: Union[Hook, dict], *args: Any, **kwargs: Any) -> None:
         """As MMEngine's, but ``CheckpointHook`` is ours, whose checkpoints outlive interruptions."""
+        if not isinstance(hook, (Hook, dict)):
+            raise InputError(f'a hook {hook!r} found in the config, but hooks are dicts with a type, custom_hooks a list of '
+                             'them')
         if isinstance(hook, dict) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook',
                                                            mmengine.hooks.CheckpointHook):
             hook = {**hook, 'type': 'mmvitscale.CheckpointHook'}
@@ -103,12 +106,17 @@ class _Door(_Base):
         """As MMEngine's. Data pipelines name the image that they cannot take. Raises InputError for a data set that is
         empty."""
         if isinstance(dataloader, dict) and isinstance(dataloader.get('dataset'), dict):
-            dataset = DATASETS.build(dataloader['dataset'])
-            if hasattr(dataset, 'full_init'):
-                dataset.full_init()
+            empty = 'has no image to use: none is there, or filter_cfg, ann_file and suffixes leave none; correct them'
+            try:
+                dataset = DATASETS.build(dataloader['dataset'])
+                if hasattr(dataset, 'full_init'):
+                    dataset.full_init()
+            except ValueError as error:
+                if 'need at least one array' in str(error):  # MMEngine packs what there is
+                    raise InputError(f'a data set of type {dataloader["dataset"].get("type")} {empty}') from error
+                raise
             if hasattr(dataset, '__len__') and not len(dataset):
-                raise InputError(f'the data set {type(dataset).__name__} ({_where(dataset)}) has no image to use: none is there, or '
-                                 'filter_cfg, ann_file and suffixes leave none; correct them')
+                raise InputError(f'the data set {type(dataset).__name__} ({_where(dataset)}) {empty}')
             name_pipelines(dataset)
             dataloader = {**dataloader, 'dataset': _Built(dataset)}
         return mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)

@@ -33,7 +33,7 @@ from mmvitscale.datasets.mini import write_dataset  # noqa: E402
 ROOT = Path(__file__).parents[1]
 ITERS = 12
 # Everything that has a state beside the weights: averages, windows and crops that grow, the best metrics, retention.
-CONFIG = '''
+CONFIG = """
 _base_ = 'mmvitscale::swinv2_upernet_mini'
 custom_hooks = [
     dict(type='mmvitscale.LogCPBTransferHook'),
@@ -41,19 +41,36 @@ custom_hooks = [
     dict(type='mmvitscale.ProgressiveWindowHook', schedule=[
         dict(begin=0, window_size=4, crop_size=(64, 64)), dict(begin=7, window_size=8, crop_size=(96, 96))]),
 ]
-'''
+"""
 OPTIONS = [
-    'model.backbone.drop_path_rate=0.3', 'train_dataloader.batch_size=2', f'train_cfg.max_iters={ITERS}',
-    'train_cfg.val_interval=5', 'default_hooks.checkpoint.interval=2', 'default_hooks.checkpoint.max_keep_ckpts=2',
-    'default_hooks.checkpoint.save_best=mIoU', 'optim_wrapper.optimizer.type=AdamW'
+    'model.backbone.drop_path_rate=0.3',
+    'train_dataloader.batch_size=2',
+    f'train_cfg.max_iters={ITERS}',
+    'train_cfg.val_interval=5',
+    'default_hooks.checkpoint.interval=2',
+    'default_hooks.checkpoint.max_keep_ckpts=2',
+    'default_hooks.checkpoint.save_best=mIoU',
+    'optim_wrapper.optimizer.type=AdamW',
 ]
 
 
 def arguments(folder, work_dir, workers):
-    background = [f'{split}_dataloader.{option}' for split in ('train', 'val')
-                  for option in (f'num_workers={workers}', f'persistent_workers={workers > 0}')]
-    return ['tools/train.py', str(folder / 'config.py'), '--work-dir', str(work_dir), '--resume', '--cfg-options',
-            f'data_root={folder}/mini/ADEChallengeData2016', *OPTIONS, *background]
+    background = [
+        f'{split}_dataloader.{option}'
+        for split in ('train', 'val')
+        for option in (f'num_workers={workers}', f'persistent_workers={workers > 0}')
+    ]
+    return [
+        'tools/train.py',
+        str(folder / 'config.py'),
+        '--work-dir',
+        str(work_dir),
+        '--resume',
+        '--cfg-options',
+        f'data_root={folder}/mini/ADEChallengeData2016',
+        *OPTIONS,
+        *background,
+    ]
 
 
 def start(command, log):
@@ -87,6 +104,7 @@ def start(command, log):
         os._exit(int(stop.code or 0))
     except BaseException:
         import traceback
+
         traceback.print_exc()
     os._exit(1)
 
@@ -172,6 +190,7 @@ def run(args, dice, folder):
     import mmseg.datasets  # noqa: F401
     import mmseg.models  # noqa: F401
     from yapf.yapflib import yapf_api
+
     yapf_api.FormatCode = lambda text, *args, **kwargs: (text, False)  # most of the time of so short a training
     whole = folder / 'whole'
     pace = dict(training=0.0, file=0.0)
@@ -202,9 +221,11 @@ def run(args, dice, folder):
         differences += not equal(content_of(work_dir), expected)
         trainings += 1
         shutil.rmtree(work_dir)
-    print(f'{sum(counts.values())} kills, {counts["while saving"]} while a file was written; {trainings} trainings ended, '
-          f'{differences} otherwise than the undisturbed one; {unreadable} unreadable checkpoints seen, {skipped} skipped when '
-          'resuming')
+    print(
+        f'{sum(counts.values())} kills, {counts["while saving"]} while a file was written; {trainings} trainings ended, '
+        f'{differences} otherwise than the undisturbed one; {unreadable} unreadable checkpoints seen, {skipped} skipped when '
+        'resuming'
+    )
     return 1 if differences or unreadable or skipped else 0
 
 

@@ -16,7 +16,7 @@ from mmengine.logging import MMLogger
 
 from mmvitscale.analysis import benchmark
 from mmvitscale.analysis.benchmark import FLOOR, OURS, Case
-from mmvitscale.commands import check_writable, run_command
+from mmvitscale.commands import check_writable, run_command, save_json
 from mmvitscale.errors import InputError
 
 
@@ -132,7 +132,7 @@ def main():
         show(case, results, ratios)
         report['cases'].append(dict(results=[asdict(result) for result in results], ratios=ratios))
     if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=1) + '\n')
+        save_json(report, args.json)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """Look at your own data and write a config for them, which tools/train.py takes."""
 
 import argparse
+from math import inf
 from pathlib import Path
 
 import torch
@@ -33,8 +34,8 @@ def main():
     memory = args.memory
     if memory is None and torch.cuda.is_available():
         memory = torch.cuda.mem_get_info()[1] / 2**30
-    if memory is not None and not memory > 0:
-        raise InputError(f'--memory {memory:g} found, but it is the memory of a GPU in GB, more than 0')
+    if memory is not None and not 0 < memory < inf:
+        raise InputError(f'--memory {memory:g} found, but it is the memory of a GPU in GB, a number above 0')
     classes = [name.strip() for name in args.classes.split(',') if name.strip()] if args.classes else None
     found = survey(args.data, args.task, classes)
     told = write_config(found, args.out, memory, args.frozen, args.force)

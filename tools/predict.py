@@ -4,7 +4,6 @@ config of masked pretraining: the masked, the reconstructed and the original ima
 import argparse
 import sys
 
-
 from mmvitscale.commands import ConfigOptions, check_writable, run_command
 from mmvitscale.config import load_test_config
 from mmvitscale.inference.folder import Request, predict_folder

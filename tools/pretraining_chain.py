@@ -11,7 +11,7 @@ import numpy as np
 
 from mmvitscale import inference, study
 from mmvitscale.analysis.logs import read_log
-from mmvitscale.commands import check_writable, run_command
+from mmvitscale.commands import check_writable, run_command, save_json
 from mmvitscale.config import load_config, load_test_config
 from mmvitscale.datasets import mini
 from mmvitscale.errors import InputError
@@ -70,7 +70,7 @@ def fine_tuned(args, out, seed, checkpoint):
     known = work_dir / 'test.json'
     if not known.is_file():
         metrics = study.evaluate(load_config(TUNE, {'data_root': str(data)}), trained, work_dir / 'test')
-        known.write_text(json.dumps(metrics))
+        save_json(metrics, known)
     return json.loads(known.read_text())['mIoU']
 
 
@@ -98,7 +98,7 @@ def main():
         f'mIoU over {len(args.seeds)} seeds: {study.describe(results["tuned"])} after pretraining, '
         f'{study.describe(results["scratch"])} from scratch'
     )
-    (out / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
+    save_json(results, out / 'results.json')
     print(f'{out / "results.json"}, {out / "reconstructions.png"}; {(time.monotonic() - start) / 60:.1f} minutes')
 
 

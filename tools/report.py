@@ -5,7 +5,6 @@ import argparse
 import sys
 from pathlib import Path
 
-
 from mmvitscale.commands import ConfigOptions, check_writable, run_command
 from mmvitscale.errors import InputError
 from mmvitscale.report import write_report

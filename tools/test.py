@@ -1,7 +1,6 @@
 """Evaluate a checkpoint on the config's test set, whatever its task."""
 
 import argparse
-import json
 from pathlib import Path
 
 from mmengine.config import ConfigDict
@@ -9,8 +8,8 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 
-from mmvitscale.commands import ConfigOptions, check_writable, run_command, use_work_dir
-from mmvitscale.config import load_test_config
+from mmvitscale.commands import ConfigOptions, check_writable, run_command, save_json, use_work_dir
+from mmvitscale.config import check_parts, load_test_config
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
 from mmvitscale.export import is_exported, run_instead
@@ -49,6 +48,7 @@ def main():
         raise InputError(f'{cfg.filename} pretrains and has nothing to test; look at reconstructed images with '
                          'tools/predict.py, or fine-tune from the checkpoint: --cfg-options '
                          'model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=CKPT')
+    check_parts(cfg, 'model', 'test_dataloader')
     check_packages(cfg)
     check_datasets(cfg, ('test', ))
     use_work_dir(cfg, args.work_dir)
@@ -72,7 +72,7 @@ def main():
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=str(out)))
     metrics = runner.test()
     if out and out.suffix == '.json' and is_main_process():
-        out.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=1) + '\n')
+        save_json({key: float(value) for key, value in metrics.items()}, out)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ from mmengine.registry import RUNNERS
 
 from mmvitscale import machine
 from mmvitscale.commands import ConfigOptions, run_command, use_work_dir
-from mmvitscale.config import STRATEGIES, add_strategy, load_config
+from mmvitscale.config import STRATEGIES, add_strategy, check_parts, load_config
 from mmvitscale.datasets.checks import check_datasets
 
 
@@ -37,6 +37,7 @@ def main():
     cfg = load_config(args.config, args.cfg_options)
     if args.strategy:
         add_strategy(cfg, args.strategy)
+    check_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     machine.check_packages(cfg)
     check_datasets(cfg, ('train', 'val'))
     use_work_dir(cfg, args.work_dir)

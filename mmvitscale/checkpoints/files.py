@@ -1,5 +1,6 @@
 """Checkpoint files and URLs: reading without running code from them, writing whole or not at all."""
 
+import errno
 import hashlib
 import os
 import pickle
@@ -86,7 +87,7 @@ def read_checkpoint(source: Union[str, Path]) -> dict:
         if _is_want_of_memory(error):
             raise InputError(f'checkpoint {source} ({path.stat().st_size / 1e9:.1f} GB) does not fit into the free memory; '
                              'free some, or read it on a machine with more') from error
-        if isinstance(error, OSError) and error.errno is not None:  # PermissionError, a failing disk
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE):
             raise InputError(f'checkpoint {source} cannot be read ({error.strerror}); check the file and its rights') \
                 from error
         if isinstance(error, UnpicklingError) and 'unsupported global' in str(error).lower():
@@ -103,7 +104,8 @@ def _check_promise(content: int, path: Path) -> None:
     """Raise InputError for a file that would become far more in the memory than it is."""
     size = path.stat().st_size
     if content > max(_SMALL, _PROMISE * size):
-        raise InputError(f'{path} has {size / 1e6:.1f} MB and would take {content / 1e6:.0f} MB of memory, so it was not read; it '
+        raise InputError(f'{path} has {size / 1e6:.1f} MB and would take {content / 1e6:.0f} MB of memory, so it was not '
+                         'read; it '
                          'is damaged, or made to fill the memory')
 
 

@@ -36,7 +36,8 @@ def check_content(content: dict, ann_file: Path, image_folder: Path, classes: Se
     annotations = content.get('annotations', [])
     _check_classes([category['name'] for category in content['categories']], classes, ann_file)
     _check_images([image['file_name'] for image in content['images']], image_folder, ann_file)
-    _check_unique(annotations, ann_file)
+    for kind in ('image', 'category', 'annotation'):
+        _check_unique(content.get('categories' if kind == 'category' else f'{kind}s', []), kind, ann_file)
 
     category_names = {category['id']: category['name'] for category in content['categories']}
     known = {category_id for category_id, name in category_names.items() if name in classes}
@@ -47,6 +48,13 @@ def check_content(content: dict, ann_file: Path, image_folder: Path, classes: Se
         raise InputError(f'annotation file {ann_file} has no box of any of the {len(classes)} classes '
                          f'({some_of(classes)}); check the file, or the classes of the config')
     if with_mask:
+        for item in usable:
+            width, height = sizes[item['image_id']]
+            mask = item.get('segmentation')
+            if isinstance(mask, dict) and mask['size'] != [height, width]:
+                raise InputError(f'the annotation of id {item["id"]} in {ann_file} has a mask of {mask["size"]} pixels, but '
+                                 'its image '
+                                 f'has [{height}, {width}]; correct it')
         bare = [item for item in usable if not item.get('segmentation')]
         if bare:
             raise InputError(f'{len(bare)} of {len(usable)} annotations in {ann_file} have no segmentation (the first: '
@@ -75,9 +83,9 @@ def check_content(content: dict, ann_file: Path, image_folder: Path, classes: Se
 def read_coco(ann_file: Path) -> dict:
     """What a file holds. Raises InputError unless it is a JSON object."""
     try:
-        content = json.loads(ann_file.read_bytes())
-    except ValueError as error:
-        raise InputError(f'annotation file {ann_file} is not JSON ({error}); export it in COCO format') from error
+        content = json.loads(ann_file.read_bytes().decode())  # mmdet reads UTF-8 alone
+    except (RecursionError, ValueError) as error:
+        raise InputError(f'annotation file {ann_file} is not JSON in UTF-8 ({error}); export it in COCO format') from error
     if not isinstance(content, dict):
         raise InputError(f'annotation file {ann_file} holds a {type(content).__name__}, but COCO format is an object '
                          'with images, annotations and categories; export it in COCO format')
@@ -101,9 +109,46 @@ def _check_list(entries, name: str, keys: Sequence[str], ann_file: Path) -> None
         if missing:
             raise InputError(f'{name}[{index}] in {ann_file} has no {", ".join(missing)}; export the file in COCO format '
                              f'({", ".join(keys)})')
+        wrong = [key for key in keys if key != 'bbox' and not _KINDS[key](entry[key])]
+        if wrong:
+            raise InputError(f'{name}[{index}] in {ann_file} has the {wrong[0]} {str(entry[wrong[0]])[:60]!r}, but it is '
+                             f'{_KINDS_TOLD[wrong[0]]}; correct it')
+        if name == 'annotations' and not _is_mask(entry.get('segmentation')):
+            raise InputError(f'annotations[{index}] in {ann_file} has the segmentation {str(entry["segmentation"])[:60]!r}, '
+                             'but it is '
+                             'a list of polygons, each a list of numbers x, y, x, y, ..., or a dict of counts and size; '
+                             'correct it')
         if name == 'annotations' and not _is_box(entry['bbox']):
             raise InputError(f'annotations[{index}] in {ann_file} has the bbox {entry["bbox"]!r}, but a bbox is [left, '
                              'top, width, height] in pixels; correct it')
+
+
+def _is_id(value) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def _is_length(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9
+
+
+def _is_name(value) -> bool:
+    return isinstance(value, str) and bool(value) and not set(value) & {'\n', '\0'}
+
+
+# What each key of _KEYS may be.
+_KINDS = dict(id=_is_id, image_id=_is_id, category_id=_is_id, height=_is_length, width=_is_length, file_name=_is_name,
+              name=_is_name, area=lambda value: isinstance(value, (int, float)) and abs(value) < 1e18)
+_KINDS_TOLD = dict(id='a number', image_id='a number', category_id='a number', height='a number of pixels',
+                   width='a number of pixels', file_name='a path on one line', name='a name on one line', area='a number')
+
+
+def _is_mask(mask) -> bool:
+    if isinstance(mask, dict):
+        size = mask.get('size')
+        return isinstance(mask.get('counts'), (str, list)) and isinstance(size, list) and len(size) == 2 and all(
+            map(_is_length, size))
+    return mask is None or isinstance(mask, list) and all(
+        isinstance(part, list) and all(isinstance(v, (int, float)) and abs(v) < 1e9 for v in part) for part in mask)
 
 
 def _is_box(box) -> bool:
@@ -137,12 +182,11 @@ def _check_images(names: Sequence[str], folder: Path, ann_file: Path) -> None:
                          f'({some_of(missing)}); add them, or correct data_prefix=dict(img=...)')
 
 
-def _check_unique(annotations: Sequence[dict], ann_file: Path) -> None:
+def _check_unique(entries: Sequence[dict], kind: str, ann_file: Path) -> None:
     seen = set()
-    for item in annotations:
+    for item in entries:
         if item['id'] in seen:
-            raise InputError(f'annotation file {ann_file} uses the annotation id {item["id"]} twice; number its '
-                             'annotations anew')
+            raise InputError(f'annotation file {ann_file} uses the {kind} id {item["id"]} twice; number them anew')
         seen.add(item['id'])
 
 

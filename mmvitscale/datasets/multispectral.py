@@ -9,6 +9,7 @@ from mmcv.transforms import BaseTransform
 
 from ..errors import InputError
 from ..registry import TRANSFORMS
+from .image_size import check_image_size
 
 SUFFIXES = {'.tif', '.tiff', '.npy'}
 
@@ -26,6 +27,7 @@ def read_channels(path: Path, channel_axis: int = -1) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise InputError(f'image {path} is not there; check the path')
+    check_image_size(path)
     try:
         if path.suffix.lower() == '.npy':
             array, axis = np.load(path, allow_pickle=False), channel_axis

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputError, some_of
 from .coco import check_content, check_entries, read_coco
+from .image_size import check_image_size
 
 _IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 _SPLITS = dict(train=('train', 'training'), val=('val', 'valid', 'validation'), test=('test', 'testing'))
@@ -93,6 +94,7 @@ def _folders(root: Path) -> List[Path]:
 
 def _image_size(path: Path) -> Tuple[int, int]:
     """(height, width), of an image as OpenMMLab reads it: turned as its EXIF data say."""
+    check_image_size(path)
     try:
         with Image.open(path) as image:
             width, height = image.size

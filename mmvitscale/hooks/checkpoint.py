@@ -18,8 +18,8 @@ from ..whole_file import remove_unfinished
 @HOOKS.register_module()
 class CheckpointHook(mmengine.hooks.CheckpointHook):
     """MMEngine's CheckpointHook, but an interruption never costs a checkpoint: old ones are removed when the new one is
-    there, ``last_checkpoint`` is replaced and not overwritten, and nothing outside the folder of checkpoints is removed, whatever
-    a resumed file says of those before it.
+    there, ``last_checkpoint`` is replaced and not overwritten, and nothing outside the folder of checkpoints is removed,
+    whatever a resumed file says of those before it.
 
     Our runners take it wherever a config says ``CheckpointHook``, and write each file beside its place first. Between two
     checkpoints the disk holds one more than ``max_keep_ckpts``.

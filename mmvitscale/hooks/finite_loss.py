@@ -1,6 +1,7 @@
 """The hook that lets no infinity and no NaN into the weights."""
 
 import random
+from inspect import signature
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Tuple
 
@@ -60,6 +61,12 @@ class FiniteLossHook(Hook):
             return
         wrapper.update_params = self._guarded(runner, wrapper.update_params)
         if getattr(wrapper, 'clip_grad_kwargs', None) and not hasattr(wrapper, 'loss_scaler'):
+            try:
+                signature(wrapper.clip_func).bind([], **wrapper.clip_grad_kwargs)
+            except TypeError as error:
+                raise InputError(f'clip_grad={dict(wrapper.clip_grad_kwargs)} found in optim_wrapper ({error}), but it is '
+                                 'max_norm=... '
+                                 "or, with type='value', clip_value=...") from error
             wrapper.clip_func = self._watched(runner, wrapper.clip_func)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -123,7 +130,8 @@ class FiniteLossHook(Hook):
             first = 'every value of the forward pass is finite'
         kept = f'batch and weights are in {path} (see tools/analysis/replay.py)' if path else 'nothing could be kept'
         raise InputError(
-            f'{what} is {value} at iteration {runner.iter + 1} (epoch {runner.epoch + 1}{terms}{where}); {first}; {kept}; lower '
+            f'{what} is {value} at iteration {runner.iter + 1} (epoch {runner.epoch + 1}{terms}{where}); {first}; {kept}; '
+            'lower '
             'the learning rate, clip gradients, leave out float16, or leave such batches out: --cfg-options '
             'default_hooks.finite_loss.on_non_finite=skip')
 

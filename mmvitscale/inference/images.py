@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from mmengine.dataset import Compose
 
+from ..datasets.image_size import check_image_size
 from ..errors import InputError
 
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
@@ -84,6 +85,7 @@ class ImageReader:
             return self.from_array(self.multispectral.read(path), path)
         if not path.is_file():
             raise InputError(f'image {path} is not there; check the path')
+        check_image_size(path)
         if self._loader is None:
             import mmcv.transforms  # noqa: F401  registers the loaders
 

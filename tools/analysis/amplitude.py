@@ -2,13 +2,12 @@
 side (SwinV2, figure 2: pre-norm against post-norm)."""
 
 import argparse
-import json
 from statistics import mean
 
 from mmvitscale import inference
 from mmvitscale.analysis.amplitude import recorded_amplitudes
 from mmvitscale.analysis.recorder import checked_blocks
-from mmvitscale.commands import add_models, check_writable, models_of, run_command, save_figure
+from mmvitscale.commands import add_models, check_writable, models_of, run_command, save_figure, save_json
 from mmvitscale.config import load_test_config
 
 
@@ -58,7 +57,7 @@ def main():
             f'  largest {max(amplitudes.values()):.3f}, largest / smallest '
             f'{max(amplitudes.values()) / max(min(amplitudes.values()), 1e-12):.1f}'
         )
-    (out / 'amplitude.json').write_text(json.dumps(models, indent=1) + '\n')
+    save_json(models, out / 'amplitude.json')
     draw(models, out / 'amplitude.png')
     print(f'{out / "amplitude.json"}, {out / "amplitude.png"}')
 

@@ -2,13 +2,12 @@
 are joined."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from statistics import median
 
 from mmvitscale.analysis.logs import read_log
-from mmvitscale.commands import check_writable, run_command, save_figure
+from mmvitscale.commands import check_writable, run_command, save_figure, save_json
 from mmvitscale.errors import InputError
 
 
@@ -82,7 +81,7 @@ def main():
             if isinstance(value, dict):
                 value = ', '.join(f'{key} {number:.4g}' for key, number in value.items())
             print(f'  {name:24} {value if isinstance(value, (int, str)) else format(value, ".4g")}')
-    (out / 'logs.json').write_text(json.dumps({folder: summary(log) for folder, log in logs.items()}, indent=1) + '\n')
+    save_json({folder: summary(log) for folder, log in logs.items()}, out / 'logs.json')
     draw(logs, keys, out / 'curves.png')
     print(f'{out / "curves.png"}, logs.json')
 

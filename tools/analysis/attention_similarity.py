@@ -5,11 +5,10 @@ Blocks of a SwinV2 are compared where their windows are the same: shifted ones w
 """
 
 import argparse
-import json
 
 from mmvitscale import inference
 from mmvitscale.analysis.attention_summary import summarised_attention
-from mmvitscale.commands import add_models, check_writable, models_of, run_command, save_figure
+from mmvitscale.commands import add_models, check_writable, models_of, run_command, save_figure, save_json
 from mmvitscale.config import load_test_config
 from mmvitscale.errors import InputError
 
@@ -80,7 +79,7 @@ def main():
     args = parse_args()
     out = check_writable(args.out)
     results = {model.label: measure(model, args) for model in models_of(args)}
-    (out / 'similarity.json').write_text(json.dumps(results, indent=1) + '\n')
+    save_json(results, out / 'similarity.json')
     draw_matrices(results, out / 'similarity.png')
     draw_curves(results, out / 'curves.png')
     for label, result in results.items():

@@ -2,11 +2,9 @@
 task."""
 
 import argparse
-import json
-
 
 from mmvitscale.analysis.confusion import ConfusionMatrix, draw_confusion
-from mmvitscale.commands import ConfigOptions, check_writable, run_command, save_figure
+from mmvitscale.commands import ConfigOptions, check_writable, run_command, save_figure, save_json
 from mmvitscale.config import load_test_config
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.inference import load_model
@@ -44,7 +42,7 @@ def main():
         numbers = ('-' if entry[key] is None else f'{100 * entry[key]:.1f}' for key in ('recall', 'precision', 'iou'))
         print('{:24} {:12d} {:>7} {:>10} {:>5}'.format(entry['name'], entry['count'], *numbers))
     content = dict(unit=matrix.unit, names=matrix.names, counts=matrix.counts.tolist(), per_class=matrix.per_class())
-    (out / 'confusion_matrix.json').write_text(json.dumps(content) + '\n')
+    save_json(content, out / 'confusion_matrix.json')
     save_figure(draw_confusion(matrix), out / 'confusion_matrix.png')
     print(f'{out / "confusion_matrix.png"}, confusion_matrix.json')
 

@@ -2,14 +2,13 @@
 alone, heads. Nothing is trained or loaded, and no memory is needed, whatever the size."""
 
 import argparse
-import json
 
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
 from mmvitscale.analysis.complexity import count_backbone, count_module
 from mmvitscale.checkpoints.door import backbones_of
-from mmvitscale.commands import ConfigOptions, run_command
+from mmvitscale.commands import ConfigOptions, run_command, save_json
 from mmvitscale.config import load_config
 from mmvitscale.errors import InputError
 from mmvitscale.machine import check_packages
@@ -66,10 +65,8 @@ def main():
         print(f'{part.name:24} {part.parameters / 1e6:13.3f}M {adds:>16}')
     print(f'{"model":24} {parameters / 1e6:13.3f}M   (image of {height} x {width}; -: does not run on features alone)')
     if args.json:
-        with open(args.json, 'w') as file:
-            json.dump(
-                dict(height=height, width=width, parameters=parameters, parts=[vars(part) for part in parts]), file, indent=1
-            )
+        content = dict(height=height, width=width, parameters=parameters, parts=[vars(part) for part in parts])
+        save_json(content, args.json)
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmvitscale.analysis import memory_plan
 from mmvitscale.analysis.live_bytes import step
 from mmvitscale.checkpoints.door import backbones_of
-from mmvitscale.commands import ConfigOptions, run_command
+from mmvitscale.commands import ConfigOptions, run_command, save_json
 from mmvitscale.config import STRATEGIES, load_config
 from mmvitscale.errors import InputError
 from mmvitscale.machine import check_packages
@@ -209,8 +209,7 @@ def main():
             ],
             blocks=measured,
         )
-        with open(args.json, 'w') as file:
-            json.dump(content, file, indent=1)
+        save_json(content, args.json)
 
 
 def _channels(backbone):

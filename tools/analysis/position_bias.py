@@ -2,11 +2,10 @@
 side (SwinV2, figure 4). What lies outside of the dashed frame did not occur in the window that the bias was learned with."""
 
 import argparse
-import json
 
 from mmvitscale.analysis.bias_surfaces import bias_surfaces, draw_surface
 from mmvitscale.analysis.extrapolation import swin_backbones
-from mmvitscale.commands import add_models, check_writable, models_of, run_command, save_figure
+from mmvitscale.commands import add_models, check_writable, models_of, run_command, save_figure, save_json
 from mmvitscale.config import load_test_config
 from mmvitscale.errors import InputError
 from mmvitscale.inference import load_model
@@ -79,7 +78,7 @@ def main():
                 'learned with {}x{}:'.format(*entry['learned']),
                 f'inside {inside}, extrapolated {outside}',
             )
-    (out / 'position_bias.json').write_text(json.dumps(content) + '\n')
+    save_json(content, out / 'position_bias.json')
     draw(models, args.head, out / 'position_bias.png')
     print(f'{out / "position_bias.json"}, {out / "position_bias.png"}')
 

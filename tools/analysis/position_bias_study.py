@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from mmvitscale import study
-from mmvitscale.commands import check_writable, run_command
+from mmvitscale.commands import check_writable, run_command, save_json
 from mmvitscale.config import load_config
 from mmvitscale.errors import InputError
 
@@ -59,7 +59,7 @@ def tested(options, factor, checkpoint, folder):
         cfg.model.backbone.window_size = study.grown(list(own.model.backbone.window_size), factor)
         study.use_test_side(cfg, round(cfg.side * factor))
         _, value = study.main_metric(study.evaluate(cfg, checkpoint, folder / 'tests'))
-        known.write_text(json.dumps(value))
+        save_json(value, known)
     return json.loads(known.read_text())
 
 
@@ -136,7 +136,7 @@ def main():
             for factor in args.factors
         ]
         print(f'{bias:12}' + ''.join(f'{cell:>32}' for cell in cells))
-    (out / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
+    save_json(results, out / 'results.json')
     draw(results, args.factors, out / 'results.png')
     print(f'{out / "results.json"}, {out / "results.png"}')
 

@@ -37,7 +37,8 @@ def read_kept(path):
     try:
         return unpack(content['batch']), dict(content['meta']), content
     except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
-        raise InputError(f'{path} holds no batch of a training ({type(error).__name__}: {error}); give a file that one has left '
+        raise InputError(f'{path} holds no batch of a training ({type(error).__name__}: {error}); give a file that one has '
+                         'left '
                          'in <work dir>/non_finite') from error
 
 

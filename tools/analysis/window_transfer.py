@@ -8,7 +8,6 @@ import argparse
 import json
 from pathlib import Path
 
-
 from mmvitscale import study
 from mmvitscale.commands import ConfigOptions, check_writable, run_command
 from mmvitscale.config import load_test_config
