@@ -16,7 +16,7 @@ from mmengine.config import Config, DictAction
 
 from .checkpoints.files import reading_data_only
 from .errors import InputError
-from .machine import is_first_process
+from .machine import is_first_process, limit_kernel_cache
 from .mistakes import explain
 from .whole_file import whole_file
 
@@ -32,6 +32,7 @@ _FIRST_WORD = 5
 def run_command(main: Callable[[], Optional[int]]) -> None:
     """Run a tool and exit with its status: 0, or 1 after one line on stderr if the input cannot work. Of several processes
     the launcher tells the error that ended them."""
+    limit_kernel_cache()
     try:
         with reading_data_only():
             status = main() or 0

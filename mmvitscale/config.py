@@ -18,6 +18,7 @@ from mmengine.logging import print_log
 
 from .errors import InputError
 from .mistakes import message_of
+from .torchvision_shim import make_torchvision_importable
 
 _SCHEME = 'mmvitscale::'
 
@@ -99,8 +100,14 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     Raises:
         InputError: for a file that is not there, cannot be read or needs a package that is not installed.
     """
+    file = find_config(str(path))
     try:
-        cfg = Config.fromfile(find_config(str(path)))
+        try:
+            cfg = Config.fromfile(file)
+        except ImportError:
+            if not make_torchvision_importable():  # for configs that import mmpretrain
+                raise
+            cfg = Config.fromfile(file)
     except InputError:
         raise
     except ImportError as error:

@@ -12,6 +12,7 @@ from mmengine.device import get_device
 
 from .config import check_numbers, dataloaders
 from .errors import InputError, some_of
+from .registry import type_name
 from .torchvision_shim import make_torchvision_importable
 
 # Seconds that a process waits for the others before it gives up: longer than one of them evaluates COCO alone.
@@ -22,6 +23,13 @@ _PACKAGES = {
     'InstaBoost': ('instaboostfast', 'instaboostfast'),
     'LoadPanopticAnnotations': ('panopticapi', 'git+https://github.com/cocodataset/panopticapi.git'),
 }
+
+
+def limit_kernel_cache() -> None:
+    """Let oneDNN, which computes convolutions and bfloat16 on CPUs, keep the 64 kernels used last instead of 1024: it makes
+    and keeps some for every size, so that memory grows with every new size of image. Unless the environment says otherwise
+    (``ONEDNN_PRIMITIVE_CACHE_CAPACITY``); before anything is computed."""
+    os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '64')
 
 
 def is_first_process() -> bool:
@@ -43,7 +51,7 @@ def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
         loader.num_workers = min(loader.get('num_workers', 0), os.cpu_count() or 1)
     cfg.launcher = launcher
     on_cpu = get_device() == 'cpu'
-    if on_cpu and str((cfg.get('optim_wrapper') or {}).get('type', '')).split('.')[-1] == 'AmpOptimWrapper':
+    if on_cpu and type_name(cfg.get('optim_wrapper') or {}) == 'AmpOptimWrapper':
         use_mixed_precision(cfg)
     _choose_runner(cfg)
     if cfg.get('sync_bn') == 'mmcv':
@@ -100,12 +108,12 @@ def _choose_runner(cfg: Config) -> None:
     strategy that is not known, or cannot do what the config wants."""
     if not cfg.get('strategy'):
         return
-    kind = str(cfg.strategy.type).split('.')[-1]
+    kind = type_name(cfg.strategy)
     if cfg.launcher == 'none' or kind in ('DDPStrategy', 'SingleDeviceStrategy'):
         cfg.pop('strategy')  # the plain runner does that
         return
     if kind not in ('FSDPStrategy', 'DeepSpeedStrategy'):
-        raise InputError(f'strategy {cfg.strategy.type} found, but mmvitscale knows FSDPStrategy and DeepSpeedStrategy; '
+        raise InputError(f'strategy {kind} found, but mmvitscale knows FSDPStrategy and DeepSpeedStrategy; '
                          'take one of configs/_base_/scale')
     if kind == 'DeepSpeedStrategy' and importlib.util.find_spec('deepspeed') is None:
         raise InputError(f'strategy {kind} found, which needs the package deepspeed; get it with: pip install deepspeed')
@@ -118,27 +126,27 @@ def _choose_runner(cfg: Config) -> None:
 
 def _check_deepspeed(cfg: Config) -> None:
     """Raise InputError for mixed precision where the whole model would be in it and cannot."""
-    if 'DeepSpeed' in str(cfg.strategy.type) and get_device() == 'cpu' and _needs_operators(cfg) and _is_mixed(cfg):
+    if 'DeepSpeed' in type_name(cfg.strategy) and get_device() == 'cpu' and _needs_operators(cfg) and _is_mixed(cfg):
         raise InputError('mixed precision found with DeepSpeed on a CPU, where the compiled operators of mmcv know no '
                          'bfloat16; leave --amp out, or use the strategy zero1')
 
 
 def _is_mixed(cfg: Config) -> bool:
     precisions = [(cfg.strategy.get(name) or {}).get('enabled') for name in ('bf16', 'fp16')]
-    return any(precisions) or str(cfg.optim_wrapper.get('type', '')).endswith(('AmpOptimWrapper', 'BF16OptimWrapper'))
+    return any(precisions) or type_name(cfg.optim_wrapper).endswith(('AmpOptimWrapper', 'BF16OptimWrapper'))
 
 
 def _check_fsdp(cfg: Config) -> None:
     """Raise InputError for what parameters that are shared out cannot do."""
     for hook in cfg.get('custom_hooks') or []:
-        if str(hook.get('type', '')).endswith('EMAHook'):
+        if type_name(hook).endswith('EMAHook'):
             raise InputError('EMAHook found with FSDPStrategy, but it copies a model, and no process has a whole one; '
                              'use the strategy zero1 or deepspeed_zero1, or leave the hook out')
     if 'similarity_weight' in str(cfg.model) and any(_values(cfg.model, 'similarity_weight')):
         raise InputError('similarity_weight found with FSDPStrategy, but it compares the maps of blocks that are not '
                          'together at a time; use the strategy zero1 or deepspeed_zero1')
     wrapper = cfg.optim_wrapper
-    if str(wrapper.get('type', '')).split('.')[-1] == 'AmpOptimWrapper':
+    if type_name(wrapper) == 'AmpOptimWrapper':
         if 'bfloat16' not in str(wrapper.get('dtype')):
             raise InputError('AmpOptimWrapper with float16 found with FSDPStrategy, whose processes see infinities in '
                              'their own shards only; use bfloat16: --amp, or optim_wrapper.dtype=bfloat16')
@@ -188,7 +196,7 @@ def use_mixed_precision(cfg: Config) -> None:
     cfg.optim_wrapper.type = 'mmvitscale.BF16OptimWrapper'
     if cfg.get('strategy'):
         _check_deepspeed(cfg)
-    cfg.optim_wrapper.cache = 'FSDP' not in str((cfg.get('strategy') or {}).get('type'))
+    cfg.optim_wrapper.cache = 'FSDP' not in type_name(cfg.get('strategy') or {})
     cfg.optim_wrapper.backbone_only = get_device() == 'cpu' and _needs_operators(cfg)
 
 
@@ -216,18 +224,18 @@ def accumulate_gradients(cfg: Config, steps: int) -> None:
         if not scheduler.get('by_epoch', True):
             stretch(scheduler, 'begin', 'end', 'milestones', 'step_size', 'T_max', 'total_iters')
     loop = cfg.train_cfg
-    if loop.get('by_epoch') is False or 'IterBased' in str(loop.get('type', '')):
+    if loop.get('by_epoch') is False or 'IterBased' in type_name(loop):
         stretch(loop, 'max_iters', 'val_interval', 'val_begin')
         if loop.get('dynamic_intervals'):
             loop.dynamic_intervals = [
                 ((start - 1) * steps + 1, interval * steps) for start, interval in loop.dynamic_intervals]
     for hook in [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]:
-        if str(hook.get('type', '')).endswith('CheckpointHook') and hook.get('by_epoch') is False:
+        if type_name(hook).endswith('CheckpointHook') and hook.get('by_epoch') is False:
             stretch(hook, 'interval')
-        if str(hook.get('type', '')).endswith('ProgressiveWindowHook'):
+        if type_name(hook).endswith('ProgressiveWindowHook'):
             for phase in hook.schedule:
                 stretch(phase, 'begin')
-        if str(hook.get('type', '')).endswith('EMAHook'):
+        if type_name(hook).endswith('EMAHook'):
             hook.interval = hook.get('interval', 1) * steps
             stretch(hook, 'begin_iter')
     if (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):

@@ -132,23 +132,27 @@ def _known(registry: Any) -> List[str]:
 
 
 # Errors of PyTorch's layers -> what is the matter with the config or the data. The layer is named.
-_LAYERS: List[Tuple[str, Callable[[Any, str], str]]] = [
+_LAYERS: List[Tuple[str, Callable[[Any, str, Any], str]]] = [
     (r'Expected more than 1 value per channel when training',
-     lambda m, layer: f'BatchNorm of {layer} has a single value in each channel of this batch: one image, pooled to one pixel. '
-     'Give each GPU 2 images or more (train_dataloader.batch_size=2; accumulated gradients do not help), or take GroupNorm in '
-     "the heads: --cfg-options norm_cfg.type=GN norm_cfg.num_groups=32"),
+     lambda m, layer, model: f'BatchNorm in {layer} has a single value for each channel, of one image pooled to one pixel: '
+                             'give '
+     'each GPU 2 images or more (train_dataloader.batch_size=2; accumulated gradients do not help), or take GroupNorm: '
+     f'--cfg-options {_group_norms(model)}'),
     (r'expected input(?:\[[\d, ]*\])? to have (\d+) channels, but got (\d+) channels',
-     lambda m, layer: f'{layer} takes {m[1]} channels and was given {m[2]}; the channels of an image are in_channels of the '
+     lambda m, layer, model: f'{layer} takes {m[1]} channels and was given {m[2]}; the channels of an image are in_channels '
+                             'of the '
      'backbone, and those of its outputs in_channels of neck and heads: make them equal'),
     (r'mat1 and mat2 shapes cannot be multiplied \((\d+x\d+) and (\d+x\d+)\)',
-     lambda m, layer: f'{layer} was given features of {m[1].split("x")[1]} channels and takes {m[2].split("x")[0]}; make '
+     lambda m, layer, model: f'{layer} was given features of {m[1].split("x")[1]} channels and takes {m[2].split("x")[0]}; '
+                             'make '
      'in_channels of neck and heads those of the backbone'),
     (r'Target (-?\d+) is out of bounds',
-     lambda m, layer: f'a label is {m[1]}, more than {layer} has classes; correct the labels, or num_classes'),
+     lambda m, layer, model: f'a label is {m[1]}, more than {layer} has classes; correct the labels, or num_classes'),
     (r'Class values must be smaller than num_classes|index out of range in self',
-     lambda m, layer: f'a label or index given to {layer} is beyond what it has; correct the labels, or num_classes'),
+     lambda m, layer, model: f'a label or index given to {layer} is beyond what it has; correct the labels, or num_classes'),
     (r'(stack expects each tensor to be equal size|Sizes of tensors must match except|The size of tensor a|shape mismatch)',
-     lambda m, layer: f'tensors that meet in {layer} have different sizes; where they are images or labels, crop or pad them '
+     lambda m, layer, model: f'tensors that meet in {layer} have different sizes; where they are images or labels, crop or '
+                             'pad them '
                       'to '
      "one (RandomCrop in the pipeline, size of the data preprocessor), where they are features, check channels and strides of "
      'neck and heads'),
@@ -172,8 +176,15 @@ def _in_a_layer(error: BaseException, frames: List[FrameType]) -> Optional[str]:
     for pattern, say in _LAYERS:
         match = re.search(pattern, str(error))
         if match:
-            return say(match, layer)
+            return say(match, layer, modules[0])
     return None
+
+
+def _group_norms(model: Any) -> str:
+    """What puts GroupNorm into a model's neck and heads; 16 groups divide the channels of all of OpenMMLab's."""
+    parts = {name.split('.')[0]: module for name, module in model.named_modules() if 'BatchNorm' in type(module).__name__}
+    return ' '.join(f'model.{part}.norm_cfg.{option}' for part in parts if part != 'backbone'
+                    for option in ('type=GN', 'num_groups=16'))
 
 
 def _is_module(value: Any) -> bool:

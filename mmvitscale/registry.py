@@ -4,6 +4,8 @@ MMEngine imports this module when it meets ``type='mmvitscale.<Type>'`` and then
 config needs no ``custom_imports``, whatever its default scope.
 """
 
+from typing import Any, Mapping
+
 from mmengine import registry as root
 
 MODELS = root.Registry(
@@ -35,3 +37,10 @@ WEIGHT_INITIALIZERS = root.Registry(
     scope='mmvitscale',
     parent=root.WEIGHT_INITIALIZERS,
     locations=['mmvitscale.checkpoints.pretrained'])
+
+
+def type_name(cfg: Mapping[str, Any]) -> str:
+    """The name of the type in a part of a config, without its scope: configs in pure Python have the class itself there. ''
+    where there is none."""
+    kind = cfg.get('type') or ''
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', str(kind))).split('.')[-1]

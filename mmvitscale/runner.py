@@ -28,7 +28,7 @@ from .errors import InputError, comes_from_here
 from .hooks.averages import let_averages_follow
 from .models.layers.sync_batch_norm import synchronised
 from .optim.zero_redundancy import gather_states, shard_states
-from .registry import RUNNERS
+from .registry import RUNNERS, type_name
 from .whole_file import SAVING_FAILED, whole_file
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class _Door(_Base):
     weights last ran with."""
 
     _testing = False
+    _load_from: Optional[str]  # MMEngine's
     _with_optimizer = True  # of what is resumed
 
     def train(self) -> nn.Module:
@@ -261,7 +262,7 @@ class Runner(_Door, mmengine.runner.Runner):
     def build_optim_wrapper(self, optim_wrapper: Union[dict, OptimWrapper]) -> OptimWrapper:
         """As MMEngine's."""
         if isinstance(optim_wrapper, dict) and self.distributed and 'optimizer' in optim_wrapper and (
-                self.cfg.get('shard_optimizer') or 'ZeroRedundancy' in str(optim_wrapper['optimizer'].get('type'))):
+                self.cfg.get('shard_optimizer') or 'ZeroRedundancy' in type_name(optim_wrapper['optimizer'])):
             optim_wrapper = shard_states(optim_wrapper)
         return super().build_optim_wrapper(optim_wrapper)
 

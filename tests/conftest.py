@@ -1,11 +1,13 @@
 import logging
 import runpy
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.utils import manager
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside the tests
 
@@ -54,6 +56,8 @@ def run_here(monkeypatch, capfd):
         monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
         # MMEngine names loggers by the second, and one of the same name would go on writing where the last command did.
         MMLogger._instance_dict.clear()
+        # MMEngine does not let go of it when what it was making raises: threads of the next command would wait for ever.
+        monkeypatch.setattr(manager, '_lock', threading.RLock())
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(tool, run_name='__main__')
         output = capfd.readouterr()

@@ -126,7 +126,7 @@ def config_file(name: str, text, says: str, suffix: str = '.py'):
     case(name, says)(lambda place: train(place, config=place.file(f'mine{suffix}', text)))
 
 
-# --- configs ------------------------------------------------------------------------------------------------------------
+# --- configs
 config_file('config raises NameError', 'a = 1\nb = undefined_name\n', "NameError: name 'undefined_name'.*line 2")
 config_file('config divides by zero', 'a = 1 / 0', 'ZeroDivisionError')
 config_file('config with a syntax error', 'a = (', 'cannot be read')
@@ -156,7 +156,7 @@ simple_train('config that is not there', 'did you mean swinv2_upernet_mini', con
 case('folder as config', 'is not there|cannot be read')(lambda place: train(place, config=place.root))
 case('checkpoint as config', 'cannot be read')(lambda place: train(place, config=place.checkpoint))
 
-# --- types and arguments ------------------------------------------------------------------------------------------------
+# --- types and arguments
 for name, option, says in [
     ('unknown model', 'model.type=EncoderDecodr', 'did you mean EncoderDecoder'),
     ('unknown backbone', 'model.backbone.type=mmvitscale.SwinTransformerV3', 'did you mean SwinTransformerV2'),
@@ -242,7 +242,7 @@ for name, option, says in [
 ]:
     simple_train(name, says, option)
 
-# --- arguments and environments -------------------------------------------------------------------------------------------
+# --- arguments and environments
 simple_train('accumulate over 0 batches', '--accumulate 0', arguments=['--accumulate', 0])
 case('accumulate over a word', 'invalid int value', code=2)(lambda place: train(place, arguments=['--accumulate', 'two']))
 case('unknown strategy', 'invalid choice', code=2)(lambda place: train(place, arguments=['--strategy', 'zero9']))
@@ -279,7 +279,7 @@ for count in ('0', '-1', 'two'):
         lambda place, count=count: ['tools/dist_run.py', 'train.py', SEG, count]
     )
 
-# --- data -----------------------------------------------------------------------------------------------------------------
+# --- data
 simple_train('data that are not there', 'is not there', 'data_root=/nobody')
 
 
@@ -400,7 +400,7 @@ def spoiled_detection(place):
     return train(place, config=DET)
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------------
+# --- checkpoints
 def for_testing(name: str, says: str, make: Callable[[Place], object], config: str = SEG, arguments: Sequence[str] = ()):
     case(name, says)(
         lambda place: [
@@ -492,7 +492,7 @@ case('test of a pretraining', 'nothing to test')(
 )
 
 
-# --- predictions --------------------------------------------------------------------------------------------------------------
+# --- predictions
 def predicted(name: str, says: str, image: Callable[[Place], object], *arguments: object, code: int = 1):
     case(name, says, code=code)(
         lambda place: [
@@ -560,7 +560,7 @@ case('config and checkpoint swapped', 'cannot be read')(
 )
 
 
-# --- the other tools ------------------------------------------------------------------------------------------------------------
+# --- the other tools
 def other(name: str, says: str, tool: str, *arguments: Callable[[Place], object], code: int = 1):
     case(name, says, code=code)(
         lambda place: [tool, *(argument(place) if callable(argument) else argument for argument in arguments)]

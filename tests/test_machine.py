@@ -124,6 +124,8 @@ def test_strategies_that_cannot_work(monkeypatch):
 def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(machine, 'get_device', lambda: 'cuda')
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR'):
+        monkeypatch.setenv(name, '0')
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
     with pytest.raises(InputError, match='3 processes found on a machine with 2 GPUs'):
         machine.adapt_to_machine(Config(dict()), 'pytorch')

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import InputError
 from ..models import DeepViT, SwinTransformerV2
+from ..registry import type_name
 from .live_bytes import Step, as_on, step
 
 STRATEGIES = ('ddp', 'zero1', 'deepspeed_zero1', 'fsdp')
@@ -110,7 +111,7 @@ def sizes_of(model: nn.Module, cfg: Config) -> Sizes:
         _count(p for p in model.parameters() if p.requires_grad),
         tuple(_count(block.parameters()) for block in blocks),
         state_bytes,
-        sum(str(hook.get('type', '')).endswith('EMAHook') for hook in hooks),
+        sum(type_name(hook).endswith('EMAHook') for hook in hooks),
     )
 
 
@@ -311,7 +312,7 @@ def _last_sizes(pipeline) -> List[Tuple[int, int]]:
         branches = item.get('transforms') or []
         branches = [branch if isinstance(branch, (list, tuple)) else [branch] for branch in branches]
         found = [size for branch in branches for size in _last_sizes(branch)]
-        width_first = _SIZING.get(str(item.get('type', '')).split('.')[-1])
+        width_first = _SIZING.get(type_name(item))
         if width_first is not None:
             for key in ('crop_size', 'size', 'scale', 'scales'):
                 found += [size[::-1] if width_first else size for size in _pairs(item.get(key))]

@@ -85,8 +85,10 @@ def read_checkpoint(source: Union[str, Path]) -> dict:
         raise InputError(f'{source} needs the package safetensors; install it: pip install safetensors') from error
     except Exception as error:  # whatever a damaged file makes the readers raise
         if _is_want_of_memory(error):
-            raise InputError(f'checkpoint {source} ({path.stat().st_size / 1e9:.1f} GB) does not fit into the free memory; '
-                             'free some, or read it on a machine with more') from error
+            advice = 'it is damaged, or made to fill the memory' if path.stat().st_size < _SMALL else \
+                'free some, or read it on a machine with more'
+            raise InputError(f'checkpoint {source} ({path.stat().st_size / 1e6:.1f} MB) does not fit into the free memory; '
+                             f'{advice}') from error
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE):
             raise InputError(f'checkpoint {source} cannot be read ({error.strerror}); check the file and its rights') \
                 from error

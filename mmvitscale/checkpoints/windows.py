@@ -7,6 +7,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..errors import InputError
+from ..registry import type_name
 from .door import Entry, backbones_of
 from .lineage import WindowLineage, show_windows, windows_changed
 
@@ -25,7 +26,7 @@ def tested_windows(cfg: Config, options: Optional[dict] = None) -> str:
         raise InputError(f"test_windows is {chosen!r}, but it is 'checkpoint' (the windows that the weights last ran with) "
                          "or 'config'")
     schedules = [hook.get('schedule') or [] for hook in cfg.get('custom_hooks') or []
-                 if 'ProgressiveWindowHook' in str(hook.get('type'))]
+                 if type_name(hook) == 'ProgressiveWindowHook']
     grows = any('window_size' in phase for schedule in schedules for phase in schedule)
     return chosen or ('checkpoint' if grows else 'config')
 

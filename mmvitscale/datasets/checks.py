@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 from ..config import dataloaders, plain_datasets
 from ..errors import InputError, some_of
 from ..machine import is_first_process
+from ..registry import type_name
 from .coco import check_coco
 
 # How to get the data, by the folder that OpenMMLab's configs expect it in.
@@ -45,8 +46,8 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
                 if not prefixes and not dataset.get('ann_file') and dataset.get('data_root'):  # mmpretrain's ImageNet
                     _check_folder(root / (dataset.get('split') or ''))
                     _check_class_folders(root / (dataset.get('split') or ''), _classes_of(cfg, dataset))
-                if dataset.get('ann_file') and not (root / dataset.ann_file).is_file():
-                    raise InputError(f'annotation file {root / dataset.ann_file} is not there; {_how_to_get(root)}')
+                if dataset.get('ann_file'):
+                    _check_file(root / dataset.ann_file)
                 _check_classes(cfg, dataset, split)
                 _check_masks(dataset)
         _check_evaluator(cfg, split)
@@ -55,6 +56,8 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
 def class_of(cfg: Config, dataset: ConfigDict) -> Optional[type]:
     """The class of a data set's config, looked up in the config's scope; None if nobody knows it."""
     from mmengine.registry import DATASETS
+    if 'type' in dataset and not isinstance(dataset.type, str):
+        return dataset.type  # a config in pure Python
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope', 'mmengine')) as registry:
         return registry.get(dataset.type) if 'type' in dataset else None
 
@@ -63,7 +66,9 @@ def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
     dataset_class, classes = class_of(cfg, dataset), _classes_of(cfg, dataset)
     if not classes:
         return
-    for path, count in _numbers_of_classes(cfg.model, 'model'):
+    # What is found by its name has no fixed number of classes.
+    by_words = any(key in cfg.model for key in ('language_model', 'text_encoder'))
+    for path, count in [] if by_words else _numbers_of_classes(cfg.model, 'model'):
         if count != len(classes):
             raise InputError(f'{path} is {count}, but the {split} data set has {len(classes)} classes '
                              f'({some_of(classes)}); make them equal')
@@ -94,7 +99,7 @@ def _check_class_folders(folder: Path, classes: Sequence[str]) -> None:
 def _check_masks(dataset: ConfigDict) -> None:
     """The mask generator of SimMIM wants whole patches."""
     for step in dataset.get('pipeline', []):
-        if str(step.get('type', '')).endswith('SimMIMMaskGenerator'):
+        if type_name(step) == 'SimMIMMaskGenerator':
             image, mask, patch = (step.get(key, default) for key, default in (
                 ('input_size', 192), ('mask_patch_size', 32), ('model_patch_size', 4)))
             if image % mask or mask % patch:
@@ -111,14 +116,16 @@ def _is_coco(dataset_class: Optional[type]) -> bool:
 
 
 def _numbers_of_classes(model, path: str) -> Iterator[Tuple[str, int]]:
-    """(where, how many) for each num_classes of a model's config; a semantic branch counts classes of its own."""
+    """(where, how many) for each num_classes of a model's config that counts those of the data. A semantic branch, proposals,
+    the detector of a tracker and heads for boundaries count others."""
     if isinstance(model, (list, tuple)):
         model = {str(i): item for i, item in enumerate(model)}
     if isinstance(model, dict):
         for key, value in model.items():
             if key == 'num_classes' and isinstance(value, int):
                 yield f'{path}.{key}', value
-            elif key != 'semantic_head':
+            elif key not in ('semantic_head', 'rpn_head', 'detector') and not (
+                    isinstance(value, dict) and 'boundary_threshold' in value):
                 yield from _numbers_of_classes(value, f'{path}.{key}')
 
 
@@ -134,6 +141,11 @@ def _check_evaluator(cfg: Config, split: str) -> None:
         if own and files and Path(own).absolute() not in [file.absolute() for file in files]:
             raise InputError(f'{split}_evaluator reads {own}, but the {split} data set {files[0]}; give both the same '
                              'ann_file')
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f'annotation file {path} is not there; {_how_to_get(path)}')
 
 
 def _check_folder(folder: Path) -> None:

@@ -25,6 +25,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
     checkpoints the disk holds one more than ``max_keep_ckpts``.
     """
 
+    file_backend: Any
+    keep_ckpt_ids: 'deque[int]'
+
     def before_train(self, runner: Runner) -> None:
         """As MMEngine's. What a process that was killed left half-written is removed."""
         info = runner.message_hub.runtime_info

@@ -9,6 +9,7 @@ from mmengine.dataset import Compose
 
 from ..datasets.image_size import check_image_size
 from ..errors import InputError
+from ..registry import type_name
 
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 VIDEO_SUFFIXES = {'.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v'}
@@ -57,7 +58,7 @@ class ImageReader:
         self._step = dict(pipeline[0]) if pipeline else dict(type='LoadImageFromFile')
         self._loader: Optional[Compose] = None
         self.multispectral = None
-        if str(self._step.get('type', '')).endswith('LoadMultispectralImage'):
+        if type_name(self._step) == 'LoadMultispectralImage':
             from ..datasets.multispectral import LoadMultispectralImage
 
             options: Dict[str, Any] = {k: v for k, v in self._step.items() if k != 'type'}

@@ -38,7 +38,7 @@ def test_a_good_file_has_nothing_to_note(check):
 
 
 @pytest.mark.parametrize('change, message', [
-    (lambda c: '{"images": [', r'a\.json is not JSON \(Expecting value: line 1 column 13'),
+    (lambda c: '{"images": [', r'a\.json is not JSON in UTF-8 \(Expecting value: line 1 column 13'),
     (lambda c: '[]', 'holds a list, but COCO format is an object with images, annotations and categories'),
     (lambda c: c.pop('categories') and None, 'no list of categories'),
     (lambda c: c.update(categories=[]), 'an empty list of categories'),
