@@ -17,7 +17,9 @@ PRETRAIN = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'onedl-mmpretrain>=1.3'
 SCALE = ['deepspeed>=0.16']
 EXPORT = ['onnx>=1.18', 'onnxscript>=0.5', 'onnxruntime>=1.20', 'openvino>=2025.0', 'nncf>=2.15']
 DOCS = ['mkdocs-material>=9', 'mkdocstrings[python]>=0.26']
-TEST = ['pytest>=8', 'pytest-xdist', 'transformers>=5', 'rasterio', 'seaborn', 'setuptools', 'wheel', *SCALE, *EXPORT]
+TEST = [
+    'pytest>=8', 'pytest-xdist', 'hypothesis', 'transformers>=5', 'rasterio', 'seaborn', 'setuptools', 'wheel', *SCALE, *EXPORT
+]
 DEV = [*DOCS, 'ruff', 'mypy', 'pre-commit', 'build', 'twine', 'nbmake', 'ipykernel']
 
 

@@ -17,9 +17,12 @@ import torch
 from commands import ROOT
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from randomise import randomise
 
 from mmvitscale import runner
+from mmvitscale.analysis.finite import pack
 from mmvitscale.config import load_config
 from mmvitscale.datasets import checks, mini
 
@@ -62,6 +65,11 @@ def place(tmp_path_factory):
         model = randomise(MODELS.build(cfg.model))
         dataset = cfg.test_dataloader.dataset
         torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(dataset.metainfo))), folder / f'{name}.pth')
+        if name == 'swinv2_upernet_mini':
+            sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 64, 64, dtype=torch.long)))
+            sample.set_metainfo(dict(img_shape=(64, 64)))
+            batch = dict(inputs=[torch.zeros(3, 64, 64, dtype=torch.uint8)] * 2, data_samples=[sample, sample.clone()])
+            torch.save(dict(state_dict=model.state_dict(), meta=dict(iter=1), batch=pack(batch)), folder / 'non_finite.pth')
     import cv2
     import numpy as np
     cv2.imwrite(str(folder / 'aerial.tif'), np.random.default_rng(0).integers(0, 255, (96, 160, 3), dtype=np.uint8))
@@ -82,7 +90,7 @@ def filled_in(command, place, out):
             'IMAGES': scenes, 'IMAGE': scenes / 'scene_00000.jpg', 'FOLDER': scenes, 'D': out / 'd',
             'pictures': out / 'pictures', 'files': place / 'files', 'maps': place / 'maps', 'vino': place / 'vino',
             'OPTIONS': 'model.backbone.arch.depth=24', 'aerial.tif': place / 'aerial.tif', 'POST': out / 'post',
-            'WORK_DIR': place, 'SRC': place / f'{config}.pth',
+            'WORK_DIR': place, 'NON_FINITE': place / 'non_finite.pth', 'SRC': place / f'{config}.pth',
         }
         value = known.get(argument, argument)
         value = re.sub(r'=(?:/data/coco|/data/ADEChallengeData2016)$', f'={place}/data/mini', str(value))

@@ -137,6 +137,13 @@ def _bytes_of_tensors(content: Any) -> int:
     return total
 
 
+def _bytes_of(text: str, encoding: str) -> bytes:
+    """How older protocols of pickle write bytes."""
+    if encoding != 'latin1':
+        raise UnpicklingError(f'unsupported global _codecs.encode of {encoding!r}')
+    return text.encode('latin1')
+
+
 class _DataUnpickler(pickle.Unpickler):
     """Reads plain containers, NumPy's arrays and PyTorch's tensors."""
 
@@ -144,6 +151,8 @@ class _DataUnpickler(pickle.Unpickler):
               ('torch.storage', '_load_from_bytes'), ('builtins', 'set'), ('builtins', 'complex')}
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ('_codecs', 'encode'):
+            return _bytes_of
         inside_numpy = module in ('numpy.core.multiarray', 'numpy._core.multiarray') and name in ('_reconstruct', 'scalar')
         if (module, name) in self._KNOWN or inside_numpy:
             return super().find_class(module, name)
