@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from ..checkpoints.resuming import write_pointer
 from ..errors import InputError
+from ..machine import return_free_memory
 from ..registry import HOOKS
 from ..whole_file import remove_unfinished
 
@@ -57,6 +58,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         runner.save_checkpoint(self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
                                save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
                                backend_args=self.backend_args, **self.args)
+        return_free_memory()  # what was saved stood in it a second time
         if not is_main_process():
             return
         write_pointer(runner.work_dir, str(self.last_ckpt))

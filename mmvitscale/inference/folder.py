@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement
 
 from ..errors import InputError
+from ..machine import return_free_memory
 from ..whole_file import whole_file
 from .files import output_names, write_array, write_json, write_picture
 from .images import VIDEO_SUFFIXES, ImageReader, frames_of, list_images
@@ -27,6 +28,8 @@ from .tiles import predict_in_tiles
 
 _SUFFIXES = {'labels': '.png', 'scores': '.npy', 'logits': '.npy', 'json': '.json'}
 _RECORD = 'predict.json'
+# Images after which memory is given back.
+_TRIM = 100
 
 
 @dataclass(frozen=True)
@@ -331,6 +334,8 @@ def _predict_images(
             name = names[item.path]
             writer.image(sample, item.picture, name, _file_name(item.path, name))
             outcome.done += 1
+            if outcome.done % _TRIM == 0:
+                return_free_memory()
         advance(len(batch))
 
 

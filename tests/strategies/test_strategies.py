@@ -107,6 +107,14 @@ def test_a_checkpoint_of_one_goes_on_in_another(before, after, found, folder):
     assert largest_difference(ours['state_dict'], never_stopped['state_dict']) < 1e-5
 
 
+def test_a_resumed_training_is_the_undisturbed_one_to_the_last_bit(found, folder):
+    assert found['exact-cut']['losses'] == found['exact']['losses'][2:] != found['ddp']['losses'][2:]
+    ours, never_stopped = (checkpoint(folder / way / 'iter_4.pth') for way in ('exact-cut', 'exact'))
+    assert largest_difference(ours['state_dict'], never_stopped['state_dict']) == 0
+    for index, state in never_stopped['optimizer']['state'].items():
+        assert largest_difference(ours['optimizer']['state'][index], state) == 0
+
+
 @pytest.mark.parametrize('before', ['fsdp', 'deepspeed_zero1'])
 def test_a_single_process_goes_on(before, found, folder, data, tmp_path, told_by_log):
     cfg = steady(data, tmp_path / before, batch=4, load_from=str(folder / before / 'iter_2.pth'), resume=True)

@@ -138,6 +138,11 @@ def main(folder, data):
     for before, after in (('ddp', 'fsdp'), ('fsdp', 'deepspeed_zero1'), ('deepspeed_zero1', 'zero1'), ('zero1', 'ddp')):
         cfg = steady(data, folder / f'{before}-{after}', load_from=str(folder / before / 'iter_2.pth'), resume=True)
         found[f'{before}-{after}'] = dict(losses=train(cfg, after)[1])
+    # Random layers, each process its own, and optimizer states shared out.
+    random_layers = {'model.backbone.drop_path_rate': 0.3}
+    found['exact'] = dict(losses=train(steady(data, folder / 'exact', **random_layers), 'zero1')[1])
+    cfg = steady(data, folder / 'exact-cut', load_from=str(folder / 'exact' / 'iter_2.pth'), resume=True, **random_layers)
+    found['exact-cut'] = dict(losses=train(cfg, 'zero1')[1])
     # Against one process with the batch of both.
     sgd = dict(type='SGD', lr=0.05, momentum=0.9)
     found['sgd'] = dict(losses=train(steady(data, folder / 'sgd', optimizer=sgd, iters=10), 'ddp')[1])
