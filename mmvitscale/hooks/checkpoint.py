@@ -37,13 +37,16 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         super().before_train(runner)
         if not isinstance(self.file_backend, LocalBackend):
             return
-        self.file_backend = within = _Within(self.file_backend, Path(self.out_dir))
-        if not within.holds(getattr(self, 'best_ckpt_path', None)):
+        # Which one is the best so far is read from the checkpoint that is resumed, and that may be a stranger's.
+        if not self._is_inside(getattr(self, 'best_ckpt_path', None)):
             self.best_ckpt_path = None
         for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
-            self.best_ckpt_path_dict[key] = path if within.holds(path) else None
+            self.best_ckpt_path_dict[key] = path if self._is_inside(path) else None
         if is_main_process() and Path(self.out_dir).is_dir():
             remove_unfinished(self.out_dir, '.pth')
+
+    def _is_inside(self, path: Any) -> bool:
+        return isinstance(path, str) and Path(path).absolute().parent.resolve() == Path(self.out_dir).absolute().resolve()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         expired: List[int] = []
@@ -90,44 +93,17 @@ def _remove(backend: Any, path: str) -> None:
         backend.rmtree(path)
 
 
-class _Backend:
-    """Stands before a backend of files of MMEngine."""
+class _Later:
+    """Stands before a backend of files of MMEngine, and keeps what was to be removed."""
 
     def __init__(self, backend: Any):
         self._backend = backend
+        self.removed: List[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
-
-
-class _Later(_Backend):
-    """Keeps what was to be removed."""
-
-    def __init__(self, backend: Any):
-        super().__init__(backend)
-        self.removed: List[str] = []
 
     def remove(self, path: str) -> None:
         self.removed.append(path)
 
     rmtree = remove
-
-
-class _Within(_Backend):
-    """Removes only what lies in a folder. Which checkpoints are old is read from the one that is resumed, and that may be a
-    stranger's."""
-
-    def __init__(self, backend: Any, folder: Path):
-        super().__init__(backend)
-        self._folder = folder
-
-    def holds(self, path: Any) -> bool:
-        return isinstance(path, str) and Path(path).absolute().parent.resolve() == self._folder.absolute().resolve()
-
-    def remove(self, path: str) -> None:
-        if self.holds(path):
-            self._backend.remove(path)
-
-    def rmtree(self, path: str) -> None:
-        if self.holds(path):
-            self._backend.rmtree(path)

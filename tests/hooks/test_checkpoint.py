@@ -80,6 +80,18 @@ def test_the_best_one_stays_until_there_is_a_better(tmp_path, monkeypatch):
     assert names(tmp_path) == ['best_acc_iter_3.pth', 'iter_4.pth']
 
 
+def test_a_better_one_under_the_same_name_stays(tmp_path):
+    """Validated twice in an iteration."""
+    options = dict(max_keep_ckpts=1, save_best='acc', rule='greater')
+    runner = train(tmp_path, 2, [dict(type='Measures')], **options)
+    hook = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    best = Path(hook.best_ckpt_path)
+    runner.train_loop._iter = 1
+    hook.after_val_epoch(runner, dict(acc=5.0))
+    assert Path(hook.best_ckpt_path) == best and best.is_file()
+    assert runner.message_hub.get_info('best_score') == 5
+
+
 def test_a_file_stands_at_its_place_only_when_it_is_whole(tmp_path, monkeypatch):
     """As another process would see it while the file is written."""
     seen, write = [], torch.save
