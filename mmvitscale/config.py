@@ -164,6 +164,8 @@ def check_numbers(cfg: Config) -> None:
         for folder in folders:
             part = part.get(folder) if isinstance(part, dict) or part is cfg else None
         value = part.get(key) if isinstance(part, dict) else None
+        if key in ('max_iters', 'max_epochs') and isinstance(value, float) and value.is_integer() and value >= least:
+            continue  # 1e5
         rate = key in ('lr', 'weight_decay', 'val_interval')
         fits = isinstance(value, (int, float) if rate else int) and not isinstance(value, bool) and value >= least
         if value is not None and not fits:
@@ -215,3 +217,13 @@ def plain_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
         yield dataset
     for item in inner:
         yield from plain_datasets(item)
+
+
+def values_of(item: Any, key: str) -> Iterator[Any]:
+    """Every value of this key in nested dicts and lists."""
+    if isinstance(item, dict):
+        if key in item:
+            yield item[key]
+        item = list(item.values())
+    for inner in item if isinstance(item, (list, tuple)) else ():
+        yield from values_of(inner, key)

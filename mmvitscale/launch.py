@@ -25,6 +25,7 @@ _CONSEQUENCES = (
     'NCCL error',
     'DistNetworkError',
     'Timed out waiting',
+    'of another process is not finite',
 )
 
 
@@ -75,7 +76,7 @@ def cause(failures: Dict[int, ProcessFailure]) -> int:
     def key(rank: int):
         failure = failures[rank]
         text = _error_of(failure) or ''
-        if text.startswith('InputError: '):
+        if text.startswith('InputError: ') and 'of another process is not finite' not in text:
             kind = 0
         elif failure.exitcode == _TERMINATED:
             kind = 4

@@ -5,13 +5,13 @@ import importlib.util
 import os
 import subprocess
 from datetime import timedelta
-from typing import Iterator, Optional
+from typing import Optional
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
-from .config import check_numbers, dataloaders
+from .config import check_numbers, dataloaders, values_of
 from .errors import InputError, some_of
 from .registry import type_name
 from .torchvision_shim import make_torchvision_importable
@@ -151,7 +151,7 @@ def _check_fsdp(cfg: Config) -> None:
         if type_name(hook).endswith('EMAHook'):
             raise InputError('EMAHook found with FSDPStrategy, but it copies a model, and no process has a whole one; '
                              'use the strategy zero1 or deepspeed_zero1, or leave the hook out')
-    if 'similarity_weight' in str(cfg.model) and any(_values(cfg.model, 'similarity_weight')):
+    if 'similarity_weight' in str(cfg.model) and any(values_of(cfg.model, 'similarity_weight')):
         raise InputError('similarity_weight found with FSDPStrategy, but it compares the maps of blocks that are not '
                          'together at a time; use the strategy zero1 or deepspeed_zero1')
     wrapper = cfg.optim_wrapper
@@ -160,16 +160,6 @@ def _check_fsdp(cfg: Config) -> None:
             raise InputError('AmpOptimWrapper with float16 found with FSDPStrategy, whose processes see infinities in '
                              'their own shards only; use bfloat16: --amp, or optim_wrapper.dtype=bfloat16')
         use_mixed_precision(cfg)
-
-
-def _values(item, key: str) -> Iterator:
-    """Every value of this key in nested dicts and lists."""
-    if isinstance(item, dict):
-        if key in item:
-            yield item[key]
-        item = list(item.values())
-    for inner in item if isinstance(item, (list, tuple)) else ():
-        yield from _values(inner, key)
 
 
 def check_packages(cfg: Config) -> None:

@@ -23,6 +23,7 @@ from .checkpoints.door import backbones_of, into_model, unwrapped
 from .checkpoints.files import read_checkpoint
 from .checkpoints.resuming import check_resumable, newest_whole
 from .checkpoints.windows import settle_windows, tested_windows
+from .config import values_of
 from .datasets.named_pipeline import name_pipelines
 from .errors import InputError, comes_from_here
 from .hooks.averages import let_averages_follow
@@ -101,8 +102,7 @@ class _Door(_Base):
                 hooks[name] = {**default, **hook}
         super().register_default_hooks(hooks)
 
-    @staticmethod
-    def build_dataloader(dataloader: Union[DataLoader, dict], seed: Optional[int] = None,
+    def build_dataloader(self, dataloader: Union[DataLoader, dict], seed: Optional[int] = None,  # type: ignore[override]
                          diff_rank_seed: bool = False) -> DataLoader:
         """As MMEngine's. Data pipelines name the image that they cannot take. Raises InputError for a data set that is
         empty."""
@@ -118,7 +118,8 @@ class _Door(_Base):
                 raise
             if hasattr(dataset, '__len__') and not len(dataset):
                 raise InputError(f'the data set {type(dataset).__name__} ({_where(dataset)}) {empty}')
-            name_pipelines(dataset)
+            ignored = [value for value in values_of(self.cfg.get('model') or {}, 'ignore_index') if isinstance(value, int)]
+            name_pipelines(dataset, ignored)
             dataloader = {**dataloader, 'dataset': _Built(dataset)}
         return mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 

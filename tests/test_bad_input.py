@@ -27,7 +27,7 @@ from mmvitscale.datasets.mini import write_dataset
 # What may lie in the folder of a tool that was stopped: what it has said, and the config.
 _HARMLESS = {'.log', '.py', '.json', '.txt', ''}
 SEG, DET = 'swinv2_upernet_mini', 'swinv2_retinanet_mini'
-VIT = 'deepvit_upernet_mini'
+VIT, MASKS = 'deepvit_upernet_mini', 'swinv2_mask_rcnn_mini'
 SMALL = "model.backbone.arch={'embed_dims':8,'depths':[1,1,1,1],'num_heads':[1,1,1,1]}"
 
 
@@ -104,7 +104,7 @@ def options(place: Place, *more: str) -> List[str]:
 
 def train(place: Place, *more: str, config: object = SEG, arguments: Sequence[object] = ()) -> list:
     chosen = options(place, *more)
-    if config == DET:
+    if config in (DET, MASKS):
         chosen = [
             f'data_root={place.det}/',
             'train_cfg.max_iters=1',
@@ -341,11 +341,11 @@ spoiled('label maps of text', 'does not go through LoadAnnotations', every(LABEL
 spoiled('images of another suffix', 'no image to use', lambda place: None, 'train_dataloader.dataset.img_suffix=.webp')
 
 
-def coco_case(name: str, says: str, change: Callable[[dict], object]):
+def coco_case(name: str, says: str, change: Callable[[dict], object], config: str = DET):
     @case(name, says)
     def prepare(place):
         place.coco(change)
-        return train(place, config=DET)
+        return train(place, config=config)
 
 
 def coco_file(name: str, says: str, content):
@@ -386,8 +386,8 @@ coco_case('file names of files that are not there', 'are not in', each('images',
 coco_case('names of categories that are numbers', 'name|classes', each('categories', name=5))
 coco_case('annotations that are numbers', 'annotations', lambda c: c.update(annotations=[1, 2]))
 coco_case('images that have one id', 'twice', each('images', id=1))
-coco_case('masks of numbers', 'segmentation', each('annotations', segmentation=5))
-coco_case('masks of a flat list', 'segmentation', each('annotations', segmentation=[1, 2, 3, 4, 5, 6]))
+coco_case('masks of numbers', 'segmentation', each('annotations', segmentation=5), config=MASKS)
+coco_case('masks of a flat list', 'segmentation', each('annotations', segmentation=[1, 2, 3, 4, 5, 6]), config=MASKS)
 case('everything filtered out', 'no image to use')(
     lambda place: train(place, "train_dataloader.dataset.filter_cfg={'filter_empty_gt':True,'min_size':5000}", config=DET)
 )

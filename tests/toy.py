@@ -45,7 +45,7 @@ class Images(Dataset):
 
 
 def train(work_dir, backbone, hooks=(), max_iters=1, num_workers=0, lr=1e-3, optimizer='SGD', images=None, sampler=None,
-          model=None, clip_grad=None, accumulative_counts=1, **options):
+          model=None, batch_sampler=None, wrapper='OptimWrapper', clip_grad=None, accumulative_counts=1, **options):
     """Train and return the runner. A checkpoint is written after every iteration."""
     checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=1)
     options = dict(dict(train_cfg=dict(by_epoch=False, max_iters=max_iters), default_hooks=dict(checkpoint=checkpoint)),
@@ -55,9 +55,9 @@ def train(work_dir, backbone, hooks=(), max_iters=1, num_workers=0, lr=1e-3, opt
         work_dir=str(work_dir),
         train_dataloader=dict(dataset=images or Images(), batch_size=2, num_workers=num_workers,
                               persistent_workers=num_workers > 0,
-                              sampler=sampler or dict(type='InfiniteSampler', shuffle=False),
+                              sampler=sampler or dict(type='InfiniteSampler', shuffle=False), batch_sampler=batch_sampler,
                               collate_fn=dict(type='default_collate')),
-        optim_wrapper=dict(optimizer=dict(type=optimizer, lr=lr), clip_grad=clip_grad,
+        optim_wrapper=dict(type=wrapper, optimizer=dict(type=optimizer, lr=lr), clip_grad=clip_grad,
                            accumulative_counts=accumulative_counts),
         custom_hooks=[dict(type='mmvitscale.LogCPBTransferHook'), dict(type='EMAHook'), *hooks],
         experiment_name=f'{Path(work_dir).name}_{id(work_dir)}',

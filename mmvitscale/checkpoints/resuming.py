@@ -1,8 +1,9 @@
 """Which checkpoint an interrupted training goes on from, and whether a file holds what that needs."""
 
+import re
 import zipfile
 from pathlib import Path
-from typing import Callable, List, Optional, Union
+from typing import Callable, List, Optional, Tuple, Union
 
 from ..errors import InputError, some_of
 from ..whole_file import whole_file
@@ -10,6 +11,8 @@ from .files import read_checkpoint
 
 # MMEngine's: in a work folder, the path of the checkpoint that was written last.
 _POINTER = 'last_checkpoint'
+# iter_4000.pth, and not what was published of it: iter_4000-0a1b2c3d.pth.
+_NUMBERED = re.compile(r'(.*?)(\d+)\.pth')
 
 
 def write_pointer(work_dir: Union[str, Path], checkpoint: str) -> None:
@@ -19,8 +22,8 @@ def write_pointer(work_dir: Union[str, Path], checkpoint: str) -> None:
 
 
 def newest_whole(work_dir: Union[str, Path], tell: Callable[[str], None] = lambda line: None) -> Optional[Path]:
-    """The newest checkpoint of a training that is whole, None where the folder has none at all. Those with the best metrics,
-    which hold weights alone, are passed over.
+    """The newest checkpoint of a training that is whole, None where the folder has none at all. Only what its hook numbers is
+    looked at: the best ones, and published ones, hold weights alone.
 
     Args:
         work_dir: of the training; checkpoints lie in it, or where its ``last_checkpoint`` says.
@@ -42,15 +45,36 @@ def newest_whole(work_dir: Union[str, Path], tell: Callable[[str], None] = lambd
 
 
 def _candidates(work_dir: Path) -> List[Path]:
-    """From the newest to the oldest."""
-    folders = {work_dir}
+    """From the newest to the oldest: by their numbers, but those of an earlier, longer training in the same folder last."""
+    pointed = _pointed(work_dir)
+    last = _NUMBERED.fullmatch(pointed.name) if pointed else None
+    prefixes = {'iter_', 'epoch_', *([last[1]] if last else [])}
+    found = {}
+    for folder in {work_dir, pointed.parent if pointed else work_dir}:
+        for path in folder.glob('*.pth'):
+            match = _NUMBERED.fullmatch(path.name)
+            if match and match[1] in prefixes and path.is_file():
+                found[path.resolve()] = int(match[2])
+
+    def key(path: Path) -> Tuple[bool, int, int]:
+        time = path.stat().st_mtime_ns
+        stale = last is not None and pointed.is_file() and found[path] > int(last[2]) and time < pointed.stat().st_mtime_ns
+        return not stale, found[path], time
+
+    return sorted(found, key=key, reverse=True)
+
+
+def _pointed(work_dir: Path) -> Optional[Path]:
+    """The checkpoint that was written last, as far as the folder tells. Raises InputError for one that is elsewhere."""
     try:
-        folders.add(Path((work_dir / _POINTER).read_text().strip()).parent)
+        text = (work_dir / _POINTER).read_text().strip()
     except (OSError, ValueError):  # not there, or no text
-        pass
-    found = {path.resolve(): path for folder in folders for path in folder.glob('*.pth')
-             if path.is_file() and not path.name.startswith(('.', 'best_'))}
-    return sorted(found.values(), key=lambda path: (path.stat().st_mtime_ns, len(path.stem), path.stem), reverse=True)
+        return None
+    if '://' in text:
+        raise InputError(f'the last checkpoint of {work_dir} is {text}, which --resume does not look for by itself; copy it '
+                         'here, and '
+                         'give it: --resume CKPT')
+    return Path(text) if text else None
 
 
 def is_whole(path: Path) -> bool:

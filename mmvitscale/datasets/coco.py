@@ -26,7 +26,7 @@ def check_coco(ann_file: Path, image_folder: Path, classes: Sequence[str], train
         with_mask: every usable annotation needs a segmentation.
     """
     content = read_coco(ann_file)
-    check_entries(content, ann_file, annotated=training)
+    check_entries(content, ann_file, annotated=training, with_mask=with_mask)
     return check_content(content, ann_file, image_folder, classes, training, with_mask)
 
 
@@ -92,15 +92,15 @@ def read_coco(ann_file: Path) -> dict:
     return content
 
 
-def check_entries(content: dict, ann_file: Path, annotated: bool = True) -> None:
+def check_entries(content: dict, ann_file: Path, annotated: bool = True, with_mask: bool = True) -> None:
     """Raise InputError unless the lists are there, each entry has the keys that mmdet needs, and a box is one. annotated:
     the list of annotations must be there, too."""
     for name, keys in _KEYS.items():
         if name in content or annotated or name != 'annotations':
-            _check_list(content.get(name), name, keys, ann_file)
+            _check_list(content.get(name), name, keys, ann_file, with_mask)
 
 
-def _check_list(entries, name: str, keys: Sequence[str], ann_file: Path) -> None:
+def _check_list(entries, name: str, keys: Sequence[str], ann_file: Path, with_mask: bool) -> None:
     if not isinstance(entries, list) or (not entries and name != 'annotations'):
         found = 'an empty list of' if entries == [] else 'no list of'
         raise InputError(f'annotation file {ann_file} has {found} {name}; export it in COCO format')
@@ -113,7 +113,7 @@ def _check_list(entries, name: str, keys: Sequence[str], ann_file: Path) -> None
         if wrong:
             raise InputError(f'{name}[{index}] in {ann_file} has the {wrong[0]} {str(entry[wrong[0]])[:60]!r}, but it is '
                              f'{_KINDS_TOLD[wrong[0]]}; correct it')
-        if name == 'annotations' and not _is_mask(entry.get('segmentation')):
+        if with_mask and name == 'annotations' and not _is_mask(entry.get('segmentation')):
             raise InputError(f'annotations[{index}] in {ann_file} has the segmentation {str(entry["segmentation"])[:60]!r}, '
                              'but it is '
                              'a list of polygons, each a list of numbers x, y, x, y, ..., or a dict of counts and size; '

@@ -1,11 +1,11 @@
 """Data pipelines that name the image they cannot take, and look at what they made of it."""
 
-from typing import Any, Optional, Sequence
+from typing import Any, Collection, Optional, Sequence
 
 import torch
 from mmengine.dataset import Compose
 
-from ..errors import InputError, comes_from_here
+from ..errors import InputError, comes_from_here, some_of
 from ..mistakes import message_of
 from .image_size import check_image_size
 
@@ -16,21 +16,23 @@ class NamedPipeline(Compose):
     Args:
         pipeline: of a data set.
         num_classes: of the data set; labels of pixels are below. None: not known.
-        ignore_index: the label of pixels that are left out.
+        ignored: the labels of pixels that are left out.
 
     Raises:
         InputError: when called, with the image and the step, for an image or an annotation that a step cannot take, or
             labels that do not belong to the image or the classes. Defects of our own steps stay what they are.
     """
 
-    def __init__(self, pipeline: Compose, num_classes: Optional[int] = None, ignore_index: int = 255):
+    def __init__(self, pipeline: Compose, num_classes: Optional[int] = None, ignored: Collection[int] = (255, )):
         super().__init__(None)
         self.transforms = pipeline.transforms
-        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.num_classes, self.ignored = num_classes, ignored
 
     def __call__(self, data: dict) -> Optional[dict]:
         image = data.get('img_path') or data.get('filename') or data.get('img_id', 'a sample')
         labels = data.get('seg_map_path')
+        for path in filter(None, (image, labels)):
+            check_image_size(path)
         for step in self.transforms:
             try:
                 data = step(data)
@@ -39,17 +41,17 @@ class NamedPipeline(Compose):
             except Exception as error:
                 if comes_from_here(error):
                     raise
-                check_image_size(image)  # what it promises may be why
                 annotation = f', label map {labels},' if labels else ''
                 raise InputError(f'{image}{annotation} does not go through {type(step).__name__} of the data pipeline '
                                  f'({message_of(error)}); check the files, and the step') from error
             if data is None:
                 return None
-        _check_labels(data, image, labels, self.num_classes, self.ignore_index)
+        _check_labels(data, image, labels, self.num_classes, self.ignored)
         return data
 
 
-def _check_labels(data: Any, image: Any, path: Any, num_classes: Optional[int], ignore_index: int) -> None:
+def _check_labels(data: Any, image: Any, path: Any, num_classes: Optional[int],
+                  ignored: Collection[int]) -> None:
     """Of semantic segmentation. A label beyond the classes kills a GPU's process without a word of the image."""
     sample = data.get('data_samples') if isinstance(data, dict) else None
     labels = getattr(getattr(sample, 'gt_sem_seg', None), 'data', None)
@@ -66,21 +68,25 @@ def _check_labels(data: Any, image: Any, path: Any, num_classes: Optional[int], 
         raise InputError(f'{name} is {size[0]} x {size[1]} pixels, but the image is {sizes[0][0]} x {sizes[0][1]}; they have '
                          'to be of one size')
     if num_classes is not None:
-        beyond = labels[(labels >= num_classes) & (labels != ignore_index)]
+        beyond = labels[labels >= num_classes]
+        beyond = beyond[~torch.isin(beyond, torch.tensor(list(ignored)))] if beyond.numel() else beyond
         if beyond.numel():
             raise InputError(f'{name} holds the label {int(beyond.max())}, but there are {num_classes} classes, 0 to '
-                             f'{num_classes - 1}, and {ignore_index} for what is left out; correct the labels, or the classes '
+                             f'{num_classes - 1}, and {some_of([str(i) for i in ignored])} for what is left out; correct the '
+                             'labels, '
+                             'or the classes '
                              '(reduce_zero_label takes 1 off each)')
 
 
-def name_pipelines(dataset: Any) -> None:
-    """Put a ``NamedPipeline`` in the place of each pipeline of a data set, through wrappers. What is no plain Compose stays."""
+def name_pipelines(dataset: Any, ignored: Collection[int] = ()) -> None:
+    """Put a ``NamedPipeline`` in the place of each pipeline of a data set, through wrappers. What is no plain Compose stays.
+    ignored: labels that the model leaves out."""
     inner: Sequence[Any] = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     for item in inner:
         if item is not None and item is not dataset:
-            name_pipelines(item)
+            name_pipelines(item, ignored)
     if type(getattr(dataset, 'pipeline', None)).__name__ == 'Compose' and hasattr(dataset.pipeline, 'transforms'):
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         segments = hasattr(dataset, 'seg_map_suffix')
         dataset.pipeline = NamedPipeline(dataset.pipeline, len(classes) if segments and classes else None,
-                                         getattr(dataset, 'ignore_index', 255))
+                                         sorted({255, getattr(dataset, 'ignore_index', 255), *ignored}))

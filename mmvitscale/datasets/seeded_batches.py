@@ -68,6 +68,8 @@ class SeededBatches:
         batches = self._pass()
         while self._done:
             if next(batches, None) is None:
+                if not self._endless:
+                    return
                 self._passes += 1
                 batches = self._pass()
                 continue
@@ -97,6 +99,12 @@ def _rewind(sampler: Any) -> None:
     """MMEngine's InfiniteSampler goes through one stream of indices, once."""
     if hasattr(sampler, 'indices') and hasattr(sampler, '_indices_of_rank'):
         sampler.indices = sampler._indices_of_rank()
+
+
+def sampler_of(loader: DataLoader) -> Any:
+    """What gives the order of a loader's data: behind a batch sampler of one's own, PyTorch has another one in its place."""
+    inner = getattr(loader.batch_sampler, 'sampler', None)
+    return loader.sampler if inner is None else inner
 
 
 def seed_batches(loader: DataLoader, seed: int, rank: int) -> Optional[SeededBatches]:

@@ -6,7 +6,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ..datasets.seeded_batches import SeededBatches, seed_batches, seed_everything
+from ..datasets.seeded_batches import SeededBatches, sampler_of, seed_batches, seed_everything
 from ..registry import HOOKS
 
 
@@ -32,24 +32,27 @@ class ExactResumeHook(Hook):
 
     def __init__(self) -> None:
         self._sampler_seed: Optional[int] = None
+        self._batches_then: Optional[int] = None  # in an epoch, when the checkpoint was written
         self._batches: Optional[SeededBatches] = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keeps the seed of the order of the data: it is drawn where the config gives none."""
-        checkpoint['exact_resume'] = dict(sampler_seed=getattr(runner.train_dataloader.sampler, 'seed', None))
+        """Keeps the seed of the order of the data, which is drawn where the config gives none, and the batches in an epoch."""
+        loader = runner.train_dataloader
+        checkpoint['exact_resume'] = dict(sampler_seed=getattr(sampler_of(loader), 'seed', None), batches=len(loader))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Takes it, if a training goes on."""
         if runner._resume:
             kept = checkpoint.get('exact_resume')
-            seed = kept.get('sampler_seed') if isinstance(kept, dict) else None
+            seed, batches = (kept.get(key) if isinstance(kept, dict) else None for key in ('sampler_seed', 'batches'))
             self._sampler_seed = seed if isinstance(seed, int) else None
+            self._batches_then = batches if isinstance(batches, int) else None
 
     def before_train(self, runner: Runner) -> None:
         """Puts the data where the training stands."""
         loader, loop = runner.train_dataloader, runner.train_loop
-        if self._sampler_seed is not None and hasattr(loader.sampler, 'seed'):
-            loader.sampler.seed = self._sampler_seed
+        if self._sampler_seed is not None and hasattr(sampler_of(loader), 'seed'):
+            sampler_of(loader).seed = self._sampler_seed
         self._batches = seed_batches(loader, runner.seed, get_rank())
         if self._batches is None:
             runner.logger.info('The data are no batches of numbered samples: a resumed training sees others than one that was '
@@ -66,10 +69,14 @@ class ExactResumeHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Of a loop that counts epochs: those batches of this one that are behind already are left out."""
         loop = runner.train_loop
-        if self._batches is not None and not hasattr(loop, 'dataloader_iterator'):
-            first = runner.epoch * len(loop.dataloader)
-            done = runner.iter - first
-            self._batches.begin(first, done if 0 < done < len(loop.dataloader) else 0)
+        if self._batches is None or hasattr(loop, 'dataloader_iterator'):
+            return
+        length = len(loop.dataloader)
+        done = runner.iter - runner.epoch * length
+        # In the first epoch after a resume alone, and not with another batch or other data.
+        goes_on = self._batches_then == length and 0 < done <= length
+        self._batches_then = None
+        self._batches.begin(runner.iter - (done if goes_on else 0), done if goes_on else 0)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seeds the step."""
@@ -92,11 +99,13 @@ def restart_loading(runner: Runner, iteration: int) -> None:
     loader._iterator = None  # the processes that persistent_workers keeps
     if not hasattr(loop, 'dataloader_iterator'):
         return
-    loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
-    if isinstance(loader.batch_sampler, SeededBatches):
+    # Before there is an iterator: older versions' begin to load at once.
+    seeded = isinstance(loader.batch_sampler, SeededBatches)
+    if seeded:
         loader.batch_sampler.begin(0, iteration, endless=True)
-        return
-    if hasattr(loader.sampler, '_indices_of_rank'):  # InfiniteSampler's stream ended with the iteration over it
-        loader.sampler.indices = loader.sampler._indices_of_rank()
-    if iteration and hasattr(loop.dataloader_iterator, 'skip_iter'):
+    elif hasattr(sampler_of(loader), '_indices_of_rank') and hasattr(sampler_of(loader), 'indices'):
+        # InfiniteSampler's stream ended with the iteration over it.
+        sampler_of(loader).indices = sampler_of(loader)._indices_of_rank()
+    loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
+    if not seeded and iteration and hasattr(loop.dataloader_iterator, 'skip_iter'):
         loop.dataloader_iterator.skip_iter(iteration)

@@ -1,6 +1,7 @@
 """The hook that lets no infinity and no NaN into the weights."""
 
 import random
+import time
 from inspect import signature
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Tuple
@@ -19,6 +20,8 @@ from ..models.layers.sync_batch_norm import SyncBatchNorm
 from ..registry import HOOKS
 from ..whole_file import whole_file
 
+# Seconds that the processes that have nothing to say leave to the others.
+_FIRST_WORD = 5
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, SyncBatchNorm)
 
 
@@ -37,14 +40,14 @@ class FiniteLossHook(Hook):
     Our runners have it by default (``default_hooks=dict(finite_loss=None)`` leaves it out).
 
     Args:
-        on_non_finite: 'stop' or 'skip'.
+        on_non_finite: 'stop' or 'skip'. None: 'stop', but 'skip' with float16's loss scaler, which leaves out steps anyway.
         patience: so many batches in a row are left out at most.
     """
 
     priority = 'LOWEST'  # what others draw before a step comes before what the step draws
 
-    def __init__(self, on_non_finite: str = 'stop', patience: int = 20):
-        if on_non_finite not in ('stop', 'skip'):
+    def __init__(self, on_non_finite: Optional[str] = None, patience: int = 20):
+        if on_non_finite not in (None, 'stop', 'skip'):
             raise InputError(f"on_non_finite={on_non_finite!r} found in finite_loss, but it is 'stop' or 'skip'")
         self.on_non_finite, self.patience = on_non_finite, patience
         self._in_a_row = 0
@@ -55,6 +58,9 @@ class FiniteLossHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Stands before the updates."""
         wrapper = runner.optim_wrapper
+        if self.on_non_finite is None:
+            scaled = hasattr(wrapper, 'loss_scaler') and getattr(wrapper, 'cast_dtype', None) in (None, torch.float16)
+            self.on_non_finite = 'skip' if scaled and not hasattr(runner, 'strategy') else 'stop'
         if self.on_non_finite == 'skip' and hasattr(runner, 'strategy'):
             raise InputError("on_non_finite='skip' found with a strategy, whose processes cannot leave out a step; use 'stop'")
         if not hasattr(wrapper, 'update_params') or 'update_params' in vars(wrapper):
@@ -96,7 +102,8 @@ class FiniteLossHook(Hook):
                                   f'{self._in_a_row}. in a row.')
             _count_as_done(runner.optim_wrapper)
 
-        return guarded
+        # In a compiled step it stands between graphs, as the backward pass does.
+        return torch.compiler.disable(guarded, recursive=False)
 
     def _watched(self, runner: Runner, clip_func: Callable) -> Callable:
 
@@ -117,7 +124,10 @@ class FiniteLossHook(Hook):
         """Repeat the forward pass, keep what is needed for that and raise InputError. All processes come here."""
         trace = self._trace(runner)
         path = None if finite else self._keep(runner, what, trace)
+        if get_world_size() > 1:
+            dist.barrier()  # the end of one process ends the others, and they are writing
         if finite:
+            time.sleep(_FIRST_WORD)
             raise InputError(f'{what} of another process is not finite')
         terms = f': {some_of(trace.terms)}' if trace and trace.terms else ''
         images = image_paths(self._batch)
@@ -142,8 +152,7 @@ class FiniteLossHook(Hook):
         try:
             with runner.optim_wrapper.optim_context(runner.model):
                 return trace_losses(model, self._batch)
-        except (RuntimeError, AssertionError, TypeError, ValueError, AttributeError):
-            # Of a model whose forward pass is not MMEngine's, or whose weights are elsewhere at this moment.
+        except Exception:  # of a model whose forward pass is not MMEngine's, or whose weights are elsewhere at this moment
             return None
         finally:
             _set_random_states(after)

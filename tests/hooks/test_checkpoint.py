@@ -133,6 +133,22 @@ def test_the_newest_that_is_whole_is_resumed_from(tmp_path, monkeypatch):
     assert newest_whole(tmp_path / 'nothing') is None
 
 
+def test_what_is_no_checkpoint_of_the_training_is_not_resumed_from(tmp_path):
+    train(tmp_path, 3)
+    for name in ('iter_3-0a1b2c12.pth', 'soup_9.pth', 'best_acc_iter_9.pth'):  # published, made of others, the best
+        (tmp_path / name).write_bytes((tmp_path / 'iter_1.pth').read_bytes())
+    os.utime(tmp_path / 'iter_1.pth')  # copied without its time
+    assert newest_whole(tmp_path) == tmp_path / 'iter_3.pth'
+    (tmp_path / 'iter_9.pth').write_bytes((tmp_path / 'iter_1.pth').read_bytes())
+    os.utime(tmp_path / 'iter_9.pth', ns=(0, 0))  # of an earlier, longer training
+    assert newest_whole(tmp_path) == tmp_path / 'iter_3.pth'
+    os.utime(tmp_path / 'iter_9.pth')  # written, and the process killed before it could say so
+    assert newest_whole(tmp_path) == tmp_path / 'iter_9.pth'
+    (tmp_path / 'last_checkpoint').write_text('s3://bucket/iter_3.pth')
+    with pytest.raises(InputError, match='copy it here'):
+        newest_whole(tmp_path)
+
+
 def test_what_a_killed_process_left_goes(tmp_path):
     tmp_path.joinpath('.iter_5.0a1b2c3d.part.pth').write_bytes(b'half')
     train(tmp_path, 1)

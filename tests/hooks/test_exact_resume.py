@@ -113,6 +113,43 @@ def test_within_an_epoch_and_through_passes(loop, tmp_path, monkeypatch):
     assert torch.equal(parameters(resumed), parameters(whole))
 
 
+@pytest.mark.parametrize('loop', ['epochs', 'passes'])
+def test_with_a_batch_sampler_that_has_the_sampler(loop, tmp_path, monkeypatch):
+    """As mmdet's configs have it. PyTorch's loader shows another sampler in its place, and no seed is given."""
+    AspectRatioBatchSampler = pytest.importorskip('mmdet.datasets').AspectRatioBatchSampler
+    monkeypatch.setattr('mmengine.runner.loops.time', SimpleNamespace(sleep=lambda seconds: None))
+
+    class Shaped(Noted):
+
+        def get_data_info(self, index):
+            return dict(width=1 + index % 3, height=2)
+
+    limits = dict(by_epoch=True, max_epochs=3) if loop == 'epochs' else dict(by_epoch=False, max_iters=12)
+    options = dict(sampler=dict(type='DefaultSampler', shuffle=True), train_cfg=limits, randomness=dict(seed=None),
+                   batch_sampler=dict(type=AspectRatioBatchSampler))
+    whole = train(tmp_path, monkeypatch, 12, images=Shaped(), **options)
+    resumed = train(tmp_path, monkeypatch, 12, images=Shaped(), resume=True, load_from=str(tmp_path / 'iter_6.pth'), **options)
+    assert indices_seen(resumed) == indices_seen(whole)[12:]
+    assert torch.equal(parameters(resumed), parameters(whole))
+
+
+def test_a_checkpoint_at_the_end_of_an_epoch(tmp_path, monkeypatch):
+    """Nothing of the epoch is left; and where an epoch has another length, all of the next one is seen."""
+    options = dict(sampler=dict(type='DefaultSampler', shuffle=True), train_cfg=dict(by_epoch=True, max_epochs=2))
+    whole = train(tmp_path, monkeypatch, 8, images=Noted(), **options)
+    resumed = train(tmp_path, monkeypatch, 8, images=Noted(), resume=True, load_from=str(tmp_path / 'iter_4.pth'), **options)
+    assert resumed.iter == 8 and indices_seen(resumed) == indices_seen(whole)[8:]
+    assert torch.equal(parameters(resumed), parameters(whole))
+
+    class Fewer(Noted):
+
+        def __len__(self):
+            return 6
+
+    other = train(tmp_path, monkeypatch, 8, images=Fewer(), resume=True, load_from=str(tmp_path / 'iter_2.pth'), **options)
+    assert len(indices_seen(other)) == 12
+
+
 def test_checkpoints_that_lose_gradients_are_told_of(tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda self, line, *args: lines.append(line))

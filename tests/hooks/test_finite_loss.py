@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import toy
+from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import nn
 
@@ -97,6 +98,14 @@ def test_such_batches_can_be_left_out(tmp_path):
 def seeded(kind):
     torch.manual_seed(3)
     return kind(BACKBONE)
+
+
+def test_with_a_loss_scaler_they_are_left_out_as_its_steps_are(tmp_path):
+    class Scaled(OptimWrapper):
+        loss_scaler, cast_dtype = None, None
+
+    runner = train(tmp_path, wrapper=Scaled)
+    assert runner.iter == 4 and is_finite(runner)
 
 
 def test_but_not_for_ever(tmp_path):

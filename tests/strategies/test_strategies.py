@@ -107,6 +107,14 @@ def test_a_checkpoint_of_one_goes_on_in_another(before, after, found, folder):
     assert largest_difference(ours['state_dict'], never_stopped['state_dict']) < 1e-5
 
 
+def test_a_loss_that_is_not_finite_stops_both_and_the_one_that_has_it_speaks(found, folder):
+    first, second = found['poisoned']
+    assert first == 'the loss of another process is not finite'
+    kept = folder / 'poisoned' / 'non_finite' / 'iter_3_rank1.pth'
+    assert 'the loss is nan at iteration 3' in second and 'came out of decode_head.conv_seg' in second and str(kept) in second
+    assert kept.is_file() and len(list(kept.parent.iterdir())) == 1
+
+
 def test_a_resumed_training_is_the_undisturbed_one_to_the_last_bit(found, folder):
     assert found['exact-cut']['losses'] == found['exact']['losses'][2:] != found['ddp']['losses'][2:]
     ours, never_stopped = (checkpoint(folder / way / 'iter_4.pth') for way in ('exact-cut', 'exact'))

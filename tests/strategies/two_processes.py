@@ -15,6 +15,8 @@ from torch.distributed.tensor import DTensor
 from mmvitscale import machine
 from mmvitscale.checkpoints.door import unwrapped
 from mmvitscale.config import add_strategy, load_config
+from mmvitscale.errors import InputError
+from mmvitscale.hooks import finite_loss
 from mmvitscale.models.layers.re_attention import ReAttention
 from mmvitscale.models.layers.sync_batch_norm import synchronised
 
@@ -123,6 +125,30 @@ def synchronised_norm():
     return found
 
 
+@HOOKS.register_module()
+class Poisons(Hook):
+    """NaN in the second process's third step."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 2 and dist.get_rank() == 1:
+            unwrapped(runner.model).decode_head.conv_seg.bias.data.fill_(float('nan'))
+
+
+def poisoned(folder, data):
+    """What each process says of it."""
+    finite_loss._FIRST_WORD = 0
+    cfg = steady(data, folder / 'poisoned')
+    cfg.custom_hooks.append(dict(type='Poisons'))
+    said = [None, None]
+    try:
+        train(cfg, 'ddp')
+        mine = 'nothing'
+    except InputError as error:
+        mine = str(error)
+    dist.all_gather_object(said, mine)
+    return said
+
+
 def main(folder, data):
     quick_configs()
     found = {}
@@ -143,6 +169,7 @@ def main(folder, data):
     found['exact'] = dict(losses=train(steady(data, folder / 'exact', **random_layers), 'zero1')[1])
     cfg = steady(data, folder / 'exact-cut', load_from=str(folder / 'exact' / 'iter_2.pth'), resume=True, **random_layers)
     found['exact-cut'] = dict(losses=train(cfg, 'zero1')[1])
+    found['poisoned'] = poisoned(folder, data)
     # Against one process with the batch of both.
     sgd = dict(type='SGD', lr=0.05, momentum=0.9)
     found['sgd'] = dict(losses=train(steady(data, folder / 'sgd', optimizer=sgd, iters=10), 'ddp')[1])
