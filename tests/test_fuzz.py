@@ -14,7 +14,7 @@ import torch
 from commands import ROOT
 from safetensors.torch import save_file
 
-SEEDS = range(int(os.environ.get('FUZZ_FROM', 0)), int(os.environ.get('FUZZ_TO', 250)))
+SEEDS = range(int(os.environ.get('FUZZ_FROM', 0)), int(os.environ.get('FUZZ_TO', 120)))
 _MEMORY = 4 << 30
 
 READER = '''

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
 from layouts import official_deepvit
 from official_layout import official_state_dict
 from randomise import randomise
@@ -19,6 +20,8 @@ from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
 from mmvitscale.models.layers.windows import cut_axis, window_geometry, window_merge, window_partition
 
+# Constants of all local code would be read first: of timm as well, where it lies beside the environment. 20 seconds.
+providers.is_local_module_file = lambda path: False
 settings.register_profile('here', deadline=None, derandomize=True, max_examples=40, database=None,
                           suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 settings.load_profile('here')
