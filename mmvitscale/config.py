@@ -111,8 +111,8 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     except InputError:
         raise
     except ImportError as error:
-        raise InputError(f'config {path} needs a package that is not installed ({error}); install it, for detection '
-                         "with: pip install -c constraints.txt -e '.[det]'") from error
+        raise InputError(f'config {path} needs a package that is not installed ({message_of(error)}); install it, '
+                         "for detection with: pip install -c constraints.txt -e '.[det]'") from error
     except (Exception, SystemExit) as error:  # a config is a program: it may raise anything
         raise InputError(f'config {path} cannot be read ({message_of(error)}{_line_of(error)}); correct it') from error
     if options:

@@ -143,9 +143,9 @@ _LAYERS: List[Tuple[str, Callable[[Any, str, Any], str]]] = [
                              'of the '
      'backbone, and those of its outputs in_channels of neck and heads: make them equal'),
     (r'mat1 and mat2 shapes cannot be multiplied \((\d+x\d+) and (\d+x\d+)\)',
-     lambda m, layer, model: f'{layer} was given features of {m[1].split("x")[1]} channels and takes {m[2].split("x")[0]}; '
-                             'make '
-     'in_channels of neck and heads those of the backbone'),
+     lambda m, layer, model: _wrong_images(layer) or
+     f'{layer} was given features of {m[1].split("x")[1]} channels and takes {m[2].split("x")[0]}; make in_channels of neck '
+     'and heads those of the backbone'),
     (r'Target (-?\d+) is out of bounds',
      lambda m, layer, model: f'a label is {m[1]}, more than {layer} has classes; correct the labels, or num_classes'),
     (r'Class values must be smaller than num_classes|index out of range in self',
@@ -178,6 +178,13 @@ def _in_a_layer(error: BaseException, frames: List[FrameType]) -> Optional[str]:
         if match:
             return say(match, layer, modules[0])
     return None
+
+
+def _wrong_images(layer: str) -> str:
+    if not layer.endswith('patch_embed'):
+        return ''
+    return (f'{layer} takes images of another number of channels than it was given; make in_channels of the backbone that of '
+            'the images')
 
 
 def _group_norms(model: Any) -> str:

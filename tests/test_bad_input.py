@@ -66,7 +66,7 @@ class Place:
     def coco(self, change: Callable) -> None:
         """Write the training annotations anew, changed."""
         content = json.loads(self.annotations.read_text())
-        content = change(content) or content
+        change(content)
         self.annotations.write_text(json.dumps(content))
 
 
@@ -201,7 +201,8 @@ for name, option, says in [
         'heads',
     ),
     ('channels of the head that do not fit', 'model.decode_head.in_channels=[8,16,32,48]', 'decode_head.*channels'),
-    ('images of fewer channels than the backbone takes', 'model.backbone.in_channels=4', 'backbone.patch_embed.*channels'),
+    ('images of fewer channels than the backbone takes', 'model.backbone.in_channels=4',
+     'backbone.patch_embed takes images of another number of channels'),
     ('classes of the model that are not those of the data', 'model.decode_head.num_classes=12', 'classes'),
     ('learning rate that is a word', 'optim_wrapper.optimizer.lr=fast', "lr='fast'"),
     ('negative learning rate', 'optim_wrapper.optimizer.lr=-1', 'lr=-1'),
@@ -368,9 +369,9 @@ coco_file('annotations of no bytes', 'is not JSON', '')
 coco_file('annotations in UTF-16', 'is not JSON|UTF-8', json.dumps({'images': []}).encode('utf-16'))
 coco_file('annotations nested without end', 'is not JSON|nested', '[' * 200000)
 coco_file('annotations that are a list', 'holds a list', '[]')
-coco_case('annotations without images', 'images', lambda c: c.pop('images'))
-coco_case('annotations without categories', 'categories', lambda c: c.pop('categories'))
-coco_case('annotations without annotations', 'annotations', lambda c: c.pop('annotations'))
+coco_case('annotations without images', 'no list of images', lambda c: c.pop('images'))
+coco_case('annotations without categories', 'no list of categories', lambda c: c.pop('categories'))
+coco_case('annotations without annotations', 'no list of annotations', lambda c: c.pop('annotations'))
 coco_case('annotations of other classes', 'classes', each('categories', name='cat'))
 coco_case('boxes of words', 'bbox', each('annotations', bbox=['a', 'b', 'c', 'd']))
 coco_case('boxes that are null', 'bbox', each('annotations', bbox=None))
@@ -411,7 +412,7 @@ def for_testing(name: str, says: str, make: Callable[[Place], object], config: s
             place.root / 'out',
             *arguments,
             '--cfg-options',
-            *options(place),
+            *(options(place) if config == SEG else [f'data_root={place.seg}']),
         ]
     )
 
@@ -472,7 +473,8 @@ for_testing(
     'does not fit',
     lambda place: place.saved({key: value[:3] if 'conv_seg' in key else value for key, value in weights_of(place).items()}),
 )
-for_testing('checkpoint of another model', 'DeepViT', lambda place: place.checkpoint, VIT)
+for_testing('checkpoint of another model', 'it is a SwinV2, but the config builds a DeepViT',
+            lambda place: place.checkpoint, VIT)
 for_testing('garbage called ONNX', 'a.onnx', lambda place: place.file('a.onnx', 'hello'))
 for_testing('garbage called pt2', 'a.pt2', lambda place: place.file('a.pt2', 'hello'))
 for_testing(
