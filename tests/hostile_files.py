@@ -209,7 +209,7 @@ FILES = {
     'attack in a piece of DeepSpeed, converted': lambda m: ['tools/convert_checkpoint.py', deepspeed(m)],
     'attack as metadata of pieces, converted': lambda m: ['tools/convert_checkpoint.py', distributed(m)],
     'attack as annotations, trained': lambda m: m.train(
-        "train_dataloader.dataset={'_delete_':True,'type':'BaseDataset','data_root':'/',"
+        "train_dataloader.dataset={'_delete_':True,'type':'mmdet.BaseDetDataset','data_root':'/',"
         f"'ann_file':'{m.written('a.pkl', pickle.dumps(m.attack))}','pipeline':[]}}"),
     'attack as array of objects, predicted': lambda m: multispectral(m, m.written('a.npy', _objects(m.attack))),
     'archive of 6 GB in 6 MB, tested': lambda m: m.test(m.archive('a.pth', 1610612736, zipfile.ZIP_DEFLATED, 6 << 30)),
