@@ -121,8 +121,7 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
             cfg.merge_from_dict(options)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise InputError(f'--cfg-options do not fit config {path} ({message_of(error)}); give the keys that it has, '
-                             'numbers for '
-                             'those of a list') from error
+                             'numbers for those of a list') from error
         if 'data_root' in options and old_root:
             for key, value in cfg.items():
                 cfg[key] = _rebase(value, str(old_root).rstrip('/'), str(options['data_root']).rstrip('/'))
@@ -170,8 +169,7 @@ def check_numbers(cfg: Config) -> None:
         fits = isinstance(value, (int, float) if rate else int) and not isinstance(value, bool) and value >= least
         if value is not None and not fits:
             raise InputError(f'{path}={value!r} found, but it is a {"" if rate else "whole "}number of at least {least}; '
-                             'correct '
-                             'it')
+                             'correct it')
 
 
 def load_test_config(path: str, options: Optional[dict] = None) -> Config:

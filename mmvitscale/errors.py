@@ -4,6 +4,8 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Sequence
 
+_PACKAGE = Path(__file__).parent
+
 
 class InputError(ValueError):
     """Something the user gave cannot work.
@@ -13,11 +15,15 @@ class InputError(ValueError):
     """
 
 
+def is_ours(file: str) -> bool:
+    """Whether a file of code, as a frame names it, is one of this package."""
+    return _PACKAGE in Path(file).parents
+
+
 def comes_from_here(error: BaseException) -> bool:
     """Whether a line of this package raised the error itself: a defect of ours, if it is no InputError."""
     files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
-    here = Path(__file__).parent
-    return bool(files) and (here in Path(files[-1]).parents or here.parent / 'tools' in Path(files[-1]).parents)
+    return bool(files) and (is_ours(files[-1]) or _PACKAGE.parent / 'tools' in Path(files[-1]).parents)
 
 
 def some_of(names: Sequence[str]) -> str:

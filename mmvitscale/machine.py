@@ -95,8 +95,7 @@ def _check_launcher(launcher: str) -> None:
     if missing:
         how = 'tools/dist_train.sh CONFIG N or torchrun' if launcher == 'pytorch' else 'srun, as tools/slurm_train.sh does'
         raise InputError(f'--launcher {launcher} found, but the environment has no {some_of(missing)}; start with {how}, or '
-                         'leave '
-                         '--launcher out')
+                         'leave --launcher out')
 
 
 def _tell_torch_of_slurm(port: Optional[int]) -> None:

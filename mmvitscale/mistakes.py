@@ -10,9 +10,8 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any, Callable, List, Optional, Tuple
 
-from .errors import InputError
+from .errors import InputError, is_ours
 
-_HERE = Path(__file__).parent
 _IN_WORKER = re.compile(r'^Caught (\w+) in DataLoader worker process')
 
 
@@ -69,7 +68,8 @@ def _out_of_memory(error: BaseException, frames: List[FrameType]) -> Optional[st
 
 
 def _not_there(error: BaseException, frames: List[FrameType]) -> Optional[str]:
-    if not isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)) or not frames or _is_ours(frames[-1]):
+    kinds = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+    if not isinstance(error, kinds) or not frames or is_ours(frames[-1].f_code.co_filename):
         return None
     what = f'{error.filename} is not there ({error.strerror})' if error.filename is not None else str(error).rstrip('.')
     return f'{what}; check the path'
@@ -104,7 +104,7 @@ def _cannot_be_built(error: BaseException, frames: List[FrameType]) -> Optional[
     if not builds or not isinstance(error, Exception):
         return None
     inside = frames[builds[-1] + 1:]
-    if any(_is_ours(frame) for frame in inside):
+    if any(is_ours(frame.f_code.co_filename) for frame in inside):
         return None
     frame = frames[builds[-1]]
     kind = frame.f_locals.get('obj_type') or (frame.f_locals.get('cfg') or {}).get('runner_type', 'Runner')
@@ -140,8 +140,7 @@ _LAYERS: List[Tuple[str, Callable[[Any, str, Any], str]]] = [
      f'--cfg-options {_group_norms(model)}'),
     (r'expected input(?:\[[\d, ]*\])? to have (\d+) channels, but got (\d+) channels',
      lambda m, layer, model: f'{layer} takes {m[1]} channels and was given {m[2]}; the channels of an image are in_channels '
-                             'of the '
-     'backbone, and those of its outputs in_channels of neck and heads: make them equal'),
+                             'of the backbone, and those of its outputs in_channels of neck and heads: make them equal'),
     (r'mat1 and mat2 shapes cannot be multiplied \((\d+x\d+) and (\d+x\d+)\)',
      lambda m, layer, model: _wrong_images(layer) or
      f'{layer} was given features of {m[1].split("x")[1]} channels and takes {m[2].split("x")[0]}; make in_channels of neck '
@@ -151,11 +150,9 @@ _LAYERS: List[Tuple[str, Callable[[Any, str, Any], str]]] = [
     (r'Class values must be smaller than num_classes|index out of range in self',
      lambda m, layer, model: f'a label or index given to {layer} is beyond what it has; correct the labels, or num_classes'),
     (r'(stack expects each tensor to be equal size|Sizes of tensors must match except|The size of tensor a|shape mismatch)',
-     lambda m, layer, model: f'tensors that meet in {layer} have different sizes; where they are images or labels, crop or '
-                             'pad them '
-                      'to '
-     "one (RandomCrop in the pipeline, size of the data preprocessor), where they are features, check channels and strides of "
-     'neck and heads'),
+     lambda m, layer, model: f'tensors that meet in {layer} have different sizes; where they are images or labels, crop or pad '
+     'them to one (RandomCrop in the pipeline, size of the data preprocessor), where they are features, check channels and '
+     'strides of neck and heads'),
 ]
 
 
@@ -167,7 +164,7 @@ def _in_a_layer(error: BaseException, frames: List[FrameType]) -> Optional[str]:
     if not modules:
         return None
     # In the midst of our layers it is a defect of ours, but where images come in.
-    ours = [i for i, frame in enumerate(frames) if _is_ours(frame)]
+    ours = [i for i, frame in enumerate(frames) if is_ours(frame.f_code.co_filename)]
     if ours and _is_module(frames[ours[-1]].f_locals.get('self')) and 'patch_embed' not in frames[ours[-1]].f_code.co_filename:
         return None
     names = {id(module): name for name, module in modules[0].named_modules()}
@@ -196,8 +193,3 @@ def _group_norms(model: Any) -> str:
 
 def _is_module(value: Any) -> bool:
     return hasattr(value, 'named_modules') and hasattr(value, 'forward') and not isinstance(value, type)
-
-
-def _is_ours(frame: FrameType) -> bool:
-    path = Path(frame.f_code.co_filename)
-    return _HERE in path.parents

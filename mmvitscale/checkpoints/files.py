@@ -107,8 +107,7 @@ def _check_promise(content: int, path: Path) -> None:
     size = path.stat().st_size
     if content > max(_SMALL, _PROMISE * size):
         raise InputError(f'{path} has {size / 1e6:.1f} MB and would take {content / 1e6:.0f} MB of memory, so it was not '
-                         'read; it '
-                         'is damaged, or made to fill the memory')
+                         'read; it is damaged, or made to fill the memory')
 
 
 def _bytes_in_archive(path: Path) -> int:

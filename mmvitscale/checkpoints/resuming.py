@@ -72,8 +72,7 @@ def _pointed(work_dir: Path) -> Optional[Path]:
         return None
     if '://' in text:
         raise InputError(f'the last checkpoint of {work_dir} is {text}, which --resume does not look for by itself; copy it '
-                         'here, and '
-                         'give it: --resume CKPT')
+                         'here, and give it: --resume CKPT')
     return Path(text) if text else None
 
 

@@ -53,8 +53,7 @@ def check_content(content: dict, ann_file: Path, image_folder: Path, classes: Se
             mask = item.get('segmentation')
             if isinstance(mask, dict) and mask['size'] != [height, width]:
                 raise InputError(f'the annotation of id {item["id"]} in {ann_file} has a mask of {mask["size"]} pixels, but '
-                                 'its image '
-                                 f'has [{height}, {width}]; correct it')
+                                 f'its image has [{height}, {width}]; correct it')
         bare = [item for item in usable if not item.get('segmentation')]
         if bare:
             raise InputError(f'{len(bare)} of {len(usable)} annotations in {ann_file} have no segmentation (the first: '

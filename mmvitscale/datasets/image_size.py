@@ -29,8 +29,7 @@ def check_image_size(path: Any) -> None:
     if pixels >= _MAX_PIXELS or pixels * channels > max(_SMALL, _MAX_RATIO * size):
         shape = f'{width} x {height} pixels' if height > 1 else f'{width} pixels'
         raise InputError(f'image {path} promises {shape} in {size} bytes, so it was not read; it is damaged or made to fill '
-                         'the '
-                         'memory, or an image of a billion pixels, which tools/predict.py --tile reads by windows as TIFF')
+                         'the memory, or an image of a billion pixels, which tools/predict.py --tile reads by windows as TIFF')
 
 
 def promised_size(path: Path) -> Optional[Tuple[int, int, int]]:

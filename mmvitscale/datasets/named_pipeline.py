@@ -73,9 +73,7 @@ def _check_labels(data: Any, image: Any, path: Any, num_classes: Optional[int],
         if beyond.numel():
             raise InputError(f'{name} holds the label {int(beyond.max())}, but there are {num_classes} classes, 0 to '
                              f'{num_classes - 1}, and {some_of([str(i) for i in ignored])} for what is left out; correct the '
-                             'labels, '
-                             'or the classes '
-                             '(reduce_zero_label takes 1 off each)')
+                             'labels, or the classes (reduce_zero_label takes 1 off each)')
 
 
 def name_pipelines(dataset: Any, ignored: Collection[int] = ()) -> None:

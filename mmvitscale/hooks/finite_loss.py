@@ -53,11 +53,13 @@ class FiniteLossHook(Hook):
         self._in_a_row = 0
         self._batch: Any = None
         self._random: Any = None
+        self._norms: List[nn.Module] = []
         self._statistics: List[Tuple[Tensor, Tensor]] = []
 
     def before_train(self, runner: Runner) -> None:
         """Stands before the updates."""
         wrapper = runner.optim_wrapper
+        self._norms = [module for module in runner.model.modules() if isinstance(module, _BATCH_NORMS)]
         if self.on_non_finite is None:
             scaled = hasattr(wrapper, 'loss_scaler') and getattr(wrapper, 'cast_dtype', None) in (None, torch.float16)
             self.on_non_finite = 'skip' if scaled and not hasattr(runner, 'strategy') else 'stop'
@@ -71,16 +73,14 @@ class FiniteLossHook(Hook):
                 signature(wrapper.clip_func).bind([], **wrapper.clip_grad_kwargs)
             except TypeError as error:
                 raise InputError(f'clip_grad={dict(wrapper.clip_grad_kwargs)} found in optim_wrapper ({error}), but it is '
-                                 'max_norm=... '
-                                 "or, with type='value', clip_value=...") from error
+                                 "max_norm=... or, with type='value', clip_value=...") from error
             wrapper.clip_func = self._watched(runner, wrapper.clip_func)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Keeps what would be needed to repeat the step."""
         self._batch = without_ties(data_batch)
         self._random = _random_states()
-        norms = [module for module in runner.model.modules() if isinstance(module, _BATCH_NORMS)]
-        self._statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
+        self._statistics = [(buffer, buffer.clone()) for norm in self._norms for buffer in norm.buffers(recurse=False)]
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Lets go of it."""
@@ -141,8 +141,7 @@ class FiniteLossHook(Hook):
         kept = f'batch and weights are in {path} (see tools/analysis/replay.py)' if path else 'nothing could be kept'
         raise InputError(
             f'{what} is {value} at iteration {runner.iter + 1} (epoch {runner.epoch + 1}{terms}{where}); {first}; {kept}; '
-            'lower '
-            'the learning rate, clip gradients, leave out float16, or leave such batches out: --cfg-options '
+            'lower the learning rate, clip gradients, leave out float16, or leave such batches out: --cfg-options '
             'default_hooks.finite_loss.on_non_finite=skip')
 
     def _trace(self, runner: Runner) -> Optional[Trace]:

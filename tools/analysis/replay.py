@@ -38,8 +38,7 @@ def read_kept(path):
         return unpack(content['batch']), dict(content['meta']), content
     except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
         raise InputError(f'{path} holds no batch of a training ({type(error).__name__}: {error}); give a file that one has '
-                         'left '
-                         'in <work dir>/non_finite') from error
+                         'left in <work dir>/non_finite') from error
 
 
 def replay(cfg, path, precision):
