@@ -5,6 +5,7 @@ Each is a module ``bias(window, reference) -> (heads, 2 h - 1, 2 w - 1)``: one n
 them out over the pairs of tokens.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Callable, Dict, List, Sequence, Tuple
 
@@ -142,7 +143,7 @@ class ExpandedBiases:
         """The biases of windows of these shapes, in this order."""
         parameters = list(bias.parameters())
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or parameters[0].device.type != 'cpu':
-            table = bias((max(h for h, _ in windows), max(w for _, w in windows)), reference)
+            table = bias(largest(windows), reference)
             return [expand(sub_table(table, window), window) for window in windows]
         # Other threads may be in here too: each works on what it saw, and puts whole results in place.
         made_from, kept = self._kept
@@ -163,6 +164,29 @@ class ExpandedBiases:
             del kept[next(iter(kept))]
         self._kept = made_from, kept
         return found
+
+
+@dataclass(frozen=True)
+class WindowBias:
+    """The position bias of windows of some shapes, in the form that a kernel asks for."""
+
+    module: nn.Module
+    windows: Sequence[Window]
+    reference: Window
+    kept: Callable[[nn.Module, Sequence[Window], Window], List[Tensor]]  # ExpandedBiases, or what takes its place
+
+    def expanded(self) -> List[Tensor]:
+        """(heads, N, N) for each window."""
+        return self.kept(self.module, self.windows, self.reference)
+
+    def table(self) -> Tensor:
+        """(heads, 2 h - 1, 2 w - 1) of a window (h, w) that all of them fit into."""
+        return self.module(largest(self.windows), self.reference)
+
+
+def largest(windows: Sequence[Window]) -> Window:
+    """The smallest window that all of them fit into."""
+    return max(h for h, _ in windows), max(w for _, w in windows)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

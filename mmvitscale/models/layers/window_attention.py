@@ -1,12 +1,12 @@
 """Scaled cosine attention in windows, and its kernels (SwinV2, section 3.2, eq. 2).
 
-A kernel maps qkv (T, 3, heads, d), T tokens in the order of the windows; the scale (heads,); one bias (heads, N, N) per
-group of windows; and the groups to (T, heads, d): softmax(scale cos(q, k) + bias) v in every window. Without a scale it is
-the dot-product attention of SwinV1, softmax(q k' / sqrt(d) + bias) v. All give the same result. A kernel may use qkv up.
+A kernel maps qkv (T, 3, heads, d), T tokens in the order of the windows; the scale (heads,); the position bias; and the
+groups of windows to (T, heads, d): softmax(scale cos(q, k) + bias) v in every window. Without a scale it is the dot-product
+attention of SwinV1, softmax(q k' / sqrt(d) + bias) v. All give the same result. A kernel may use qkv up.
 """
 
 from math import log
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +15,19 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from ...errors import InputError
-from .position_bias import ExpandedBiases
+from .position_bias import ExpandedBiases, WindowBias
 from .windows import Window, WindowGeometry, WindowGroup
 
 # Below this length a query or key has no direction: it becomes exactly zero, and so does its gradient. Dividing by
 # a tiny length instead would overflow half precision on tokens that are all zero.
 _MIN_LENGTH = 1e-6
 
-# Attention weights that the sequential kernel holds at a time: with their gradients they fit into a processor's cache,
-# and on a GPU they fill it.
+# Attention weights, or numbers of queries and keys, that are worked on at a time: with their gradients they fit into a
+# processor's cache, and on a GPU they fill it. A graph that is compiled has few pieces, however large they are.
 _CHUNK = {'cpu': 2**20, 'cuda': 2**25}
+
+# Tokens of a window up to which PyTorch's fused kernel for CPUs, made for long sequences, is slower than single steps.
+_SMALL_WINDOW = 144
 
 
 def unit_vectors(x: Tensor) -> Tensor:
@@ -41,20 +44,6 @@ def scaled_query_key(q: Tensor, k: Tensor, scale: Optional[Tensor]) -> Tuple[Ten
     return unit_vectors(q) * scale[:, None], unit_vectors(k)
 
 
-def _scale_(qkv: Tensor, scale: Optional[Tensor]) -> Optional[Tensor]:
-    """``scaled_query_key`` for q and k of qkv (T, 3, heads, d), in place. With a scale it returns one over their lengths,
-    (T, 2, heads, 1) float32 or float64, zero where there is none."""
-    qk = qkv[:, :2]
-    if scale is None:
-        qk[:, 0].mul_(qkv.shape[-1]**-0.5)
-        return None
-    precise = torch.promote_types(scale.dtype, torch.float32)
-    lengths = torch.linalg.vector_norm(qk, dim=-1, keepdim=True, dtype=precise)
-    inverse = lengths.clamp_min(_MIN_LENGTH).reciprocal_().mul_(lengths > _MIN_LENGTH)
-    qk.mul_(inverse * torch.stack((scale, torch.ones_like(scale)))[:, :, None])
-    return inverse
-
-
 def _by_group(attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor,
               biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
     """``attend`` maps q, k, v (windows, heads, N, d), q scaled, and a bias (heads, N, N) to (windows, heads, N, d). It
@@ -67,14 +56,28 @@ def _by_group(attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], q: Ten
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
-def _eager(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+def _pieces(groups: Sequence[WindowGroup], qkv: Tensor) -> Tuple[List[WindowGroup], List[int]]:
+    """The groups cut into pieces of at most _CHUNK, in the same order, and for each the index of its group."""
+    limit = _CHUNK['cuda'] if torch.compiler.is_compiling() else _CHUNK.get(qkv.device.type, _CHUNK['cuda'])
+    heads, dim = qkv.shape[2:]
+    pieces, indices = [], []
+    for index, group in enumerate(groups):
+        slots = group.window[0] * group.window[1]
+        step = max(limit // (heads * slots * max(slots, 2 * dim)), 1)
+        for first in range(0, group.count, step):
+            pieces.append(WindowGroup(group.window, min(step, group.count - first)))
+            indices.append(index)
+    return pieces, indices
+
+
+def _eager(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
     """The reference: the formula as it stands."""
 
     def attend(q, k, v, bias):
         return (q @ k.transpose(-2, -1) + bias).softmax(dim=-1).to(v.dtype) @ v
 
     q, k, v = qkv.unbind(1)
-    return _by_group(attend, *scaled_query_key(q, k, scale), v, biases, groups)
+    return _by_group(attend, *scaled_query_key(q, k, scale), v, bias.expanded(), groups)
 
 
 def _dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -83,26 +86,71 @@ def _dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Ten
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None], scale=1.0)
 
 
-def _fused(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+def _fused(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
     """The same through ``scaled_dot_product_attention``."""
-    if not torch.is_grad_enabled():
+    biases = bias.expanded()
+    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return _fused_(qkv, scale, biases, groups)[0]
     q, k, v = qkv.unbind(1)
     q, k = scaled_query_key(q, k, scale)
+    # In pieces, for a GPU's kernel makes the bias's gradient for every window before it sums them.
+    pieces, indices = _pieces(groups, qkv)
     with torch.autocast(v.device.type, enabled=False):
-        return _by_group(_dot_product_attention, q.to(v.dtype), k.to(v.dtype), v, biases, groups)
+        return _by_group(_dot_product_attention, q.to(v.dtype), k.to(v.dtype), v, [biases[i] for i in indices], pieces)
 
 
 @torch.no_grad()
 def _fused_(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor],
             groups: Sequence[WindowGroup]) -> Tuple[Tensor, Optional[Tensor]]:
     """``_fused`` without a gradient; uses qkv up, and returns what ``_scale_`` does, too."""
+
+    def attend(q, k, v, bias):
+        small = q.device.type == 'cpu' and q.shape[2] <= _SMALL_WINDOW
+        # Detached, for PyTorch chooses its slow form wherever a bias could need a gradient.
+        return (_attend_in_pieces if small else _dot_product_attention)(q, k, v, bias.detach())
+
     with torch.autocast(qkv.device.type, enabled=False):
         inverse = _scale_(qkv, scale)
-        # Detached, for PyTorch chooses its slow form wherever a bias could need a gradient.
-        biases = [bias.detach() for bias in biases]
-        q, k, v = qkv.unbind(1)
-        return _by_group(_dot_product_attention, q, k, v, biases, groups), inverse
+        return _by_group(attend, *qkv.unbind(1), biases, groups), inverse
+
+
+def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    count, heads, slots, dim = q.shape
+    out = q.new_empty(count, slots, heads, dim).transpose(1, 2)
+    step = max(_CHUNK['cpu'] // (heads * slots * max(slots, 2 * dim)), 1)
+    for *parts, target in zip(q.split(step), k.split(step), v.split(step), out.split(step)):
+        target.copy_(_weights(*parts[:2], bias).to(v.dtype) @ parts[2])
+    return out
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1)).to(bias.dtype).add_(bias).softmax(dim=-1)
+
+
+def _scale_(qkv: Tensor, scale: Optional[Tensor]) -> Optional[Tensor]:
+    """``scaled_query_key`` for q and k of qkv (T, 3, heads, d), in place. With a scale it returns one over their lengths,
+    (T, 2, heads, 1) float32 or float64, zero where there is none."""
+    qk = qkv[:, :2]
+    if scale is None:
+        qk[:, 0].mul_(qkv.shape[-1]**-0.5)
+        return None
+    scales = _scales(scale)
+    inverse = qk.new_empty(*qk.shape[:3], 1, dtype=torch.promote_types(scale.dtype, torch.float32))
+    # Of two types, operations make copies of their own, several times slower than one that stays in the cache.
+    rows = len(qk) if qk.dtype == inverse.dtype or qk.device.type != 'cpu' else max(_CHUNK['cpu'] // qk[0].numel(), 1)
+    for part, into in zip(qk.split(rows), inverse.split(rows)):
+        precise = part.to(inverse.dtype)
+        lengths = torch.linalg.vector_norm(precise, dim=-1, keepdim=True)
+        into.copy_(lengths.clamp_min(_MIN_LENGTH).reciprocal_().mul_(lengths > _MIN_LENGTH))
+        precise.mul_(into * scales)
+        if precise is not part:
+            part.copy_(precise)
+    return inverse
+
+
+def _scales(scale: Tensor) -> Tensor:
+    """(heads,) -> (2, heads, 1): what queries and keys of length one are multiplied with."""
+    return torch.stack((scale, torch.ones_like(scale)))[:, :, None]
 
 
 class _Sequential(Function):
@@ -110,88 +158,86 @@ class _Sequential(Function):
     time anew (the paper's sequential attention, section 3.5, exact at any chunk).
 
     What is kept is qkv with q and k scaled in its place: nobody else needs it, least of all the linear layer that
-    made it.
+    made it; and the output, which the linear layer after it keeps anyway.
     """
 
     @staticmethod
     def forward(ctx, qkv, scale, groups, *biases):
         out, inverse = _fused_(qkv.detach(), None if scale is None else scale.detach(), biases, groups)
-        ctx.save_for_backward(qkv.detach(), inverse, scale, *biases)
+        ctx.save_for_backward(qkv.detach(), out, inverse, scale, *biases)
         ctx.groups = groups
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
-        qkv, inverse, scale, *biases = ctx.saved_tensors
+        qkv, out, inverse, scale, *biases = ctx.saved_tensors
         grad_qkv = torch.empty_like(qkv)
         grad_biases = [torch.zeros_like(bias) for bias in biases]
+        grad_scale = None if scale is None else torch.zeros_like(scale)
+        start = 0
         with torch.autocast(qkv.device.type, enabled=False):
-            for group, rows, windows in _chunks(ctx.groups, qkv):
-                shape = (windows, -1, *qkv.shape[1:])
-                _backward_of_windows(qkv[rows].view(shape), grad_out[rows].unflatten(0, shape[:2]), biases[group],
-                                     grad_qkv[rows].view(shape), grad_biases[group])
-            grad_scale = _backward_of_scale_(grad_qkv, qkv, inverse, scale)
+            for piece, index in zip(*_pieces(ctx.groups, qkv)):
+                rows = slice(start, start + piece.tokens)
+                # (windows, N, ...) -> (..., windows, heads, N, d or 1)
+                q, k, v = qkv[rows].unflatten(0, (piece.count, -1)).permute(2, 0, 3, 1, 4).contiguous()
+                made, grad_made = (x[rows].unflatten(0, (piece.count, -1)).transpose(1, 2).contiguous() for x in (out, grad_out))
+                grads, grad_bias = _backward_of_windows(q, k, v, made, grad_made, biases[index])
+                grad_biases[index] += grad_bias
+                if scale is None:
+                    grads[0].mul_(q.shape[-1]**-0.5)
+                else:
+                    lengths = inverse[rows].unflatten(0, (piece.count, -1)).permute(2, 0, 3, 1, 4)
+                    grads[0], along = _backward_of_scale_(grads[0], q, lengths[0], scale.view(-1, 1, 1))
+                    grads[1], _ = _backward_of_scale_(grads[1], k, lengths[1], 1.0)
+                    grad_scale += along.sum(dim=(0, 2, 3)).to(scale.dtype)
+                for target, grad in zip(grad_qkv[rows].unflatten(0, (piece.count, -1)).permute(2, 0, 3, 1, 4), grads):
+                    target.copy_(grad)
+                start = rows.stop
         return grad_qkv, grad_scale, None, *grad_biases
 
 
-def _chunks(groups: Sequence[WindowGroup], qkv: Tensor) -> Iterator[Tuple[int, slice, int]]:
-    """(index of the group, rows of the tokens, number of windows) of pieces with about _CHUNK weights each."""
-    heads, start = qkv.shape[2], 0
-    for index, group in enumerate(groups):
-        slots = group.window[0] * group.window[1]
-        step = max(_CHUNK.get(qkv.device.type, _CHUNK['cuda']) // (heads * slots**2), 1)
-        for first in range(0, group.count, step):
-            windows = min(step, group.count - first)
-            yield index, slice(start, start + windows * slots), windows
-            start += windows * slots
+def _backward_of_windows(q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad_out: Tensor,
+                         bias: Tensor) -> Tuple[List[Tensor], Tensor]:
+    """q and k (windows, heads, N, d), scaled, and the output with its gradient -> those of q, k, v, and of the bias
+    (heads, N, N).
 
-
-def _backward_of_windows(qkv: Tensor, grad_out: Tensor, bias: Tensor, grad_qkv: Tensor, grad_bias: Tensor) -> None:
-    """qkv (windows, N, 3, heads, d), scaled, and the output's gradient (windows, N, heads, d): fills grad_qkv and
-    adds to grad_bias (heads, N, N)."""
-    q, k, v = (part.contiguous() for part in qkv.permute(2, 0, 3, 1, 4))  # (windows, heads, N, d) each
-    grad_out = grad_out.transpose(1, 2).contiguous()
-    weights = (q @ k.transpose(-2, -1)).to(bias.dtype).add_(bias).softmax(dim=-1)
-    grad_v = weights.to(v.dtype).transpose(-2, -1) @ grad_out
-    grad_scores = (grad_out @ v.transpose(-2, -1)).to(bias.dtype)
-    grad_scores = torch._softmax_backward_data(grad_scores, weights, -1, bias.dtype)
-    grad_bias += grad_scores.sum(dim=0)
-    grad_scores = grad_scores.to(q.dtype)
-    grads = grad_qkv.permute(2, 0, 3, 1, 4)
-    grads[0], grads[1], grads[2] = grad_scores @ k, grad_scores.transpose(-2, -1) @ q, grad_v
-
-
-def _backward_of_scale_(grad_qkv: Tensor, qkv: Tensor, inverse: Optional[Tensor],
-                        scale: Optional[Tensor]) -> Optional[Tensor]:
-    """The gradient of qkv after ``_scale_`` -> before, in place; returns that of the scale.
-
-    u = x / |x| has the slope (1 - u u') / |x|: no part of the gradient along u is left.
+    Of P = softmax(S), O = P v the gradient is dS = P (dP - D), dP = dO v', D = sum_j P_j dP_j, which is the product of an
+    output and its gradient (FlashAttention, arXiv 2205.14135, appendix B.2).
     """
-    if scale is None:
-        grad_qkv[:, 0].mul_(qkv.shape[-1]**-0.5)
-        return None
-    scales = torch.stack((scale, torch.ones_like(scale)))[:, :, None]
-    grad, normalised = grad_qkv[:, :2], qkv[:, :2]
-    along = (grad * normalised).sum(dim=-1, keepdim=True, dtype=inverse.dtype) / scales
-    grad.mul_(inverse * scales).sub_(normalised * (along * inverse))
-    return along[:, 0].sum(dim=(0, 2)).to(scale.dtype)
+    weights = _weights(q, k, bias)
+    grad_v = weights.to(v.dtype).transpose(-2, -1) @ grad_out
+    along = (grad_out.to(bias.dtype) * out).sum(dim=-1, keepdim=True)
+    grad_scores = (grad_out @ v.transpose(-2, -1)).to(bias.dtype).sub_(along).mul_(weights)
+    grad_bias = grad_scores.sum(dim=0)
+    grad_scores = grad_scores.to(q.dtype)
+    return [grad_scores @ k, grad_scores.transpose(-2, -1) @ q, grad_v], grad_bias
 
 
-def _sequential(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+def _backward_of_scale_(grad: Tensor, scaled: Tensor, inverse: Tensor, scale: Union[Tensor, float]) -> Tuple[Tensor, Tensor]:
+    """The gradient of s u, u = x / |x| -> that of x, and that of s at each vector; uses ``grad`` up.
+
+    u has the slope (1 - u u') / |x|: no part of the gradient along u is left.
+    """
+    grad, scaled = grad.to(inverse.dtype), scaled.to(inverse.dtype)
+    along = (grad * scaled).sum(dim=-1, keepdim=True) / scale
+    return grad.mul_(inverse * scale).sub_(scaled * (along * inverse)), along
+
+
+def _sequential(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
     if not torch.is_grad_enabled():
-        return _fused(qkv, scale, biases, groups)
+        return _fused(qkv, scale, bias, groups)
     if torch.jit.is_tracing():  # MMEngine counts multiply-adds in a trace, which takes no functions of ours
-        return _eager(qkv, scale, biases, groups)
-    return _Sequential.apply(qkv, scale, tuple(groups), *biases)
+        return _eager(qkv, scale, bias, groups)
+    return _Sequential.apply(qkv, scale, tuple(groups), *bias.expanded())
 
 
-def _auto(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+def _auto(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
     """Sequential on CPUs, where PyTorch's fused kernel takes no bias that needs a gradient; fused on GPUs."""
-    return (_sequential if qkv.device.type == 'cpu' else _fused)(qkv, scale, biases, groups)
+    return (_sequential if qkv.device.type == 'cpu' else _fused)(qkv, scale, bias, groups)
 
 
-Kernel = Callable[[Tensor, Optional[Tensor], Sequence[Tensor], Sequence[WindowGroup]], Tensor]
+Kernel = Callable[[Tensor, Optional[Tensor], WindowBias, Sequence[WindowGroup]], Tensor]
 KERNELS: Dict[str, Kernel] = {'auto': _auto, 'eager': _eager, 'fused': _fused, 'sequential': _sequential}
 
 
@@ -232,12 +278,11 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, geometry: WindowGeometry, reference: Window) -> Tensor:
         """reference: the window that the bias was learned with."""
-        qkv, scale, biases = self._project(x, geometry, reference)
-        return self.proj(KERNELS[self.kernel](qkv, scale, biases, geometry.groups).flatten(1))
+        return self.proj(KERNELS[self.kernel](*self._project(x, geometry, reference), geometry.groups).flatten(1))
 
     def attention_maps(self, x: Tensor, geometry: WindowGeometry, reference: Window) -> List[Tensor]:
         """For looking at: the weights (windows, heads, N, N) of each group of windows; a row is a query."""
-        qkv, scale, biases = self._project(x, geometry, reference)
+        qkv, scale, bias = self._project(x, geometry, reference)
         q, k, v = qkv.unbind(1)
         maps: List[Tensor] = []
 
@@ -245,7 +290,7 @@ class WindowAttention(nn.Module):
             maps.append((q @ k.transpose(-2, -1) + bias).softmax(dim=-1))
             return v
 
-        _by_group(attend, *scaled_query_key(q, k, scale), v, biases, geometry.groups)
+        _by_group(attend, *scaled_query_key(q, k, scale), v, bias.expanded(), geometry.groups)
         return maps
 
     def scale(self) -> Optional[Tensor]:
@@ -253,8 +298,9 @@ class WindowAttention(nn.Module):
         return None if self.logit_scale is None else self.logit_scale.clamp(max=log(100.0)).exp().flatten()
 
     def _project(self, x: Tensor, geometry: WindowGeometry,
-                 reference: Window) -> Tuple[Tensor, Optional[Tensor], List[Tensor]]:
+                 reference: Window) -> Tuple[Tensor, Optional[Tensor], WindowBias]:
         """What a kernel takes, but for the groups."""
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, qkv_bias).unflatten(1, (3, self.num_heads, -1))
-        return qkv, self.scale(), self._biases(self.position_bias, [group.window for group in geometry.groups], reference)
+        windows = [group.window for group in geometry.groups]
+        return qkv, self.scale(), WindowBias(self.position_bias, windows, reference, self._biases)
