@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..models import DeepViT, SwinTransformerV2
 from ..models.backbones.swin_v2 import Stage
+from ..models.layers.cosine import scaled_query_key
 from ..models.layers.re_attention import ReAttention
-from ..models.layers.window_attention import WindowAttention, scaled_query_key
+from ..models.layers.window_attention import WindowAttention
 from .folding import fold, new_budget
 
 # What a place without a token adds to the logits, which are at most 116: its weight is exactly zero in every type.

@@ -6,7 +6,7 @@ attention of SwinV1, softmax(q k' / sqrt(d) + bias) v. All give the same result.
 """
 
 from math import log
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -15,33 +15,21 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from ...errors import InputError
+from .cosine import backward_of_scale_, scale_, scaled_query_key
+from .flex_attention import flex_attention
 from .position_bias import ExpandedBiases, WindowBias
 from .windows import Window, WindowGeometry, WindowGroup
-
-# Below this length a query or key has no direction: it becomes exactly zero, and so does its gradient. Dividing by
-# a tiny length instead would overflow half precision on tokens that are all zero.
-_MIN_LENGTH = 1e-6
 
 # Attention weights, or numbers of queries and keys, that are worked on at a time: with their gradients they fit into a
 # processor's cache, and on a GPU they fill it. A graph that is compiled has few pieces, however large they are.
 _CHUNK = {'cpu': 2**20, 'cuda': 2**25}
 
+# Where FlexAttention is compiled for queries and keys that need gradients.
+FLEX_DEVICES = ('cuda', )
+_FLEX_CHANNELS = 16  # that it needs in a head
+
 # Tokens of a window up to which PyTorch's fused kernel for CPUs, made for long sequences, is slower than single steps.
 _SMALL_WINDOW = 144
-
-
-def unit_vectors(x: Tensor) -> Tensor:
-    """(..., d) -> (..., d) float32 (float64 stays): each vector divided by its length, zero if it has none."""
-    x = x if x.dtype == torch.float64 else x.float()
-    square = x.square().sum(dim=-1, keepdim=True)
-    return x * (square.clamp_min(_MIN_LENGTH**2).rsqrt() * (square > _MIN_LENGTH**2))
-
-
-def scaled_query_key(q: Tensor, k: Tensor, scale: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
-    """q, k (T, heads, d) -> the vectors whose dot product is the logit, but for the bias."""
-    if scale is None:
-        return q * q.shape[-1]**-0.5, k
-    return unit_vectors(q) * scale[:, None], unit_vectors(k)
 
 
 def _by_group(attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor,
@@ -73,7 +61,7 @@ def _pieces(groups: Sequence[WindowGroup], qkv: Tensor) -> Tuple[List[WindowGrou
 def _eager(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
     """The reference: the formula as it stands."""
 
-    def attend(q, k, v, bias):
+    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         return (q @ k.transpose(-2, -1) + bias).softmax(dim=-1).to(v.dtype) @ v
 
     q, k, v = qkv.unbind(1)
@@ -102,55 +90,30 @@ def _fused(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Seque
 @torch.no_grad()
 def _fused_(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor],
             groups: Sequence[WindowGroup]) -> Tuple[Tensor, Optional[Tensor]]:
-    """``_fused`` without a gradient; uses qkv up, and returns what ``_scale_`` does, too."""
+    """``_fused`` without a gradient; uses qkv up, and returns what ``scale_`` does, too."""
 
-    def attend(q, k, v, bias):
+    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         small = q.device.type == 'cpu' and q.shape[2] <= _SMALL_WINDOW
         # Detached, for PyTorch chooses its slow form wherever a bias could need a gradient.
         return (_attend_in_pieces if small else _dot_product_attention)(q, k, v, bias.detach())
 
     with torch.autocast(qkv.device.type, enabled=False):
-        inverse = _scale_(qkv, scale)
-        return _by_group(attend, *qkv.unbind(1), biases, groups), inverse
+        inverse = scale_(qkv, scale)
+        q, k, v = qkv.unbind(1)
+        return _by_group(attend, q, k, v, biases, groups), inverse
 
 
 def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     count, heads, slots, dim = q.shape
     out = q.new_empty(count, slots, heads, dim).transpose(1, 2)
     step = max(_CHUNK['cpu'] // (heads * slots * max(slots, 2 * dim)), 1)
-    for *parts, target in zip(q.split(step), k.split(step), v.split(step), out.split(step)):
-        target.copy_(_weights(*parts[:2], bias).to(v.dtype) @ parts[2])
+    for queries, keys, values, target in zip(q.split(step), k.split(step), v.split(step), out.split(step)):
+        target.copy_(_weights(queries, keys, bias).to(v.dtype) @ values)
     return out
 
 
 def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
     return (q @ k.transpose(-2, -1)).to(bias.dtype).add_(bias).softmax(dim=-1)
-
-
-def _scale_(qkv: Tensor, scale: Optional[Tensor]) -> Optional[Tensor]:
-    """``scaled_query_key`` for q and k of qkv (T, 3, heads, d), in place. With a scale it returns one over their lengths,
-    (T, 2, heads, 1) float32 or float64, zero where there is none."""
-    qk = qkv[:, :2]
-    if scale is None:
-        qk[:, 0].mul_(qkv.shape[-1]**-0.5)
-        return None
-    scales = _scales(scale)
-    inverse = qk.new_empty(*qk.shape[:3], 1, dtype=torch.promote_types(scale.dtype, torch.float32))
-    # Of two types, operations make copies of their own, several times slower than one that stays in the cache.
-    rows = len(qk) if qk.dtype == inverse.dtype or qk.device.type != 'cpu' else max(_CHUNK['cpu'] // qk[0].numel(), 1)
-    for part, into in zip(qk.split(rows), inverse.split(rows)):
-        precise = part.to(inverse.dtype)
-        lengths = torch.linalg.vector_norm(precise, dim=-1, keepdim=True)
-        into.copy_(lengths.clamp_min(_MIN_LENGTH).reciprocal_().mul_(lengths > _MIN_LENGTH))
-        precise.mul_(into * scales)
-        if precise is not part:
-            part.copy_(precise)
-    return inverse
-
-
-def _scales(scale: Tensor) -> Tensor:
-    """(heads,) -> (2, heads, 1): what queries and keys of length one are multiplied with."""
-    return torch.stack((scale, torch.ones_like(scale)))[:, :, None]
 
 
 class _Sequential(Function):
@@ -179,22 +142,26 @@ class _Sequential(Function):
         with torch.autocast(qkv.device.type, enabled=False):
             for piece, index in zip(*_pieces(ctx.groups, qkv)):
                 rows = slice(start, start + piece.tokens)
-                # (windows, N, ...) -> (..., windows, heads, N, d or 1)
-                q, k, v = qkv[rows].unflatten(0, (piece.count, -1)).permute(2, 0, 3, 1, 4).contiguous()
-                made, grad_made = (x[rows].unflatten(0, (piece.count, -1)).transpose(1, 2).contiguous() for x in (out, grad_out))
+                q, k, v = _by_head(qkv[rows], piece).contiguous()
+                made, grad_made = (_by_head(x[rows, None], piece)[0].contiguous() for x in (out, grad_out))
                 grads, grad_bias = _backward_of_windows(q, k, v, made, grad_made, biases[index])
                 grad_biases[index] += grad_bias
                 if scale is None:
                     grads[0].mul_(q.shape[-1]**-0.5)
                 else:
-                    lengths = inverse[rows].unflatten(0, (piece.count, -1)).permute(2, 0, 3, 1, 4)
-                    grads[0], along = _backward_of_scale_(grads[0], q, lengths[0], scale.view(-1, 1, 1))
-                    grads[1], _ = _backward_of_scale_(grads[1], k, lengths[1], 1.0)
+                    lengths = _by_head(inverse[rows], piece)
+                    grads[0], along = backward_of_scale_(grads[0], q, lengths[0], scale.view(-1, 1, 1))
+                    grads[1], _ = backward_of_scale_(grads[1], k, lengths[1], 1.0)
                     grad_scale += along.sum(dim=(0, 2, 3)).to(scale.dtype)
-                for target, grad in zip(grad_qkv[rows].unflatten(0, (piece.count, -1)).permute(2, 0, 3, 1, 4), grads):
+                for target, grad in zip(_by_head(grad_qkv[rows], piece), grads):
                     target.copy_(grad)
                 start = rows.stop
         return grad_qkv, grad_scale, None, *grad_biases
+
+
+def _by_head(x: Tensor, piece: WindowGroup) -> Tensor:
+    """(tokens of a piece, n, heads, d) -> (n, windows, heads, N, d)."""
+    return x.unflatten(0, (piece.count, -1)).permute(2, 0, 3, 1, 4)
 
 
 def _backward_of_windows(q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad_out: Tensor,
@@ -214,16 +181,6 @@ def _backward_of_windows(q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad_out:
     return [grad_scores @ k, grad_scores.transpose(-2, -1) @ q, grad_v], grad_bias
 
 
-def _backward_of_scale_(grad: Tensor, scaled: Tensor, inverse: Tensor, scale: Union[Tensor, float]) -> Tuple[Tensor, Tensor]:
-    """The gradient of s u, u = x / |x| -> that of x, and that of s at each vector; uses ``grad`` up.
-
-    u has the slope (1 - u u') / |x|: no part of the gradient along u is left.
-    """
-    grad, scaled = grad.to(inverse.dtype), scaled.to(inverse.dtype)
-    along = (grad * scaled).sum(dim=-1, keepdim=True) / scale
-    return grad.mul_(inverse * scale).sub_(scaled * (along * inverse)), along
-
-
 def _sequential(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
     if not torch.is_grad_enabled():
         return _fused(qkv, scale, bias, groups)
@@ -237,8 +194,16 @@ def _auto(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequen
     return (_sequential if qkv.device.type == 'cpu' else _fused)(qkv, scale, bias, groups)
 
 
+def _flex(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
+    """The same through FlexAttention on the devices that it is made for, elsewhere as ``auto``."""
+    if qkv.device.type not in FLEX_DEVICES or torch.jit.is_tracing():
+        return _auto(qkv, scale, bias, groups)
+    with torch.autocast(qkv.device.type, enabled=False):
+        return flex_attention(qkv, scale, bias.table(), groups)
+
+
 Kernel = Callable[[Tensor, Optional[Tensor], WindowBias, Sequence[WindowGroup]], Tensor]
-KERNELS: Dict[str, Kernel] = {'auto': _auto, 'eager': _eager, 'fused': _fused, 'sequential': _sequential}
+KERNELS: Dict[str, Kernel] = {'auto': _auto, 'eager': _eager, 'flex': _flex, 'fused': _fused, 'sequential': _sequential}
 
 
 class WindowAttention(nn.Module):
@@ -260,6 +225,9 @@ class WindowAttention(nn.Module):
         if dim % num_heads:
             raise InputError(f'{dim} channels cannot be split over {num_heads} heads evenly; choose num_heads that '
                              'divide the channels of their stage')
+        if kernel == 'flex' and dim // num_heads < _FLEX_CHANNELS:
+            raise InputError(f'attention flex found with {dim // num_heads} channels a head, but it needs {_FLEX_CHANNELS}; '
+                             'choose attention auto, or fewer heads')
         self.num_heads = num_heads
         self.kernel = kernel
         self.position_bias = position_bias

@@ -25,7 +25,7 @@ class GlobalAttention(BaseModule):
         in_channels: C of the last map.
         num_heads: heads; they divide in_channels.
         reference_window: the window that offsets are scaled by: the side of the last map in training, in tokens.
-        attention: the kernel, auto, eager, fused or sequential (least memory).
+        attention: the kernel, auto, eager, flex, fused or sequential (least memory).
         with_cp: recompute the block in the backward pass instead of storing its activations.
     """
 

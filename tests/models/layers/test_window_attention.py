@@ -1,3 +1,5 @@
+import warnings
+
 import brute_force
 import pytest
 import torch
@@ -5,12 +7,26 @@ from randomise import randomise
 
 from mmvitscale.errors import InputError
 from mmvitscale.models.backbones.swin_v2 import PreNormBlock, SwinBlockV2
-from mmvitscale.models.layers import window_attention
+from mmvitscale.models.layers import flex_attention, window_attention
+from mmvitscale.models.layers.cosine import unit_vectors
 from mmvitscale.models.layers.position_bias import LogCPB
-from mmvitscale.models.layers.window_attention import KERNELS, WindowAttention, unit_vectors
+from mmvitscale.models.layers.window_attention import KERNELS, WindowAttention
 from mmvitscale.models.layers.windows import window_geometry
 
 CPU = torch.device('cpu')
+
+
+@pytest.fixture(autouse=True)
+def uncompiled_flex_attention(monkeypatch):
+    """Let the kernel flex run here, in single steps, for heads of any width; its gradients are those of PyTorch's own form,
+    which it refuses on CPUs although they are right."""
+    monkeypatch.setattr(window_attention, 'FLEX_DEVICES', ('cpu', ))
+    monkeypatch.setattr(window_attention, '_FLEX_CHANNELS', 1)
+    monkeypatch.setattr(flex_attention, 'compiled', lambda: flex_attention._attend)
+    monkeypatch.setattr('torch.nn.attention.flex_attention._validate_device', lambda *_: None)
+    warnings.filterwarnings('ignore', message='flex_attention called without torch.compile')
+
+
 MAPS = [(8, 8), (7, 7), (9, 13), (1, 17), (3, 3), (16, 20)]
 
 
