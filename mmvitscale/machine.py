@@ -2,15 +2,19 @@
 
 import ctypes
 import importlib.util
+import logging
 import os
 import subprocess
 from datetime import timedelta
+from functools import lru_cache
 from typing import Optional
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.logging import print_log
 
+from . import processor
 from .config import check_numbers, dataloaders, values_of
 from .errors import InputError, some_of
 from .registry import type_name
@@ -46,9 +50,14 @@ def is_first_process() -> bool:
     return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
 
 
-def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
+def adapt_to_machine(cfg: Config, launcher: str = 'none', force_amp: bool = False) -> None:
     """Make a config written for several GPUs run on what is there: gloo and bfloat16 in place of NCCL and float16 without a
     GPU, and no more loading processes than processors. Weights enter through our runners unless the config names another.
+
+    Args:
+        cfg: changed in place.
+        launcher: none, pytorch or slurm.
+        force_amp: a config's mixed precision stays where the processor emulates it, too.
 
     Raises:
         InputError: for more processes than GPUs, or a ``strategy`` that cannot work.
@@ -61,8 +70,8 @@ def adapt_to_machine(cfg: Config, launcher: str = 'none') -> None:
     cfg.launcher = launcher
     on_cpu = get_device() == 'cpu'
     if on_cpu and type_name(cfg.get('optim_wrapper') or {}) == 'AmpOptimWrapper':
-        use_mixed_precision(cfg)
-    _choose_runner(cfg)
+        use_mixed_precision(cfg, force_amp)
+    _choose_runner(cfg, force_amp)
     if cfg.get('sync_bn') == 'mmcv':
         raise InputError("sync_bn='mmcv' found, whose layers neither Re-attention nor a CPU knows; use sync_bn='torch', "
                          'which computes the same')
@@ -111,7 +120,7 @@ def _tell_torch_of_slurm(port: Optional[int]) -> None:
         os.environ[name] = os.environ[f'SLURM_{of_slurm}']
 
 
-def _choose_runner(cfg: Config) -> None:
+def _choose_runner(cfg: Config, force_amp: bool = False) -> None:
     """MMEngine's flexible runner, with our door for weights, where a ``strategy`` asks for it. Raises InputError for a
     strategy that is not known, or cannot do what the config wants."""
     if not cfg.get('strategy'):
@@ -126,7 +135,7 @@ def _choose_runner(cfg: Config) -> None:
     if kind == 'DeepSpeedStrategy' and importlib.util.find_spec('deepspeed') is None:
         raise InputError(f'strategy {kind} found, which needs the package deepspeed; get it with: pip install deepspeed')
     if kind == 'FSDPStrategy':
-        _check_fsdp(cfg)
+        _check_fsdp(cfg, force_amp)
     _check_deepspeed(cfg)
     cfg.strategy.type = f'mmvitscale.{kind}'
     cfg.runner_type = 'mmvitscale.FlexibleRunner'
@@ -144,7 +153,7 @@ def _is_mixed(cfg: Config) -> bool:
     return any(precisions) or type_name(cfg.optim_wrapper).endswith(('AmpOptimWrapper', 'BF16OptimWrapper'))
 
 
-def _check_fsdp(cfg: Config) -> None:
+def _check_fsdp(cfg: Config, force_amp: bool) -> None:
     """Raise InputError for what parameters that are shared out cannot do."""
     for hook in cfg.get('custom_hooks') or []:
         if type_name(hook).endswith('EMAHook'):
@@ -158,7 +167,7 @@ def _check_fsdp(cfg: Config) -> None:
         if 'bfloat16' not in str(wrapper.get('dtype')):
             raise InputError('AmpOptimWrapper with float16 found with FSDPStrategy, whose processes see infinities in '
                              'their own shards only; use bfloat16: --amp, or optim_wrapper.dtype=bfloat16')
-        use_mixed_precision(cfg)
+        use_mixed_precision(cfg, force_amp)
 
 
 def check_packages(cfg: Config) -> None:
@@ -183,19 +192,31 @@ def _needs_operators(cfg: Config) -> bool:
     return cfg.get('default_scope') == 'mmdet' or 'mmdet' in str(cfg.get('custom_imports', ''))
 
 
-def use_mixed_precision(cfg: Config) -> None:
-    """float16 with loss scaling on a GPU, bfloat16 on a CPU and where a strategy scales no loss."""
+def use_mixed_precision(cfg: Config, force: bool = False) -> None:
+    """float16 with loss scaling on a GPU, bfloat16 on a CPU and where a strategy scales no loss. On a processor that emulates
+    bfloat16 training stays in float32, which is said once, unless it is forced."""
     if get_device() != 'cpu' and not cfg.get('strategy'):
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
         return
     for option in ('loss_scale', 'dtype', 'use_fsdp'):  # of AmpOptimWrapper
         cfg.optim_wrapper.pop(option, None)
+    if get_device() == 'cpu' and processor.emulates_bfloat16() and not force:
+        _tell_of_emulation()
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        return
     cfg.optim_wrapper.type = 'mmvitscale.BF16OptimWrapper'
     if cfg.get('strategy'):
         _check_deepspeed(cfg)
     cfg.optim_wrapper.cache = 'FSDP' not in type_name(cfg.get('strategy') or {})
     cfg.optim_wrapper.backbone_only = get_device() == 'cpu' and _needs_operators(cfg)
+
+
+@lru_cache(maxsize=1)
+def _tell_of_emulation() -> None:
+    if is_first_process():
+        print_log(f'Training stays in float32: this processor ({processor.name()}) has no bfloat16 of its own, and emulating '
+                  'it takes longer. --force-amp has it nevertheless.', 'current', level=logging.WARNING)
 
 
 def accumulate_gradients(cfg: Config, steps: int) -> None:

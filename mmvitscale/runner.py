@@ -1,7 +1,5 @@
 """MMEngine's runners with our door for weights, for every tool that builds its runner from ``runner_type``."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple, Union
 
@@ -29,6 +27,7 @@ from .errors import InputError, comes_from_here
 from .hooks.averages import let_averages_follow
 from .models.layers.sync_batch_norm import synchronised
 from .optim.zero_redundancy import gather_states, shard_states
+from .processor import check_compiler
 from .registry import RUNNERS, type_name
 from .whole_file import SAVING_FAILED, whole_file
 
@@ -199,8 +198,12 @@ class _Door(_Base):
 
     def _maybe_compile(self, target: str) -> None:
         """``compile=dict(target='blocks')`` in a config compiles the backbone's blocks, one at a time; other targets as
-        MMEngine does."""
-        if compile_blocks(self.model, self.cfg.get('compile')):
+        MMEngine does. Raises InputError where a CPU has no compiler."""
+        options = self.cfg.get('compile')
+        backend = options.get('backend', 'inductor') if isinstance(options, dict) else 'inductor'
+        if options and backend == 'inductor' and get_device() == 'cpu':
+            check_compiler()
+        if compile_blocks(self.model, options):
             self.logger.info('The blocks of the backbone are compiled when they first run, once for each size.')
         else:
             self._compile_otherwise(target)
@@ -226,12 +229,9 @@ def _where(dataset: Any) -> str:
 
 def compile_blocks(model: nn.Module, options: Optional[dict]) -> bool:
     """Compile the blocks of its backbones, one at a time, as ``options`` (a config's ``compile``) say; False if they are not
-    for blocks. Names of parameters stay. Raises InputError where a CPU has no compiler."""
+    for blocks. Names of parameters stay."""
     if not isinstance(options, dict) or options.get('target') != 'blocks':
         return False
-    if get_device() == 'cpu' and not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'clang++'))):
-        raise InputError('compile found on a machine without a C++ compiler, which PyTorch needs for that on a CPU; install '
-                         'g++, or leave compile out')
     for backbone in backbones_of(model).values():
         for block in backbone.transformer_blocks():
             block.compile(**{key: value for key, value in options.items() if key != 'target'})

@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,11 +8,18 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 import mmvitscale
-from mmvitscale import machine
+from mmvitscale import machine, processor
 from mmvitscale.config import STRATEGIES, add_strategy, configs_folder
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
+from mmvitscale.runner import Runner as OurRunner
 from mmvitscale.runner import compile_blocks
+
+
+@pytest.fixture(autouse=True)
+def a_processor_with_bfloat16(monkeypatch):
+    monkeypatch.setattr(processor, 'emulates_bfloat16', lambda: False)
+    machine._tell_of_emulation.cache_clear()
 
 
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
@@ -41,6 +49,58 @@ def test_a_recipe_in_mixed_precision_runs_on_a_cpu():
     cfg = mmvitscale.load_config('swinv2_upernet_ade20k')
     machine.use_mixed_precision(cfg)
     assert not cfg.optim_wrapper.backbone_only
+
+
+def test_bfloat16_that_is_emulated_is_left_out_unless_it_is_forced(monkeypatch):
+    monkeypatch.setattr(processor, 'emulates_bfloat16', lambda: True)
+    lines = []
+    monkeypatch.setattr(machine, 'print_log', lambda line, *_, **__: lines.append(line))
+    recipe = mmvitscale.load_config('swinv2_mask_rcnn_coco')
+    assert recipe.optim_wrapper.type == 'AmpOptimWrapper'
+    machine.adapt_to_machine(recipe)
+    plain = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
+    machine.use_mixed_precision(plain)
+    assert [cfg.optim_wrapper.type for cfg in (recipe, plain)] == ['OptimWrapper'] * 2
+    assert 'loss_scale' not in recipe.optim_wrapper
+    assert len(lines) == 1 and 'has no bfloat16 of its own' in lines[0] and '--force-amp' in lines[0]
+    machine.use_mixed_precision(plain, force=True)
+    recipe = mmvitscale.load_config('swinv2_mask_rcnn_coco')
+    machine.adapt_to_machine(recipe, force_amp=True)
+    assert [cfg.optim_wrapper.type for cfg in (recipe, plain)] == ['mmvitscale.BF16OptimWrapper'] * 2
+    monkeypatch.setattr(machine, 'get_device', lambda: 'cuda')
+    machine.use_mixed_precision(plain)
+    assert plain.optim_wrapper.type == 'AmpOptimWrapper' and len(lines) == 1
+
+
+@pytest.mark.parametrize('capabilities, features, emulates', [
+    (dict(avx2=True, avx512_f=True, avx512_bf16=True, amx_bf16=False), ['AVX2', 'AVX-512', 'AVX512-BF16'], False),
+    (dict(avx2=True, avx512_f=True), ['AVX2', 'AVX-512'], True),
+    (dict(avx2=True, avx512f=True, amx_bf16=True), ['AVX2', 'AVX-512', 'AMX'], False),  # as Linux names them
+    (dict(cpu_name='Neoverse-V2'), [], False),
+])
+def test_what_a_processor_can_do(capabilities, features, emulates, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(processor, '_capabilities', lambda: capabilities)
+    assert processor.features() == features and processor.emulates_bfloat16() == emulates
+    assert processor.name()
+
+
+def test_a_processor_is_asked_where_pytorch_does_not_tell(monkeypatch):
+    told = processor._capabilities.__wrapped__()
+    monkeypatch.delattr(torch.cpu, 'get_capabilities', raising=False)
+    read = processor._capabilities.__wrapped__()
+    for _, torchs, linuxs in processor._FEATURES:
+        assert bool(told.get(torchs)) == bool(read.get(linuxs)) or torchs not in told
+
+
+def test_compiling_without_a_compiler(monkeypatch):
+    monkeypatch.setattr(processor.shutil, 'which', lambda name: None)
+    for options in (True, dict(target='blocks'), dict(mode='max-autotune')):
+        runner = SimpleNamespace(cfg=Config(dict(compile=options)))
+        with pytest.raises(InputError, match=r'without a C\+\+ compiler, .*; install g\+\+'):
+            OurRunner._maybe_compile(runner, 'train_step')
+    monkeypatch.setattr(processor.shutil, 'which', lambda name: f'/usr/bin/{name}')
+    processor.check_compiler()
 
 
 def test_packages_that_a_data_pipeline_needs(monkeypatch):

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / 'mmvitscale'
 
 # From the ground up. A room may import from its own line and from those above it in this list.
 FLOORS = [
-    {'errors', 'mistakes', 'registry', 'torchvision_shim', 'whole_file'},
+    {'errors', 'mistakes', 'processor', 'registry', 'torchvision_shim', 'whole_file'},
     {'checkpoints'},
     {'models'},
     {'optim', 'analysis', 'export'},

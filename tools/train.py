@@ -15,6 +15,8 @@ def parse_args():
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
     parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU')
+    parser.add_argument('--force-amp', action='store_true',
+                        help='as --amp, on a CPU that only emulates bfloat16, too: slower than without, for trying it out')
     parser.add_argument('--accumulate', type=int, default=1, metavar='N',
                         help='update the weights after every N batches: the recipe of N times as many GPUs, in N times the '
                         'time')
@@ -41,9 +43,9 @@ def main():
     machine.check_packages(cfg)
     check_datasets(cfg, ('train', 'val'))
     use_work_dir(cfg, args.work_dir)
-    machine.adapt_to_machine(cfg, args.launcher)
-    if args.amp:
-        machine.use_mixed_precision(cfg)
+    machine.adapt_to_machine(cfg, args.launcher, args.force_amp)
+    if args.amp or args.force_amp:
+        machine.use_mixed_precision(cfg, args.force_amp)
     if args.auto_scale_lr:
         machine.scale_learning_rate(cfg)
     if args.accumulate != 1:

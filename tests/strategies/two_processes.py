@@ -187,7 +187,7 @@ def main(folder, data):
             cfg.custom_hooks.append(dict(type='EMAHook'))
         add_strategy(cfg, name)
         machine.adapt_to_machine(cfg, 'pytorch')
-        machine.use_mixed_precision(cfg)
+        machine.use_mixed_precision(cfg, force=True)
         found[f'{name}-amp'] = dict(losses=train(cfg)[1])
     cfg = steady(data, folder / 'ds-16', iters=2)
     add_strategy(cfg, 'deepspeed_zero1')

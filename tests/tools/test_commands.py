@@ -36,7 +36,7 @@ def options(scenes):
 def trained(tmp_path_factory, options):
     """The work dir and the output of a training with mixed precision."""
     work_dir = tmp_path_factory.mktemp('work')
-    result = run('tools/train.py', CONFIG, '--work-dir', work_dir, '--amp', '--cfg-options', *options)
+    result = run('tools/train.py', CONFIG, '--work-dir', work_dir, '--force-amp', '--cfg-options', *options)
     return work_dir, result.stdout + result.stderr
 
 

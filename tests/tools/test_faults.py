@@ -82,7 +82,7 @@ def test_classes_in_the_place_of_their_names(data, tmp_path):
     check_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     machine.check_packages(cfg)
     check_datasets(cfg, ('train', 'val'))
-    machine.adapt_to_machine(cfg)
+    machine.adapt_to_machine(cfg, force_amp=True)
     machine.accumulate_gradients(cfg, 2)
     assert cfg.optim_wrapper.type == 'mmvitscale.BF16OptimWrapper' and cfg.train_cfg.max_iters == 4
     assert cfg.custom_hooks[0].interval == 2 and cfg.default_hooks.checkpoint.interval == 2

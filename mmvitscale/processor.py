@@ -1,0 +1,61 @@
+"""What the processor can do, and what computing on it needs."""
+
+import os
+import platform
+import shutil
+from functools import lru_cache
+from typing import Dict, List
+
+import torch
+
+from .errors import InputError
+
+# Instruction sets that the speed of a network depends on: our name, PyTorch's and Linux's.
+_FEATURES = [
+    ('AVX2', 'avx2', 'avx2'),
+    ('AVX-512', 'avx512_f', 'avx512f'),
+    ('AVX512-BF16', 'avx512_bf16', 'avx512_bf16'),
+    ('AMX', 'amx_bf16', 'amx_bf16'),
+]
+
+
+def name() -> str:
+    """The processor's own, e.g. ``AMD EPYC 9654``."""
+    return str(_capabilities().get('cpu_name') or platform.processor() or platform.machine())
+
+
+def features() -> List[str]:
+    """The instruction sets that speed depends on and that are there, of x86; empty elsewhere."""
+    capabilities = _capabilities()
+    return [name for name, torchs, linuxs in _FEATURES if capabilities.get(torchs) or capabilities.get(linuxs)]
+
+
+def emulates_bfloat16() -> bool:
+    """Whether it is an x86 that computes bfloat16 in float32, converting at every turn: slower than float32 itself."""
+    found = features()
+    return bool(found) and not {'AVX512-BF16', 'AMX'} & set(found)
+
+
+@lru_cache(maxsize=1)
+def _capabilities() -> Dict[str, object]:
+    if hasattr(torch.cpu, 'get_capabilities'):
+        return dict(torch.cpu.get_capabilities())
+    found: Dict[str, object] = {}
+    try:
+        with open('/proc/cpuinfo') as file:
+            for line in file:
+                key, _, value = line.partition(':')
+                if key.strip() == 'model name':
+                    found.setdefault('cpu_name', value.strip())
+                elif key.strip() == 'flags':
+                    found.update(dict.fromkeys(value.split(), True))
+    except OSError:
+        pass
+    return found
+
+
+def check_compiler() -> None:
+    """Raise InputError where PyTorch cannot compile for the processor."""
+    if not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'clang++'))):
+        raise InputError('compile found on a machine without a C++ compiler, which PyTorch needs for that on a CPU; install '
+                         'g++, or leave compile out')
