@@ -1,4 +1,5 @@
-"""Measure SwinV2 beside the same network of the other libraries that are installed, and beside its matrix products.
+"""Measure SwinV2 beside the same network of the other libraries that are installed, or DeepViT beside its official form and
+plain ViTs, and both beside their matrix products.
 
 Contestants take turns in every round, so that all share the machine's moods; memory is measured in a process for each.
 """
@@ -15,93 +16,119 @@ import torch
 from mmengine.logging import MMLogger
 
 from mmvitscale.analysis import benchmark
-from mmvitscale.analysis.benchmark import FLOOR, OURS, Case
+from mmvitscale.analysis.benchmark import FLOOR, OURS, Case, Contestant
 from mmvitscale.commands import check_writable, run_command, save_json
 from mmvitscale.errors import InputError
+from mmvitscale.processor import check_compiler
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--arch', default='tiny', help='variant of SwinV2')
+    parser.add_argument('--arch', default='tiny', help='variant of SwinV2 or DeepViT, e.g. tiny or deepvit-16b')
     parser.add_argument('--size', type=int, nargs='+', default=[512], help='sides of square images in pixels')
-    parser.add_argument('--window', type=int, nargs='+', default=[8, 16])
+    parser.add_argument('--window', type=int, nargs='+', default=[8, 16], help='of SwinV2')
+    parser.add_argument('--depth', type=int, default=0, help='of DeepViT: so many blocks only (0: all)')
     parser.add_argument('--mode', nargs='+', choices=benchmark.MODES, default=list(benchmark.MODES))
     parser.add_argument('--dtype', nargs='+', choices=list(benchmark.DTYPES), default=['fp32'],
                         help='fp32, or the type of autocast')
     parser.add_argument('--batch', type=int, nargs='+', default=[1])
-    parser.add_argument('--attention', default='auto', help="our kernel")
-    parser.add_argument('--with-cp', action='store_true', help='our blocks checkpointed')
-    parser.add_argument('--peers', nargs='*', help='which of the others (default: all that are installed)')
-    parser.add_argument('--compile', action='store_true', help='everyone compiled, too')
+    parser.add_argument('--attention', default='auto', help='our kernel')
+    parser.add_argument('--way', nargs='+', choices=benchmark.WAYS, default=['plain'],
+                        help='everyone as it comes, through torch.compile, with checkpointing of its own')
+    parser.add_argument('--peers', nargs='*', metavar='NAME', help='which of the others (default: all that are installed)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='of a CPU')
     parser.add_argument('--rounds', type=int, default=9, help='0: no times')
     parser.add_argument('--memory', action='store_true', help='peak memory, too')
+    parser.add_argument('--profile', action='store_true', help='where the time of our step goes, too (on a CPU)')
     parser.add_argument('--json', metavar='F', help='write everything to this file')
-    parser.add_argument('--memory-of', help=argparse.SUPPRESS)  # in a process of its own: one contestant, one case
+    # In a process of its own: one contestant, one case.
+    parser.add_argument('--memory-of', nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def cases_of(args):
-    cases = [Case(args.arch, size, window, mode, dtype, batch, args.device, args.attention, args.with_cp)
-             for size, window, mode, dtype, batch in itertools.product(args.size, args.window, args.mode, args.dtype,
-                                                                       args.batch)]
+    windows = [0] if args.arch.startswith(('deepvit', 'vit')) else args.window
+    cases = [Case(args.arch, size, window, mode, dtype, batch, args.device, args.attention, args.depth)
+             for size, window, mode, dtype, batch in itertools.product(args.size, windows, args.mode, args.dtype, args.batch)]
     for case in cases:
         benchmark.check_case(case)
     return cases
 
 
-def contestants_of(args, present):
-    names = [OURS, *(present if args.peers is None else args.peers)]
-    return [(f'{name} (compiled)' if compiled else name, name, compiled)
-            for compiled in ([False, True] if args.compile else [False]) for name in names]
-
-
-def memory_of(name, case, threads):
+def memory_of(who, case, threads):
     """Measured in a fresh process, or None if it fails there, for want of memory most likely."""
-    command = [sys.executable, __file__, '--memory-of', name, '--arch', case.arch, '--size', case.size, '--window',
-               case.window, '--mode', case.mode, '--dtype', case.dtype, '--batch', case.batch, '--attention',
-               case.attention, '--device', case.device, '--threads', threads, *(['--with-cp'] if case.with_cp else [])]
+    command = [sys.executable, __file__, '--memory-of', who.name, who.way, '--arch', case.arch, '--size', case.size, '--window',
+               case.window, '--depth', case.depth, '--mode', case.mode, '--dtype', case.dtype, '--batch', case.batch,
+               '--attention', case.attention, '--device', case.device, '--threads', threads]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if result.returncode:
-        print(f'  {name}: no memory measured (exit status {result.returncode}): '
+        print(f'  {who}: no memory measured (exit status {result.returncode}): '
               f'{(result.stderr.strip().splitlines() or ["no message"])[-1]}', file=sys.stderr)
         return None
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def measure(case, args, present):
-    contestants = contestants_of(args, present)
+def steps_of(contestants, case):
+    """A step of each that can do it; the others are named."""
+    steps = {}
+    for who in contestants:
+        try:
+            steps[who] = benchmark.make_step(who, case)
+        except InputError as error:
+            print(f'  left out: {error}')
+    return steps
+
+
+def measure(case, args, names):
+    ways = [way for way in args.way if way != 'checkpointed' or case.mode == 'training']
+    contestants = [Contestant(name, way) for way in ways for name in names]
     seconds = {}
     if args.rounds:
-        steps = {label: benchmark.make_step(name, case, compiled) for label, name, compiled in contestants}
-        seconds = benchmark.times({**steps, FLOOR: benchmark.make_step(FLOOR, case)}, args.rounds)
-        del steps
+        floor = Contestant(FLOOR)
+        seconds = benchmark.times({**steps_of(contestants, case), floor: benchmark.make_step(floor, case)}, args.rounds)
     results = []
-    for label, name, compiled in contestants:
-        memory = memory_of(name, case, args.threads) if args.memory and not compiled else None
-        difference = benchmark.difference(name, case) if name != OURS and not compiled and args.rounds else None
-        results.append(benchmark.summarise(case, label, seconds.get(label), memory, difference))
-    if FLOOR in seconds:
-        results.append(benchmark.summarise(case, FLOOR, seconds[FLOOR], None, None))
+    for who in contestants:
+        memory = memory_of(who, case, args.threads) if args.memory and who.way != 'compiled' else None
+        difference = None
+        if args.rounds and who.way == 'plain' and who.name not in (OURS, benchmark.PLAIN):
+            difference = benchmark.difference(who.name, case)
+        if memory or who in seconds:
+            results.append(benchmark.summarise(case, who, seconds.get(who), memory, difference))
+    if seconds:
+        results.append(benchmark.summarise(case, floor, seconds[floor], None, None))
     return results
+
+
+WORDS = dict(speedup='fastest other / ours', floor='ours / matrix products', plain='ours / plain attention',
+             memory='our peak / leanest other')
 
 
 def show(case, results, ratios):
     print(f'\n{case}')
-    ours = next(result for result in results if result.name == OURS)
+    ours = next((result.seconds for result in results if result.who == Contestant(OURS) and result.seconds), None)
     for result in results:
-        cells = [f'  {result.name:26}']
+        cells = [f'  {result.who!s:32}']
         if result.seconds:
-            cells.append(f'{1000 * result.seconds:9.1f} ms  +-{100 * result.spread / 2:4.1f}%  '
-                         f'{result.seconds / ours.seconds:5.2f}x ours')
+            compared = f'{result.seconds / ours:5.2f}x ours' if ours else ''
+            cells.append(f'{1000 * result.seconds:9.1f} ms  +-{100 * result.spread / 2:4.1f}%  {compared}')
         if result.memory:
             cells.append(f'peak {result.memory["peak"]:7.0f} MB, step {result.memory["step"]:7.0f} MB')
         if result.difference is not None:
             cells.append(f'differs by {result.difference:.0e}')
         print('  '.join(cells))
-    words = dict(speedup='fastest peer / ours', floor='ours / matrix products', memory='our peak / leanest peer')
-    print('  ' + ', '.join(f'{words[key]} {value:.2f}' for key, value in ratios.items()), flush=True)
+    told = []
+    for key, value in ratios.items():
+        kind, _, way = key.partition(', ')
+        told.append(f'{WORDS[kind]}{f" ({way})" if way else ""} {value:.2f}')
+    print('  ' + ', '.join(told), flush=True)
+
+
+def show_profile(shares):
+    whole = sum(share.seconds for share in shares)
+    print(f'  our step of {1000 * whole:.0f} ms, while it is watched:')
+    for share in shares:
+        print(f'    {share.kind:26}{100 * share.seconds / whole:5.1f}%  {share.count:6.0f} calls')
 
 
 def main():
@@ -112,10 +139,12 @@ def main():
     torch.manual_seed(0)
     cases = cases_of(args)
     if args.memory_of:
-        print(json.dumps(benchmark.peak_memory(args.memory_of, cases[0])))
+        print(json.dumps(benchmark.peak_memory(Contestant(*args.memory_of), cases[0])))
         return
+    if 'compiled' in args.way and args.device == 'cpu':
+        check_compiler()
     MMLogger.get_current_instance().setLevel('ERROR')  # says what becomes of the weights, once for each peer and case
-    present, absent = benchmark.installed_peers()
+    present, absent = benchmark.others(cases[0])
     unknown = set(args.peers or []) - set(present)
     if unknown:
         raise InputError(f'--peers {", ".join(sorted(unknown))} found, but those installed are '
@@ -127,10 +156,14 @@ def main():
     print(f'not installed: {", ".join(absent) or "none"}')
     report = dict(machine=machine, command=' '.join(['python', *sys.argv]), absent=absent, cases=[])
     for case in cases:
-        results = measure(case, args, present)
+        results = measure(case, args, [OURS, *(present if args.peers is None else args.peers)])
         ratios = benchmark.ratios(results)
         show(case, results, ratios)
-        report['cases'].append(dict(results=[asdict(result) for result in results], ratios=ratios))
+        shares = benchmark.profile(Contestant(OURS), case) if args.profile else []
+        if shares:
+            show_profile(shares)
+        report['cases'].append(dict(results=[asdict(result) for result in results], ratios=ratios,
+                                    profile=[asdict(share) for share in shares]))
     if args.json:
         save_json(report, args.json)
 

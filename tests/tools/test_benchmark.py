@@ -1,29 +1,86 @@
 """The benchmark measures what it says, with the peers that are there."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from commands import run
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from mmvitscale import processor
 from mmvitscale.analysis import benchmark
-from mmvitscale.analysis.benchmark import FLOOR, OURS, Case
+from mmvitscale.analysis.benchmark import FLOOR, OURS, OURS_EAGER, PLAIN, Case, Contestant
 from mmvitscale.models.backbones.swin_v2 import SwinTransformerV2
 
 
 def test_the_whole_report(tmp_path):
     path = tmp_path / 'report.json'
-    result = run('tools/benchmark.py', '--size', 64, '--window', 4, '--mode', 'training', '--rounds', 2, '--memory',
-                 '--peers', 'timm', '--threads', 2, '--json', path)
+    result = run('tools/benchmark.py', '--size', 64, '--window', 4, '--mode', 'training', '--rounds', 2, '--memory', '--way',
+                 'plain', 'checkpointed', '--peers', 'timm', 'torchvision', '--threads', 2, '--profile', '--json', path)
     report = json.loads(path.read_text())
     case, = report['cases']
-    ours, timm, floor = case['results']
-    assert [item['name'] for item in (ours, timm, floor)] == [OURS, 'timm', FLOOR]
-    assert case['ratios']['speedup'] == pytest.approx(timm['seconds'] / ours['seconds'])
-    assert case['ratios']['floor'] == pytest.approx(ours['seconds'] / floor['seconds']) and case['ratios']['floor'] > 1
-    assert case['ratios']['memory'] == pytest.approx(ours['memory']['peak'] / timm['memory']['peak'])
-    assert timm['difference'] < 1e-4 and 50 < ours['memory']['peak'] < 10000 and ours['memory']['step'] > 1
-    assert 'not installed: none' in result.stdout and 'fastest peer / ours' in result.stdout
+    rows = {(item['who']['name'], item['who']['way']): item for item in case['results']}
+    assert list(rows) == [(OURS, 'plain'), ('timm', 'plain'), ('torchvision', 'plain'), (OURS, 'checkpointed'),
+                          ('timm', 'checkpointed'), (FLOOR, 'plain')]
+    assert 'torchvision has no checkpointing of its own' in result.stdout
+    for way, suffix in (('plain', ''), ('checkpointed', ', checkpointed')):
+        rivals = [row for (name, its), row in rows.items() if its == way and name not in (OURS, FLOOR)]
+        fastest, leanest = (min(values) for values in ([row['seconds'] for row in rivals],
+                                                       [row['memory']['peak'] for row in rivals]))
+        assert case['ratios'][f'speedup{suffix}'] == pytest.approx(fastest / rows[OURS, way]['seconds'])
+        assert case['ratios'][f'memory{suffix}'] == pytest.approx(rows[OURS, way]['memory']['peak'] / leanest)
+    floor = rows[OURS, 'plain']['seconds'] / rows[FLOOR, 'plain']['seconds']
+    assert case['ratios']['floor'] == pytest.approx(floor) and floor > 1
+    assert rows['timm', 'plain']['difference'] < 1e-4
+    assert 50 < rows[OURS, 'plain']['memory']['peak'] < 10000 and rows[OURS, 'plain']['memory']['step'] > 1
+    assert 'not installed: none' in result.stdout and 'fastest other / ours' in result.stdout
+    kinds = {share['kind']: share for share in case['profile']}
+    assert kinds['matrix products']['count'] > 100 and kinds['other']['seconds'] < 0.5 * sum(
+        share['seconds'] for share in kinds.values())
+    assert all(name in report['machine'] for name in processor.features())
+
+
+def test_deepvit_beside_its_official_form_and_plain_attention(tmp_path):
+    path = tmp_path / 'report.json'
+    run('tools/benchmark.py', '--arch', 'deepvit-16b', '--depth', 2, '--size', 64, '--mode', 'training', '--rounds', 1,
+        '--json', path)
+    case, = json.loads(path.read_text())['cases']
+    rows = {item['who']['name']: item for item in case['results']}
+    assert set(rows) == {OURS, OURS_EAGER, 'official form', benchmark.peers.TIMM_VIT, PLAIN, FLOOR}
+    for name in (OURS_EAGER, 'official form', benchmark.peers.TIMM_VIT):
+        assert rows[name]['difference'] < 1e-4
+    assert case['ratios']['plain'] == pytest.approx(rows[OURS]['seconds'] / rows[PLAIN]['seconds'])
+    assert case['ratios']['speedup'] == pytest.approx(rows['official form']['seconds'] / rows[OURS]['seconds'])
+
+
+@pytest.mark.parametrize('name', ['timm', 'Hugging Face', 'mmpretrain', 'official form', benchmark.peers.TIMM_VIT])
+def test_a_peer_with_checkpointing_runs_its_blocks_once_more_in_the_backward_pass(name):
+    case = Case(size=64, window=4, mode='training')
+    if name in benchmark.peers.DEEPVIT_PEERS:
+        case = Case('deepvit-16b', 64, 0, 'training', depth=2)
+    counts = []
+    for way in ('plain', 'checkpointed'):
+        model, outputs_of = benchmark._build(Contestant(name, way), case)
+        calls = []
+        model.train()  # returns nothing in mmpretrain
+        for part in model.modules():
+            if isinstance(part, torch.nn.Linear):
+                part.register_forward_hook(lambda *_: calls.append(1))
+        image = torch.randn(1, 3, 64, 64)
+        sum(output.mean() for output in outputs_of(image)).backward()
+        counts.append(len(calls))
+    assert counts[1] > 1.5 * counts[0]
+
+
+def test_memory_is_that_of_the_process_alone():
+    """Not its parent's, which ``getrusage`` would tell after a fork."""
+    held = torch.ones(2**27)  # 512 MB
+    command = [sys.executable, '-c', 'from mmvitscale.analysis.benchmark import _resident; print(_resident("VmHWM"))']
+    peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    assert 2**26 < peak < benchmark._resident('VmRSS') and held.sum() > 0
 
 
 def test_absent_peers_are_named(monkeypatch):
@@ -32,7 +89,7 @@ def test_absent_peers_are_named(monkeypatch):
         raise ImportError('no such package')
 
     monkeypatch.setattr(benchmark.peers, 'PEERS', {'timm': benchmark.peers.timm, 'other': absent})
-    assert benchmark.installed_peers() == (['timm'], ['other'])
+    assert benchmark.others(Case()) == (['timm'], ['other'])
 
 
 def test_a_peer_that_computes_something_else_shows(monkeypatch):
@@ -47,7 +104,6 @@ def test_a_peer_that_computes_something_else_shows(monkeypatch):
 
 def test_the_matrix_products_are_those_of_the_forward_pass():
     """Their multiplications are counted by PyTorch during a real forward pass."""
-    from torch.utils.flop_counter import FlopCounterMode
     for case in (Case(size=64, window=4, batch=2), Case(size=100, window=8)):
         products = benchmark.matrix_products(case)
         ours = 2 * sum(count * batch * rows * inner * columns
@@ -61,11 +117,23 @@ def test_the_matrix_products_are_those_of_the_forward_pass():
         assert counter.get_total_flops() == ours + table
 
 
+def test_the_matrix_products_of_a_deepvit_are_those_of_its_plain_form():
+    case = Case('deepvit-16b', 100, 0, depth=3, batch=2)
+    ours = 2 * sum(count * batch * rows * inner * columns
+                   for (batch, rows, inner, columns), count in benchmark.matrix_products(case).items())
+    model, outputs_of = benchmark._build(Contestant(PLAIN), case)
+    # In single steps: what the fused kernel for CPUs multiplies is not counted.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        outputs_of(torch.randn(2, 3, 100, 100))
+    assert counter.get_total_flops() == ours
+
+
 def test_bad_input(error_of):
-    assert "unknown SwinV2 arch 'mini'" in error_of('tools/benchmark.py', '--arch', 'mini')
+    assert "unknown arch 'mini'" in error_of('tools/benchmark.py', '--arch', 'mini')
     assert '--size 0 found, but it is at least 1' in error_of('tools/benchmark.py', '--size', 0)
     assert 'fp16 on a CPU' in error_of('tools/benchmark.py', '--device', 'cpu', '--dtype', 'fp16')
     if not torch.cuda.is_available():
         assert 'PyTorch sees no GPU here' in error_of('tools/benchmark.py', '--device', 'cuda')
     assert '--peers vim found, but those installed are' in error_of('tools/benchmark.py', '--peers', 'vim')
+    assert "unknown attention 'fused'" in error_of('tools/benchmark.py', '--arch', 'deepvit-s', '--attention', 'fused')
     assert '--threads 0 and' in error_of('tools/benchmark.py', '--threads', 0)
