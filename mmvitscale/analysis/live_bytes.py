@@ -177,6 +177,7 @@ def as_on(device: str, mixed: bool, cached: bool = True) -> Iterator[_Kernels]:
     with (
         mock.patch.object(window_attention, '_CHUNK', chunks[0]),
         mock.patch.object(re_attention, '_CHUNK', chunks[1]),
+        mock.patch.dict(re_attention._ROWS, meta=re_attention._ROWS.get(device, 1)),
         mock.patch.object(window_attention, 'KERNELS', auto),
         mock.patch('torch.autocast', kernels.autocast),
     ):

@@ -11,7 +11,7 @@ b_h = a_h (w_h / N + c_h - mean_h) + beta_h. Centring comes first everywhere: ma
 uniform, a_h is large, and what is common to all would drown the rest in float32.
 """
 
-from typing import Callable, Dict, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 import torch
 import torch.distributed as dist
@@ -23,19 +23,27 @@ from torch.distributed.nn.functional import all_reduce
 from ...errors import InputError
 from .sync_batch_norm import SyncBatchNorm
 
-# Elements of one (B, heads, rows, N) chunk: a few of them fit into a processor's cache, and fill a GPU.
-_CHUNK = {'cpu': 2**19, 'cuda': 2**25}
+# Elements of one (B, heads, rows, N) chunk: a few of them fit into a processor's cache, and fill a GPU. Of fewer rows than
+# _ROWS a processor's matrix products would be slow.
+_CHUNK = {'cpu': 2**20, 'cuda': 2**25}
+_ROWS = {'cpu': 32}
 
 
 def _attend(q: Tensor, k: Tensor, scale: float) -> Tensor:
     """softmax(q k' scale), in float32 at least."""
-    scores = q @ k.transpose(-2, -1)
-    return (scores if scores.dtype == torch.float64 else scores.float()).mul_(scale).softmax(dim=-1)
+    scores = (q * scale) @ k.transpose(-2, -1)
+    return (scores if scores.dtype == torch.float64 else scores.float()).softmax(dim=-1)
 
 
-def _mix(weight: Tensor, maps: Tensor) -> Tensor:
-    """(H, G), (B, G, rows, N) -> (B, H, rows, N): sum_g W_hg A_g."""
-    return (weight @ maps.flatten(2)).view(maps.shape[0], weight.shape[0], *maps.shape[2:])
+def _mix(weight: Tensor, maps: Tensor, onto: Optional[Tensor] = None) -> Tensor:
+    """(H, G), (B, G, rows, N) -> (B, H, rows, N): sum_g W_hg A_g; added to ``onto``, in place, where that is given."""
+    flat = maps.flatten(2)
+    if onto is not None:
+        onto.flatten(2).baddbmm_(weight.expand(len(maps), -1, -1), flat)
+        return onto
+    # As one product of matrices or a batch of them: a matrix times a batch would be turned round, and copied, first.
+    mixed = torch.mm(weight, flat[0]) if len(maps) == 1 else torch.bmm(weight.expand(len(maps), -1, -1), flat)
+    return mixed.view(maps.shape[0], weight.shape[0], *maps.shape[2:])
 
 
 def _precise(device: torch.device) -> torch.dtype:
@@ -47,6 +55,11 @@ def _gram(a: Tensor, b: Tensor) -> Tensor:
     """(B, H, rows, N), (B, G, rows, N) -> (H, G), ``_precise``: sum of a_h b_g. A product per row, and the sum in that type:
     over millions of elements float32 would lose three digits."""
     return (a.transpose(1, 2) @ b.permute(0, 2, 3, 1)).sum((0, 1), dtype=_precise(a.device))
+
+
+def _add_product_(total: Tensor, maps: Tensor, rows: Tensor) -> None:
+    """(B, H, N, d), in place, plus the maps (B, H, rows, N) transposed times (B, H, rows, d)."""
+    total.flatten(0, 1).baddbmm_(maps.flatten(0, 1).transpose(1, 2), rows.flatten(0, 1))
 
 
 class _MixedAttention(Function):
@@ -73,7 +86,8 @@ class _MixedAttention(Function):
         q, k, v, weight = ctx.saved_tensors
         scale, rows = ctx.scale, ctx.rows
         batch, _, tokens, _ = q.shape
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        grad_q = torch.empty_like(q)
+        grad_k, grad_v = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (k, v))
         grad_weight = torch.zeros_like(weight, dtype=_precise(weight.device))
         symmetric = (grad_moments + grad_moments.T) / (batch * tokens**2)
         for start in range(0, tokens, rows):
@@ -82,15 +96,16 @@ class _MixedAttention(Function):
             grad_rows = grad_values[:, :, part]
             grad_mixed = (grad_rows @ v.transpose(-2, -1)).to(maps.dtype)
             centred = maps - 1 / tokens
-            grad_v += _mix(weight.to(maps.dtype), centred).to(v.dtype).transpose(-2, -1) @ grad_rows
+            _add_product_(grad_v, _mix(weight.to(maps.dtype), centred).to(v.dtype), grad_rows)
             grad_weight += _gram(grad_mixed, centred)
             grad_maps = _mix(weight.T.to(maps.dtype), grad_mixed)
             if ctx.with_moments:
-                grad_maps += _mix(symmetric.to(maps.dtype), centred)
-            grad_maps -= (grad_maps * maps).sum(-1, keepdim=True)
-            grad_scores = grad_maps.mul_(maps).mul_(scale).to(q.dtype)
+                _mix(symmetric.to(maps.dtype), centred, onto=grad_maps)
+            grad_maps -= torch.mul(grad_maps, maps, out=centred).sum(-1, keepdim=True)
+            grad_scores = grad_maps.mul_(maps).to(q.dtype)
             grad_q[:, :, part] = grad_scores @ k
-            grad_k += grad_scores.transpose(-2, -1) @ q[:, :, part]
+            _add_product_(grad_k, grad_scores, q[:, :, part] * scale)
+        grad_q.mul_(scale)
         return grad_q, grad_k, grad_v, grad_weight.to(weight.dtype), None, None, None
 
 
@@ -114,7 +129,8 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, sca
 
 def rows_at_a_time(q: Tensor) -> int:
     """Query rows of a chunk of maps, for q (B, heads, N, d)."""
-    return max(1, _CHUNK.get(q.device.type, _CHUNK['cuda']) // (q.shape[0] * q.shape[1] * q.shape[2]))
+    batch, heads, tokens, _ = q.shape
+    return max(_ROWS.get(q.device.type, 1), _CHUNK.get(q.device.type, _CHUNK['cuda']) // (batch * heads * tokens))
 
 
 def _sequential(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, scale: float, out_scale: float,
