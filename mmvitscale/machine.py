@@ -2,17 +2,14 @@
 
 import ctypes
 import importlib.util
-import logging
 import os
 import subprocess
 from datetime import timedelta
-from functools import lru_cache
 from typing import Optional
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.logging import print_log
 
 from . import processor
 from .config import check_numbers, dataloaders, values_of
@@ -194,15 +191,14 @@ def _needs_operators(cfg: Config) -> bool:
 
 def use_mixed_precision(cfg: Config, force: bool = False) -> None:
     """float16 with loss scaling on a GPU, bfloat16 on a CPU and where a strategy scales no loss. On a processor that emulates
-    bfloat16 training stays in float32, which is said once, unless it is forced."""
+    bfloat16 it stays float32, unless it is forced."""
     if get_device() != 'cpu' and not cfg.get('strategy'):
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
         return
-    for option in ('loss_scale', 'dtype', 'use_fsdp'):  # of AmpOptimWrapper
+    for option in ('loss_scale', 'dtype', 'use_fsdp', 'cache', 'backbone_only'):  # of AmpOptimWrapper and ours
         cfg.optim_wrapper.pop(option, None)
     if get_device() == 'cpu' and processor.emulates_bfloat16() and not force:
-        _tell_of_emulation()
         cfg.optim_wrapper.type = 'OptimWrapper'
         return
     cfg.optim_wrapper.type = 'mmvitscale.BF16OptimWrapper'
@@ -212,11 +208,13 @@ def use_mixed_precision(cfg: Config, force: bool = False) -> None:
     cfg.optim_wrapper.backbone_only = get_device() == 'cpu' and _needs_operators(cfg)
 
 
-@lru_cache(maxsize=1)
-def _tell_of_emulation() -> None:
-    if is_first_process():
-        print_log(f'Training stays in float32: this processor ({processor.name()}) has no bfloat16 of its own, and emulating '
-                  'it takes longer. --force-amp has it nevertheless.', 'current', level=logging.WARNING)
+def describe_precision(cfg: Config, amp: bool, force: bool) -> Optional[str]:
+    """One line where the mixed precision that a config or ``amp`` asks for is left out; before ``adapt_to_machine``."""
+    asked = amp or type_name(cfg.get('optim_wrapper') or {}) == 'AmpOptimWrapper'
+    if force or not asked or get_device() != 'cpu' or not processor.emulates_bfloat16():
+        return None
+    return (f'training stays in float32: this processor ({processor.name()}) has no bfloat16 of its own, and emulating it '
+            'takes longer; --force-amp has it nevertheless')
 
 
 def accumulate_gradients(cfg: Config, steps: int) -> None:

@@ -57,5 +57,5 @@ def _capabilities() -> Dict[str, object]:
 def check_compiler() -> None:
     """Raise InputError where PyTorch cannot compile for the processor."""
     if not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'clang++'))):
-        raise InputError('compile found on a machine without a C++ compiler, which PyTorch needs for that on a CPU; install '
-                         'g++, or leave compile out')
+        raise InputError('a model to be compiled found on a machine without a C++ compiler, which PyTorch needs for that on a '
+                         'CPU; install g++, or do not compile')

@@ -19,7 +19,6 @@ from mmvitscale.runner import compile_blocks
 @pytest.fixture(autouse=True)
 def a_processor_with_bfloat16(monkeypatch):
     monkeypatch.setattr(processor, 'emulates_bfloat16', lambda: False)
-    machine._tell_of_emulation.cache_clear()
 
 
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
@@ -53,23 +52,28 @@ def test_a_recipe_in_mixed_precision_runs_on_a_cpu():
 
 def test_bfloat16_that_is_emulated_is_left_out_unless_it_is_forced(monkeypatch):
     monkeypatch.setattr(processor, 'emulates_bfloat16', lambda: True)
-    lines = []
-    monkeypatch.setattr(machine, 'print_log', lambda line, *_, **__: lines.append(line))
     recipe = mmvitscale.load_config('swinv2_mask_rcnn_coco')
     assert recipe.optim_wrapper.type == 'AmpOptimWrapper'
+    line = machine.describe_precision(recipe, amp=False, force=False)
+    assert 'has no bfloat16 of its own' in line and '--force-amp' in line
+    assert machine.describe_precision(recipe, amp=False, force=True) is None
     machine.adapt_to_machine(recipe)
     plain = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
+    assert machine.describe_precision(plain, amp=False, force=False) is None
+    assert machine.describe_precision(plain, amp=True, force=False) == line
     machine.use_mixed_precision(plain)
+    dumped = Config(dict(optim_wrapper=dict(type='mmvitscale.BF16OptimWrapper', cache=True, backbone_only=True)))
+    machine.use_mixed_precision(dumped)
+    assert dumped.optim_wrapper == dict(type='OptimWrapper')
     assert [cfg.optim_wrapper.type for cfg in (recipe, plain)] == ['OptimWrapper'] * 2
     assert 'loss_scale' not in recipe.optim_wrapper
-    assert len(lines) == 1 and 'has no bfloat16 of its own' in lines[0] and '--force-amp' in lines[0]
     machine.use_mixed_precision(plain, force=True)
     recipe = mmvitscale.load_config('swinv2_mask_rcnn_coco')
     machine.adapt_to_machine(recipe, force_amp=True)
     assert [cfg.optim_wrapper.type for cfg in (recipe, plain)] == ['mmvitscale.BF16OptimWrapper'] * 2
     monkeypatch.setattr(machine, 'get_device', lambda: 'cuda')
     machine.use_mixed_precision(plain)
-    assert plain.optim_wrapper.type == 'AmpOptimWrapper' and len(lines) == 1
+    assert plain.optim_wrapper.type == 'AmpOptimWrapper' and machine.describe_precision(plain, True, False) is None
 
 
 @pytest.mark.parametrize('capabilities, features, emulates', [
@@ -97,7 +101,7 @@ def test_compiling_without_a_compiler(monkeypatch):
     monkeypatch.setattr(processor.shutil, 'which', lambda name: None)
     for options in (True, dict(target='blocks'), dict(mode='max-autotune')):
         runner = SimpleNamespace(cfg=Config(dict(compile=options)))
-        with pytest.raises(InputError, match=r'without a C\+\+ compiler, .*; install g\+\+'):
+        with pytest.raises(InputError, match=r'without a C\+\+ compiler, .* install g\+\+'):
             OurRunner._maybe_compile(runner, 'train_step')
     monkeypatch.setattr(processor.shutil, 'which', lambda name: f'/usr/bin/{name}')
     processor.check_compiler()

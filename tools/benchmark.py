@@ -40,7 +40,7 @@ def parse_args():
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='of a CPU')
     parser.add_argument('--rounds', type=int, default=9, help='0: no times')
     parser.add_argument('--memory', action='store_true', help='peak memory, too')
-    parser.add_argument('--profile', action='store_true', help='where the time of our step goes, too (on a CPU)')
+    parser.add_argument('--profile', action='store_true', help='where the time of our step goes as it comes, too (on a CPU)')
     parser.add_argument('--json', metavar='F', help='write everything to this file')
     # In a process of its own: one contestant, one case.
     parser.add_argument('--memory-of', nargs=2, help=argparse.SUPPRESS)
@@ -83,6 +83,7 @@ def steps_of(contestants, case):
 def measure(case, args, names):
     ways = [way for way in args.way if way != 'checkpointed' or case.mode == 'training']
     contestants = [Contestant(name, way) for way in ways for name in names]
+    torch._dynamo.reset()  # of every case the graphs that it would have alone
     seconds = {}
     if args.rounds:
         floor = Contestant(FLOOR)

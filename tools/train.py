@@ -14,7 +14,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
-    parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU')
+    parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU that has it')
     parser.add_argument('--force-amp', action='store_true',
                         help='as --amp, on a CPU that only emulates bfloat16, too: slower than without, for trying it out')
     parser.add_argument('--accumulate', type=int, default=1, metavar='N',
@@ -43,6 +43,7 @@ def main():
     machine.check_packages(cfg)
     check_datasets(cfg, ('train', 'val'))
     use_work_dir(cfg, args.work_dir)
+    precision = machine.describe_precision(cfg, args.amp, args.force_amp)
     machine.adapt_to_machine(cfg, args.launcher, args.force_amp)
     if args.amp or args.force_amp:
         machine.use_mixed_precision(cfg, args.force_amp)
@@ -54,9 +55,9 @@ def main():
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     runner = RUNNERS.build(cfg)
-    advice = machine.describe_batch(cfg, runner.world_size)
-    if advice:
-        runner.logger.info(advice)
+    for advice in (precision, machine.describe_batch(cfg, runner.world_size)):
+        if advice:
+            runner.logger.info(advice)
     runner.train()
 
 

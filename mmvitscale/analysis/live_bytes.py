@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..models.layers import re_attention, window_attention
+from ..models.layers.cosine import scaled_query_key
 
 
 class LiveBytes(TorchDispatchMode):
@@ -71,6 +72,26 @@ class _FusedAttention(Function):
             return *grads, None
         whole = mask.new_empty(*q.shape[:-1], k.shape[-2])
         return *grads, whole.sum_to_size(mask.shape)
+
+
+class _FlexAttention(Function):
+    """In the place of FlexAttention: nothing of the size of the maps, and of the bias the table alone."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, table):
+        out = torch.empty_like(q)
+        ctx.save_for_backward(q, k, v, table, out, q.new_empty(q.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:4])
+
+
+def _flex_attention(qkv, scale, table, groups):
+    q, k, v = qkv.unbind(1)
+    q, k = scaled_query_key(q, k, scale)
+    return _FlexAttention.apply(q.to(v.dtype), k.to(v.dtype), v, table)
 
 
 # What autocast computes in 16 bits, and in float32, of what our models and heads call.
@@ -173,12 +194,15 @@ def as_on(device: str, mixed: bool, cached: bool = True) -> Iterator[_Kernels]:
     """Within it the meta device stands for ``device``, 'cuda' or 'cpu'."""
     kernels = _Kernels(device, mixed, cached)
     chunks = [{**module._CHUNK, 'meta': module._CHUNK[device]} for module in (window_attention, re_attention)]
-    auto = {**window_attention.KERNELS, 'auto': window_attention.KERNELS['sequential' if device == 'cpu' else 'fused']}
+    auto = window_attention.KERNELS['sequential' if device == 'cpu' else 'fused']
     with (
         mock.patch.object(window_attention, '_CHUNK', chunks[0]),
         mock.patch.object(re_attention, '_CHUNK', chunks[1]),
         mock.patch.dict(re_attention._ROWS, meta=re_attention._ROWS.get(device, 1)),
-        mock.patch.object(window_attention, 'KERNELS', auto),
+        mock.patch.dict(window_attention.KERNELS, auto=auto),
+        mock.patch.object(window_attention, '_auto', auto),
+        mock.patch.object(window_attention, 'FLEX_DEVICES', ('meta',) if device == 'cuda' else ()),
+        mock.patch.object(window_attention, 'flex_attention', _flex_attention),
         mock.patch('torch.autocast', kernels.autocast),
     ):
         yield kernels

@@ -51,6 +51,7 @@ class Setting:
         attention = {
             'auto': 'fused attention',
             'eager': 'eager attention',
+            'flex': 'flex attention',
             'sequential': 'sequential attention',
             'sequential-2': 'sequential attention in two stages',
         }[self.attention]
@@ -59,10 +60,12 @@ class Setting:
 
 def settings_of(backbone: nn.Module) -> Tuple[List[Setting], List[Setting]]:
     """Those worth a choice, from the fastest to the leanest, and those that are only shown for comparison."""
-    kernels = ('auto', 'sequential-2', 'sequential') if isinstance(backbone, SwinTransformerV2) else ('sequential',)
+    is_swin = isinstance(backbone, SwinTransformerV2)
+    kernels = ('auto', 'sequential-2', 'sequential') if is_swin else ('sequential',)
+    compared = ('eager', 'flex') if is_swin else ('eager',)
     return (
         [Setting(checkpointing, kernel) for checkpointing in (False, True) for kernel in kernels],
-        [Setting(checkpointing, 'eager') for checkpointing in (False, True)],
+        [Setting(checkpointing, kernel) for kernel in compared for checkpointing in (False, True)],
     )
 
 

@@ -16,6 +16,7 @@ from mmvitscale.analysis.memory_plan import Plan, Setting, Shares, Sizes, cheape
 from mmvitscale.config import load_config
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from mmvitscale.models.layers import window_attention
 
 # In a process whose allocator gives everything back at once: what it holds is what lives.
 MEASURE = """
@@ -141,6 +142,20 @@ def test_checkpointing_and_sequential_attention_save_what_they_promise():
     maps = bytes_of[Setting(False, 'eager')] - bytes_of[Setting(False, 'sequential')]
     assert maps >= 2 * tokens * slots * heads * 4  # of two blocks
     assert kept[Setting(True, 'sequential')].peak < kept[Setting(True, 'eager')].peak < kept[Setting(False, 'eager')].peak
+
+
+def test_no_kernel_of_a_gpu_makes_a_bias_for_every_window(monkeypatch):
+    """The fused one's gradient of the bias is made for some windows at a time; FlexAttention has the table alone."""
+    peaks = {}
+    for kernel, chunk in (('auto', 2**25), ('auto', 2**40), ('flex', 2**25), ('sequential', 2**25)):
+        monkeypatch.setitem(window_attention._CHUNK, 'cuda', chunk)
+        with torch.device('meta'):
+            model = SwinTransformerV2(dict(embed_dims=64, depths=(1,), num_heads=(4,)), 32, attention=kernel)
+        image = torch.empty(2, 3, 1024, 1024, device='meta')  # 64 x 4 x 1024 x 1024 attention weights in each image
+        peaks[kernel, chunk] = step(lambda: model(image)[0].mean(), model, device='cuda').peak  # noqa: B023
+    maps = 2 * 64 * 4 * 1024**2 * 4
+    assert peaks['auto', 2**40] > maps > 1.2 * peaks['auto', 2**25]
+    assert peaks['flex', 2**25] < peaks['auto', 2**25]
 
 
 def test_three_billion_parameters_hold_the_papers_48_gigabytes():

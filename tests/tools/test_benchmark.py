@@ -14,6 +14,7 @@ from mmvitscale import processor
 from mmvitscale.analysis import benchmark
 from mmvitscale.analysis.benchmark import FLOOR, OURS, OURS_EAGER, PLAIN, Case, Contestant
 from mmvitscale.models.backbones.swin_v2 import SwinTransformerV2
+from mmvitscale.models.backbones.variants import DEEPVIT
 
 
 def test_the_whole_report(tmp_path):
@@ -126,6 +127,16 @@ def test_the_matrix_products_of_a_deepvit_are_those_of_its_plain_form():
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         outputs_of(torch.randn(2, 3, 100, 100))
     assert counter.get_total_flops() == ours
+
+
+@pytest.mark.parametrize('arch', sorted(DEEPVIT.archs))
+def test_every_deepvit_has_those_beside_it_that_are_built_as_it_is(arch):
+    case = Case(arch, 32, 0, depth=1)
+    present, absent = benchmark.others(case)
+    assert {OURS_EAGER, PLAIN} <= set(present) and not absent
+    assert ('official form' in present) == (arch.startswith('deepvit') and arch.endswith('b'))
+    for name in set(present) - {PLAIN}:
+        assert benchmark.difference(name, case) < 1e-4
 
 
 def test_bad_input(error_of):

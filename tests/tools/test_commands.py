@@ -56,6 +56,24 @@ def test_training_reports_the_windows_and_keeps_them_in_the_checkpoint(trained, 
         position_bias='log_cpb', reference_windows=[[8, 8]] * 4, windows=[[8, 8]] * 4)
 
 
+def test_blocks_are_compiled_by_an_option_of_a_config(options, run_here, tmp_path):
+    """The backbone alone: through the runner, and to the same weights."""
+    weights = []
+    try:
+        for name, more in (('plain', []), ('compiled', ['compile.target=blocks', 'compile.backend=aot_eager'])):
+            code, out, err = run_here('tools/train.py', CONFIG, '--work-dir', tmp_path / name, '--cfg-options', *options,
+                                      'randomness.seed=0', *more)
+            assert code == 0, out + err
+            assert ('blocks of the backbone are compiled' in out + err) == bool(more)
+            weights.append(torch.load(tmp_path / name / 'iter_2.pth', weights_only=False)['state_dict'])
+        assert torch._dynamo.utils.counters['stats']['unique_graphs'] > 0
+    finally:
+        torch._dynamo.reset()
+    assert list(weights[0]) == list(weights[1])
+    for name, weight in weights[0].items():
+        assert torch.allclose(weight, weights[1][name], atol=1e-5), name
+
+
 def test_testing_equals_the_validation_of_training(trained, checkpoint, options, run_here, tmp_path):
     # the training's validation ran outside autocast, as testing does
     code, told, err = run_here('tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path, '--show-dir',

@@ -22,19 +22,18 @@ from .windows import WindowGroup
 _BLOCK = 128
 
 
+# A block that is compiled has a gap here, and this its own graph: in a larger one PyTorch 2.13 loses the table's gradient.
+@torch.compiler.disable(recursive=False)
 def flex_attention(qkv: Tensor, scale: Optional[Tensor], table: Tensor, groups: Sequence[WindowGroup]) -> Tensor:
     """qkv (T, 3, heads, d), the scale (heads,) or None for the dot product, the table of biases (heads, 2 h - 1, 2 w - 1) of
     a window that all fit into -> (T, heads, d)."""
-    make = _cut_sequence if torch.compiler.is_compiling() else _kept_sequence
-    window, queries, keys, mask = make(tuple(groups), qkv.device)
     # Cloned, for PyTorch 2.13's compiled FlexAttention gives no gradient to a view.
     table = table.flatten(1).clone(memory_format=torch.contiguous_format)
-    return compiled()(qkv, scale, table, window, queries, keys, mask)
+    return compiled()(qkv, scale, table, *_kept_sequence(tuple(groups), qkv.device))
 
 
 def _attend(qkv: Tensor, scale: Optional[Tensor], table: Tensor, window: Tensor, queries: Tensor, keys: Tensor,
             mask: tuple) -> Tensor:
-    # Where it is needed: PyTorch 2.4 has none.
     from torch.nn.attention.flex_attention import BlockMask
     from torch.nn.attention.flex_attention import flex_attention as attend
 
@@ -48,7 +47,11 @@ def _attend(qkv: Tensor, scale: Optional[Tensor], table: Tensor, window: Tensor,
     q, k = scaled_query_key(q, k, scale)
     q, k, v = (x.to(qkv.dtype).transpose(0, 1)[None].contiguous() for x in (q, k, v))
     tokens = len(qkv)
-    block_mask = BlockMask.from_kv_blocks(*mask, BLOCK_SIZE=_BLOCK, mask_mod=same_window, seq_lengths=(tokens, tokens))
+    # Tokens see each other or not: what a block of keys is seen by is what a block of queries sees.
+    names = ('num_blocks', 'indices')
+    lists = {f'{full}{side}_{name}': part for side in ('kv', 'q')
+             for (full, name), part in zip(((full, name) for full in ('', 'full_') for name in names), mask)}
+    block_mask = BlockMask(seq_lengths=(tokens, tokens), BLOCK_SIZE=(_BLOCK, _BLOCK), mask_mod=same_window, **lists)
     return attend(q, k, v, score_mod=add_bias, block_mask=block_mask, scale=1.0)[0].transpose(0, 1)
 
 
@@ -68,7 +71,7 @@ def compiled() -> Callable[..., Tensor]:
 Layout = Tuple[Tensor, Tensor, Tensor, Tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _kept_sequence(groups: Tuple[WindowGroup, ...], device: torch.device) -> Layout:
     with torch.inference_mode(False):  # a tensor made under inference mode could not serve a later training step
         return _cut_sequence(groups, device)
@@ -78,23 +81,30 @@ def _cut_sequence(groups: Tuple[WindowGroup, ...], device: torch.device) -> Layo
     """For each token its window, its number as a query and as a key (the table's place is their difference); and the blocks
     of keys that a block of queries sees in part and entirely: how many, and which come first."""
     height, width = largest([group.window for group in groups])
-    sizes, numbers = [], []
+    windows, numbers, before = [], [], 0
     for group in groups:
         y, x = (torch.arange(side, device=device) for side in group.window)
-        sizes.append(torch.full((group.count, ), group.window[0] * group.window[1], device=device))
+        slots = group.window[0] * group.window[1]
+        windows.append(torch.arange(before, before + group.count, device=device)[:, None].expand(-1, slots).flatten())
         numbers.append((y[:, None] * (2 * width - 1) + x).flatten().repeat(group.count))
-    size = torch.cat(sizes)
-    window = torch.arange(len(size), device=device).repeat_interleave(size)
-    keys = torch.cat(numbers)
+        before += group.count
+    window, keys = torch.cat(windows), torch.cat(numbers)
     queries = keys + (height - 1) * (2 * width - 1) + width - 1
 
+    # Windows stand in order, so a block sees its neighbours, and no more of them than the largest window reaches over.
     tokens = len(window)
+    blocks = -(-tokens // _BLOCK)
+    reach = (_BLOCK + max(group.window[0] * group.window[1] for group in groups) - 2) // _BLOCK
     starts = torch.arange(0, tokens, _BLOCK, device=device)
     first, last = window[starts], window[(starts + _BLOCK - 1).clamp_max(tokens - 1)]  # windows that a block has tokens of
-    seen = (first[:, None] <= last) & (first <= last[:, None])
     whole = (starts + _BLOCK <= tokens) & (first == last)
-    entirely = whole[:, None] & whole & (first[:, None] == first)
+    own = torch.arange(blocks, device=device)
+    columns = min(blocks, 2 * reach + 1)
+    other = ((own - reach).clamp(0, blocks - columns)[:, None] + torch.arange(columns, device=device))
+    seen = (first[:, None] <= last[other]) & (first[other] <= last[:, None])
+    entirely = whole[:, None] & whole[other] & (first[:, None] == first[other])
     mask = []
-    for blocks in (seen & ~entirely, entirely):
-        mask += [blocks.sum(dim=-1, dtype=torch.int32), blocks.int().argsort(dim=-1, descending=True, stable=True).int()]
-    return window, queries, keys, (mask[0][None, None], mask[1][None, None], mask[2][None, None], mask[3][None, None])
+    for chosen in (seen & ~entirely, entirely):
+        order = chosen.int().argsort(dim=-1, descending=True, stable=True)
+        mask += [chosen.sum(dim=-1, dtype=torch.int32)[None, None], other.gather(1, order).int()[None, None]]
+    return window, queries, keys, (mask[0], mask[1], mask[2], mask[3])

@@ -101,7 +101,7 @@ class _MixedAttention(Function):
             grad_maps = _mix(weight.T.to(maps.dtype), grad_mixed)
             if ctx.with_moments:
                 _mix(symmetric.to(maps.dtype), centred, onto=grad_maps)
-            grad_maps -= torch.mul(grad_maps, maps, out=centred).sum(-1, keepdim=True)
+            grad_maps -= (grad_maps * maps).sum(-1, keepdim=True)
             grad_scores = grad_maps.mul_(maps).to(q.dtype)
             grad_q[:, :, part] = grad_scores @ k
             _add_product_(grad_k, grad_scores, q[:, :, part] * scale)

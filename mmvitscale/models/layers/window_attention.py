@@ -44,14 +44,17 @@ def _by_group(attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], q: Ten
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
+def _windows_at_a_time(device: torch.device, heads: int, slots: int, dim: int) -> int:
+    limit = _CHUNK['cuda'] if torch.compiler.is_compiling() else _CHUNK.get(device.type, _CHUNK['cuda'])
+    return max(limit // (heads * slots * max(slots, 2 * dim)), 1)
+
+
 def _pieces(groups: Sequence[WindowGroup], qkv: Tensor) -> Tuple[List[WindowGroup], List[int]]:
     """The groups cut into pieces of at most _CHUNK, in the same order, and for each the index of its group."""
-    limit = _CHUNK['cuda'] if torch.compiler.is_compiling() else _CHUNK.get(qkv.device.type, _CHUNK['cuda'])
     heads, dim = qkv.shape[2:]
     pieces, indices = [], []
     for index, group in enumerate(groups):
-        slots = group.window[0] * group.window[1]
-        step = max(limit // (heads * slots * max(slots, 2 * dim)), 1)
+        step = _windows_at_a_time(qkv.device, heads, group.window[0] * group.window[1], dim)
         for first in range(0, group.count, step):
             pieces.append(WindowGroup(group.window, min(step, group.count - first)))
             indices.append(index)
@@ -93,7 +96,8 @@ def _fused_(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor],
     """``_fused`` without a gradient; uses qkv up, and returns what ``scale_`` does, too."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        small = q.device.type == 'cpu' and q.shape[2] <= _SMALL_WINDOW
+        # Of 16 bits the fused kernel alone has its scores in float32.
+        small = q.device.type == 'cpu' and q.shape[2] <= _SMALL_WINDOW and q.dtype in (torch.float32, torch.float64)
         # Detached, for PyTorch chooses its slow form wherever a bias could need a gradient.
         return (_attend_in_pieces if small else _dot_product_attention)(q, k, v, bias.detach())
 
@@ -106,14 +110,16 @@ def _fused_(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor],
 def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     count, heads, slots, dim = q.shape
     out = q.new_empty(count, slots, heads, dim).transpose(1, 2)
-    step = max(_CHUNK['cpu'] // (heads * slots * max(slots, 2 * dim)), 1)
+    step = _windows_at_a_time(q.device, heads, slots, dim)
     for queries, keys, values, target in zip(q.split(step), k.split(step), v.split(step), out.split(step)):
         target.copy_(_weights(queries, keys, bias).to(v.dtype) @ values)
     return out
 
 
 def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    return (q @ k.transpose(-2, -1)).to(bias.dtype).add_(bias).softmax(dim=-1)
+    """softmax(q k' + bias), in float32 at least."""
+    scores = q @ k.transpose(-2, -1)
+    return scores.to(torch.promote_types(bias.dtype, torch.float32)).add_(bias).softmax(dim=-1)
 
 
 class _Sequential(Function):
@@ -121,30 +127,30 @@ class _Sequential(Function):
     time anew (the paper's sequential attention, section 3.5, exact at any chunk).
 
     What is kept is qkv with q and k scaled in its place: nobody else needs it, least of all the linear layer that
-    made it; and the output, which the linear layer after it keeps anyway.
+    made it.
     """
 
     @staticmethod
     def forward(ctx, qkv, scale, groups, *biases):
         out, inverse = _fused_(qkv.detach(), None if scale is None else scale.detach(), biases, groups)
-        ctx.save_for_backward(qkv.detach(), out, inverse, scale, *biases)
+        ctx.save_for_backward(qkv.detach(), inverse, scale, *biases)
         ctx.groups = groups
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
-        qkv, out, inverse, scale, *biases = ctx.saved_tensors
+        qkv, inverse, scale, *biases = ctx.saved_tensors
         grad_qkv = torch.empty_like(qkv)
         grad_biases = [torch.zeros_like(bias) for bias in biases]
-        grad_scale = None if scale is None else torch.zeros_like(scale)
+        grad_scale = None if scale is None else torch.zeros_like(scale, dtype=inverse.dtype)
         start = 0
         with torch.autocast(qkv.device.type, enabled=False):
             for piece, index in zip(*_pieces(ctx.groups, qkv)):
                 rows = slice(start, start + piece.tokens)
                 q, k, v = _by_head(qkv[rows], piece).contiguous()
-                made, grad_made = (_by_head(x[rows, None], piece)[0].contiguous() for x in (out, grad_out))
-                grads, grad_bias = _backward_of_windows(q, k, v, made, grad_made, biases[index])
+                grads, grad_bias = _backward_of_windows(q, k, v, _by_head(grad_out[rows, None], piece)[0].contiguous(),
+                                                        biases[index])
                 grad_biases[index] += grad_bias
                 if scale is None:
                     grads[0].mul_(q.shape[-1]**-0.5)
@@ -152,11 +158,11 @@ class _Sequential(Function):
                     lengths = _by_head(inverse[rows], piece)
                     grads[0], along = backward_of_scale_(grads[0], q, lengths[0], scale.view(-1, 1, 1))
                     grads[1], _ = backward_of_scale_(grads[1], k, lengths[1], 1.0)
-                    grad_scale += along.sum(dim=(0, 2, 3)).to(scale.dtype)
+                    grad_scale += along.sum(dim=(0, 2, 3))
                 for target, grad in zip(_by_head(grad_qkv[rows], piece), grads):
                     target.copy_(grad)
                 start = rows.stop
-        return grad_qkv, grad_scale, None, *grad_biases
+        return grad_qkv, None if scale is None else grad_scale.to(scale.dtype), None, *grad_biases
 
 
 def _by_head(x: Tensor, piece: WindowGroup) -> Tensor:
@@ -164,18 +170,17 @@ def _by_head(x: Tensor, piece: WindowGroup) -> Tensor:
     return x.unflatten(0, (piece.count, -1)).permute(2, 0, 3, 1, 4)
 
 
-def _backward_of_windows(q: Tensor, k: Tensor, v: Tensor, out: Tensor, grad_out: Tensor,
-                         bias: Tensor) -> Tuple[List[Tensor], Tensor]:
-    """q and k (windows, heads, N, d), scaled, and the output with its gradient -> those of q, k, v, and of the bias
-    (heads, N, N).
+def _backward_of_windows(q: Tensor, k: Tensor, v: Tensor, grad_out: Tensor, bias: Tensor) -> Tuple[List[Tensor], Tensor]:
+    """q and k (windows, heads, N, d), scaled, and the output's gradient -> those of q, k, v, and of the bias (heads, N, N).
 
-    Of P = softmax(S), O = P v the gradient is dS = P (dP - D), dP = dO v', D = sum_j P_j dP_j, which is the product of an
-    output and its gradient (FlashAttention, arXiv 2205.14135, appendix B.2).
+    Of P = softmax(S), O = P v it is dS = P dP - P D, dP = dO v', D = sum_j P_j dP_j. FlashAttention's D, the product of an
+    output and its gradient, is cheaper, but not of the very weights that it must cancel: in 16 bits the scale's gradient would
+    be ten times as far off.
     """
     weights = _weights(q, k, bias)
     grad_v = weights.to(v.dtype).transpose(-2, -1) @ grad_out
-    along = (grad_out.to(bias.dtype) * out).sum(dim=-1, keepdim=True)
-    grad_scores = (grad_out @ v.transpose(-2, -1)).to(bias.dtype).sub_(along).mul_(weights)
+    grad_scores = (grad_out @ v.transpose(-2, -1)).to(weights.dtype).mul_(weights)
+    grad_scores.addcmul_(weights, grad_scores.sum(dim=-1, keepdim=True), value=-1)
     grad_bias = grad_scores.sum(dim=0)
     grad_scores = grad_scores.to(q.dtype)
     return [grad_scores @ k, grad_scores.transpose(-2, -1) @ q, grad_v], grad_bias

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from randomise import randomise
+from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 from torch.nn.attention.flex_attention import create_block_mask
 
@@ -31,6 +32,7 @@ def test_the_blocks_are_those_that_the_mask_gives(size, window, shifted):
     groups = window_geometry(1, size, (window, window), shifted, CPU).groups
     of_token, _, _, mask = flex_attention._cut_sequence(groups, CPU)
     tokens = len(of_token)
+    assert mask[1].numel() <= 12 * -(-tokens // 128)  # linear in the tokens
     expected = create_block_mask(lambda b, h, q, k: of_token[q] == of_token[k], 1, 1, tokens, tokens, device='cpu')
     found = dict(zip(('kv_num_blocks', 'kv_indices', 'full_kv_num_blocks', 'full_kv_indices'), mask))
     for kind in ('', 'full_'):
@@ -66,7 +68,28 @@ def test_a_graph_gives_all_gradients_and_serves_many_sizes(monkeypatch):
         for own, expected in zip(found, results(attn, x, geometry, 8), strict=True):
             assert expected.abs().max() > 1e-3 and (own - expected).abs().max() < 1e-4 * expected.abs().max()
         attn.kernel = 'flex'
-    assert counters['stats']['unique_graphs'] <= 2
+    assert 1 <= counters['stats']['unique_graphs'] <= 2
+
+
+def test_a_block_that_is_compiled_leaves_it_its_own_graph(monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    own_graph = torch.compile(flex_attention._attend, fullgraph=True, backend=backend)
+    monkeypatch.setattr(flex_attention, 'compiled', lambda: own_graph)
+    monkeypatch.setattr(window_attention, 'FLEX_DEVICES', ('cpu', ))
+    monkeypatch.setattr('torch.nn.attention.flex_attention._validate_device', lambda *_: None)
+    torch._dynamo.reset()
+    attn, x = make_attention('flex', 8), torch.randn(13 * 21, 32)
+    geometry = window_geometry(1, (13, 21), (8, 8), True, CPU)
+    found = results(torch.compile(attn, backend='aot_eager'), x, geometry, 8)
+    assert len(graphs) == 1
+    attn.kernel = 'eager'
+    for own, expected in zip(found, results(attn, x, geometry, 8), strict=True):
+        assert (own - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 COMPILED = """
