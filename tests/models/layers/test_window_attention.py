@@ -9,7 +9,7 @@ from mmvitscale.errors import InputError
 from mmvitscale.models.backbones.swin_v2 import PreNormBlock, SwinBlockV2
 from mmvitscale.models.layers import flex_attention, window_attention
 from mmvitscale.models.layers.cosine import unit_vectors
-from mmvitscale.models.layers.position_bias import LogCPB
+from mmvitscale.models.layers.position_bias import ExpandedBiases, LogCPB, WindowBias
 from mmvitscale.models.layers.window_attention import KERNELS, WindowAttention
 from mmvitscale.models.layers.windows import window_geometry
 
@@ -89,6 +89,26 @@ def test_half_precision_stays_close(kernel):
     assert results[0][0].std() > 0.1
     errors = [((found - expected).norm() / expected.norm()).item() for expected, found in zip(*results)]
     assert errors[0] < 0.01 and max(errors) < 0.15, errors
+
+
+@pytest.mark.parametrize('window', [8, 16])
+def test_what_values_have_in_common_does_not_drown_gradients_in_16_bits(window):
+    """A part that all values share moves no attention weight; rows of the scores' gradient sum to zero only if it cancels."""
+    torch.manual_seed(0)
+    groups = window_geometry(1, (16, 16), (window, window), False, CPU).groups
+    qkv, grad = torch.randn(256, 3, 3, 32), torch.randn(256, 3, 32) + 1
+    qkv[:, 2] += 2
+    qkv, grad = qkv.bfloat16(), grad.bfloat16()
+    shapes = [group.window for group in groups]
+    bias = WindowBias(randomise(LogCPB(3, (window, window))), shapes, (window, window), ExpandedBiases())
+    found = []
+    for kernel, dtype in (('sequential', torch.bfloat16), ('eager', torch.float64)):
+        inputs = qkv.to(dtype).requires_grad_()
+        scale = torch.full((3, ), 10.0, dtype=torch.promote_types(dtype, torch.float32))
+        out = KERNELS[kernel](inputs * 1, scale.requires_grad_(), bias, groups)
+        found.append([out, *torch.autograd.grad(out, [inputs, scale], grad.to(dtype))])
+    for own, expected, bound in zip(*found, (0.005, 0.02, 0.03)):
+        assert (own - expected).norm() < bound * expected.norm()
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
