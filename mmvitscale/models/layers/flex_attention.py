@@ -47,11 +47,12 @@ def _attend(qkv: Tensor, scale: Optional[Tensor], table: Tensor, window: Tensor,
     q, k = scaled_query_key(q, k, scale)
     q, k, v = (x.to(qkv.dtype).transpose(0, 1)[None].contiguous() for x in (q, k, v))
     tokens = len(qkv)
-    # Tokens see each other or not: what a block of keys is seen by is what a block of queries sees.
-    names = ('num_blocks', 'indices')
-    lists = {f'{full}{side}_{name}': part for side in ('kv', 'q')
-             for (full, name), part in zip(((full, name) for full in ('', 'full_') for name in names), mask)}
-    block_mask = BlockMask(seq_lengths=(tokens, tokens), BLOCK_SIZE=(_BLOCK, _BLOCK), mask_mod=same_window, **lists)
+    # Tokens see each other or not: a block of keys is seen by the blocks that it sees as one of queries.
+    partly, which_partly, entirely, which_entirely = mask
+    block_mask = BlockMask(
+        seq_lengths=(tokens, tokens), BLOCK_SIZE=(_BLOCK, _BLOCK), mask_mod=same_window,
+        kv_num_blocks=partly, kv_indices=which_partly, full_kv_num_blocks=entirely, full_kv_indices=which_entirely,
+        q_num_blocks=partly, q_indices=which_partly, full_q_num_blocks=entirely, full_q_indices=which_entirely)
     return attend(q, k, v, score_mod=add_bias, block_mask=block_mask, scale=1.0)[0].transpose(0, 1)
 
 
