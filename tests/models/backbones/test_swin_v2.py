@@ -288,7 +288,7 @@ def test_no_weight_decay_names_exist_and_are_the_right_ones():
     (dict(window_size=[4, 4]), 'window_size has 2 values, \\[4, 4\\], for 3 stages'),
     (dict(pretrained_window_sizes=[4] * 4), 'pretrained_window_sizes has 4 values'),
     (dict(position_bias='log'), "unknown position_bias 'log'; choose one of log_cpb"),
-    (dict(attention='flash'), "unknown attention 'flash'; choose from auto, eager, fused, sequential"),
+    (dict(attention='flash'), "unknown attention 'flash'; choose from auto, eager, flex, fused, sequential"),
     (dict(out_indices=(0, 3)), 'stages 0 to 2'),
     (dict(frozen_stages=4), 'frozen_stages 4 found'),
 ])
