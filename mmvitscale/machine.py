@@ -198,7 +198,7 @@ def use_mixed_precision(cfg: Config, force: bool = False) -> None:
         return
     for option in ('loss_scale', 'dtype', 'use_fsdp', 'cache', 'backbone_only'):  # of AmpOptimWrapper and ours
         cfg.optim_wrapper.pop(option, None)
-    if get_device() == 'cpu' and processor.emulates_bfloat16() and not force:
+    if _leaves_out_bfloat16(force):
         cfg.optim_wrapper.type = 'OptimWrapper'
         return
     cfg.optim_wrapper.type = 'mmvitscale.BF16OptimWrapper'
@@ -208,10 +208,14 @@ def use_mixed_precision(cfg: Config, force: bool = False) -> None:
     cfg.optim_wrapper.backbone_only = get_device() == 'cpu' and _needs_operators(cfg)
 
 
+def _leaves_out_bfloat16(force: bool) -> bool:
+    return get_device() == 'cpu' and processor.emulates_bfloat16() and not force
+
+
 def describe_precision(cfg: Config, amp: bool, force: bool) -> Optional[str]:
     """One line where the mixed precision that a config or ``amp`` asks for is left out; before ``adapt_to_machine``."""
     asked = amp or type_name(cfg.get('optim_wrapper') or {}) == 'AmpOptimWrapper'
-    if force or not asked or get_device() != 'cpu' or not processor.emulates_bfloat16():
+    if not asked or not _leaves_out_bfloat16(force):
         return None
     return (f'training stays in float32: this processor ({processor.name()}) has no bfloat16 of its own, and emulating it '
             'takes longer; --force-amp has it nevertheless')

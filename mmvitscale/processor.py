@@ -27,7 +27,7 @@ def name() -> str:
 def features() -> List[str]:
     """The instruction sets that speed depends on and that are there, of x86; empty elsewhere."""
     capabilities = _capabilities()
-    return [name for name, torchs, linuxs in _FEATURES if capabilities.get(torchs) or capabilities.get(linuxs)]
+    return [ours for ours, torchs, linuxs in _FEATURES if capabilities.get(torchs) or capabilities.get(linuxs)]
 
 
 def emulates_bfloat16() -> bool:

@@ -48,7 +48,7 @@ def parse_args():
 
 
 def cases_of(args):
-    windows = [0] if args.arch.startswith(('deepvit', 'vit')) else args.window
+    windows = [0] if Case(args.arch).is_deepvit else args.window
     cases = [Case(args.arch, size, window, mode, dtype, batch, args.device, args.attention, args.depth)
              for size, window, mode, dtype, batch in itertools.product(args.size, windows, args.mode, args.dtype, args.batch)]
     for case in cases:

@@ -58,7 +58,7 @@ def _attend(qkv: Tensor, scale: Optional[Tensor], table: Tensor, window: Tensor,
 
 @lru_cache(maxsize=1)
 def compiled() -> Callable[..., Tensor]:
-    """What computes it; uncompiled FlexAttention would fill the memory with T x T scores, and so would a part of a graph.
+    """What computes it, as a whole: where PyTorch fell back to uncompiled FlexAttention, T x T scores would fill the memory.
 
     PyTorch makes a graph for each number of heads, for training and inference, and for sequences of one block and of more;
     sizes that change do not count from their second value on. It gives up after 8 unless told otherwise, which PyTorch before
@@ -99,9 +99,9 @@ def _cut_sequence(groups: Tuple[WindowGroup, ...], device: torch.device) -> Layo
     starts = torch.arange(0, tokens, _BLOCK, device=device)
     first, last = window[starts], window[(starts + _BLOCK - 1).clamp_max(tokens - 1)]  # windows that a block has tokens of
     whole = (starts + _BLOCK <= tokens) & (first == last)
-    own = torch.arange(blocks, device=device)
     columns = min(blocks, 2 * reach + 1)
-    other = ((own - reach).clamp(0, blocks - columns)[:, None] + torch.arange(columns, device=device))
+    leftmost = (torch.arange(blocks, device=device) - reach).clamp(0, blocks - columns)
+    other = leftmost[:, None] + torch.arange(columns, device=device)
     seen = (first[:, None] <= last[other]) & (first[other] <= last[:, None])
     entirely = whole[:, None] & whole[other] & (first[:, None] == first[other])
     mask = []
