@@ -44,9 +44,9 @@ class Entry:
         return self.converted.lineage
 
     def state_dict(self, name: str = 'the state dict') -> State:
-        """The weights and, for a SwinV2, their lineage, marked as having come through the door: a backbone takes them as
-        they are. name: of the file, for the backbone's warnings."""
-        lineage = {KEY: self.lineage.encode()} if isinstance(self.lineage, WindowLineage) else {}
+        """The weights and their lineage, marked as having come through the door: a backbone takes them as they are. name: of
+        the file, for the backbone's warnings."""
+        lineage = {KEY: self.lineage.encode()} if self.lineage else {}
         state = OrderedDict({**self.weights, **lineage})
         state._metadata = OrderedDict({'': dict(entered=_ENTERED, name=name)})  # type: ignore[attr-defined]
         return state
@@ -86,6 +86,7 @@ def prepare(backbone: nn.Module, weights: State, prefix: Optional[str] = None, e
                          'backbone, or take another checkpoint')
     if given is not None:
         converted = replace(converted, lineage=_completed(converted.lineage, given))
+    converted = replace(converted, lineage=backbone.completed_lineage(converted.weights, converted.lineage))
     backbone.check_lineage(converted.lineage)
     state = backbone.state_dict()
     names = {unwrapped_name(key): key for key in state if key != KEY}  # blocks may be compiled

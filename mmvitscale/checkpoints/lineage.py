@@ -18,8 +18,9 @@ from ..errors import InputError
 Window = Tuple[int, int]  # (height, width) in tokens
 
 KEY = 'lineage'
-# Of a backbone's state dict, in its metadata: 2 holds the entry, 1 (mmvitscale 0.1.0) had buffers ``reference_window``.
-VERSION = 2
+# Of a backbone's state dict, in its metadata: 3 holds a DeepViT's tokens, 2 the entry, 1 (mmvitscale 0.1.0) had buffers
+# ``reference_window``.
+VERSION = 3
 # The number of each kind of position bias in the state dict; 0 for unknown.
 _POSITION_BIASES = {'log_cpb': 1, 'linear_cpb': 2, 'table': 3}
 
@@ -64,18 +65,28 @@ class WindowLineage:
 
 @dataclass(frozen=True)
 class GridLineage:
-    """Of a DeepViT. grid: (height, width) of the position embedding in patches. In the state dict: int64 (2,)."""
+    """Of a DeepViT. grid: (height, width) of the position embedding in patches. tokens: for each block the number of tokens
+    that the statistics of its Re-attention are kept for, 0 for plain attention; none where nobody knows.
+
+    In the state dict: int64 (2 + 2 blocks,), the grid, and of each block tokens // 256 and tokens % 256: numbers that half
+    precision keeps. Before 0.4.0 (2,).
+    """
 
     grid: Tuple[int, int]
+    tokens: Tuple[int, ...] = ()
 
     def encode(self) -> Tensor:
         """The entry of the state dict, on the CPU."""
-        return torch.tensor(self.grid, dtype=torch.int64, device='cpu')
+        digits = [digit for tokens in self.tokens for digit in divmod(tokens, 256)]
+        return torch.tensor([*self.grid, *digits], dtype=torch.int64, device='cpu')
 
     @classmethod
     def decode(cls, entry: Tensor) -> 'GridLineage':
         """Raises InputError for what ``encode`` does not make."""
-        return cls(tuple(integers(entry, (2, ))))
+        numbers = integers(entry, (None, ))
+        if len(numbers) < 2 or len(numbers) % 2:
+            raise _damaged(numbers)
+        return cls(tuple(numbers[:2]), tuple(256 * high + low for high, low in zip(numbers[2::2], numbers[3::2])))
 
 
 Lineage = Union[WindowLineage, GridLineage]

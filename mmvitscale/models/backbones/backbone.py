@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...checkpoints.convert import State, find_backbones, weights_in
 from ...checkpoints.door import Entry, entered, prepare
-from ...checkpoints.lineage import KEY, VERSION, Lineage, WindowLineage, windows_changed
+from ...checkpoints.lineage import KEY, Lineage, windows_changed
 from ...errors import InputError
 from .recognise import describe_weights
 
@@ -22,11 +22,11 @@ class Backbone(BaseModule):
     knows. It is refused unless every weight of the backbone is in it. A part of the backbone's own names is left to
     PyTorch, as long as no whole backbone shows in it.
 
-    Subclasses say what only they know: ``family``, ``weights_source``, ``lineage``, ``check_lineage``, ``take_lineage``,
-    ``fit_positions``, ``takes_any_size``, ``may_be_new``, ``leaves_out``, ``warn_of_assumptions``, ``transformer_blocks``.
+    Subclasses say what only they know: ``family``, ``weights_source``, ``lineage``, ``completed_lineage``, ``check_lineage``,
+    ``take_lineage``, ``fit_positions``, ``takes_any_size``, ``may_be_new``, ``leaves_out``, ``warn_of_assumptions``, ``transformer_blocks``.
     """
 
-    _version = VERSION
+    _version = 2  # a SwinV2's has not changed since
     family: str
     init_cfg: Any
     weights_source: str  # where the public weights are, for messages
@@ -35,6 +35,11 @@ class Backbone(BaseModule):
     def lineage(self) -> Lineage:
         """What its weights are learned with, as it stands now."""
         raise NotImplementedError
+
+    def completed_lineage(self, weights: State, lineage: Optional[Lineage]) -> Optional[Lineage]:
+        """The lineage that weights tell, with what can be told from their shapes. Raises InputError where they contradict each
+        other."""
+        return lineage
 
     def check_lineage(self, lineage: Optional[Lineage]) -> None:
         """Raise InputError if weights learned so contradict the config."""
@@ -112,7 +117,7 @@ class Backbone(BaseModule):
         inside = OrderedDict((key[len(prefix):], value) for key, value in state_dict.items() if key.startswith(prefix))
         inside._metadata = {'': local_metadata}
         if entered(local_metadata):
-            lineage = WindowLineage.decode(inside[KEY]) if KEY in inside else None
+            lineage = type(self.lineage).decode(inside[KEY]) if KEY in inside else None
             if lineage:
                 self.check_lineage(lineage)
             self.take_lineage(lineage)

@@ -3,22 +3,25 @@
 import re
 from contextlib import nullcontext
 from math import ceil, isqrt
-from typing import Any, Callable, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ...checkpoints.convert import State
-from ...checkpoints.lineage import GridLineage
+from ...checkpoints.lineage import VERSION, GridLineage
 from ...errors import InputError
 from ...registry import MODELS
 from ..layers.drop_path import DropPath, check_rate
 from ..layers.feed_forward import FeedForward
+from ..layers.map_normalisation import STATISTICS, statistics_kept
+from ..layers.padding import split_validity, valid_sizes, valid_tokens
 from ..layers.patch_embed import ConvStem, LinearStem
 from ..layers.position_embedding import resize_position_embedding
-from ..layers.re_attention import KERNELS, MapRows, ReAttention, SelfAttention, statistics_kept
+from ..layers.re_attention import KERNELS, MapRows, ReAttention, SelfAttention
 from ..layers.similarity_loss import neighbour_similarity, with_loss
 from ..layers.windows import Window, WindowGeometry, to_window, window_geometry, window_merge, window_partition
 from .backbone import Backbone
@@ -28,23 +31,32 @@ _OUT_TYPES = ('featmap', 'cls_token')
 _STEMS = {'linear': LinearStem, 'conv': ConvStem}
 
 
-def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry) -> Tensor:
+def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry, keys: Optional[Tensor] = None) -> Tensor:
     """(B, 1 + H W, C), the class token first -> the same: ``attn``, which maps (B, N, C) to (B, N, C), inside each window of
     the map (ViTDet, arXiv 2203.16527, section 3).
 
     The class token is in every window, so that a window of 14 x 14 has the 197 tokens of an image of 224 x 224; what it
-    becomes is the mean over the windows. Windows of one shape go through ``attn`` together.
+    becomes is the mean over the windows. Windows of one shape go through ``attn`` together. keys: (B, 1 + H W), the tokens
+    that there are; windows without any do not count for the class token.
     """
     batch, _, channels = x.shape
     token = x[:, None, :1]
-    tokens = window_partition(x[:, 1:], geometry)
+    sizes = [group.tokens for group in geometry.groups]
+    inside = [None] * len(sizes) if keys is None else window_partition(keys[:, 1:, None], geometry).split(sizes)
     outs, token_sum, windows = [], 0, 0
-    for part, group in zip(tokens.split([group.tokens for group in geometry.groups]), geometry.groups):
+    for part, kept, group in zip(window_partition(x[:, 1:], geometry).split(sizes), inside, geometry.groups):
         part = part.view(batch, -1, group.window[0] * group.window[1], channels)
         part = torch.cat((token.expand(-1, part.shape[1], -1, -1), part), dim=2)
-        out = attn(part.flatten(0, 1)).view(part.shape)
+        if kept is None:
+            out = attn(part.flatten(0, 1)).view(part.shape)
+            token_sum, windows = token_sum + out[:, :, 0].sum(1, keepdim=True), windows + part.shape[1]
+        else:
+            kept = kept.view(part.shape[0], part.shape[1], -1)
+            out = attn(part.flatten(0, 1), F.pad(kept, (1, 0), value=True).flatten(0, 1)).view(part.shape)
+            some = kept.any(2)[..., None]
+            token_sum = token_sum + (out[:, :, 0] * some).sum(1, keepdim=True)
+            windows = windows + some.sum(1, keepdim=True)
         outs.append(out[:, :, 1:].reshape(-1, channels))
-        token_sum, windows = token_sum + out[:, :, 0].sum(1, keepdim=True), windows + part.shape[1]
     merged = window_merge(torch.cat(outs), geometry, (x.shape[1] - 1, 1)).flatten(1, 2)
     return torch.cat((token_sum / windows, merged), dim=1)
 
@@ -55,7 +67,8 @@ Maps = Tuple[int, MapRows]  # rows to ask for at a time, and what makes them
 class Block(nn.Module):
     """(B, N, C) -> (B, N, C): x + attn(norm(r x)) / r, then x + mlp(norm(r x)) / r.
 
-    With a geometry the attention stays inside its windows. ``with_maps`` returns what makes the attention maps, too.
+    With a geometry the attention stays inside its windows. ``with_maps`` returns what makes the attention maps, too. keys:
+    (B, N), the tokens that there are; None for all.
     """
 
     def __init__(self, dim: int, attn: nn.Module, mlp_ratio: float, drop_path: float, residual_scale: float):
@@ -67,19 +80,21 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.residual_scale = residual_scale
 
-    def forward(self, x: Tensor, geometry: Optional[WindowGeometry] = None,
-                with_maps: bool = False) -> Union[Tensor, Tuple[Tensor, Maps]]:
+    def forward(self, x: Tensor, geometry: Optional[WindowGeometry] = None, with_maps: bool = False,
+                keys: Optional[Tensor] = None) -> Union[Tensor, Tuple[Tensor, Maps]]:
         r = self.residual_scale
-        attended, maps = self._attend(self.norm1(x * r), geometry, with_maps)
+        attended, maps = self._attend(self.norm1(x * r), geometry, with_maps, keys)
         x = x + self.drop_path(attended) / r
         x = x + self.drop_path(self.mlp(self.norm2(x * r))) / r
         return (x, maps) if with_maps else x
 
-    def _attend(self, x: Tensor, geometry: Optional[WindowGeometry], with_maps: bool) -> Tuple[Tensor, Optional[Maps]]:
+    def _attend(self, x: Tensor, geometry: Optional[WindowGeometry], with_maps: bool,
+                keys: Optional[Tensor]) -> Tuple[Tensor, Optional[Maps]]:
         if with_maps:
-            attended, *maps = self.attn.forward_with_maps(x)
+            attended, *maps = self.attn.forward_with_maps(x, keys)
             return attended, tuple(maps)
-        return (self.attn(x) if geometry is None else attend_in_windows(self.attn, x, geometry)), None
+        some = () if keys is None else (keys, )
+        return self.attn(x, *some) if geometry is None else attend_in_windows(self.attn, x, geometry, *some), None
 
 
 class PostNormBlock(Block):
@@ -96,10 +111,10 @@ class PostNormBlock(Block):
         self.post_norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.post_norm2 = nn.LayerNorm(dim, eps=1e-6)
 
-    def forward(self, x: Tensor, geometry: Optional[WindowGeometry] = None,
-                with_maps: bool = False) -> Union[Tensor, Tuple[Tensor, Maps]]:
+    def forward(self, x: Tensor, geometry: Optional[WindowGeometry] = None, with_maps: bool = False,
+                keys: Optional[Tensor] = None) -> Union[Tensor, Tuple[Tensor, Maps]]:
         r = self.residual_scale
-        attended, maps = self._attend(x * r, geometry, with_maps)
+        attended, maps = self._attend(x * r, geometry, with_maps, keys)
         x = x + self.drop_path(self.post_norm1(attended)) / r
         x = x + self.drop_path(self.post_norm2(self.mlp(x * r))) / r
         return (x, maps) if with_maps else x
@@ -118,8 +133,10 @@ class DeepViT(Backbone):
     ``out_indices``: the tokens after block i, without the class token unless ``out_type`` asks for it alone. The last
     block's pass the final LayerNorm.
 
-    The BatchNorm of Re-attention learns the statistics of maps of the trained number of tokens (their mean is 1 / N),
-    so a model trained on one crop size is best tested on windows of that size (``test_cfg`` mode slide).
+    Images of unequal sizes that were filled up to one batch by a data preprocessor of ours (``data_preprocessors.py``) are
+    computed as if each were alone: padding is no token, and outputs are zero there.
+
+    What Re-attention learned with one number of tokens carries over to any other (``reatten_statistics``).
 
     Args:
         arch: deepvit-16b, -24b, -32b, -s, -l, vit-16b, -24b, -32b (the plain baselines), or a dict with embed_dims,
@@ -130,11 +147,16 @@ class DeepViT(Backbone):
         out_indices: the blocks to return, None for the last one.
         out_type: featmap, the tokens of the patches, or cls_token, (B, C) for each block, for a classifier.
         window_size: side of the windows of tokens that the blocks attend in, an int or (height, width); None: every block
-            attends to the whole map. Choose one that divides the map: Re-attention learns one set of statistics for
-            windows of all sizes.
+            attends to the whole map.
         global_blocks: with ``window_size``, the blocks that attend to the whole map nevertheless.
         attention: kernel of Re-attention: auto, eager or sequential.
         attn_drop_rate: dropout of the attention maps.
+        reatten_statistics: how Re-attention normalises maps of another number of tokens than it was trained with, which
+            travels with the weights (``layers/map_normalisation.py``): carried, so that the network computes what it
+            learned; running, the official form, whose statistics hold for one number alone; scaled, the official form with
+            the statistics that it would have there; image, with those of the image itself. All are the same where the
+            number is the trained one, but for image.
+        reatten_image_share: with image, the share of the image's own variance, the rest is of scaled.
         block_norm: pre, or post for SwinV2's res-post-norm (for comparison).
         similarity_weight: weight of the mean cosine of neighbouring blocks' attention maps in the loss (the official
             32-block recipe has 0.1). Its gradient is added in the backward pass, whatever the head, and its value is logged
@@ -152,6 +174,7 @@ class DeepViT(Backbone):
     family = 'DeepViT'
     weights_source = 'the official ones are on Google Drive, linked in the README of github.com/zhoudaquan/dvit_repo'
     patch_size = 16
+    _version = VERSION
 
     def __init__(self,
                  arch: Union[str, dict] = 'deepvit-32b',
@@ -162,6 +185,8 @@ class DeepViT(Backbone):
                  global_blocks: Sequence[int] = (),
                  attention: str = 'auto',
                  attn_drop_rate: float = 0.0,
+                 reatten_statistics: str = 'carried',
+                 reatten_image_share: float = 1.0,
                  block_norm: str = 'pre',
                  similarity_weight: float = 0.0,
                  drop_path_rate: float = 0.2,
@@ -190,6 +215,10 @@ class DeepViT(Backbone):
         self.out_type = out_type
         if attention not in KERNELS:
             raise InputError(f'unknown attention {attention!r}; choose one of {", ".join(KERNELS)}')
+        if reatten_statistics not in STATISTICS:
+            raise InputError(f'unknown reatten_statistics {reatten_statistics!r}; choose one of {", ".join(STATISTICS)}')
+        if not 0 <= reatten_image_share <= 1:
+            raise InputError(f'reatten_image_share {reatten_image_share} found, but it is 0 to 1')
         if block_norm not in _BLOCK_NORMS:
             raise InputError(f'unknown block_norm {block_norm!r}; choose one of {", ".join(_BLOCK_NORMS)}')
         if similarity_weight and (depth < 2 or self.window is not None):
@@ -200,6 +229,7 @@ class DeepViT(Backbone):
             raise InputError(f'frozen_stages {frozen_stages} found, but it is -1 (nothing) to {depth} (all blocks)')
         for name, rate in (('drop_path_rate', drop_path_rate), ('attn_drop_rate', attn_drop_rate)):
             check_rate(name, rate)
+        self.in_channels = in_channels
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
         self.similarity_weight = similarity_weight
@@ -215,23 +245,29 @@ class DeepViT(Backbone):
         self.blocks = nn.ModuleList()
         for i in range(max(self.out_indices) + 1):
             if i >= depth - arch['re_attention']:
-                attn = ReAttention(dim, arch['num_heads'], arch['transform_scale'], attention, attn_drop_rate)
+                attn = ReAttention(dim, arch['num_heads'], arch['transform_scale'], attention, attn_drop_rate,
+                                   reatten_statistics, reatten_image_share)
             else:
                 attn = SelfAttention(dim, arch['num_heads'], attn_drop_rate)
             self.blocks.append(_BLOCK_NORMS[block_norm](dim, attn, arch['mlp_ratio'], drop_paths[i], arch['residual_scale']))
         self.norm = nn.LayerNorm(dim, eps=1e-6) if depth - 1 in self.out_indices else None
+        self.take_lineage(None)
 
         self.reset_parameters()
         self._freeze()
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        return self.forward_tokens(self.patch_embed(x))
+        image, validity = split_validity(x, self.in_channels)
+        sizes = None if validity is None else valid_sizes(validity, self.patch_size)
+        return self.forward_tokens(self.patch_embed(image) if sizes is None else self.patch_embed(image, sizes), sizes)
 
-    def forward_tokens(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """The stem's (B, ceil(H / 16), ceil(W / 16), C) -> the outputs."""
+    def forward_tokens(self, x: Tensor, sizes: Optional[List[Window]] = None) -> Tuple[Tensor, ...]:
+        """The stem's (B, ceil(H / 16), ceil(W / 16), C) -> the outputs. sizes: of each image in tokens, from the top left;
+        None: all fill the map."""
         batch, height, width, _ = x.shape
+        keys = None if sizes is None else valid_tokens(sizes, (height, width), x.device)
         x = torch.cat((self.cls_token.expand(batch, -1, -1), x.flatten(1, 2)), dim=1)
-        x = x + resize_position_embedding(self.pos_embed, self.grid, (height, width))
+        x = x + self._positions((height, width), sizes)
         windows = None
         if self.window is not None:
             windows = window_geometry(batch, (height, width), self.window, False, x.device)
@@ -241,9 +277,9 @@ class DeepViT(Backbone):
         for i, block in enumerate(self.blocks):
             geometry = None if i in self.global_blocks else windows
             if self.with_cp and torch.is_grad_enabled():
-                x = self._recomputed(block, x, geometry, compares)
+                x = self._recomputed(block, x, geometry, compares, keys)
             else:
-                x = block(x, geometry, compares)
+                x = block(x, geometry, compares, *(() if keys is None else (keys, )))
             if compares:
                 x, (rows, maps) = x
                 if before is not None:
@@ -252,21 +288,36 @@ class DeepViT(Backbone):
                 if i == len(self.blocks) - 1:
                     x = self._regularised(x, torch.stack(similarities).mean())
             if i in self.out_indices:
-                outs.append(self.output_of(x, i, (height, width)))
+                outs.append(self.output_of(x, i, (height, width), keys))
         return tuple(outs)
 
-    def output_of(self, x: Tensor, block: int, size: Window) -> Tensor:
-        """(B, 1 + H W, C), the tokens after a block, and (H, W) -> its output, as ``out_type`` says."""
+    def _positions(self, size: Window, sizes: Optional[List[Window]]) -> Tensor:
+        """(1 or B, 1 + H W, C) for maps of a size (H, W), or of those sizes in it, from the top left."""
+        if sizes is None:
+            return resize_position_embedding(self.pos_embed, self.grid, size)
+        found = {}
+        for height, width in set(sizes):
+            own = resize_position_embedding(self.pos_embed, self.grid, (height, width))
+            tokens = own[:, 1:].unflatten(1, (height, width))
+            tokens = F.pad(tokens, (0, 0, 0, size[1] - width, 0, size[0] - height))
+            found[height, width] = torch.cat((own[:, :1], tokens.flatten(1, 2)), dim=1)
+        return torch.cat([found[own] for own in sizes])
+
+    def output_of(self, x: Tensor, block: int, size: Window, keys: Optional[Tensor] = None) -> Tensor:
+        """(B, 1 + H W, C), the tokens after a block, and (H, W) -> its output, as ``out_type`` says. keys: (B, 1 + H W), the
+        tokens that there are; None for all."""
         out = self.norm(x) if block == self.arch['depth'] - 1 else x
+        if keys is not None:
+            out = out * keys[..., None]
         if self.out_type == 'cls_token':
             return out[:, 0]
         return out[:, 1:].transpose(1, 2).unflatten(2, size).contiguous()
 
     @staticmethod
-    def _recomputed(block: nn.Module, x: Tensor, geometry: Optional[WindowGeometry],
-                    with_maps: bool) -> Any:
+    def _recomputed(block: nn.Module, x: Tensor, geometry: Optional[WindowGeometry], with_maps: bool,
+                    keys: Optional[Tensor]) -> Any:
         return checkpoint(
-            block, x, geometry, with_maps, use_reentrant=False,
+            block, x, geometry, with_maps, keys, use_reentrant=False,
             context_fn=lambda: (nullcontext(), statistics_kept(block)))
 
     def _regularised(self, x: Tensor, similarity: Tensor) -> Tensor:
@@ -325,20 +376,27 @@ class DeepViT(Backbone):
             self.cls_token.requires_grad_(False)
             self.pos_embed.requires_grad_(False)
 
+    def _re_attentions(self) -> Dict[int, ReAttention]:
+        return {i: block.attn for i, block in enumerate(self.blocks) if isinstance(block.attn, ReAttention)}
+
     @property
     def lineage(self) -> GridLineage:
-        """The grid of its position embedding."""
-        return GridLineage(self.grid)
+        """The grid of its position embedding, and the tokens that each Re-attention's statistics are kept for."""
+        tokens = {i: attn.token_law.reference for i, attn in self._re_attentions().items()}
+        return GridLineage(self.grid, tuple(tokens.get(i, 0) for i in range(len(self.blocks))))
 
-    def fit_positions(self, weights: State, lineage: Optional[GridLineage], exact: bool) -> Tuple[State, List[str]]:
-        """The position embedding resized bicubically from the grid that it was learned with to this one.
+    def _own_tokens(self, block: int) -> int:
+        """What a block attends to at once in an image of ``img_size``, the class token among it."""
+        within = self.grid if self.window is None or block in self.global_blocks else self.window
+        return 1 + within[0] * within[1]
 
-        Weights of before grids were recorded are taken to have this grid if they have as many positions, else a square
-        one.
-        """
+    def completed_lineage(self, weights: State, lineage: Optional[GridLineage]) -> Optional[GridLineage]:
+        """Weights of before grids were recorded are taken to have this grid if they have as many positions, else a square one;
+        those of before tokens were recorded, and official ones, to have learned their statistics with the whole grid, or with
+        this model's windows."""
         embedding = weights.get('pos_embed')
         if embedding is None or embedding.ndim != 3:
-            return weights, []
+            return lineage
         positions = embedding.shape[1] - 1
         side = isqrt(max(positions, 0))
         grid = lineage.grid if lineage else self.grid if positions == self.grid[0] * self.grid[1] else (side, side)
@@ -346,9 +404,32 @@ class DeepViT(Backbone):
             what = 'grid of {}x{}'.format(*grid) if lineage else 'square grid'
             raise InputError(f'its position embedding has {positions} positions, which is no {what}, and the model\'s is '
                              f'{self.grid}; set img_size to the size the checkpoint was trained with')
-        if grid == self.grid:
+        known = lineage.tokens if lineage else ()
+        tokens = []
+        for i in range(len(self.blocks)):
+            guess = self._own_tokens(i) if grid == self.grid else 1 + positions
+            tokens.append(0 if i not in self._re_attentions() else known[i] if i < len(known) and known[i] else guess)
+        return GridLineage(grid, tuple(tokens))
+
+    def take_lineage(self, lineage: Optional[GridLineage]) -> None:
+        """The tokens that the statistics were learned with become the ones that they are kept for."""
+        for i, attn in self._re_attentions().items():
+            known = lineage.tokens[i] if lineage and i < len(lineage.tokens) else 0
+            attn.token_law.reference = known or self._own_tokens(i)
+
+    def fit_positions(self, weights: State, lineage: Optional[GridLineage], exact: bool) -> Tuple[State, List[str]]:
+        """The position embedding resized bicubically from the grid that it was learned with to this one. Weights of before
+        exponents were learned have the usual ones."""
+        weights = dict(weights)
+        for key in [key for key in weights if key.endswith('.attn.var_norm.weight')]:
+            law = key.replace('var_norm.weight', 'token_law')
+            heads = weights[key]
+            weights.setdefault(f'{law}.tokens', heads.new_zeros(3))
+            weights.setdefault(f'{law}.moments', heads.new_zeros(2, *heads.shape))
+        if lineage is None or lineage.grid == self.grid:
             return weights, []
-        resized = resize_position_embedding(embedding, grid, self.grid)
+        grid = lineage.grid
+        resized = resize_position_embedding(weights['pos_embed'], grid, self.grid)
         return {**weights, 'pos_embed': resized}, [f'position embedding resized from {grid[0]}x{grid[1]} to '
                                                    f'{self.grid[0]}x{self.grid[1]}']
 

@@ -2,26 +2,27 @@
 attention it is compared with.
 
 Official form, A_g = softmax(q_g k_g' / sqrt(d)): S_h = sum_g W_hg A_g + c_h, Y = BatchNorm over heads of S,
-out_h = scale * Y_h v_h. ``eager`` does just that and holds several (heads, N, N) maps. ``sequential`` never does: it
-walks over chunks of query rows. BatchNorm is affine once its statistics are known, and both follow from small sums.
-Rows of A_g sum to 1, so with the centred maps A'_g = A_g - 1/N and w_h = sum_g W_hg, mean(S_h) = w_h / N + c_h and
-var(S_h) = sum_gk W_hg W_hk C_gk, where C_gk = mean(A'_g A'_k) is a heads x heads matrix. With
+out_h = scale * Y_h v_h. It needs several (heads, N, N) maps. BatchNorm is affine once its statistics are known, and both
+follow from small sums. Rows of A_g sum to 1, so with the centred maps A'_g = A_g - 1/N and w_h = sum_g W_hg,
+mean(S_h) = w_h / N + c_h and var(S_h) = sum_gk W_hg W_hk C_gk, where C_gk = mean(A'_g A'_k) is a heads x heads matrix. With
 M_h = (sum_g W_hg A'_g) v_h the output is scale * (a_h M_h + b_h sum_j v_h[j]), a_h = gamma_h / sqrt(var_h + eps),
 b_h = a_h (w_h / N + c_h - mean_h) + beta_h. Centring comes first everywhere: maps of thousands of tokens are almost
 uniform, a_h is large, and what is common to all would drown the rest in float32.
+
+So a kernel gives M_h and, where it is asked for, var_h of each image; ``eager`` from whole maps, ``sequential`` from chunks of
+query rows, forward and backward. a_h and b_h, and how they carry over to another number of tokens than was trained with, are
+``map_normalisation.py``'s.
 """
 
 from typing import Callable, Dict, Optional, Tuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.distributed.nn.functional import all_reduce
 
 from ...errors import InputError
-from .sync_batch_norm import SyncBatchNorm
+from .map_normalisation import TokenLaw, Tokens, gain_and_offset, statistics_kept
 
 # Elements of one (B, heads, rows, N) chunk: a few of them fit into a processor's cache, and fill a GPU. Of fewer rows than
 # _ROWS a processor's matrix products would be slow.
@@ -29,21 +30,37 @@ _CHUNK = {'cpu': 2**20, 'cuda': 2**25}
 _ROWS = {'cpu': 32}
 
 
-def _attend(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """softmax(q k' scale), in float32 at least."""
+def _attend(q: Tensor, k: Tensor, scale: float, keys: Optional[Tensor] = None) -> Tensor:
+    """softmax(q k' scale), in float32 at least; zero at the tokens that are not among ``keys``, (B, N)."""
     scores = (q * scale) @ k.transpose(-2, -1)
-    return (scores if scores.dtype == torch.float64 else scores.float()).softmax(dim=-1)
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    if keys is not None:
+        scores = scores.masked_fill(~keys[:, None, None], -torch.inf)
+    return scores.softmax(dim=-1)
+
+
+def _centred(maps: Tensor, keys: Optional[Tensor], out: Optional[Tensor] = None) -> Tensor:
+    """A' = A - 1 / N; zero at the tokens that are not among the keys, (B, N). out: where it is written to."""
+    if keys is None:
+        return torch.sub(maps, 1 / maps.shape[-1], out=out)
+    return torch.sub(maps, 1 / _count(keys, maps.dtype).view(-1, 1, 1, 1), out=out).mul_(keys[:, None, None])
+
+
+def _count(keys: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, N) bool -> (B,): N of each image."""
+    return keys.sum(1, dtype=dtype)
 
 
 def _mix(weight: Tensor, maps: Tensor, onto: Optional[Tensor] = None) -> Tensor:
-    """(H, G), (B, G, rows, N) -> (B, H, rows, N): sum_g W_hg A_g; added to ``onto``, in place, where that is given."""
+    """(H, G) or (B, H, G), (B, G, rows, N) -> (B, H, rows, N): sum_g W_hg A_g; added to ``onto``, in place, where that is
+    given."""
     flat = maps.flatten(2)
     if onto is not None:
         onto.flatten(2).baddbmm_(weight.expand(len(maps), -1, -1), flat)
         return onto
     # As one product of matrices or a batch of them: a matrix times a batch would be turned round, and copied, first.
     mixed = torch.mm(weight, flat[0]) if len(maps) == 1 else torch.bmm(weight.expand(len(maps), -1, -1), flat)
-    return mixed.view(maps.shape[0], weight.shape[0], *maps.shape[2:])
+    return mixed.view(maps.shape[0], weight.shape[-2], *maps.shape[2:])
 
 
 def _precise(device: torch.device) -> torch.dtype:
@@ -52,9 +69,9 @@ def _precise(device: torch.device) -> torch.dtype:
 
 
 def _gram(a: Tensor, b: Tensor) -> Tensor:
-    """(B, H, rows, N), (B, G, rows, N) -> (H, G), ``_precise``: sum of a_h b_g. A product per row, and the sum in that type:
+    """(B, H, rows, N), (B, G, rows, N) -> (B, H, G), ``_precise``: sum of a_h b_g. A product per row, and the sum in that type:
     over millions of elements float32 would lose three digits."""
-    return (a.transpose(1, 2) @ b.permute(0, 2, 3, 1)).sum((0, 1), dtype=_precise(a.device))
+    return (a.transpose(1, 2) @ b.permute(0, 2, 3, 1)).sum(1, dtype=_precise(a.device))
 
 
 def _add_product_(total: Tensor, maps: Tensor, rows: Tensor) -> None:
@@ -63,68 +80,68 @@ def _add_product_(total: Tensor, maps: Tensor, rows: Tensor) -> None:
 
 
 class _MixedAttention(Function):
-    """q, k, v (B, heads, N, d), W (heads, heads) -> M_h = (sum_g W_hg A'_g) v_h and C (heads, heads), a chunk of rows at
-    a time, forward and backward. C is zero unless ``with_moments``."""
+    """q, k, v (B, heads, N, d), W (heads, heads), keys (B, N) or None -> M_h = (sum_g W_hg A'_g) v_h, and C of each image (B,
+    heads, heads), a chunk of rows at a time, forward and backward. C is zero unless ``with_moments``."""
 
     @staticmethod
-    def forward(ctx, q, k, v, weight, scale, rows, with_moments):
-        ctx.save_for_backward(q, k, v, weight)
+    def forward(ctx, q, k, v, weight, keys, scale, rows, with_moments):
+        ctx.save_for_backward(q, k, v, weight, keys)
         ctx.scale, ctx.rows, ctx.with_moments = scale, rows, with_moments
         batch, heads, tokens, _ = q.shape
         mixed_values = torch.empty_like(v)
-        moments = torch.zeros(heads, heads, dtype=_precise(q.device), device=q.device)
+        moments = torch.zeros(batch, heads, heads, dtype=_precise(q.device), device=q.device)
         for start in range(0, tokens, rows):
             part = slice(start, start + rows)
-            centred = _attend(q[:, :, part], k, scale).sub_(1 / tokens)
+            maps = _attend(q[:, :, part], k, scale, keys)
+            centred = _centred(maps, keys, out=maps)
             mixed_values[:, :, part] = _mix(weight.to(centred.dtype), centred).to(v.dtype) @ v
             if with_moments:
-                moments += _gram(centred, centred)
-        return mixed_values, (moments / (batch * tokens**2)).to(weight.dtype)
+                moments += _gram(centred, _queries(centred, keys, part))
+        return mixed_values, moments / _elements(tokens, keys, moments.dtype)
 
     @staticmethod
     def backward(ctx, grad_values, grad_moments):
-        q, k, v, weight = ctx.saved_tensors
+        q, k, v, weight, keys = ctx.saved_tensors
         scale, rows = ctx.scale, ctx.rows
-        batch, _, tokens, _ = q.shape
+        tokens = q.shape[2]
         grad_q = torch.empty_like(q)
         grad_k, grad_v = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (k, v))
         grad_weight = torch.zeros_like(weight, dtype=_precise(weight.device))
-        symmetric = (grad_moments + grad_moments.T) / (batch * tokens**2)
+        symmetric = (grad_moments + grad_moments.mT) / _elements(tokens, keys, grad_moments.dtype)
         for start in range(0, tokens, rows):
             part = slice(start, start + rows)
-            maps = _attend(q[:, :, part], k, scale)
+            maps = _attend(q[:, :, part], k, scale, keys)
             grad_rows = grad_values[:, :, part]
             grad_mixed = (grad_rows @ v.transpose(-2, -1)).to(maps.dtype)
-            centred = maps - 1 / tokens
+            centred = _centred(maps, keys)
             _add_product_(grad_v, _mix(weight.to(maps.dtype), centred).to(v.dtype), grad_rows)
-            grad_weight += _gram(grad_mixed, centred)
+            grad_weight += _gram(grad_mixed, centred).sum(0)
             grad_maps = _mix(weight.T.to(maps.dtype), grad_mixed)
             if ctx.with_moments:
-                _mix(symmetric.to(maps.dtype), centred, onto=grad_maps)
+                _mix(symmetric.to(maps.dtype), _queries(centred, keys, part), onto=grad_maps)
             grad_maps -= (grad_maps * maps).sum(-1, keepdim=True)
             grad_scores = grad_maps.mul_(maps).to(q.dtype)
             grad_q[:, :, part] = grad_scores @ k
             _add_product_(grad_k, grad_scores, q[:, :, part] * scale)
         grad_q.mul_(scale)
-        return grad_q, grad_k, grad_v, grad_weight.to(weight.dtype), None, None, None
+        return grad_q, grad_k, grad_v, grad_weight.to(weight.dtype), None, None, None, None
+
+
+def _queries(maps: Tensor, keys: Optional[Tensor], part: slice) -> Tensor:
+    """Rows of maps, zero for the queries that are not among the keys."""
+    return maps if keys is None else maps * keys[:, None, part, None]
+
+
+def _elements(tokens: int, keys: Optional[Tensor], dtype: torch.dtype) -> Tokens:
+    """N^2, or (B, 1, 1) of it."""
+    return tokens**2 if keys is None else _count(keys, dtype).view(-1, 1, 1)**2
 
 
 # Query rows of the maps of an attention: a slice -> (B, heads, rows, N), in the graph of the forward pass. Made when asked
 # for, so that a loss of the maps need not hold them.
 MapRows = Callable[[slice], Tensor]
-
-
-def _eager(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, scale: float, out_scale: float,
-           attn_drop: float) -> Tuple[Tensor, MapRows]:
-    """The official form. The reference."""
-    mixed = mix(F.dropout(_attend(q, k, scale), attn_drop))
-    before = [norm.running_mean.clone(), norm.running_var.clone()] if norm.training else []
-    maps = norm(mixed) * out_scale
-    if before:  # as in _batch_statistics; the graph has seen the buffers
-        finite = torch.isfinite(norm.running_var)
-        for running, kept in zip((norm.running_mean, norm.running_var), before):
-            running.data.copy_(torch.where(finite, running, kept))
-    return maps.to(v.dtype) @ v, lambda part: maps[:, :, part]
+# M_h, the variance of S' of each image (B, heads) or None, and rows of S'.
+Mixed = Tuple[Tensor, Optional[Tensor], MapRows]
 
 
 def rows_at_a_time(q: Tensor) -> int:
@@ -133,77 +150,53 @@ def rows_at_a_time(q: Tensor) -> int:
     return max(_ROWS.get(q.device.type, 1), _CHUNK.get(q.device.type, _CHUNK['cuda']) // (batch * heads * tokens))
 
 
-def _sequential(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, scale: float, out_scale: float,
-                attn_drop: float) -> Tuple[Tensor, MapRows]:
-    """The same without the maps; see the head of this file."""
-    return sequential_re_attention(q, k, v, mix, norm, scale, out_scale, rows_at_a_time(q))
+def _eager(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Optional[Tensor], scale: float, attn_drop: float,
+           with_variance: bool) -> Mixed:
+    """From whole maps. The reference."""
+    maps = F.dropout(_attend(q, k, scale, keys), attn_drop)
+    tokens = maps.shape[-1] if keys is None else _count(keys, maps.dtype).view(-1, 1, 1, 1)
+    centred = maps - 1 / tokens if keys is None else (maps - 1 / tokens) * keys[:, None, None]
+    mixed = _mix(weight.to(maps.dtype), centred)
+    if attn_drop:  # rows no longer sum to 1
+        mixed = mixed - mixed.mean((0, 2, 3), keepdim=True)
+    var = None
+    if with_variance:
+        elements = _elements(maps.shape[-1], keys, maps.dtype)
+        var = _queries(mixed, keys, slice(None)).square().sum((2, 3)) / (elements if keys is None else elements.flatten(1))
+    return mixed.to(v.dtype) @ v, var, lambda part: mixed[:, :, part]
 
 
-def sequential_re_attention(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, scale: float,
-                            out_scale: float, rows: int) -> Tuple[Tensor, MapRows]:
-    """q, k, v: (B, heads, N, d) -> (B, heads, N, d), ``rows`` query rows at a time, and what makes rows of the maps.
+def _sequential(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Optional[Tensor], scale: float, attn_drop: float,
+                with_variance: bool) -> Mixed:
+    """Without the maps; see the head of this file."""
+    return sequential_re_attention(q, k, v, weight, keys, scale, with_variance, rows_at_a_time(q))
 
-    mix: 1x1 convolution over heads. norm: BatchNorm2d or SyncBatchNorm over heads, whose running statistics are
-    updated in training as its own forward would.
-    """
-    weight = mix.weight.flatten(1)
-    with torch.autocast(q.device.type, enabled=False):
-        k, q = k.to(v.dtype), q.to(v.dtype)
-        values, moments = _MixedAttention.apply(q, k, v, weight, scale, rows, norm.training)
-        if norm.training:
-            mean_map, var = _batch_statistics(weight, moments, q.shape[0], q.shape[2], norm, mix.bias)
-            # The bias shifts mean and maps alike, so it cancels; it stays in the graph for its (zero) gradient.
-            shift = weight.sum(1) * (1 / q.shape[2] - mean_map) + 0 * mix.bias
-        else:
-            var, shift = norm.running_var, weight.sum(1) / q.shape[2] + mix.bias - norm.running_mean
-        a = norm.weight * (var + norm.eps).rsqrt()
-        b = a * shift + norm.bias
-        out = a.view(-1, 1, 1) * values + b.view(-1, 1, 1) * v.sum(dim=2, keepdim=True)
+
+def sequential_re_attention(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Optional[Tensor], scale: float,
+                            with_variance: bool, rows: int) -> Mixed:
+    """q, k, v: (B, heads, N, d), W (heads, heads), keys (B, N) or None for all -> M_h (B, heads, N, d), the variance of S' and
+    what makes rows of S'; ``rows`` query rows at a time."""
+    k, q = k.to(v.dtype), q.to(v.dtype)
+    values, moments = _MixedAttention.apply(q, k, v, weight, keys, scale, rows, with_variance)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    var = torch.einsum('hg,hk,bgk->bh', weight.to(wide), weight.to(wide), moments.to(wide)) if with_variance else None
 
     def map_rows(part: slice) -> Tensor:
         with torch.autocast(q.device.type, enabled=False):
-            centred = _attend(q[:, :, part], k, scale) - 1 / q.shape[2]
-            return out_scale * (a.view(-1, 1, 1) * _mix(weight, centred.to(weight.dtype)) + b.view(-1, 1, 1))
+            return _mix(weight, _centred(_attend(q[:, :, part], k, scale, keys), keys).to(weight.dtype))
 
-    return (out_scale * out).to(v.dtype), map_rows
-
-
-def _batch_statistics(weight: Tensor, moments: Tensor, batch: int, tokens: int, norm: nn.Module,
-                      bias: Tensor) -> Tuple[float, Tensor]:
-    """Mean of the plain maps, and biased variance of the mixed ones per head, over all processes if the norm is
-    synchronised; updates the running statistics."""
-    count, mean_map = float(batch * tokens**2), 1 / tokens
-    synchronised = isinstance(norm, (nn.SyncBatchNorm, SyncBatchNorm)) and dist.is_initialized()
-    if synchronised and dist.get_world_size(norm.process_group) > 1:
-        # Maps of another process may have another N, so another mean: moments about the common one.
-        sums = moments.new_tensor([count, count * mean_map])
-        dist.all_reduce(sums, group=norm.process_group)
-        common = (sums[1] / sums[0]).item()
-        moments = count * (moments + (mean_map - common)**2)
-        moments = all_reduce(moments, group=norm.process_group or dist.group.WORLD) / sums[0]
-        count, mean_map = sums[0].item(), common
-    if count == 1:
-        raise InputError('Re-attention cannot normalise a single value in training (one image, one token); use larger '
-                         'images or evaluation mode')
-    var = torch.einsum('hg,hk,gk->h', weight, weight, moments)
-    with torch.no_grad():
-        norm.num_batches_tracked += 1
-        momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
-        for running, of_batch in ((norm.running_mean, weight.sum(1) * mean_map + bias),
-                                  (norm.running_var, var * count / (count - 1))):
-            # One batch that is not finite must not spoil all that follows.
-            running.copy_(torch.where(torch.isfinite(var), running.lerp(of_batch.to(running.dtype), momentum), running))
-    return mean_map, var
+    return values, var, map_rows
 
 
-def _auto(q: Tensor, k: Tensor, v: Tensor, mix: nn.Conv2d, norm: nn.Module, scale: float, out_scale: float,
-          attn_drop: float) -> Tuple[Tensor, MapRows]:
+def _auto(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Optional[Tensor], scale: float, attn_drop: float,
+          with_variance: bool) -> Mixed:
     """Sequential, but eager where dropout needs the maps, and in a TorchScript trace, in which MMEngine counts multiply-adds
     and which takes no functions of ours."""
-    return (_eager if attn_drop or torch.jit.is_tracing() else _sequential)(q, k, v, mix, norm, scale, out_scale, attn_drop)
+    kernel = _eager if attn_drop or torch.jit.is_tracing() else _sequential
+    return kernel(q, k, v, weight, keys, scale, attn_drop, with_variance)
 
 
-KERNELS: Dict[str, Callable[..., Tuple[Tensor, MapRows]]] = {'auto': _auto, 'eager': _eager, 'sequential': _sequential}
+KERNELS: Dict[str, Callable[..., Mixed]] = {'auto': _auto, 'eager': _eager, 'sequential': _sequential}
 
 
 class ReAttention(nn.Module):
@@ -215,10 +208,14 @@ class ReAttention(nn.Module):
         transform_scale: multiply the normalised maps by head_dim ** -0.5 once more, as deepvit-s does.
         kernel: a key of KERNELS. All give the same result.
         attn_drop: dropout of the maps before they are mixed. The sequential kernel refuses it.
+        statistics: how the maps are normalised at another number of tokens than was trained with, one of STATISTICS
+            (map_normalisation.py).
+        image_share: with ``image``, the share of the image's own variance.
+        reference_tokens: N that the statistics are kept for.
     """
 
-    def __init__(self, dim: int, num_heads: int, transform_scale: bool = False, kernel: str = 'auto',
-                 attn_drop: float = 0.0):
+    def __init__(self, dim: int, num_heads: int, transform_scale: bool = False, kernel: str = 'auto', attn_drop: float = 0.0,
+                 statistics: str = 'carried', image_share: float = 1.0, reference_tokens: int = 1):
         super().__init__()
         head_dim = _head_dim(dim, num_heads)
         if kernel == 'sequential' and attn_drop:
@@ -229,28 +226,47 @@ class ReAttention(nn.Module):
         self.out_scale = self.scale if transform_scale else 1.0
         self.kernel = kernel
         self.attn_drop = attn_drop
+        self.statistics = statistics
+        self.image_share = image_share
         self.qkv = nn.Linear(dim, 3 * dim)
         self.reatten_matrix = nn.Conv2d(num_heads, num_heads, 1)
         self.var_norm = nn.BatchNorm2d(num_heads)
+        self.token_law = TokenLaw(num_heads, reference_tokens)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_with_maps(x)[0]
+    def forward(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
+        """keys: (B, N), the tokens that there are; those of padding are neither attended to nor counted. None: all."""
+        return self.forward_with_maps(x, keys)[0]
 
-    def forward_with_maps(self, x: Tensor) -> Tuple[Tensor, int, MapRows]:
+    def forward_with_maps(self, x: Tensor, keys: Optional[Tensor] = None) -> Tuple[Tensor, int, MapRows]:
         """(B, N, C) -> (B, N, C), a fitting number of rows to ask for at a time, and what makes rows of the maps that met
         v."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
-        out, map_rows = KERNELS[self.kernel](q, k, v, self.reatten_matrix, self.var_norm, self.scale, self.out_scale,
-                                             self.attn_drop if self.training else 0.0)
+        out, map_rows = self._attend(KERNELS[self.kernel], q, k, v, keys)
         return self.proj(out.transpose(1, 2).flatten(2)), rows_at_a_time(q), map_rows
 
-    def attention_maps(self, x: Tensor) -> Tensor:
+    def _attend(self, kernel: Callable[..., Mixed], q: Tensor, k: Tensor, v: Tensor,
+                keys: Optional[Tensor]) -> Tuple[Tensor, MapRows]:
+        """q, k, v -> (B, heads, N, d), and rows of the maps."""
+        weight = self.reatten_matrix.weight.flatten(1)
+        with torch.autocast(q.device.type, enabled=False):
+            values, var, mixed_rows = kernel(q, k, v, weight, keys, self.scale, self.attn_drop if self.training else 0.0,
+                                             self.var_norm.training or self.statistics == 'image')
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            tokens: Tokens = q.shape[2] if keys is None else _count(keys, wide)
+            gain, offset = (part.view(-1, self.num_heads, 1, 1) for part in gain_and_offset(
+                self.var_norm, self.token_law, weight.to(wide), self.reatten_matrix.bias, var, tokens, self.statistics,
+                self.image_share))
+            summed = v if keys is None else v * keys[:, None, :, None]
+            out = gain * values + offset * summed.sum(dim=2, keepdim=True)
+        return (self.out_scale * out).to(v.dtype), lambda part: self.out_scale * (gain * mixed_rows(part) + offset)
+
+    def attention_maps(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
         """(B, N, C) -> (B, heads, N, N): the maps that meet v, for looking at; a row is a query. Running statistics stay as
         they are."""
-        q, k, _ = _heads(self.qkv(x), self.num_heads)
-        with statistics_kept(self.var_norm):
-            return self.var_norm(self.reatten_matrix(_attend(q, k, self.scale))) * self.out_scale
+        q, k, v = _heads(self.qkv(x), self.num_heads)
+        with statistics_kept(self):
+            return self._attend(_eager, q, k, v, keys)[1](slice(None))
 
 
 class SelfAttention(nn.Module):
@@ -264,20 +280,22 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_with_maps(x)[0]
+    def forward(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
+        """keys: as ReAttention's."""
+        return self.forward_with_maps(x, keys)[0]
 
-    def forward_with_maps(self, x: Tensor) -> Tuple[Tensor, int, MapRows]:
+    def forward_with_maps(self, x: Tensor, keys: Optional[Tensor] = None) -> Tuple[Tensor, int, MapRows]:
         """As ReAttention's; the maps are those before dropout."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop if self.training else 0.0)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if keys is None else keys[:, None, None],
+                                             dropout_p=self.attn_drop if self.training else 0.0)
         out = self.proj(out.transpose(1, 2).flatten(2))
-        return out, rows_at_a_time(q), lambda part: _attend(q[:, :, part], k, self.scale)
+        return out, rows_at_a_time(q), lambda part: _attend(q[:, :, part], k, self.scale, keys)
 
-    def attention_maps(self, x: Tensor) -> Tensor:
+    def attention_maps(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
         """(B, N, C) -> (B, heads, N, N): softmax(q k' / sqrt(d)), for looking at; a row is a query."""
         q, k, _ = _heads(self.qkv(x), self.num_heads)
-        return _attend(q, k, self.scale)
+        return _attend(q, k, self.scale, keys)
 
 
 def _head_dim(dim: int, num_heads: int) -> int:
@@ -292,21 +310,3 @@ def _heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:
     batch, tokens, _ = qkv.shape
     return qkv.view(batch, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
 
-
-class statistics_kept:
-    """Within it a forward pass leaves the running statistics of every BatchNorm in the module as they are: for the second
-    forward pass of activation checkpointing, which sees the same batch again. May be entered again, once for every
-    backward pass through the same graph."""
-
-    def __init__(self, module: nn.Module):
-        self.norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-    def __enter__(self):
-        self.before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms]
-        for norm in self.norms:
-            norm.momentum = 0.0
-
-    def __exit__(self, *error):
-        for norm, (momentum, batches) in zip(self.norms, self.before):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(batches)

@@ -8,12 +8,13 @@ from torch import nn
 
 from mmvitscale.errors import InputError
 from mmvitscale.models.layers import re_attention
-from mmvitscale.models.layers.re_attention import ReAttention, SelfAttention, statistics_kept
+from mmvitscale.models.layers.map_normalisation import statistics_kept
+from mmvitscale.models.layers.re_attention import ReAttention, SelfAttention
 from mmvitscale.models.layers.re_attention import _precise as re_attention_precise
 
 
-def make(head_dim, heads, dtype, transform_scale=False):
-    module = randomise(ReAttention(heads * head_dim, heads, transform_scale))
+def make(head_dim, heads, dtype, transform_scale=False, statistics='running', tokens=1):
+    module = randomise(ReAttention(heads * head_dim, heads, transform_scale, statistics=statistics, reference_tokens=tokens))
     nn.init.normal_(module.qkv.weight, std=3 * module.qkv.in_features**-0.5)  # maps far from uniform
     nn.init.normal_(module.var_norm.running_mean, std=0.1)
     nn.init.uniform_(module.var_norm.running_var, 0.5, 2.0)

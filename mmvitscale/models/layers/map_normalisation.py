@@ -1,0 +1,221 @@
+"""The BatchNorm of Re-attention as two numbers a head, and how it carries over to another number of tokens.
+
+A head's normalised map is a S' + b: S' = sum_g W_hg (A_g - 1 / N) is what is special in the mixed map (re_attention.py), the
+gain is a = gamma / sqrt(var(S') + eps), and b is beta but for what is left between the statistics and the maps. Learned with
+N0 tokens and used with N, r = N / N0:
+
+- The mean of a mixed map, w / N + c, is known for every N.
+- Its variance falls as var r^-p: p is 1 for maps that look at a fixed number of tokens and 2 for maps that look at a fixed
+  share of the image; measured, 1.5 to 2.
+- eps is added to that variance, so it must fall with it. 1e-5 is more than all of the variance of an even map of 1024 tokens.
+- Rows of A sum to 1, so A' v is an average of values, whatever N is. The gain of N tokens, r^(p / 2) times that of N0, gives
+  outputs that grow with the image, and so does b, which meets the sum of all values. Both would be new to the layers behind.
+
+``carried`` therefore keeps the gain of N0 and takes b of an average, b / r: the network computes what it learned, on more
+tokens. In training statistics are of the batch, brought to N0 by the law of p, so that what is learned with one number of
+tokens holds for the others. With N0 tokens all is the official BatchNorm.
+"""
+
+from typing import Any, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+from ...errors import InputError
+from .sync_batch_norm import SyncBatchNorm
+
+# carried: see above. running: the official form, the statistics as they are, whatever N is. scaled: the statistics that the
+# official form would have with N tokens, by the laws above. image: the same with the variance of the image itself.
+STATISTICS = ('carried', 'running', 'scaled', 'image')
+
+# One number of tokens for all images, or (B,), one for each.
+Tokens = Union[int, Tensor]
+
+# Where nothing is known: what small models trained on two data sets have on average.
+_USUAL_EXPONENT = 1.7
+# How much spread of log N, as a variance, has the weight of the usual exponent.
+_PRIOR = 0.02
+# Of BatchNorm's momentum: a slope needs more batches than a mean.
+_MOMENTUM = 0.2
+
+
+class TokenLaw(nn.Module):
+    """How the variance of the mixed maps depends on the number of tokens: var(N) = var(N0) (N / N0)^-p, p for each head.
+
+    The exponents are those of a straight line through log var over log N of the training batches, whose sums run along as
+    BatchNorm's statistics do; where all batches have one N they stay at the usual one.
+
+    Args:
+        heads: of the maps.
+        reference: N0, the tokens that the statistics are kept for.
+    """
+
+    def __init__(self, heads: int, reference: int = 1):
+        super().__init__()
+        self.reference = reference
+        # Sums that run along: of 1, log r and its square; of log var and log r log var.
+        self.register_buffer('tokens', torch.zeros(3))
+        self.register_buffer('moments', torch.zeros(2, heads))
+
+    def exponent(self) -> Tensor:
+        """(heads,): p, 1 to 2."""
+        seen = self.tokens[0].clamp_min(1e-12)
+        x, xx = self.tokens[1:] / seen
+        y, xy = self.moments / seen
+        slope = (xy - x * y - _PRIOR * _USUAL_EXPONENT) / ((xx - x * x).clamp_min(0) + _PRIOR)
+        return (-slope).clamp(1, 2)
+
+    def ratio(self, tokens: Tokens) -> Union[float, Tensor]:
+        """N / N0, a number or (B, 1)."""
+        return (tokens[:, None] if isinstance(tokens, Tensor) else tokens) / self.reference
+
+    def growth(self, tokens: Tokens, power: float = 1.0) -> Union[float, Tensor]:
+        """(N / N0)^(p power), (heads,) or (B, heads); exactly 1 for N0."""
+        ratio = self.ratio(tokens)
+        return 1.0 if isinstance(ratio, float) and ratio == 1 else ratio**(power * self.exponent())
+
+    @torch.no_grad()
+    def observed(self, var: Tensor, tokens: Tokens, count: Tensor) -> Tensor:
+        """(3 + 2 heads,): what a batch adds to the sums, from the variance of each image, (B, heads), over so many elements,
+        (B, 1)."""
+        share = count * (var > 0).all(1, keepdim=True)
+        share = share / share.sum().clamp_min(1)
+        x = torch.as_tensor(self.ratio(tokens), dtype=var.dtype, device=var.device).log().expand(len(var), 1)
+        y = var.clamp_min(torch.finfo(var.dtype).tiny).log()
+        return torch.cat([share, share * x, share * x * x, share * y, share * x * y], 1).sum(0)
+
+    @torch.no_grad()
+    def follow(self, observed: Tensor, momentum: float) -> None:
+        """Let the sums run along."""
+        if bool(observed.isfinite().all()):
+            self.tokens.lerp_(observed[:3].to(self.tokens.dtype), momentum)
+            self.moments.lerp_(observed[3:].view_as(self.moments).to(self.moments.dtype), momentum)
+
+    @torch.no_grad()
+    def restore(self, learned: Sequence[Tensor]) -> None:
+        """Take ``tokens`` and ``moments`` from another time."""
+        self.tokens.copy_(learned[0])
+        self.moments.copy_(learned[1])
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows of it."""
+        return f'reference={self.reference}'
+
+
+def gain_and_offset(norm: nn.Module, law: TokenLaw, mixing: Tensor, bias: Tensor, var: Optional[Tensor], tokens: Tokens,
+                    statistics: str, image_share: float) -> Tuple[Tensor, Tensor]:
+    """a and b of the normalised maps a S' + b, each (heads,) or (B, heads); in training the running statistics follow.
+
+    Args:
+        norm: BatchNorm2d or SyncBatchNorm over heads, in training or not.
+        law: of the same heads.
+        mixing: (heads, heads), W.
+        bias: (heads,), c.
+        var: (B, heads), the variance of S' of each image; for training and for ``image``.
+        tokens: N.
+        statistics: one of STATISTICS.
+        image_share: with ``image``, the share of its own variance, the rest is of ``scaled``.
+    """
+    total = mixing.sum(1)
+    if norm.training:
+        return _of_batch(norm, law, total, bias, var, tokens, statistics)
+    eps, ratio = norm.eps, law.ratio(tokens)
+    # What is left between running mean and maps: nothing, but that the mean lags behind W.
+    if statistics == 'running':
+        gain = norm.weight * (norm.running_var + eps).rsqrt()
+        return gain, gain * (total / _column(tokens) + bias - norm.running_mean) + norm.bias
+    left = total / law.reference + bias - norm.running_mean
+    if statistics == 'carried':
+        gain = norm.weight * (norm.running_var + eps).rsqrt()
+        return gain, (gain * left + norm.bias) / ratio
+    share = image_share if statistics == 'image' else 0.0
+    fallen = law.growth(tokens, -1.0)
+    mixed_var = (1 - share) * norm.running_var * fallen + (share * var if share else 0.0)
+    gain = norm.weight * (mixed_var + eps * fallen).rsqrt()
+    return gain, gain * ((1 - share) * left) + norm.bias
+
+
+def _column(tokens: Tokens) -> Union[int, Tensor]:
+    return tokens[:, None] if isinstance(tokens, Tensor) else tokens
+
+
+def _of_batch(norm: nn.Module, law: TokenLaw, total: Tensor, bias: Tensor, var: Tensor, tokens: Tokens,
+              statistics: str) -> Tuple[Tensor, Tensor]:
+    """With the statistics of the batch, over all processes if the norm is synchronised; the running ones follow."""
+    if len(var) == 1 and not isinstance(tokens, Tensor) and tokens == 1:
+        raise InputError('Re-attention cannot normalise a single value in training (one image, one token); use larger '
+                         'images or evaluation mode')
+    official = statistics == 'running'
+    count = torch.as_tensor(tokens, dtype=var.dtype, device=var.device).view(-1, 1).expand(len(var), 1)**2
+    if isinstance(tokens, Tensor):
+        count = count * (count > 1)  # windows of padding hold the class token alone
+    own_mean = 1 / _column(tokens)  # of an image's plain maps
+    sums = torch.cat([count.sum()[None], (count * own_mean).sum()[None], law.observed(var.detach(), tokens, count)])
+    group, synchronised = _processes(norm)
+    if synchronised:
+        dist.all_reduce(sums, group=group)
+    mean = sums[1] / sums[0]
+    if official:  # maps of different N have different means, which count as variance, too
+        pooled = (count * (var + (total * (own_mean - mean))**2)).sum(0)
+    else:
+        pooled = (count * var * law.growth(tokens)).sum(0)
+    pooled = (all_reduce(pooled, group=group) if synchronised else pooled) / sums[0]
+    gain = norm.weight * (pooled + norm.eps).rsqrt()
+    # The bias shifts mean and maps alike, so it cancels; it stays in the graph for its (zero) gradient.
+    left = (total * (own_mean - mean) if official else 0.0) + 0 * bias
+    offset = gain * left + norm.bias
+    if statistics == 'carried':
+        offset = offset / law.ratio(tokens)
+    elif not official:
+        gain = gain * law.growth(tokens, 0.5)
+    if official and norm.momentum != 0:
+        law.reference = int(tokens.max()) if isinstance(tokens, Tensor) else tokens
+    _follow(norm, law, total * (mean if official else 1 / law.reference) + bias, pooled * (sums[0] / (sums[0] - 1)),
+            None if official else sums[2:] / (dist.get_world_size(group) if synchronised else 1))
+    return gain, offset
+
+
+def _processes(norm: nn.Module) -> Tuple[Any, bool]:
+    """Those that the norm is synchronised over, and whether there are several."""
+    if not isinstance(norm, (nn.SyncBatchNorm, SyncBatchNorm)) or not dist.is_initialized():
+        return None, False
+    return norm.process_group or dist.group.WORLD, dist.get_world_size(norm.process_group) > 1
+
+
+@torch.no_grad()
+def _follow(norm: nn.Module, law: TokenLaw, mean: Tensor, var: Tensor, observed: Optional[Tensor]) -> None:
+    """Running statistics as BatchNorm's own forward would leave them."""
+    norm.num_batches_tracked += 1
+    momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum
+    for running, of_batch in ((norm.running_mean, mean), (norm.running_var, var)):
+        # One batch that is not finite must not spoil all that follows.
+        running.copy_(torch.where(torch.isfinite(var), running.lerp(of_batch.to(running.dtype), momentum), running))
+    if observed is not None:
+        law.follow(observed, _MOMENTUM * momentum)
+
+
+class statistics_kept:
+    """Within it a forward pass leaves the running statistics of every BatchNorm in the module as they are, and uses the
+    exponents of when it was made: for the second forward pass of activation checkpointing, which sees the same batch again. May
+    be entered again, once for every backward pass through the same graph."""
+
+    def __init__(self, module: nn.Module):
+        self.norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.laws = [(m, m.tokens.clone(), m.moments.clone()) for m in module.modules() if isinstance(m, TokenLaw)]
+
+    def __enter__(self):
+        self.before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms]
+        self.laws_before = [(law.tokens.clone(), law.moments.clone()) for law, *_ in self.laws]
+        for norm in self.norms:
+            norm.momentum = 0.0
+        for law, *learned in self.laws:
+            law.restore(learned)
+
+    def __exit__(self, *error):
+        for norm, (momentum, batches) in zip(self.norms, self.before):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)
+        for (law, *_), learned in zip(self.laws, self.laws_before):
+            law.restore(learned)
