@@ -12,7 +12,8 @@ MODELS = root.Registry(
     'model',
     scope='mmvitscale',
     parent=root.MODELS,
-    locations=['mmvitscale.models.backbones', 'mmvitscale.models.necks', 'mmvitscale.models.pretraining', 'mmvitscale.tta'])
+    locations=['mmvitscale.models.backbones', 'mmvitscale.models.necks', 'mmvitscale.models.pretraining',
+               'mmvitscale.models.data_preprocessors', 'mmvitscale.tta'])
 RUNNERS = root.Registry(
     'runner',
     scope='mmvitscale',

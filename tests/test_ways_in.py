@@ -478,7 +478,7 @@ def test_half_of_a_norm_is_not_a_new_norm():
 
 @pytest.mark.parametrize('way', ['init_cfg', 'load_from', 'load_state_dict'])
 def test_a_later_format_and_a_damaged_lineage_are_refused_by_every_way(way, tmp_path):
-    for change, message in ((lambda state: state._metadata[''].update(version=3), 'written by a newer mmvitscale'),
+    for change, message in ((lambda state: state._metadata[''].update(version=4), 'written by a newer mmvitscale'),
                             (lambda state: state.update(lineage=state['lineage'][:1]), 'is of 1 stages, but there are 4')):
         state = SwinTransformerV2(ARCH, 4).state_dict()
         change(state)

@@ -178,19 +178,38 @@ def _model_of(weights: State, lineage: Optional[WindowLineage], library: str, st
 
 
 def _deepvit_back(converted: Converted, lineage: Optional[GridLineage], heads: State) -> ConvertedBack:
-    """The official names are ours."""
+    """The official names are ours; statistics that are kept for another number of tokens become those of its own grid, with which
+    the official form then computes what ``reatten_statistics='carried'`` does."""
     if any('.post_norm' in key for key in converted.weights):
         raise InputError('the official DeepViT has no block_norm post; it stays in mmvitscale')
     if lineage and lineage.grid[0] != lineage.grid[1]:
         raise InputError(f'its position embedding has the grid {show_windows([lineage.grid])}, but the official DeepViT takes '
                          'square images; train with a square img_size')
-    weights = {key: value.clone() for key, value in converted.weights.items() if key != 'mask_token'}
+    left_out = [key for key in converted.weights if key == 'mask_token' or '.token_law.' in key]
+    weights = {key: value.clone() for key, value in converted.weights.items() if key not in left_out}
+    moved = [i for i, tokens in enumerate(lineage.tokens if lineage else ())
+             if _move_statistics(weights, f'blocks.{i}.attn', tokens, 1 + lineage.grid[0] * lineage.grid[1])]
     weights.update({f'head.{name}': value.clone() for name, value in heads.items()})
     side = f', img_size={16 * lineage.grid[0]}' if lineage else ''
     notes = [] if 'norm.weight' in weights else ['the checkpoint has no norm behind the last block, which starts as new there']
-    return ConvertedBack('official', weights, weights, [key for key in converted.weights if key == 'mask_token'],
+    if moved:
+        notes.append(f'the statistics of {len(moved)} blocks are those of the grid {show_windows([lineage.grid])} now')
+    return ConvertedBack('official', weights, weights, left_out,
                          f'timm.create_model(NAME_OF_THE_OFFICIAL_CODE, num_classes={len(heads.get("weight", ()))}{side})',
                          notes=notes)
+
+
+def _move_statistics(weights: State, attn: str, learned: int, tokens: int) -> bool:
+    """Give a Re-attention the mean and the bias with which the official form computes with so many tokens what the carried one
+    does (models/layers/map_normalisation.py); the gain is the same. False where there is nothing to do."""
+    if not learned or learned == tokens:
+        return False
+    total = weights[f'{attn}.reatten_matrix.weight'].flatten(1).sum(1)
+    shift, mean, bias = (weights[f'{attn}.{name}'] for name in ('reatten_matrix.bias', 'var_norm.running_mean', 'var_norm.bias'))
+    left = total / learned + shift - mean
+    weights[f'{attn}.var_norm.running_mean'] = total / tokens + shift - left * (learned / tokens)
+    weights[f'{attn}.var_norm.bias'] = bias * (learned / tokens)
+    return True
 
 
 def _name_of(key: str, style: _Library, last: int) -> str:

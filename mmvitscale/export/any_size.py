@@ -17,6 +17,8 @@ from ..errors import InputError
 from ..models import DeepViT, SwinTransformerV2
 from ..models.backbones.swin_v2 import Stage
 from ..models.layers.cosine import scaled_query_key
+from ..models.layers.map_normalisation import gain_and_offset
+from ..models.layers.position_embedding import cubic_weights
 from ..models.layers.re_attention import ReAttention
 from ..models.layers.window_attention import WindowAttention
 from .folding import fold, new_budget
@@ -158,39 +160,77 @@ class AnySizeSwin(nn.Module):
 
 
 class PlainAttention(nn.Module):
-    """Re-attention or self-attention as it is evaluated, its BatchNorm within the convolution over heads: fewer steps, and no
-    size of chunks in the graph."""
+    """Self-attention as it is evaluated, without a size of chunks in the graph."""
 
     def __init__(self, attn: nn.Module):
         super().__init__()
         self.attn = attn
-        self.mixed = isinstance(attn, ReAttention)
-        if self.mixed:
-            norm, mix = attn.var_norm, attn.reatten_matrix
-            with torch.no_grad():
-                gain = norm.weight * (norm.running_var + norm.eps).rsqrt() * attn.out_scale
-                self.register_buffer('weight', (gain[:, None] * mix.weight.flatten(1)).clone())
-                shift = gain * (mix.bias - norm.running_mean) + norm.bias * attn.out_scale
-                self.register_buffer('shift', shift.view(-1, 1, 1).clone())
-            attn.var_norm, attn.reatten_matrix = nn.Identity(), nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
         q, k, v = (part.transpose(1, 2) for part in _thirds(self.attn.qkv(x), self.attn.num_heads))
-        maps = (q @ k.transpose(-2, -1) * self.attn.scale).softmax(dim=-1)
-        if self.mixed:
-            maps = torch.einsum('hg,bgqk->bhqk', self.weight, maps) + self.shift
+        maps = self.mixed((q @ k.transpose(-2, -1) * self.attn.scale).softmax(dim=-1))
         return self.attn.proj((maps @ v).transpose(1, 2).flatten(2))
+
+    def mixed(self, maps: Tensor) -> Tensor:
+        """(B, heads, N, N) -> what meets v."""
+        return maps
+
+
+class FoldedReAttention(PlainAttention):
+    """Re-attention whose gain does not depend on the image: BatchNorm within the convolution over heads, for fewer steps."""
+
+    def __init__(self, attn: ReAttention):
+        super().__init__(attn)
+        norm, mix = attn.var_norm, attn.reatten_matrix.weight.flatten(1)
+        reference = attn.token_law.reference
+        with torch.no_grad():
+            # At N tokens the offset is behind / N, or as for the official form, where one number stands for all, shift.
+            gain, offset = gain_and_offset(norm, attn.token_law, mix, attn.reatten_matrix.bias, None, reference,
+                                           attn.statistics, 1.0)
+            behind = offset * reference - gain * mix.sum(1)
+            always = gain * (attn.reatten_matrix.bias - norm.running_mean) + norm.bias
+            carried = attn.statistics == 'carried'
+            self.register_buffer('weight', attn.out_scale * gain[:, None] * mix)
+            self.register_buffer('shift', attn.out_scale * (0 if carried else 1) * always.view(-1, 1, 1))
+            self.register_buffer('behind', attn.out_scale * (1 if carried else 0) * behind.view(-1, 1, 1))
+        attn.var_norm, attn.reatten_matrix, attn.token_law = nn.Identity(), nn.Identity(), nn.Identity()
+
+    def mixed(self, maps: Tensor) -> Tensor:
+        """(B, heads, N, N) -> what meets v."""
+        return torch.einsum('hg,bgqk->bhqk', self.weight, maps) + (self.shift + self.behind / _length(maps))
+
+
+class MeasuredReAttention(PlainAttention):
+    """Re-attention whose gain depends on the number of tokens, or on the maps themselves."""
+
+    def mixed(self, maps: Tensor) -> Tensor:
+        """(B, heads, N, N) -> what meets v."""
+        attn, tokens = self.attn, _length(maps)
+        weight = attn.reatten_matrix.weight.flatten(1)
+        mixed = torch.einsum('hg,bgqk->bhqk', weight, maps - 1 / tokens)
+        gain, offset = gain_and_offset(attn.var_norm, attn.token_law, weight, attn.reatten_matrix.bias,
+                                       (mixed * mixed).mean((2, 3)), tokens, attn.statistics, attn.image_share)
+        return attn.out_scale * (gain[..., None, None] * mixed + offset[..., None, None])
+
+
+def _length(maps: Tensor) -> Tensor:
+    """(..., N) -> (1,): N, of the maps' type."""
+    return torch.ones_like(maps[0, 0, 0]).sum()[None]
 
 
 def plain_attention(backbone: DeepViT) -> None:
     """Give a DeepViT the attention of a file to run, in place."""
     for block in backbone.blocks:
-        block.attn = PlainAttention(block.attn)
+        kind: Type[PlainAttention] = PlainAttention
+        if isinstance(block.attn, ReAttention):
+            kind = FoldedReAttention if block.attn.statistics in ('running', 'carried') else MeasuredReAttention
+        block.attn = kind(block.attn)
 
 
 class AnySizeDeepViT(nn.Module):
-    """A DeepViT, changed in place, for images of every size: its position embedding is always read bicubically."""
+    """A DeepViT, changed in place, for images of every size: its position embedding is always read bicubically, by the product
+    with what each patch takes of each position."""
 
     def __init__(self, backbone: DeepViT):
         super().__init__()
@@ -206,9 +246,13 @@ class AnySizeDeepViT(nn.Module):
         x = own.patch_embed(filled(filled(image, 2, patch), 3, patch))
         height, width = x.shape[1:3]
         x = torch.cat((own.cls_token.expand(x.shape[0], -1, -1), x.flatten(1, 2)), dim=1)
-        maps = own.pos_embed[:, 1:].transpose(1, 2).unflatten(2, own.grid)
-        maps = F.interpolate(maps, size=(height, width), mode='bicubic', align_corners=False)
-        x = x + torch.cat((own.pos_embed[:, :1], maps.flatten(2).transpose(1, 2)), dim=1)
+        grows = 1 - 1 // (1 + height // own.grid[0])  # 1 where no side shrinks, else 0
+        grows = grows * (1 - 1 // (1 + width // own.grid[1]))
+        rows, columns = (cubic_weights(torch.arange(side, device=x.device, dtype=x.dtype), cells, grows)
+                         for side, cells in zip((height, width), own.grid))
+        maps = own.pos_embed[0, 1:].unflatten(0, own.grid)
+        maps = torch.einsum('yh,xw,hwc->yxc', rows, columns, maps)
+        x = x + torch.cat((own.pos_embed[:, :1], maps.flatten(0, 1)[None]), dim=1)
         outs = []
         for i, block in enumerate(own.blocks):
             x = block(x)

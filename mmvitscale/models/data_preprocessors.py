@@ -1,18 +1,17 @@
 """Data preprocessors that tell the backbone where a batch of unequal images is padded (layers/padding.py)."""
 
+from functools import lru_cache
 from typing import Any
 
-import torch
-from mmdet.models import DetDataPreprocessor
-from mmseg.models import SegDataPreProcessor
+from torch import nn
 
 from ..registry import MODELS
 from .layers.padding import with_validity
 
 
 class _MarksPadding:
-    """In front of a data preprocessor: a batch in which an image was filled up gets a last channel that tells where. A batch
-    of images that fill it stays as it is."""
+    """In front of a library's data preprocessor: a batch in which an image was filled up gets a last channel that tells where.
+    A batch of images that fill it stays as it is."""
 
     batch_augments: Any
 
@@ -29,19 +28,29 @@ class _MarksPadding:
         if any(size != tuple(inputs.shape[-2:]) for size in sizes):
             inputs = with_validity(inputs, sizes)
         if training and augments is not None:
-            for augment in augments if isinstance(augments, torch.nn.ModuleList) else [augments]:
+            marked = inputs.shape[1] > images[0].shape[-3]
+            for augment in augments if isinstance(augments, nn.ModuleList) else [augments]:
                 inputs, out['data_samples'] = augment(inputs, out['data_samples'])
-            if inputs.shape[1] > images[0].shape[-3]:  # resized with the images
+            if marked:  # resized with the images
                 inputs[:, -1] = inputs[:, -1].round()
         return {**out, 'inputs': inputs}
 
 
-@MODELS.register_module()
-class DetPaddingPreprocessor(_MarksPadding, DetDataPreprocessor):
-    """mmdetection's ``DetDataPreprocessor``, which also tells a DeepViT where images were padded. Arguments as there."""
+@lru_cache(maxsize=None)
+def _marking(base: type) -> type:
+    return type(f'{base.__name__}WithPadding', (_MarksPadding, base), {})
 
 
-@MODELS.register_module()
-class SegPaddingPreprocessor(_MarksPadding, SegDataPreProcessor):
-    """mmsegmentation's ``SegDataPreProcessor``, which also tells a DeepViT where crops were padded in training. Arguments as
+@MODELS.register_module(name='DetPaddingPreprocessor')
+def det_padding_preprocessor(**options: Any) -> nn.Module:
+    """mmdetection's ``DetDataPreprocessor``, which also tells a DeepViT where images are padded. Arguments as there."""
+    from mmdet.models import DetDataPreprocessor  # only where it is used: other tasks need no mmdetection
+    return _marking(DetDataPreprocessor)(**options)
+
+
+@MODELS.register_module(name='SegPaddingPreprocessor')
+def seg_padding_preprocessor(**options: Any) -> nn.Module:
+    """mmsegmentation's ``SegDataPreProcessor``, which also tells a DeepViT where crops are padded in training. Arguments as
     there."""
+    from mmseg.models import SegDataPreProcessor
+    return _marking(SegDataPreProcessor)(**options)

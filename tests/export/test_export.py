@@ -28,8 +28,20 @@ KINDS = {
     'linear, extra norm': lambda: SwinTransformerV2(dict(SWIN, extra_norm_every=2), 4, position_bias='linear_cpb'),
     'deepvit': lambda: DeepViT(VIT, 64, out_indices=(0, 2)),
     'vit, conv stem': lambda: DeepViT(dict(VIT, re_attention=0, stem='conv'), (32, 64)),
+    'scaled statistics': lambda: with_law(DeepViT(VIT, 64, reatten_statistics='scaled')),
+    'statistics of the image': lambda: with_law(DeepViT(VIT, 64, reatten_statistics='image', reatten_image_share=0.7)),
+    'official statistics': lambda: DeepViT(VIT, 64, reatten_statistics='running'),
     'class token': lambda: DeepViT(VIT, 64, out_type='cls_token'),
 }
+
+
+def with_law(model):
+    """Exponents of 1.5."""
+    for block in model.blocks[1:]:
+        law = block.attn.token_law
+        law.tokens.copy_(torch.tensor([1.0, 0.0, 100.0]))
+        law.moments[1].fill_(-150.0)
+    return model
 
 
 FEW = dict(embed_dims=8, depths=(1, 2), num_heads=(1, 2))  # tracing takes seconds a block
