@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -115,10 +115,11 @@ class Scene:
     instances: List[Instance]
 
 
-def draw_scene(size: int, rng: np.random.Generator) -> Scene:
-    """One (size, size) scene. Equal generators give equal scenes."""
+def draw_scene(size: int, rng: np.random.Generator, object_scale: Optional[float] = None) -> Scene:
+    """One (size, size) scene. Equal generators give equal scenes. object_scale: of objects and textures, 1 for those of a scene
+    of 256 pixels; they grow with the scene if it is None."""
     y, x = np.mgrid[:size, :size].astype(float)
-    unit = size / 256
+    unit = object_scale or size / 256
     image, labels = np.zeros((size, size, 3)), np.zeros((size, size), np.uint8)
     owner = np.full((size, size), -1)
 
@@ -135,7 +136,10 @@ def draw_scene(size: int, rng: np.random.Generator) -> Scene:
         paint(nearest == i, REGIONS[name], sites[i])
         labels[nearest == i] = CLASSES.index(name) + 1
 
-    names = list(rng.choice(list(OBJECTS), rng.integers(5, 10)))
+    count = rng.integers(5, 10)
+    if object_scale:  # as many on an area
+        count = max(1, round(count * (size / 256 / object_scale)**2))
+    names = list(rng.choice(list(OBJECTS), count))
     for i, name in enumerate(names):
         shape, texture = OBJECTS[name]
         centre, radius, turn = rng.uniform(0.1, 0.9, 2) * size, rng.uniform(26, 50) * unit, rng.uniform(0, 2 * np.pi)
@@ -181,13 +185,14 @@ def run_lengths(mask: np.ndarray) -> dict:
     return {'counts': [int(c) for c in (counts if counts[-1] else counts[:-1])], 'size': list(mask.shape)}
 
 
-def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, seed: int = 0, depth: bool = False) -> Path:
+def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, seed: int = 0, depth: bool = False,
+                  object_scale: Optional[float] = None) -> Path:
     """Draw ``train`` and ``val`` scenes of size x size pixels and write them under ``out``:
 
     ``ADEChallengeData2016/{images,annotations}/{training,validation}``,
     ``ADEChallengeData2016/labels/{training,validation}.txt`` (image and class, a number of OBJECTS, in each line) and
     ``coco/{train2017,val2017,annotations/instances_*.json}``; with ``depth`` also ``ADEChallengeData2016/rgbd/...``, TIFF
-    files of four channels: red, green, blue and depth. The same arguments give the same bytes. The folder appears complete
+    files of four channels: red, green, blue and depth; ``object_scale`` as in ``draw_scene``. The same arguments give the same bytes. The folder appears complete
     or not at all; an earlier one made here is replaced.
 
     Raises:
@@ -195,6 +200,8 @@ def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, see
             written.
     """
     out = Path(out)
+    if object_scale is not None and not 0.1 <= object_scale <= 10:
+        raise InputError(f'object_scale {object_scale} found, but it is 0.1 to 10')
     if train < 1 or val < 1 or size < 32:
         raise InputError(f'{train} training and {val} validation scenes of {size} pixels asked for; at least 1, 1 '
                          'and 32 are needed')
@@ -209,9 +216,10 @@ def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, see
     try:
         draft.chmod(0o755)
         for number, (split, count) in enumerate(zip(SPLITS, (train, val))):
-            scenes = (draw_scene(size, np.random.default_rng([seed, number, i])) for i in range(count))
+            scenes = (draw_scene(size, np.random.default_rng([seed, number, i]), object_scale) for i in range(count))
             _write_split(draft, split, scenes, depth)
-        marker = dict(about='Synthetic scenes.', train=train, val=val, size=size, seed=seed, depth=depth, classes=CLASSES)
+        marker = dict(about='Synthetic scenes.', train=train, val=val, size=size, seed=seed, depth=depth,
+                      object_scale=object_scale, classes=CLASSES)
         (draft / _MARKER).write_text(json.dumps(marker, indent=1) + '\n')
         if out.exists():
             shutil.rmtree(out)

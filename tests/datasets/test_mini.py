@@ -144,3 +144,14 @@ def test_the_class_of_a_scene_is_its_dominant_object(tmp_path):
             labels = cv2.imread(str(root / 'annotations' / split / name.replace('.jpg', '.png')), cv2.IMREAD_UNCHANGED)
             pixels = [(labels == mini.CLASSES.index(each) + 1).sum() for each in mini.OBJECTS]
             assert pixels[int(number)] == max(pixels) > 0
+
+
+def test_objects_keep_their_size_on_larger_scenes():
+    """Textures and objects of a scene of 128 pixels are those of one of 256, and as many on an area."""
+    plain, small = (mini.draw_scene(128, np.random.default_rng(3), scale) for scale in (None, 1.0))
+    counts = [len(mini.draw_scene(size, np.random.default_rng(3), 1.0).instances) for size in (128, 384)]
+    assert counts[0] < 4 < counts[1]
+    areas = [max(instance.mask.sum() for instance in scene.instances) for scene in (plain, small)]
+    assert areas[1] > 1.5 * areas[0]
+    with pytest.raises(InputError, match='object_scale 100 found'):
+        mini.write_dataset('x', 1, 1, 64, object_scale=100)

@@ -11,6 +11,7 @@ import torch
 from commands import ROOT
 from two_processes import steady, train
 
+from mmvitscale.models.layers.map_normalisation import STATISTICS
 from mmvitscale.analysis.memory_plan import shares, sizes_of
 from mmvitscale.datasets import mini
 
@@ -154,7 +155,9 @@ def test_two_processes_are_one_with_the_batch_of_both(name, norm, iters, found, 
     assert largest_difference(saved, runner.model.state_dict()) < 1e-5
 
 
-@pytest.mark.parametrize('name', ['batch_norm', 're_attention', 're_attention_of_torch'])
+@pytest.mark.parametrize('name', [
+    'batch_norm', 're_attention', 're_attention_of_torch', 're_attention_carried',
+    *(f'padded_{statistics}' for statistics in STATISTICS)])
 def test_norms_are_those_of_all_images_together(name, found):
     assert max(found['norm'][name]) < 1e-10
 

@@ -17,6 +17,7 @@ from mmvitscale.checkpoints.door import unwrapped
 from mmvitscale.config import add_strategy, load_config
 from mmvitscale.errors import InputError
 from mmvitscale.hooks import finite_loss
+from mmvitscale.models.layers.map_normalisation import STATISTICS
 from mmvitscale.models.layers.re_attention import ReAttention
 from mmvitscale.models.layers.sync_batch_norm import synchronised
 
@@ -99,12 +100,14 @@ def synchronised_norm():
     torch.nn.init.normal_(plain.weight)
     torch.nn.init.normal_(plain.bias)
     maps = torch.randn(3, 4, 5, 6, dtype=torch.float64) * 3 + 1
-    attention = ReAttention(8, 2, kernel='sequential').double()
+    attention = ReAttention(8, 2, kernel='sequential', statistics='running').double()
+    carried = ReAttention(8, 2, kernel='sequential', reference_tokens=4).double()
     tokens = torch.randn(3, 7, 8, dtype=torch.float64)
     for name, module, x, norm, synchronise in (
         ('batch_norm', plain, maps, lambda m: m, synchronised),
         ('re_attention', attention, tokens, lambda m: m.var_norm, synchronised),
         ('re_attention_of_torch', attention, tokens, lambda m: m.var_norm, torch.nn.SyncBatchNorm.convert_sync_batchnorm),
+        ('re_attention_carried', carried, tokens, lambda m: m.var_norm, synchronised),
     ):
         module.train().zero_grad()
         mine = synchronise(copy.deepcopy(module))
@@ -122,7 +125,34 @@ def synchronised_norm():
         found[name] = [(a - b).abs().max().item() for a, b in pairs]
         module.eval(), mine.eval()
         found[name].append((module(x) - mine(x)).abs().max().item())
+    for statistics in STATISTICS:
+        found[f'padded_{statistics}'] = _padded(statistics)
     return found
+
+
+def _padded(statistics):
+    """The same for images of 3, 7 and 5 tokens: one process has the first alone, unpadded."""
+    whole = ReAttention(8, 2, kernel='sequential', statistics=statistics, reference_tokens=4).double().train()
+    mine = synchronised(copy.deepcopy(whole))
+    x = torch.randn(3, 7, 8, dtype=torch.float64)
+    keys = torch.arange(7) < torch.tensor([[3], [7], [5]])
+    out = whole(x, keys)
+    (out * keys[..., None]).square().sum().backward()
+    if dist.get_rank() == 0:
+        own, right = mine(x[:1, :3]), out[:1, :3]
+        own.square().sum().backward()
+    else:
+        own, right = mine(x[1:], keys[1:]) * keys[1:, :, None], out[1:] * keys[1:, :, None]
+        own.square().sum().backward()
+    differences = [(own - right).abs().max().item()]
+    for one, other in zip(whole.parameters(), mine.parameters()):
+        dist.all_reduce(other.grad)
+        differences.append((one.grad - other.grad).abs().max().item())
+    pairs = [(one, other) for (name, one), (_, other) in zip(whole.named_buffers(), mine.named_buffers()) if 'law' not in name]
+    differences += [(one.double() - other.double()).abs().max().item() for one, other in pairs]
+    law = mine.token_law.moments.clone()
+    dist.all_reduce(law)
+    return [*differences, (law / 2 - mine.token_law.moments).abs().max().item()]
 
 
 @HOOKS.register_module()

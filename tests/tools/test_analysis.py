@@ -124,3 +124,43 @@ def test_parameters_and_multiply_adds_of_a_config(run_here, error_of, tmp_path):
     assert sum(stages) + parts['patch embedding']['multiply_adds'] == parts['backbone']['multiply_adds'] > 0
     assert parts['decode_head']['multiply_adds'] > 0 and 'decode_head' in out
     assert '--shape 0 found' in error_of('tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--shape', 0)
+
+
+def test_statistics_estimated_anew(saved, image, run_here, tmp_path):
+    """A test of what it writes takes it; no other weight changes."""
+    checkpoint = saved('deepvit_upernet_mini', *SMALL)
+    code, out, err = run_here('tools/analysis/recalibrate.py', 'deepvit_upernet_mini', checkpoint, image, '--sizes', 128, 192,
+                              '--out', tmp_path, '--cfg-options', *SMALL, 'model.test_cfg=dict(mode="whole")')
+    assert code == 0, err
+    assert '1 images, 65, 145 tokens' in out and 'blocks.3.attn    kept for 65 tokens' in out
+    found = json.loads((tmp_path / 'exponents.json').read_text())
+    assert [entry['tokens'] for entry in found.values()] == [[65, 145]] * 2
+    assert cv2.imread(str(tmp_path / 'exponents.png')) is not None
+    before, after = (torch.load(path, weights_only=False)['state_dict'] for path in (checkpoint, tmp_path / 'recalibrated.pth'))
+    assert before.keys() == after.keys()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed and all('.attn.var_norm.running_' in key or '.attn.token_law.' in key for key in changed)
+    code, _, err = run_here('tools/predict.py', 'deepvit_upernet_mini', tmp_path / 'recalibrated.pth', image, '--out',
+                            tmp_path / 'predicted', '--cfg-options', *SMALL)
+    assert code == 0, err
+
+
+def test_statistics_of_a_model_without_are_refused(saved, image, run_here, tmp_path):
+    code, _, err = run_here('tools/analysis/recalibrate.py', 'swinv2_upernet_mini', saved('swinv2_upernet_mini'), image, '--out',
+                            tmp_path)
+    assert code == 1 and 'no Re-attention' in err
+
+
+def test_a_model_at_other_sizes(saved, run_here, tmp_path):
+    from mmvitscale.datasets import mini
+
+    root = mini.write_dataset(tmp_path / 'scenes', 1, 1, 96, object_scale=1.0) / 'ADEChallengeData2016'
+    code, out, err = run_here('tools/analysis/token_transfer.py', 'deepvit_upernet_mini', saved('deepvit_upernet_mini', *SMALL),
+                              '--data-roots', root, '--statistics', 'carried', 'running', '--crop', 64, 32, '--out', tmp_path / 'out',
+                              '--cfg-options', *SMALL)
+    assert code == 0, err
+    found = json.loads((tmp_path / 'out' / 'token_transfer.json').read_text())
+    assert set(found['results']) == {'slid', 'carried', 'running'} and found['metric'] == 'mIoU'
+    assert len(found['results']['carried']['ADEChallengeData2016']) == 1
+    code, _, err = run_here('tools/analysis/token_transfer.py', 'deepvit_upernet_mini', 'a.pth', '--out', tmp_path / 'other')
+    assert code == 1 and 'give either --sizes or --data-roots' in err

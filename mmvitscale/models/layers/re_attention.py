@@ -261,6 +261,15 @@ class ReAttention(nn.Module):
             out = gain * values + offset * summed.sum(dim=2, keepdim=True)
         return (self.out_scale * out).to(v.dtype), lambda part: self.out_scale * (gain * mixed_rows(part) + offset)
 
+    def map_variance(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
+        """(B, N, C) -> (B, heads): the variance of each image's mixed maps before they are normalised."""
+        q, k, v = _heads(self.qkv(x), self.num_heads)
+        weight = self.reatten_matrix.weight.flatten(1)
+        with torch.autocast(q.device.type, enabled=False):
+            _, var, _ = KERNELS[self.kernel](q, k, v, weight, keys, self.scale, 0.0, True)
+        assert var is not None
+        return var
+
     def attention_maps(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
         """(B, N, C) -> (B, heads, N, N): the maps that meet v, for looking at; a row is a query. Running statistics stay as
         they are."""

@@ -7,6 +7,8 @@ from torch import nn
 
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT
+from mmvitscale.models.layers.map_normalisation import STATISTICS
+from mmvitscale.models.layers.padding import with_validity
 from mmvitscale.models.layers.position_embedding import resize_position_embedding
 from mmvitscale.models.layers.re_attention import ReAttention
 
@@ -124,6 +126,8 @@ def test_layer_depths_and_weight_decay():
     (dict(arch={**SMALL, 're_attention': 5}), 're_attention 5 found'),
     (dict(arch={**SMALL, 'num_heads': 5}), '12 channels cannot be split over 5 heads'),
     (dict(attention='flash'), "unknown attention 'flash'; choose one of auto, eager, sequential"),
+    (dict(reatten_statistics='batch'), "unknown reatten_statistics 'batch'; choose one of carried, running"),
+    (dict(reatten_image_share=1.5), 'reatten_image_share 1.5 found'),
     (dict(attention='sequential', attn_drop_rate=0.1), 'attn_drop_rate 0.1 found'),
     (dict(out_indices=(4, )), 'blocks 0 to 3'),
     (dict(frozen_stages=5), 'frozen_stages 5 found'),
@@ -191,3 +195,98 @@ def test_global_blocks_that_fit_no_model():
             small(**wrong)
     with pytest.raises(InputError, match='window 0 found'):
         small(window_size=0)
+
+
+# Other numbers of tokens, and padding
+
+
+def with_statistics(model):
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.01, 0.1)
+    return model
+
+
+@pytest.mark.parametrize('statistics', STATISTICS)
+@pytest.mark.parametrize('options', [
+    dict(), dict(arch={**SMALL, 'stem': 'conv'}), dict(window_size=2, global_blocks=[2]), dict(window_size=(3, 2)),
+    dict(out_type='cls_token'), dict(block_norm='post'), dict(with_cp=True)])
+def test_images_padded_to_one_batch_are_as_each_alone(statistics, options):
+    model = with_statistics(randomise(small(out_indices=(1, 3), reatten_statistics=statistics, **options))).eval()
+    images = [torch.randn(1, 3, *size) for size in ((64, 96), (37, 70), (96, 16))]
+    batch = 100 * torch.randn(3, 3, 112, 96)  # what the marking leaves out
+    for i, image in enumerate(images):
+        batch[i, :, :image.shape[2], :image.shape[3]] = image
+    together = model(with_validity(batch, [image.shape[2:] for image in images]))
+    for i, image in enumerate(images):
+        for found, expected in zip(together, model(image)):
+            if options.get('out_type'):
+                assert torch.allclose(found[i], expected[0], atol=2e-4, rtol=1e-3)
+                continue
+            height, width = expected.shape[2:]
+            assert torch.allclose(found[i, :, :height, :width], expected[0], atol=2e-4, rtol=1e-3)
+            assert not found[i, :, height:].any() and not found[i, :, :, width:].any()
+
+
+def test_a_batch_that_its_images_fill_is_as_without_a_mark():
+    model, image = with_statistics(randomise(small())).eval(), torch.randn(2, 3, 64, 48)
+    assert torch.equal(model(with_validity(image, [(64, 48), (60, 33)]))[0][0], model(image)[0][0])
+
+
+def test_a_channel_too_many_is_not_taken_for_a_mark():
+    with pytest.raises(InputError, match='does not tell where images are padded; set in_channels'):
+        small()(torch.rand(1, 4, 64, 64))
+
+
+def test_a_padded_batch_learns_with_and_without_checkpointing():
+    batch, gradients = with_validity(torch.randn(2, 3, 64, 64), [(64, 30), (40, 64)]), []
+    for with_cp in (False, True):
+        torch.manual_seed(1)
+        model = randomise(small(with_cp=with_cp, window_size=2, global_blocks=[3], drop_path_rate=0.0, similarity_weight=0.0))
+        model(batch)[0].square().sum().backward()
+        gradients.append([*(p.grad for p in model.parameters()), *model.buffers()])
+    assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in zip(*gradients))
+
+
+def test_what_statistics_are_kept_for():
+    assert small().lineage.tokens == (0, 0, 17, 17)
+    assert small(window_size=2, global_blocks=[3]).lineage.tokens == (0, 0, 5, 17)
+    # It travels with the weights to another size, and on from there; windows do not change it.
+    other = small(img_size=96, window_size=2)
+    other.load_state_dict(small().state_dict())
+    assert other.lineage.grid == (6, 6) and other.lineage.tokens == (0, 0, 17, 17)
+    third = small(img_size=32)
+    third.load_state_dict(other.state_dict())
+    assert third.lineage.tokens == (0, 0, 17, 17)
+    # Half precision in between does no harm.
+    big = small(img_size=1024)
+    state = {key: value.half() for key, value in big.state_dict().items()}
+    small(img_size=1024).load_state_dict(state)
+    assert big.lineage.tokens == (0, 0, 4097, 4097)
+
+
+def test_weights_that_do_not_tell_have_learned_with_their_whole_grid():
+    weights = {key: value for key, value in small().state_dict().items() if key != 'lineage' and 'token_law' not in key}
+    other = small(img_size=96)
+    other.load_state_dict(weights)
+    assert other.lineage.tokens == (0, 0, 17, 17)
+    # With the grid of the model and its windows, they are of those windows.
+    windowed = small(window_size=2)
+    windowed.load_state_dict(weights)
+    assert windowed.lineage.tokens == (0, 0, 5, 5)
+
+
+def test_position_embeddings_shrink_with_antialiasing():
+    embedding, embeddings = torch.randn(1, 1 + 8 * 6, 3), torch.nn.functional.interpolate
+    maps = embedding[:, 1:].transpose(1, 2).unflatten(2, (8, 6))
+    for size, antialias in (((4, 3), True), ((3, 9), True), ((8, 7), False), ((16, 12), False)):
+        expected = embeddings(maps, size=size, mode='bicubic', antialias=antialias)
+        found = resize_position_embedding(embedding, (8, 6), size)
+        assert torch.equal(found[:, 0], embedding[:, 0])
+        assert torch.allclose(found[:, 1:].transpose(1, 2).unflatten(2, size), expected, atol=1e-5)
+    # Not by PyTorch 2.13.0, which gets columns of one wrong: rows and columns one after the other.
+    rows = embeddings(maps, size=(4, 6), mode='bicubic', antialias=True)
+    expected = embeddings(rows.mT.contiguous(), size=(2, 4), mode='bicubic', antialias=True).mT
+    found = resize_position_embedding(embedding, (8, 6), (4, 2))[:, 1:].transpose(1, 2).unflatten(2, (4, 2))
+    assert torch.allclose(found, expected, atol=1e-5)

@@ -1,0 +1,63 @@
+"""Batches that tell where they are padded."""
+
+import copy
+
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
+
+from mmvitscale.models.layers.padding import split_validity, valid_sizes
+from mmvitscale.registry import MODELS
+
+NORMALISED = dict(mean=[100.0] * 3, std=[50.0] * 3)
+
+
+def detection(**options):
+    return MODELS.build(dict(type='mmvitscale.DetPaddingPreprocessor', pad_size_divisor=32, **NORMALISED, **options))
+
+
+def batch(*sizes):
+    samples = [DetDataSample(metainfo=dict(img_shape=size), gt_instances=InstanceData(bboxes=torch.zeros(0, 4)))
+               for size in sizes]
+    return dict(inputs=[torch.randint(1, 255, (3, *size)) for size in sizes], data_samples=samples)
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_a_padded_batch_has_one_channel_more(training):
+    data = batch((64, 40), (33, 64))
+    plain = MODELS.build(dict(type='mmdet.DetDataPreprocessor', pad_size_divisor=32, **NORMALISED))
+    expected = plain(copy.deepcopy(data), training)
+    found = detection()(data, training)
+    image, validity = split_validity(found['inputs'], 3)
+    assert torch.equal(image, expected['inputs']) and found['data_samples'][0].batch_input_shape == (64, 64)
+    assert validity[0].sum() == 64 * 40 and validity[1, :33].all() and not validity[1, 33:].any()
+    assert valid_sizes(validity, 16) == [(4, 3), (3, 4)]
+
+
+def test_a_full_batch_stays_as_it_is():
+    assert detection()(batch((64, 64), (64, 64)))['inputs'].shape == (2, 3, 64, 64)
+
+
+def test_what_padding_is_filled_with_does_not_enter():
+    found = detection(pad_value=7)(batch((64, 40), (33, 64)))['inputs']
+    assert not found[0, :3, :, 40:].any()
+
+
+def test_batch_augmentations_see_the_channel():
+    resizes = [dict(type='mmdet.BatchSyncRandomResize', random_size_range=(96, 96), interval=1, size_divisor=32)]
+    model = detection(batch_augments=resizes)
+    model.batch_augments[0]._input_size = (96, 96)
+    found = model(batch((64, 32), (64, 64)), True)['inputs']
+    assert found.shape == (2, 4, 96, 96)
+    assert valid_sizes(found[:, 3], 16) == [(6, 3), (6, 6)]
+
+
+def test_crops_of_segmentation_in_training():
+    model = MODELS.build(dict(type='mmvitscale.SegPaddingPreprocessor', size=(64, 64), **NORMALISED))
+    inputs = [torch.randint(1, 255, (3, *size)) for size in ((64, 64), (50, 30))]
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, *image.shape[1:]))) for image in inputs]
+    found = model(dict(inputs=inputs, data_samples=samples), True)['inputs']
+    assert found.shape == (2, 4, 64, 64) and found[1, 3].sum() == 50 * 30
+    assert model(dict(inputs=inputs[:1], data_samples=samples[:1]), False)['inputs'].shape == (1, 3, 64, 64)

@@ -1,0 +1,108 @@
+"""Estimate Re-attention's statistics anew on images, without labels and without changing any other weight (precise BatchNorm):
+for an official checkpoint at another resolution, or, with several sizes, to measure how they depend on the number of tokens."""
+
+import argparse
+from collections import OrderedDict
+
+from mmvitscale import inference, study
+from mmvitscale.analysis.map_variance import means_of, re_attentions_of, recalibrate, recorded_variances
+from mmvitscale.checkpoints.files import read_checkpoint, write_checkpoint
+from mmvitscale.commands import ConfigOptions, check_writable, run_command, save_figure, save_json
+from mmvitscale.config import load_test_config
+from mmvitscale.errors import InputError
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file of a DeepViT')
+    parser.add_argument('checkpoint', help='its checkpoint file')
+    parser.add_argument('image', help='image, or folder of images')
+    parser.add_argument('--out', required=True, metavar='D', help='folder of recalibrated.pth, exponents.json and exponents.png')
+    parser.add_argument(
+        '--sizes',
+        type=int,
+        nargs='+',
+        metavar='S',
+        help="short sides that the images are resized to, in pixels (default: as the config's test does)",
+    )
+    parser.add_argument('--limit', type=int, default=256, metavar='N', help='images to look at, at most (default 256)')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
+    return parser.parse_args()
+
+
+def record(args, size):
+    """The variances of all images at a size, and the model."""
+    cfg = load_test_config(args.config, args.cfg_options)
+    if size is not None:
+        study.use_test_side(cfg, size)
+    predictor = inference.predictor_of(cfg, args.checkpoint)
+    images = inference.list_images(args.image, predictor.read_image.suffixes)[: args.limit]
+    with recorded_variances(predictor.model) as variances:
+        for path in images:
+            predictor(path)
+    return predictor.model, variances, len(images)
+
+
+def draw(means, path):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5))
+    axes = figure.subplots(1, 2)
+    for name, of_size in means.items():
+        tokens = list(of_size)
+        label = name.removeprefix('backbone.').removesuffix('.attn')
+        line, = axes[0].plot(tokens, [float(var.mean()) for var in of_size.values()], marker='o', ms=3, label=label)
+        for head, points in enumerate(zip(*(var.tolist() for var in of_size.values()))):
+            axes[0].plot(tokens, points, color=line.get_color(), alpha=0.25, lw=0.8)
+    axes[0].set(xscale='log', yscale='log', xlabel='tokens', ylabel='variance of the mixed maps (mean, and each head)')
+    axes[0].legend(fontsize=7)
+    exponents = {name.removeprefix('backbone.').removesuffix('.attn'): slopes(of_size) for name, of_size in means.items()}
+    axes[1].boxplot([list(values) for values in exponents.values()])
+    axes[1].set_xticks(range(1, len(exponents) + 1), list(exponents), rotation=90, fontsize=7)
+    axes[1].set(ylabel='exponent of the heads: variance ~ tokens ^ -p')
+    for each in axes:
+        each.grid(alpha=0.3)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def slopes(of_size):
+    """p of each head, a straight line through the logarithms."""
+    import numpy as np
+
+    tokens = np.log(list(of_size))
+    return [float(-np.polyfit(tokens, np.log(points), 1)[0]) for points in zip(*(var.tolist() for var in of_size.values()))]
+
+
+def main():
+    args = parse_args()
+    if args.limit < 1:
+        raise InputError(f'--limit {args.limit} found, but it is 1 or more')
+    out, merged = check_writable(args.out), {}
+    for size in args.sizes or [None]:
+        model, variances, images = record(args, size)
+        for name, records in variances.items():
+            merged.setdefault(name, []).extend(records)
+    before = {name: module.var_norm.running_var.clone() for name, module in re_attentions_of(model).items()}
+    recalibrate(model, merged)
+    content = read_checkpoint(args.checkpoint)
+    # All that the model is now: the file fits it exactly, so nothing else has changed.
+    write_checkpoint(out / 'recalibrated.pth', dict(state_dict=OrderedDict(model.state_dict()), meta=content.get('meta') or {}))
+    means = {name: means_of(records) for name, records in merged.items()}
+    sizes = sorted({tokens for of_size in means.values() for tokens in of_size})
+    print(f'{images} images, {", ".join(map(str, sizes))} tokens')
+    for name, module in re_attentions_of(model).items():
+        change = (module.var_norm.running_var / before[name]).tolist()
+        print(f'{name.removeprefix("backbone."):16} kept for {module.token_law.reference} tokens; variance x '
+              f'{", ".join(f"{value:.2f}" for value in change)}'
+              + (f'; exponents {", ".join(f"{p:.2f}" for p in slopes(means[name]))}' if len(means[name]) > 1 else ''))
+    if len(sizes) > 1:
+        save_json({name: dict(tokens=list(of_size), variance=[var.tolist() for var in of_size.values()], exponents=slopes(of_size))
+                   for name, of_size in means.items() if len(of_size) > 1}, out / 'exponents.json')
+        draw({name: of_size for name, of_size in means.items() if len(of_size) > 1}, out / 'exponents.png')
+        print(f'{out / "exponents.json"} and exponents.png')
+    print(out / 'recalibrated.pth')
+
+
+if __name__ == '__main__':
+    run_command(main)

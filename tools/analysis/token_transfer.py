@@ -1,0 +1,72 @@
+"""Test a DeepViT on images of other sizes than it was trained on, whole and in windows of the trained crop, with each kind of
+Re-attention's statistics, without training (several checkpoints, such as those of several seeds: mean and deviation)."""
+
+import argparse
+from pathlib import Path
+
+from mmvitscale import study
+from mmvitscale.commands import ConfigOptions, check_writable, run_command, save_json
+from mmvitscale.config import load_test_config
+from mmvitscale.errors import InputError
+from mmvitscale.models.layers.map_normalisation import STATISTICS
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file of a DeepViT for segmentation')
+    parser.add_argument('checkpoints', nargs='+', help='its checkpoint files')
+    parser.add_argument('--sizes', type=int, nargs='+', metavar='S', help='short sides that test images are resized to, in pixels')
+    parser.add_argument(
+        '--data-roots',
+        nargs='+',
+        metavar='D',
+        help='instead of sizes: data sets with images of each size, laid out as that of the config',
+    )
+    parser.add_argument('--crop', type=int, nargs=2, default=(128, 64), metavar=('C', 'STRIDE'), help='of the windows, in pixels '
+                        '(default: 128 64)')
+    parser.add_argument('--statistics', nargs='+', choices=STATISTICS, default=list(STATISTICS), help='kinds to test')
+    parser.add_argument('--image-share', type=float, default=1.0, help='reatten_image_share of image (default: 1)')
+    parser.add_argument('--metric', help='which of the metrics of the test')
+    parser.add_argument('--out', required=True, metavar='D', help='folder of token_transfer.json')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
+    return parser.parse_args()
+
+
+def evaluate(args, place, way, checkpoint, out):
+    """One number. way: 'slid', or a kind of statistics."""
+    cfg = load_test_config(args.config, args.cfg_options)
+    if 'DeepViT' not in cfg.model.get('backbone', {}).get('type', '') or 'test_cfg' not in cfg.model:
+        raise InputError(f'{args.config} found, but give the config of a DeepViT for segmentation')
+    if isinstance(place, int):
+        study.use_test_side(cfg, place)
+    else:
+        cfg.test_dataloader.dataset.data_root = place
+    cfg.model.test_cfg = dict(mode='whole')
+    if way == 'slid':
+        crop, stride = args.crop
+        cfg.model.test_cfg = dict(mode='slide', crop_size=(crop, crop), stride=(stride, stride))
+    else:
+        cfg.model.backbone.update(reatten_statistics=way, reatten_image_share=args.image_share)
+    return study.main_metric(study.evaluate(cfg, checkpoint, out / 'runs'), args.metric)
+
+
+def main():
+    args = parse_args()
+    if bool(args.sizes) == bool(args.data_roots):
+        raise InputError('give either --sizes or --data-roots')
+    out, places, found = check_writable(args.out), args.sizes or args.data_roots, {}
+    labels = [f'{place} px' if args.sizes else Path(place).name for place in places]
+    print(f'{"":10}', *(f'{label:>16}' for label in labels), flush=True)
+    for way in ('slid', *args.statistics):
+        found[way] = {}
+        for place, label in zip(places, labels):
+            results = [evaluate(args, place, way, path, out) for path in args.checkpoints]
+            found[way][label] = [value for _, value in results]
+        print(f'{way:10}', *(f'{study.describe(values):>16}' for values in found[way].values()), flush=True)
+    save_json(dict(config=args.config, checkpoints=args.checkpoints, metric=results[0][0], results=found),
+              out / 'token_transfer.json')
+    print(f'{results[0][0]} of {len(args.checkpoints)} checkpoints; {out / "token_transfer.json"}')
+
+
+if __name__ == '__main__':
+    run_command(main)
