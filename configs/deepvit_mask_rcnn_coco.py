@@ -1,13 +1,13 @@
-# DeepViT-32b + Mask R-CNN on COCO, always at 1024 x 1024, every block attending to all of it. The paper has no dense task:
+# DeepViT-32b + Mask R-CNN on COCO, trained at 1024 x 1024, every block attending to all of an image. The paper has no dense task:
 # no number here is its own. With local windows and four global blocks, and ViTDet's recipe:
 #   configs/deepvit/mask-rcnn_deepvit-32b-w16-in1k_simple-pyramid_16xb4-lsj-100e_coco.py
 _base_ = [
-    'mmdet::_base_/models/mask-rcnn_r50_fpn.py', '_base_/deepvit.py', '_base_/datasets/coco_instance_lsj_padded.py',
+    'mmdet::_base_/models/mask-rcnn_r50_fpn.py', '_base_/deepvit.py', '_base_/datasets/coco_instance_lsj_1024.py',
     '_base_/schedules/coco_3x_vit.py', '_base_/default_runtime_det.py'
 ]
 size = _base_.deepvit['deepvit-32b']
 model = dict(
-    data_preprocessor=_base_.deepvit_preprocessor,
+    data_preprocessor=dict(type='mmvitscale.DetPaddingPreprocessor', **_base_.deepvit_preprocessor),
     backbone=dict(
         _delete_=True,
         type='mmvitscale.DeepViT',

@@ -210,7 +210,7 @@ DEEPVIT_SEG = UPERNET | DEEPVIT | dict(
     source='B R', lr=3e-5, layer_decay=0.96, mode='slide', tta=[512 * r for r in RATIOS if r >= 1])
 DEEPVIT_DET = MASK_RCNN | DEEPVIT | dict(
     source='own', with_cp=True, layer_decay=0.96, clip=1.0, train=jitter(1024), test=1024, test_short=1024,
-        padded=True, tta=None)
+        tta=[640, 800, 960])
 
 
 def sized(name, layer_decay):

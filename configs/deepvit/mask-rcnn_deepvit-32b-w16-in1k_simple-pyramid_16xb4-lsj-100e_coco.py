@@ -1,15 +1,14 @@
 # DeepViT-32b + Mask R-CNN on COCO in the manner of ViTDet (arXiv 2203.16527; mmdetection, projects/ViTDet): windows of 16
-# tokens, which divide the map of 1024 x 1024 (ViTDet's 14 would leave unequal ones, and with them unequal maps for
-# Re-attention), and a global block at the end of each quarter; two convolutions in the RPN and 4conv1fc box heads. Their
-# norm is BatchNorm, synchronised over GPUs, where ViTDet has LayerNorm over channels.
+# tokens, which divide the map of 1024 x 1024, and a global block at the end of each quarter; two convolutions in the RPN and
+# 4conv1fc box heads. Their norm is BatchNorm, synchronised over GPUs, where ViTDet has LayerNorm over channels.
 _base_ = [
-    'mmdet::_base_/models/mask-rcnn_r50_fpn.py', '../_base_/deepvit.py', '../_base_/datasets/coco_instance_lsj_padded.py',
+    'mmdet::_base_/models/mask-rcnn_r50_fpn.py', '../_base_/deepvit.py', '../_base_/datasets/coco_instance_lsj_1024.py',
     '../_base_/schedules/coco_100e_vitdet.py'
 ]
 size = _base_.deepvit['deepvit-32b']
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
-    data_preprocessor=_base_.deepvit_preprocessor,
+    data_preprocessor=dict(type='mmvitscale.DetPaddingPreprocessor', **_base_.deepvit_preprocessor),
     backbone=dict(
         _delete_=True,
         type='mmvitscale.DeepViT',

@@ -46,8 +46,13 @@ def test_what_padding_is_filled_with_does_not_enter():
 
 
 def test_batch_augmentations_see_the_channel():
-    resizes = [dict(type='mmdet.BatchSyncRandomResize', random_size_range=(96, 96), interval=1, size_divisor=32)]
-    model = detection(batch_augments=resizes)
+    class Grow(torch.nn.Module):
+
+        def forward(self, inputs, samples):
+            return torch.nn.functional.interpolate(inputs, (96, 96), mode='bilinear'), samples
+
+    model = detection()
+    model.batch_augments = torch.nn.ModuleList([Grow()])
     model.batch_augments[0]._input_size = (96, 96)
     found = model(batch((64, 32), (64, 64)), True)['inputs']
     assert found.shape == (2, 4, 96, 96)

@@ -130,7 +130,7 @@ def test_statistics_estimated_anew(saved, image, run_here, tmp_path):
     """A test of what it writes takes it; no other weight changes."""
     checkpoint = saved('deepvit_upernet_mini', *SMALL)
     code, out, err = run_here('tools/analysis/recalibrate.py', 'deepvit_upernet_mini', checkpoint, image, '--sizes', 128, 192,
-                              '--out', tmp_path, '--cfg-options', *SMALL, 'model.test_cfg=dict(mode="whole")')
+                              '--out', tmp_path, '--cfg-options', *SMALL, 'model.test_cfg.mode=whole')
     assert code == 0, err
     assert '1 images, 65, 145 tokens' in out and 'blocks.3.attn    kept for 65 tokens' in out
     found = json.loads((tmp_path / 'exponents.json').read_text())

@@ -5,5 +5,5 @@ model = dict(
     data_preprocessor=_base_.deepvit_preprocessor,
     backbone=dict(_delete_=True, type='mmvitscale.DeepViT', img_size=512, drop_path_rate=0.2, **size.backbone),
     neck=dict(_delete_=True, type='mmvitscale.SimplePyramid', in_channels=[size.channels] * 4, out_channels=256),
-    # Re-attention's BatchNorm knows maps of the training crop's number of tokens, so testing slides over such crops.
-    test_cfg=dict(_delete_=True, mode='slide', crop_size=(512, 512), stride=(341, 341)))
+    # What Re-attention learned on crops carries over to whole images of any size.
+    test_cfg=dict(_delete_=True, mode='whole'))

@@ -89,9 +89,9 @@ class TokenLaw(nn.Module):
     @torch.no_grad()
     def follow(self, observed: Tensor, momentum: float) -> None:
         """Let the sums run along."""
-        if bool(observed.isfinite().all()):
-            self.tokens.lerp_(observed[:3].to(self.tokens.dtype), momentum)
-            self.moments.lerp_(observed[3:].view_as(self.moments).to(self.moments.dtype), momentum)
+        finite = observed.isfinite().all()  # one batch that is not must not spoil all that follows
+        for sums, new in ((self.tokens, observed[:3]), (self.moments, observed[3:])):
+            sums.copy_(torch.where(finite, sums.lerp(new.view_as(sums).to(sums.dtype), momentum), sums))
 
     @torch.no_grad()
     def restore(self, learned: Sequence[Tensor]) -> None:

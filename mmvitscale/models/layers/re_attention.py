@@ -253,7 +253,7 @@ class ReAttention(nn.Module):
             values, var, mixed_rows = kernel(q, k, v, weight, keys, self.scale, self.attn_drop if self.training else 0.0,
                                              self.var_norm.training or self.statistics == 'image')
             wide = torch.promote_types(weight.dtype, torch.float32)
-            tokens: Tokens = q.shape[2] if keys is None else _count(keys, wide)
+            tokens: Tokens = int(q.shape[2]) if keys is None else _count(keys, wide)
             gain, offset = (part.view(-1, self.num_heads, 1, 1) for part in gain_and_offset(
                 self.var_norm, self.token_law, weight.to(wide), self.reatten_matrix.bias, var, tokens, self.statistics,
                 self.image_share))
