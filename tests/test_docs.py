@@ -30,7 +30,7 @@ PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').g
          *sorted((ROOT / 'configs').rglob('README.md'))]
 # Minutes, or another machine: only what their parsers say.
 PARSED = ('pretraining_chain.py', 'position_bias_study.py', 'benchmark.py', 'install_mmcv_ops.py', 'window_transfer.py',
-          'memory_plan.py')
+          'memory_plan.py', 'token_transfer.py')
 
 
 def commands_of(page):

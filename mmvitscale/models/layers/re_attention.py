@@ -14,7 +14,8 @@ query rows, forward and backward. a_h and b_h, and how they carry over to anothe
 ``map_normalisation.py``'s.
 """
 
-from typing import Callable, Dict, Optional, Tuple
+from contextlib import nullcontext
+from typing import Callable, ContextManager, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,12 @@ def _centred(maps: Tensor, keys: Optional[Tensor], out: Optional[Tensor] = None)
     if keys is None:
         return torch.sub(maps, 1 / maps.shape[-1], out=out)
     return torch.sub(maps, 1 / _count(keys, maps.dtype).view(-1, 1, 1, 1), out=out).mul_(keys[:, None, None])
+
+
+def _as_given(device: torch.device) -> ContextManager:
+    """Within it no product is rounded to 16 bits that is not given so. The meta device, on which things are counted, has no
+    autocast."""
+    return nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
 
 
 def _count(keys: Tensor, dtype: torch.dtype) -> Tensor:
@@ -182,7 +189,7 @@ def sequential_re_attention(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, key
     var = torch.einsum('hg,hk,bgk->bh', weight.to(wide), weight.to(wide), moments.to(wide)) if with_variance else None
 
     def map_rows(part: slice) -> Tensor:
-        with torch.autocast(q.device.type, enabled=False):
+        with _as_given(q.device):
             return _mix(weight, _centred(_attend(q[:, :, part], k, scale, keys), keys).to(weight.dtype))
 
     return values, var, map_rows
@@ -249,7 +256,7 @@ class ReAttention(nn.Module):
                 keys: Optional[Tensor]) -> Tuple[Tensor, MapRows]:
         """q, k, v -> (B, heads, N, d), and rows of the maps."""
         weight = self.reatten_matrix.weight.flatten(1)
-        with torch.autocast(q.device.type, enabled=False):
+        with _as_given(q.device):
             values, var, mixed_rows = kernel(q, k, v, weight, keys, self.scale, self.attn_drop if self.training else 0.0,
                                              self.var_norm.training or self.statistics == 'image')
             wide = torch.promote_types(weight.dtype, torch.float32)
@@ -265,7 +272,7 @@ class ReAttention(nn.Module):
         """(B, N, C) -> (B, heads): the variance of each image's mixed maps before they are normalised."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
         weight = self.reatten_matrix.weight.flatten(1)
-        with torch.autocast(q.device.type, enabled=False):
+        with _as_given(q.device):
             _, var, _ = KERNELS[self.kernel](q, k, v, weight, keys, self.scale, 0.0, True)
         assert var is not None
         return var
