@@ -15,7 +15,8 @@ model = dict(
         arch=dict(
             embed_dims=128, depth=8, re_attention=3, num_heads=4, stem='conv', residual_scale=0.5, transform_scale=True),
         img_size=256,
+        out_indices=[1, 3, 5, 7],
         drop_path_rate=0.0),
-    neck=dict(_delete_=True, type='mmvitscale.SimplePyramid', in_channels=128, out_channels=64, num_outs=5))
+    neck=dict(_delete_=True, type='mmvitscale.SimplePyramid', in_channels=[128] * 4, out_channels=64, num_outs=5))
 optim_wrapper = dict(optimizer=dict(lr=7e-4), paramwise_cfg=dict(_delete_=True))
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

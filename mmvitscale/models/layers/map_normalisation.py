@@ -82,7 +82,7 @@ class TokenLaw(nn.Module):
         (B, 1)."""
         share = count * (var > 0).all(1, keepdim=True)
         share = share / share.sum().clamp_min(1)
-        x = torch.as_tensor(self.ratio(tokens), dtype=var.dtype, device=var.device).log().expand(len(var), 1)
+        x = (_filled(tokens, var) / self.reference).log()
         y = var.clamp_min(torch.finfo(var.dtype).tiny).log()
         return torch.cat([share, share * x, share * x * x, share * y, share * x * y], 1).sum(0)
 
@@ -137,6 +137,11 @@ def gain_and_offset(norm: nn.Module, law: TokenLaw, mixing: Tensor, bias: Tensor
     return gain, gain * ((1 - share) * left) + norm.bias
 
 
+def _filled(tokens: Tokens, var: Tensor) -> Tensor:
+    """(B, 1), of the type of var, (B, heads), and without a copy from the host."""
+    return tokens[:, None].to(var.dtype) if isinstance(tokens, Tensor) else var.new_full((len(var), 1), tokens)
+
+
 def _column(tokens: Tokens) -> Union[int, Tensor]:
     return tokens[:, None] if isinstance(tokens, Tensor) else tokens
 
@@ -148,7 +153,7 @@ def _of_batch(norm: nn.Module, law: TokenLaw, total: Tensor, bias: Tensor, var: 
         raise InputError('Re-attention cannot normalise a single value in training (one image, one token); use larger '
                          'images or evaluation mode')
     official = statistics == 'running'
-    count = torch.as_tensor(tokens, dtype=var.dtype, device=var.device).view(-1, 1).expand(len(var), 1)**2
+    count = _filled(tokens, var)**2
     if isinstance(tokens, Tensor):
         count = count * (count > 1)  # windows of padding hold the class token alone
     own_mean = 1 / _column(tokens)  # of an image's plain maps
