@@ -34,7 +34,9 @@ def recorded_variances(model: nn.Module) -> Iterator[Variances]:
 
         def hook(module, inputs):
             with torch.no_grad():
-                found[name] += [(inputs[0].shape[1], var.cpu()) for var in module.map_variance(*inputs)]
+                tokens = [inputs[0].shape[1]] * len(inputs[0]) if len(inputs) < 2 else inputs[1].sum(1).tolist()
+                # One token alone, in a window of padding, has no variance.
+                found[name] += [(n, var.cpu()) for n, var in zip(tokens, module.map_variance(*inputs)) if n > 1]
 
         return hook
 
@@ -82,10 +84,11 @@ def recalibrate(model: nn.Module, variances: Variances) -> None:
         means = means_of(variances[name])
         if module.statistics == 'running':
             law.reference = next(iter(means))
-        law.restore([torch.zeros_like(law.tokens), torch.zeros_like(law.moments)])
-        for seen, (tokens, var) in enumerate(means.items(), 1):  # each size counts the same
-            one = torch.ones(1, 1, device=law.tokens.device)
-            law.follow(law.observed(var[None].to(law.tokens), tokens, one), 1 / seen)
+        if len(means) > 1:  # one number of tokens tells no exponents
+            law.restore([torch.zeros_like(law.tokens), torch.zeros_like(law.moments)])
+            sizes = torch.tensor(list(means), dtype=law.tokens.dtype, device=law.tokens.device)
+            var = torch.stack(list(means.values())).to(law.tokens)
+            law.follow(law.observed(var, sizes, torch.ones_like(var[:, :1])), 1.0)  # each size counts the same
         brought = torch.stack([var.to(law.tokens) * law.growth(tokens) for tokens, var in means.items()])
         norm.running_var.copy_(brought.mean(0))
         norm.running_mean.copy_(weight.sum(1) / law.reference + module.reatten_matrix.bias)

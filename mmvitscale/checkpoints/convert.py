@@ -391,12 +391,15 @@ def _pop_references(keys: State) -> Dict[int, Window]:
 
 
 def _square_grid(weights: State, official: bool) -> Optional[GridLineage]:
-    """The grid of an official DeepViT is square. Without its classifier the weights may be ours from before grids were
+    """The grid of an official DeepViT is square, and its statistics are of all of it. Without its classifier the weights may be ours from before grids were
     recorded: None."""
     embedding = weights.get('pos_embed')
     positions = embedding.shape[1] - 1 if embedding is not None and embedding.ndim == 3 else 0
     side = isqrt(max(positions, 0))
-    return GridLineage((side, side)) if official and positions > 0 and side**2 == positions else None
+    if not official or positions < 1 or side**2 != positions:
+        return None
+    blocks = 1 + max((int(key.split('.')[1]) for key in weights if key.startswith('blocks.')), default=-1)
+    return GridLineage((side, side), (1 + positions, ) * blocks)  # there every block attends to all
 
 
 def windows_of_coordinates(table: Tensor) -> Tuple[Window, Window]:

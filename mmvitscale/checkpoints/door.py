@@ -53,7 +53,8 @@ class Entry:
 
     def describe(self, backbone: nn.Module) -> str:
         """One line for the log."""
-        taken = len(self.weights) - len(self.new)
+        added = {unwrapped_name(key) for key in self.weights} - {*self.converted.weights, *self.new}
+        taken = len(self.weights) - len(self.new) - len(added)
         parts = [f'{backbone.describe_weights(self.converted.weights)} from {self.converted.source}: {taken} weights taken',
                  f'{len(self.left_out)} left out{_examples(self.left_out)}',
                  f'newly initialised: {", ".join(self.new) if self.new else "none"}', *self.notes]

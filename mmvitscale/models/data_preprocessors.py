@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..registry import MODELS
@@ -25,14 +26,14 @@ class _MarksPadding:
         finally:
             self.batch_augments = augments
         inputs = out['inputs']
-        if any(size != tuple(inputs.shape[-2:]) for size in sizes):
-            inputs = with_validity(inputs, sizes)
         if training and augments is not None:
-            marked = inputs.shape[1] > images[0].shape[-3]
+            inputs = with_validity(inputs, sizes)
             for augment in augments if isinstance(augments, nn.ModuleList) else [augments]:
                 inputs, out['data_samples'] = augment(inputs, out['data_samples'])
-            if marked:  # resized with the images
-                inputs[:, -1] = inputs[:, -1].round()
+            inside, inputs = inputs[:, -1] > 0.5, inputs[:, :-1]  # resized and padded with the images
+            sizes = [tuple(size) for size in torch.stack([inside.any(2).sum(1), inside.any(1).sum(1)], 1).tolist()]
+        if any(size != tuple(inputs.shape[-2:]) for size in sizes):
+            inputs = with_validity(inputs, sizes)
         return {**out, 'inputs': inputs}
 
 

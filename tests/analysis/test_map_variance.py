@@ -7,6 +7,7 @@ from randomise import randomise
 from mmvitscale.analysis.map_variance import means_of, recalibrate, recorded_variances
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT
+from mmvitscale.models.layers.padding import with_validity
 
 VIT = dict(embed_dims=12, depth=3, re_attention=2, num_heads=3)
 
@@ -63,3 +64,16 @@ def test_the_official_form_has_one_number_of_tokens():
         recalibrate(model, recorded(model, [])[0])
     with pytest.raises(InputError, match='no Re-attention'):
         recalibrate(torch.nn.Linear(1, 1), {})
+
+
+def test_padding_is_no_token_and_one_size_tells_no_exponent():
+    model = randomise(DeepViT(VIT, 64, window_size=3, global_blocks=[2])).eval()
+    with recorded_variances(model) as found, torch.no_grad():
+        model(with_validity(torch.randn(1, 3, 96, 96), [(96, 48)]))
+    assert {n for n, _ in found['blocks.1.attn']} == {10} and [n for n, _ in found['blocks.2.attn']] == [19]
+    law = model.blocks[2].attn.token_law
+    law.moments[1].fill_(-15.0)
+    law.tokens.copy_(torch.tensor([1.0, 0.0, 10.0]))
+    before = law.exponent()
+    recalibrate(model, found)
+    assert torch.equal(law.exponent(), before)

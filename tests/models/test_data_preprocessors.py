@@ -45,18 +45,26 @@ def test_what_padding_is_filled_with_does_not_enter():
     assert not found[0, :3, :, 40:].any()
 
 
-def test_batch_augmentations_see_the_channel():
-    class Grow(torch.nn.Module):
+class Augment(torch.nn.Module):
 
-        def forward(self, inputs, samples):
-            return torch.nn.functional.interpolate(inputs, (96, 96), mode='bilinear'), samples
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
 
+    def forward(self, inputs, samples):
+        return self.change(inputs), samples
+
+
+@pytest.mark.parametrize('sizes, change, expected', [
+    (((64, 32), (64, 64)), lambda x: torch.nn.functional.interpolate(x, (96, 96), mode='bilinear'), [(6, 3), (6, 6)]),
+    (((40, 50), (64, 64)), lambda x: torch.nn.functional.interpolate(x, (160, 160), mode='bilinear'), [(7, 8), (10, 10)]),
+    (((64, 64), (64, 64)), lambda x: torch.nn.functional.pad(x, (0, 32, 0, 32)), [(4, 4), (4, 4)]),
+])
+def test_batch_augmentations_see_the_channel(sizes, change, expected):
     model = detection()
-    model.batch_augments = torch.nn.ModuleList([Grow()])
-    model.batch_augments[0]._input_size = (96, 96)
-    found = model(batch((64, 32), (64, 64)), True)['inputs']
-    assert found.shape == (2, 4, 96, 96)
-    assert valid_sizes(found[:, 3], 16) == [(6, 3), (6, 6)]
+    model.batch_augments = torch.nn.ModuleList([Augment(change)])
+    found = model(batch(*sizes), True)['inputs']
+    assert found.shape[1] == 4 and valid_sizes(found[:, 3], 16) == expected
 
 
 def test_crops_of_segmentation_in_training():

@@ -156,7 +156,7 @@ def test_two_processes_are_one_with_the_batch_of_both(name, norm, iters, found, 
 
 
 @pytest.mark.parametrize('name', [
-    'batch_norm', 're_attention', 're_attention_of_torch', 're_attention_carried',
+    'batch_norm', 're_attention', 're_attention_of_torch', 're_attention_carried', 'windows',
     *(f'padded_{statistics}' for statistics in STATISTICS)])
 def test_norms_are_those_of_all_images_together(name, found):
     assert max(found['norm'][name]) < 1e-10

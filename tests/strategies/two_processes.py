@@ -17,7 +17,9 @@ from mmvitscale.checkpoints.door import unwrapped
 from mmvitscale.config import add_strategy, load_config
 from mmvitscale.errors import InputError
 from mmvitscale.hooks import finite_loss
+from mmvitscale.models import DeepViT
 from mmvitscale.models.layers.map_normalisation import STATISTICS
+from mmvitscale.models.layers.padding import with_validity
 from mmvitscale.models.layers.re_attention import ReAttention
 from mmvitscale.models.layers.sync_batch_norm import synchronised
 
@@ -125,9 +127,23 @@ def synchronised_norm():
         found[name] = [(a - b).abs().max().item() for a, b in pairs]
         module.eval(), mine.eval()
         found[name].append((module(x) - mine(x)).abs().max().item())
+    found['windows'] = _windows()
     for statistics in STATISTICS:
         found[f'padded_{statistics}'] = _padded(statistics)
     return found
+
+
+def _windows():
+    """Maps that are cut into 4 and 1 shapes of windows: what each process computes, with the other's, is that of one batch."""
+    model = DeepViT(dict(embed_dims=8, depth=2, re_attention=2, num_heads=2), 64, window_size=3, drop_path_rate=0.0)
+    model = randomise(model).double().train()
+    mine = synchronised(copy.deepcopy(model))
+    images = [torch.randn(1, 3, side, side, dtype=torch.float64) for side in (80, 96)]
+    batch = torch.zeros(2, 3, 96, 96, dtype=torch.float64)
+    batch[:1, :, :80, :80], batch[1:] = images
+    side = (80, 96)[dist.get_rank()] // 16
+    right = model(with_validity(batch, [(80, 80), (96, 96)]))[0][dist.get_rank(), :, :side, :side]
+    return [(mine(images[dist.get_rank()])[0][0] - right).abs().max().item()]
 
 
 def _padded(statistics):

@@ -42,23 +42,35 @@ def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry, keys
     batch, _, channels = x.shape
     token = x[:, None, :1]
     sizes = [group.tokens for group in geometry.groups]
-    inside = [None] * len(sizes) if keys is None else window_partition(keys[:, 1:, None], geometry).split(sizes)
-    outs, token_sum, windows = [], 0, 0
-    for part, kept, group in zip(window_partition(x[:, 1:], geometry).split(sizes), inside, geometry.groups):
-        part = part.view(batch, -1, group.window[0] * group.window[1], channels)
-        part = torch.cat((token.expand(-1, part.shape[1], -1, -1), part), dim=2)
-        if kept is None:
-            out = attn(part.flatten(0, 1)).view(part.shape)
-            token_sum, windows = token_sum + out[:, :, 0].sum(1, keepdim=True), windows + part.shape[1]
-        else:
-            kept = kept.view(part.shape[0], part.shape[1], -1)
-            out = attn(part.flatten(0, 1), F.pad(kept, (1, 0), value=True).flatten(0, 1)).view(part.shape)
-            some = kept.any(2)[..., None]
-            token_sum = token_sum + (out[:, :, 0] * some).sum(1, keepdim=True)
-            windows = windows + some.sum(1, keepdim=True)
-        outs.append(out[:, :, 1:].reshape(-1, channels))
-    merged = window_merge(torch.cat(outs), geometry, (x.shape[1] - 1, 1)).flatten(1, 2)
+    parts = [part.view(batch, -1, group.window[0] * group.window[1], channels)
+             for part, group in zip(window_partition(x[:, 1:], geometry).split(sizes), geometry.groups)]
+    parts = [torch.cat((token.expand(-1, part.shape[1], -1, -1), part), dim=2) for part in parts]
+    kept: List[Optional[Tensor]] = [None] * len(parts)
+    if keys is not None:
+        inside = window_partition(keys[:, 1:, None], geometry).split(sizes)
+        kept = [F.pad(own.view(*part.shape[:2], -1), (1, 0), value=True) for own, part in zip(inside, parts)]
+    # In training one batch, however many shapes: it has one set of statistics, over all processes and their images.
+    outs = _at_once(attn, parts, kept) if attn.training and len(parts) > 1 else [
+        attn(part.flatten(0, 1), *(() if own is None else (own.flatten(0, 1), ))).view(part.shape)
+        for part, own in zip(parts, kept)]
+    token_sum, windows = 0, 0
+    for out, own in zip(outs, kept):
+        some = out.new_ones(out.shape[:2], dtype=torch.bool) if own is None else own[:, :, 1:].any(2)
+        token_sum = token_sum + torch.where(some[..., None], out[:, :, 0], 0).sum(1, keepdim=True)
+        windows = windows + some.sum(1)[:, None, None]
+    merged = torch.cat([out[:, :, 1:].reshape(-1, channels) for out in outs])
+    merged = window_merge(merged, geometry, (x.shape[1] - 1, 1)).flatten(1, 2)
     return torch.cat((token_sum / windows, merged), dim=1)
+
+
+def _at_once(attn: nn.Module, parts: Sequence[Tensor], kept: Sequence[Optional[Tensor]]) -> List[Tensor]:
+    """Windows of several shapes, (B, windows, N, C) each, filled up to the largest for one call."""
+    most = max(part.shape[2] for part in parts)
+    filled = torch.cat([F.pad(part, (0, 0, 0, most - part.shape[2])) for part in parts], dim=1)
+    inside = [part.new_ones(part.shape[:3], dtype=torch.bool) if own is None else own for part, own in zip(parts, kept)]
+    keys = torch.cat([F.pad(own, (0, most - own.shape[2])) for own in inside], dim=1)
+    out = attn(filled.flatten(0, 1), keys.flatten(0, 1)).view(filled.shape)
+    return [own[:, :, :part.shape[2]] for own, part in zip(out.split([part.shape[1] for part in parts], dim=1), parts)]
 
 
 Maps = Tuple[int, MapRows]  # rows to ask for at a time, and what makes them
@@ -134,7 +146,8 @@ class DeepViT(Backbone):
     block's pass the final LayerNorm.
 
     Images of unequal sizes that were filled up to one batch by a data preprocessor of ours (``data_preprocessors.py``) are
-    computed as if each were alone: padding is no token, and outputs are zero there.
+    computed as if each were alone: padding is no token, and outputs are zero there. (In training the BatchNorm of a
+    convolutional stem does count it.)
 
     What Re-attention learned with one number of tokens carries over to any other (``reatten_statistics``).
 
@@ -283,7 +296,7 @@ class DeepViT(Backbone):
             if compares:
                 x, (rows, maps) = x
                 if before is not None:
-                    similarities.append(neighbour_similarity(before, maps, x.shape[1], rows))
+                    similarities.append(neighbour_similarity(before, maps, x.shape[1], rows, keys))
                 before = maps
                 if i == len(self.blocks) - 1:
                     x = self._regularised(x, torch.stack(similarities).mean())
@@ -297,6 +310,9 @@ class DeepViT(Backbone):
             return resize_position_embedding(self.pos_embed, self.grid, size)
         found = {}
         for height, width in set(sizes):
+            if not height * width:  # a crop of padding alone
+                found[height, width] = F.pad(self.pos_embed[:, :1], (0, 0, 0, size[0] * size[1]))
+                continue
             own = resize_position_embedding(self.pos_embed, self.grid, (height, width))
             tokens = own[:, 1:].unflatten(1, (height, width))
             tokens = F.pad(tokens, (0, 0, 0, size[1] - width, 0, size[0] - height))
@@ -388,12 +404,12 @@ class DeepViT(Backbone):
     def _own_tokens(self, block: int) -> int:
         """What a block attends to at once in an image of ``img_size``, the class token among it."""
         within = self.grid if self.window is None or block in self.global_blocks else self.window
-        return 1 + within[0] * within[1]
+        return 1 + min(within[0], self.grid[0]) * min(within[1], self.grid[1])
 
     def completed_lineage(self, weights: State, lineage: Optional[GridLineage]) -> Optional[GridLineage]:
-        """Weights of before grids were recorded are taken to have this grid if they have as many positions, else a square one;
-        those of before tokens were recorded, and official ones, to have learned their statistics with the whole grid, or with
-        this model's windows."""
+        """Weights of before grids were recorded are taken to have this grid if they have as many positions, else a square one,
+        and to have learned their statistics with all of it; those of before tokens were recorded, with this model's windows,
+        if they have its grid."""
         embedding = weights.get('pos_embed')
         if embedding is None or embedding.ndim != 3:
             return lineage
@@ -407,7 +423,7 @@ class DeepViT(Backbone):
         known = lineage.tokens if lineage else ()
         tokens = []
         for i in range(len(self.blocks)):
-            guess = self._own_tokens(i) if grid == self.grid else 1 + positions
+            guess = self._own_tokens(i) if lineage and grid == self.grid else 1 + positions
             tokens.append(0 if i not in self._re_attentions() else known[i] if i < len(known) and known[i] else guess)
         return GridLineage(grid, tuple(tokens))
 
@@ -416,6 +432,10 @@ class DeepViT(Backbone):
         for i, attn in self._re_attentions().items():
             known = lineage.tokens[i] if lineage and i < len(lineage.tokens) else 0
             attn.token_law.reference = known or self._own_tokens(i)
+
+    def follow(self, other: 'DeepViT') -> None:
+        """Keep statistics for what another model of the same config keeps them for."""
+        self.take_lineage(other.lineage)
 
     def fit_positions(self, weights: State, lineage: Optional[GridLineage], exact: bool) -> Tuple[State, List[str]]:
         """The position embedding resized bicubically from the grid that it was learned with to this one. Weights of before

@@ -55,17 +55,15 @@ class TokenLaw(nn.Module):
     def __init__(self, heads: int, reference: int = 1):
         super().__init__()
         self.reference = reference
-        # Sums that run along: of 1, log r and its square; of log var and log r log var.
+        # What runs along: the weight of all batches, the mean of log r and its variance; the mean of log var, and its
+        # covariance with log r. Centred, for half precision.
         self.register_buffer('tokens', torch.zeros(3))
         self.register_buffer('moments', torch.zeros(2, heads))
 
     def exponent(self) -> Tensor:
         """(heads,): p, 1 to 2."""
-        seen = self.tokens[0].clamp_min(1e-12)
-        x, xx = self.tokens[1:] / seen
-        y, xy = self.moments / seen
-        slope = (xy - x * y - _PRIOR * _USUAL_EXPONENT) / ((xx - x * x).clamp_min(0) + _PRIOR)
-        return (-slope).clamp(1, 2)
+        spread, covariance = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (self.tokens[2], self.moments[1]))
+        return ((_PRIOR * _USUAL_EXPONENT - covariance) / (spread + _PRIOR)).clamp(1, 2)
 
     def ratio(self, tokens: Tokens) -> Union[float, Tensor]:
         """N / N0, a number or (B, 1)."""
@@ -78,8 +76,8 @@ class TokenLaw(nn.Module):
 
     @torch.no_grad()
     def observed(self, var: Tensor, tokens: Tokens, count: Tensor) -> Tensor:
-        """(3 + 2 heads,): what a batch adds to the sums, from the variance of each image, (B, heads), over so many elements,
-        (B, 1)."""
+        """(3 + 2 heads,): the sums of 1, log r, its square, log var and log r log var over a batch, from the variance of each
+        image, (B, heads), over so many elements, (B, 1)."""
         share = count * (var > 0).all(1, keepdim=True)
         share = share / share.sum().clamp_min(1)
         x = (_filled(tokens, var) / self.reference).log()
@@ -88,10 +86,19 @@ class TokenLaw(nn.Module):
 
     @torch.no_grad()
     def follow(self, observed: Tensor, momentum: float) -> None:
-        """Let the sums run along."""
-        finite = observed.isfinite().all()  # one batch that is not must not spoil all that follows
-        for sums, new in ((self.tokens, observed[:3]), (self.moments, observed[3:])):
-            sums.copy_(torch.where(finite, sums.lerp(new.view_as(sums).to(sums.dtype), momentum), sums))
+        """Let the means run along with what was observed."""
+        (x, xx), (y, xy) = (part / observed[0] for part in (observed[1:3], observed[3:].view(2, -1)))
+        (seen, old_x, old_xx), (old_y, old_xy) = self.tokens.to(x.dtype), self.moments.to(x.dtype)
+        weight = seen + momentum * (1 - seen)
+        rate = momentum / weight if momentum else 0.0  # so that the first batch counts whole
+        new_tokens = torch.stack([weight, old_x + rate * (x - old_x), (1 - rate) * (old_xx + rate * (x - old_x)**2) +
+                                  rate * (xx - x * x).clamp_min(0)])
+        new_moments = torch.stack([old_y + rate * (y - old_y), (1 - rate) * (old_xy + rate * (x - old_x) * (y - old_y)) +
+                                   rate * (xy - x * y)])
+        # One batch that is not finite, or that has no map, must not spoil all that follows.
+        finite = observed.isfinite().all() & (observed[0] > 0)
+        for mean, new in ((self.tokens, new_tokens), (self.moments, new_moments)):
+            mean.copy_(torch.where(finite, new.to(mean.dtype), mean))
 
     @torch.no_grad()
     def restore(self, learned: Sequence[Tensor]) -> None:
@@ -161,12 +168,13 @@ def _of_batch(norm: nn.Module, law: TokenLaw, total: Tensor, bias: Tensor, var: 
     group, synchronised = _processes(norm)
     if synchronised:
         dist.all_reduce(sums, group=group)
-    mean = sums[1] / sums[0]
+    elements = sums[0].clamp_min(2)  # none where all is padding
+    mean = sums[1] / elements
     if official:  # maps of different N have different means, which count as variance, too
         pooled = (count * (var + (total * (own_mean - mean))**2)).sum(0)
     else:
         pooled = (count * var * law.growth(tokens)).sum(0)
-    pooled = (all_reduce(pooled, group=group) if synchronised else pooled) / sums[0]
+    pooled = (all_reduce(pooled, group=group) if synchronised else pooled) / elements
     gain = norm.weight * (pooled + norm.eps).rsqrt()
     # The bias shifts mean and maps alike, so it cancels; it stays in the graph for its (zero) gradient.
     left = (total * (own_mean - mean) if official else 0.0) + 0 * bias
@@ -175,9 +183,7 @@ def _of_batch(norm: nn.Module, law: TokenLaw, total: Tensor, bias: Tensor, var: 
         offset = offset / law.ratio(tokens)
     elif not official:
         gain = gain * law.growth(tokens, 0.5)
-    if official and norm.momentum != 0:
-        law.reference = int(tokens.max()) if isinstance(tokens, Tensor) else tokens
-    _follow(norm, law, total * (mean if official else 1 / law.reference) + bias, pooled * (sums[0] / (sums[0] - 1)),
+    _follow(norm, law, total * (mean if official else 1 / law.reference) + bias, pooled * (elements / (elements - 1)),
             None if official else sums[2:] / (dist.get_world_size(group) if synchronised else 1))
     return gain, offset
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import as_given
+
 Grid = Tuple[int, int]
 
 
@@ -20,7 +22,8 @@ def resize_position_embedding(embedding: Tensor, grid: Grid, new_grid: Grid) -> 
         # F.interpolate(antialias=True) of PyTorch 2.13.0 gives wrong numbers for a contiguous map that becomes one column wide.
         rows, columns = (cubic_weights(torch.arange(side, device=maps.device, dtype=torch.float32), cells, 0)
                          for side, cells in zip(new_grid, grid))
-        maps = rows @ maps.float() @ columns.T
+        with as_given(maps.device):
+            maps = rows @ maps.float() @ columns.T
     else:
         maps = F.interpolate(maps.float(), size=new_grid, mode='bicubic', align_corners=False)
     maps = maps.to(embedding.dtype)

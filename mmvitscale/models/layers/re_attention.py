@@ -14,8 +14,7 @@ query rows, forward and backward. a_h and b_h, and how they carry over to anothe
 ``map_normalisation.py``'s.
 """
 
-from contextlib import nullcontext
-from typing import Callable, ContextManager, Dict, Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,7 @@ from torch.autograd import Function
 
 from ...errors import InputError
 from .map_normalisation import TokenLaw, Tokens, gain_and_offset, statistics_kept
+from .precision import as_given
 
 # Elements of one (B, heads, rows, N) chunk: a few of them fit into a processor's cache, and fill a GPU. Of fewer rows than
 # _ROWS a processor's matrix products would be slow.
@@ -45,12 +45,6 @@ def _centred(maps: Tensor, keys: Optional[Tensor], out: Optional[Tensor] = None)
     if keys is None:
         return torch.sub(maps, 1 / maps.shape[-1], out=out)
     return torch.sub(maps, 1 / _count(keys, maps.dtype).view(-1, 1, 1, 1), out=out).mul_(keys[:, None, None])
-
-
-def _as_given(device: torch.device) -> ContextManager:
-    """Within it no product is rounded to 16 bits that is not given so. The meta device, on which things are counted, has no
-    autocast."""
-    return nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
 
 
 def _count(keys: Tensor, dtype: torch.dtype) -> Tensor:
@@ -139,6 +133,11 @@ def _queries(maps: Tensor, keys: Optional[Tensor], part: slice) -> Tensor:
     return maps if keys is None else maps * keys[:, None, part, None]
 
 
+def _inside(maps: Tensor, keys: Optional[Tensor], part: slice) -> Tensor:
+    """Rows of maps, zero for queries and keys that are not there."""
+    return maps if keys is None else _queries(maps, keys, part) * keys[:, None, None]
+
+
 def _elements(tokens: int, keys: Optional[Tensor], dtype: torch.dtype) -> Tokens:
     """N^2, or (B, 1, 1) of it."""
     return tokens**2 if keys is None else _count(keys, dtype).view(-1, 1, 1)**2
@@ -164,11 +163,15 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Optional[Tenso
     tokens = maps.shape[-1] if keys is None else _count(keys, maps.dtype).view(-1, 1, 1, 1)
     centred = maps - 1 / tokens if keys is None else (maps - 1 / tokens) * keys[:, None, None]
     mixed = _mix(weight.to(maps.dtype), centred)
+    elements = _elements(maps.shape[-1], keys, maps.dtype)
     if attn_drop:  # rows no longer sum to 1
-        mixed = mixed - mixed.mean((0, 2, 3), keepdim=True)
+        if keys is None:
+            mixed = mixed - mixed.mean((0, 2, 3), keepdim=True)
+        else:
+            mean = _queries(mixed, keys, slice(None)).sum((0, 2, 3)) / elements.sum()
+            mixed = (mixed - mean.view(-1, 1, 1)) * keys[:, None, None]
     var = None
     if with_variance:
-        elements = _elements(maps.shape[-1], keys, maps.dtype)
         var = _queries(mixed, keys, slice(None)).square().sum((2, 3)) / (elements if keys is None else elements.flatten(1))
     return mixed.to(v.dtype) @ v, var, lambda part: mixed[:, :, part]
 
@@ -189,7 +192,7 @@ def sequential_re_attention(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, key
     var = torch.einsum('hg,hk,bgk->bh', weight.to(wide), weight.to(wide), moments.to(wide)) if with_variance else None
 
     def map_rows(part: slice) -> Tensor:
-        with _as_given(q.device):
+        with as_given(q.device):
             return _mix(weight, _centred(_attend(q[:, :, part], k, scale, keys), keys).to(weight.dtype))
 
     return values, var, map_rows
@@ -256,7 +259,7 @@ class ReAttention(nn.Module):
                 keys: Optional[Tensor]) -> Tuple[Tensor, MapRows]:
         """q, k, v -> (B, heads, N, d), and rows of the maps."""
         weight = self.reatten_matrix.weight.flatten(1)
-        with _as_given(q.device):
+        with as_given(q.device):
             values, var, mixed_rows = kernel(q, k, v, weight, keys, self.scale, self.attn_drop if self.training else 0.0,
                                              self.var_norm.training or self.statistics == 'image')
             wide = torch.promote_types(weight.dtype, torch.float32)
@@ -266,13 +269,19 @@ class ReAttention(nn.Module):
                 self.image_share))
             summed = v if keys is None else v * keys[:, None, :, None]
             out = gain * values + offset * summed.sum(dim=2, keepdim=True)
-        return (self.out_scale * out).to(v.dtype), lambda part: self.out_scale * (gain * mixed_rows(part) + offset)
+        if self.var_norm.training and self.statistics == 'running' and self.var_norm.momentum != 0:
+            self.token_law.reference = int(q.shape[2])
+
+        def map_rows(part: slice) -> Tensor:
+            return _inside(self.out_scale * (gain * mixed_rows(part) + offset), keys, part)
+
+        return (self.out_scale * out).to(v.dtype), map_rows
 
     def map_variance(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
         """(B, N, C) -> (B, heads): the variance of each image's mixed maps before they are normalised."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
         weight = self.reatten_matrix.weight.flatten(1)
-        with _as_given(q.device):
+        with as_given(q.device):
             _, var, _ = KERNELS[self.kernel](q, k, v, weight, keys, self.scale, 0.0, True)
         assert var is not None
         return var
@@ -306,12 +315,12 @@ class SelfAttention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if keys is None else keys[:, None, None],
                                              dropout_p=self.attn_drop if self.training else 0.0)
         out = self.proj(out.transpose(1, 2).flatten(2))
-        return out, rows_at_a_time(q), lambda part: _attend(q[:, :, part], k, self.scale, keys)
+        return out, rows_at_a_time(q), lambda part: _inside(_attend(q[:, :, part], k, self.scale, keys), keys, part)
 
     def attention_maps(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
         """(B, N, C) -> (B, heads, N, N): softmax(q k' / sqrt(d)), for looking at; a row is a query."""
         q, k, _ = _heads(self.qkv(x), self.num_heads)
-        return _attend(q, k, self.scale, keys)
+        return _inside(_attend(q, k, self.scale, keys), keys, slice(None))
 
 
 def _head_dim(dim: int, num_heads: int) -> int:

@@ -1,7 +1,7 @@
 """The regulariser of DeepViT's 32-block model: the mean cosine of the attention maps of neighbouring blocks, without holding
 maps, and a way for it to be learned from whatever head owns the loss."""
 
-from typing import Callable
+from typing import Callable, Optional
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from .re_attention import MapRows
 _EPS = 1e-12
 
 
-def neighbour_similarity(one: MapRows, other: MapRows, tokens: int, rows: int) -> Tensor:
+def neighbour_similarity(one: MapRows, other: MapRows, tokens: int, rows: int,
+                         keys: Optional[Tensor] = None) -> Tensor:
     """The cosine of A_(h, :, t) and B_(h, :, t), averaged over images, heads h and tokens t (DeepViT, arXiv 2103.11886, eq.
     3, for two blocks).
 
@@ -24,12 +25,14 @@ def neighbour_similarity(one: MapRows, other: MapRows, tokens: int, rows: int) -
         one, other: what makes rows of the maps of a block, (B, heads, rows, N).
         tokens: N.
         rows: rows at a time.
+        keys: (B, N), the tokens that there are; maps are zero at others. None for all.
     """
     sums: Tensor = 0
     for start in range(0, tokens, rows):
         sums = sums + checkpoint(_column_sums, one, other, slice(start, start + rows), use_reentrant=False)
     product, square, other_square = sums
-    return (product * (square * other_square).clamp_min(_EPS**2).rsqrt()).mean()
+    cosines = product * (square * other_square).clamp_min(_EPS**2).rsqrt()  # (B, heads, N)
+    return cosines.mean() if keys is None else (cosines.mean(1) * keys).sum() / keys.sum()
 
 
 def _column_sums(one: MapRows, other: MapRows, part: slice) -> Tensor:

@@ -239,14 +239,43 @@ def test_a_channel_too_many_is_not_taken_for_a_mark():
         small()(torch.rand(1, 4, 64, 64))
 
 
-def test_a_padded_batch_learns_with_and_without_checkpointing():
-    batch, gradients = with_validity(torch.randn(2, 3, 64, 64), [(64, 30), (40, 64)]), []
+@pytest.mark.parametrize('statistics', STATISTICS)
+@pytest.mark.parametrize('padded', [True, False])
+def test_unequal_windows_learn_with_and_without_checkpointing(padded, statistics):
+    """80 x 80 pixels are 5 x 5 tokens, in windows of 3 x 3, 3 x 2, 2 x 3 and 2 x 2; the last are padding alone."""
+    image, gradients = torch.randn(2, 3, 80, 80, dtype=torch.float64), []
+    batch = with_validity(image, [(80, 48), (48, 80)]) if padded else image
+    weights = torch.randn(2, 12, 5, 5, dtype=torch.float64)
     for with_cp in (False, True):
         torch.manual_seed(1)
-        model = randomise(small(with_cp=with_cp, window_size=2, global_blocks=[3], drop_path_rate=0.0, similarity_weight=0.0))
-        model(batch)[0].square().sum().backward()
+        model = with_statistics(randomise(small(with_cp=with_cp, window_size=3, global_blocks=[3], drop_path_rate=0.0,
+                                                reatten_statistics=statistics))).double()
+        for _ in range(2):  # the exponents have moved in the second
+            model.zero_grad()
+            (model(batch)[0] * weights).sum().backward()
         gradients.append([*(p.grad for p in model.parameters()), *model.buffers()])
-    assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in zip(*gradients))
+    assert all(one.isfinite().all() for one in gradients[0])
+    assert all(torch.allclose(a, b, atol=1e-9, rtol=1e-7) for a, b in zip(*gradients))
+    if statistics == 'running':
+        assert model.lineage.tokens == (0, 0, 10, 26)
+
+
+def test_the_similarity_of_maps_does_not_count_padding():
+    from mmengine.logging import MessageHub
+    found, image = [], torch.randn(1, 3, 64, 64)
+    for side in (64, 128, 192):
+        model = randomise(small(similarity_weight=0.1, drop_path_rate=0.0).train()) if not found else model
+        batch = torch.zeros(1, 3, side, side)
+        batch[..., :64, :64] = image
+        model(with_validity(batch, [(64, 64)]))
+        found.append(MessageHub.get_current_instance().get_scalar('train/similarity').current())
+    assert found == pytest.approx([found[0]] * 3, abs=1e-4)
+
+
+def test_a_crop_of_padding_alone():
+    batch = with_validity(torch.randn(2, 3, 64, 64), [(64, 64), (0, 0)])
+    out, = small().eval()(batch)
+    assert out.isfinite().all() and not out[1].any()
 
 
 def test_what_statistics_are_kept_for():
@@ -271,10 +300,13 @@ def test_weights_that_do_not_tell_have_learned_with_their_whole_grid():
     other = small(img_size=96)
     other.load_state_dict(weights)
     assert other.lineage.tokens == (0, 0, 17, 17)
-    # With the grid of the model and its windows, they are of those windows.
     windowed = small(window_size=2)
     windowed.load_state_dict(weights)
+    assert windowed.lineage.tokens == (0, 0, 17, 17)
+    # Ours told the grid before they told tokens; then windows were the model's.
+    windowed.load_state_dict({**weights, 'lineage': torch.tensor([4, 4])})
     assert windowed.lineage.tokens == (0, 0, 5, 5)
+    assert small(window_size=9).lineage.tokens == (0, 0, 17, 17)
 
 
 def test_position_embeddings_shrink_with_antialiasing():

@@ -275,3 +275,25 @@ def test_mixed_precision():
         with torch.autocast('cpu', dtype=torch.bfloat16):
             out = module(x)
         assert (out - exact).norm() < 0.1 * exact.norm()
+
+
+def test_dropout_of_maps_sees_no_padding():
+    x, keys = filled([torch.randn(4, DIM).double(), torch.randn(9, DIM).double()], 13)
+    module = make().train()
+    module.attn_drop = 0.3
+    outs = []
+    for scale in (1, 50):
+        torch.manual_seed(3)
+        outs.append(module(torch.where(keys[..., None], x, scale * x), keys) * keys[..., None])
+    assert torch.allclose(*outs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_exponents_in_half_precision(dtype):
+    law = TokenLaw(2, 50)
+    assert torch.allclose(law.to(dtype).exponent(), torch.full((2, ), 1.7))
+    law = TokenLaw(2, 50)
+    for tokens in (785, 785, 3137, 785, 3137):
+        law.follow(law.observed(torch.full((1, 2), 10.0 * tokens**-1.4), tokens, torch.ones(1, 1)), 0.1)
+    assert torch.allclose(law.to(dtype).exponent(), copy.deepcopy(law).float().exponent(), atol=0.02)
+    assert torch.allclose(law.exponent(), torch.full((2, ), 1.4), atol=0.03)
