@@ -1,5 +1,5 @@
-# DeepViT-32b + Mask R-CNN on COCO, trained at 1024 x 1024, every block attending to all of an image. The paper has no dense task:
-# no number here is its own. With local windows and four global blocks, and ViTDet's recipe:
+# DeepViT-32b + Mask R-CNN on COCO, trained at 1024 x 1024, every block attending to all of an image. The paper has no dense
+# task: no number here is its own. With local windows and four global blocks, and ViTDet's recipe:
 #   configs/deepvit/mask-rcnn_deepvit-32b-w16-in1k_simple-pyramid_16xb4-lsj-100e_coco.py
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py', '_base_/deepvit.py', '_base_/datasets/coco_instance_lsj_1024.py',

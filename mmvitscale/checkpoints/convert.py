@@ -391,8 +391,8 @@ def _pop_references(keys: State) -> Dict[int, Window]:
 
 
 def _square_grid(weights: State, official: bool) -> Optional[GridLineage]:
-    """The grid of an official DeepViT is square, and its statistics are of all of it. Without its classifier the weights may be ours from before grids were
-    recorded: None."""
+    """The grid of an official DeepViT is square, and its statistics are of all of it. Without its classifier the weights may
+    be ours from before grids were recorded: None."""
     embedding = weights.get('pos_embed')
     positions = embedding.shape[1] - 1 if embedding is not None and embedding.ndim == 3 else 0
     side = isqrt(max(positions, 0))

@@ -178,8 +178,8 @@ def _model_of(weights: State, lineage: Optional[WindowLineage], library: str, st
 
 
 def _deepvit_back(converted: Converted, lineage: Optional[GridLineage], heads: State) -> ConvertedBack:
-    """The official names are ours; statistics that are kept for another number of tokens become those of its own grid, with which
-    the official form then computes what ``reatten_statistics='carried'`` does."""
+    """The official names are ours; statistics that are kept for another number of tokens become those of its own grid, with
+    which the official form then computes what ``reatten_statistics='carried'`` does."""
     if any('.post_norm' in key for key in converted.weights):
         raise InputError('the official DeepViT has no block_norm post; it stays in mmvitscale')
     if lineage and lineage.grid[0] != lineage.grid[1]:
@@ -205,7 +205,8 @@ def _move_statistics(weights: State, attn: str, learned: int, tokens: int) -> bo
     if not learned or learned == tokens:
         return False
     total = weights[f'{attn}.reatten_matrix.weight'].flatten(1).sum(1)
-    shift, mean, bias = (weights[f'{attn}.{name}'] for name in ('reatten_matrix.bias', 'var_norm.running_mean', 'var_norm.bias'))
+    names = ('reatten_matrix.bias', 'var_norm.running_mean', 'var_norm.bias')
+    shift, mean, bias = (weights[f'{attn}.{name}'] for name in names)
     left = total / learned + shift - mean
     weights[f'{attn}.var_norm.running_mean'] = total / tokens + shift - left * (learned / tokens)
     weights[f'{attn}.var_norm.bias'] = bias * (learned / tokens)

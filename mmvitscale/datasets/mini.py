@@ -192,8 +192,8 @@ def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, see
     ``ADEChallengeData2016/{images,annotations}/{training,validation}``,
     ``ADEChallengeData2016/labels/{training,validation}.txt`` (image and class, a number of OBJECTS, in each line) and
     ``coco/{train2017,val2017,annotations/instances_*.json}``; with ``depth`` also ``ADEChallengeData2016/rgbd/...``, TIFF
-    files of four channels: red, green, blue and depth; ``object_scale`` as in ``draw_scene``. The same arguments give the same bytes. The folder appears complete
-    or not at all; an earlier one made here is replaced.
+    files of four channels: red, green, blue and depth; ``object_scale`` as in ``draw_scene``. The same arguments give the same
+    bytes. The folder appears complete or not at all; an earlier one made here is replaced.
 
     Raises:
         InputError: for counts or a size that make no data set, or a folder that holds something else or cannot be

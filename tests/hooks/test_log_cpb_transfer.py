@@ -2,6 +2,7 @@ import pytest
 import torch
 import toy
 
+from mmvitscale.checkpoints.lineage import GridLineage
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
 
@@ -44,3 +45,14 @@ def test_a_head_alone_is_taken_once(tmp_path):
     assert not has_entered(content)
     into_model(model, content, 'head.pth')
     assert has_entered(content)
+
+
+def test_averages_keep_what_a_deepvit_learned_with(tmp_path):
+    """The official form learns with the image's 5 tokens, whatever the grid is; so say the averages, which are saved."""
+    cfg = dict(type='mmvitscale.DeepViT', arch=dict(embed_dims=8, depth=2, re_attention=1, num_heads=2), img_size=64,
+               reatten_statistics='running')
+    runner = toy.train(tmp_path, cfg, [dict(type='EMAHook', _scope_='mmengine')])
+    learned = runner.model.backbone.lineage
+    assert learned.tokens != (0, 17)
+    state = torch.load(tmp_path / 'iter_1.pth', weights_only=False)['state_dict']
+    assert GridLineage.decode(state['backbone.lineage']) == learned

@@ -11,9 +11,9 @@ import torch
 from commands import ROOT
 from two_processes import steady, train
 
-from mmvitscale.models.layers.map_normalisation import STATISTICS
 from mmvitscale.analysis.memory_plan import shares, sizes_of
 from mmvitscale.datasets import mini
+from mmvitscale.models.layers.map_normalisation import STATISTICS
 
 SHARED_OUT = ('zero1', 'fsdp', 'deepspeed_zero1')
 

@@ -146,8 +146,8 @@ def test_statistics_estimated_anew(saved, image, run_here, tmp_path):
 
 
 def test_statistics_of_a_model_without_are_refused(saved, image, run_here, tmp_path):
-    code, _, err = run_here('tools/analysis/recalibrate.py', 'swinv2_upernet_mini', saved('swinv2_upernet_mini'), image, '--out',
-                            tmp_path)
+    swin = 'swinv2_upernet_mini'
+    code, _, err = run_here('tools/analysis/recalibrate.py', swin, saved(swin), image, '--out', tmp_path)
     assert code == 1 and 'no Re-attention' in err
 
 
@@ -156,8 +156,8 @@ def test_a_model_at_other_sizes(saved, run_here, tmp_path):
 
     root = mini.write_dataset(tmp_path / 'scenes', 1, 1, 96, object_scale=1.0) / 'ADEChallengeData2016'
     code, out, err = run_here('tools/analysis/token_transfer.py', 'deepvit_upernet_mini', saved('deepvit_upernet_mini', *SMALL),
-                              '--data-roots', root, '--statistics', 'carried', 'running', '--crop', 64, 32, '--out', tmp_path / 'out',
-                              '--cfg-options', *SMALL)
+                              '--data-roots', root, '--statistics', 'carried', 'running', '--crop', 64, 32,
+                              '--out', tmp_path / 'out', '--cfg-options', *SMALL)
     assert code == 0, err
     found = json.loads((tmp_path / 'out' / 'token_transfer.json').read_text())
     assert set(found['results']) == {'slid', 'carried', 'running'} and found['metric'] == 'mIoU'

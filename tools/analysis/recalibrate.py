@@ -17,7 +17,9 @@ def parse_args():
     parser.add_argument('config', help='config file of a DeepViT')
     parser.add_argument('checkpoint', help='its checkpoint file')
     parser.add_argument('image', help='image, or folder of images')
-    parser.add_argument('--out', required=True, metavar='D', help='folder of recalibrated.pth, exponents.json and exponents.png')
+    parser.add_argument(
+        '--out', required=True, metavar='D', help='folder of recalibrated.pth, exponents.json and exponents.png'
+    )
     parser.add_argument(
         '--sizes',
         type=int,
@@ -97,9 +99,15 @@ def main():
               f'{", ".join(f"{value:.2f}" for value in change)}'
               + (f'; exponents {", ".join(f"{p:.2f}" for p in slopes(means[name]))}' if len(means[name]) > 1 else ''))
     if len(sizes) > 1:
-        save_json({name: dict(tokens=list(of_size), variance=[var.tolist() for var in of_size.values()], exponents=slopes(of_size))
-                   for name, of_size in means.items() if len(of_size) > 1}, out / 'exponents.json')
-        draw({name: of_size for name, of_size in means.items() if len(of_size) > 1}, out / 'exponents.png')
+        several = {name: of_size for name, of_size in means.items() if len(of_size) > 1}
+        content = {
+            name: dict(
+                tokens=list(of_size), variance=[var.tolist() for var in of_size.values()], exponents=slopes(of_size)
+            )
+            for name, of_size in several.items()
+        }
+        save_json(content, out / 'exponents.json')
+        draw(several, out / 'exponents.png')
         print(f'{out / "exponents.json"} and exponents.png')
     print(out / 'recalibrated.pth')
 

@@ -15,15 +15,23 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file of a DeepViT for segmentation')
     parser.add_argument('checkpoints', nargs='+', help='its checkpoint files')
-    parser.add_argument('--sizes', type=int, nargs='+', metavar='S', help='short sides that test images are resized to, in pixels')
+    parser.add_argument(
+        '--sizes', type=int, nargs='+', metavar='S', help='short sides that test images are resized to, in pixels'
+    )
     parser.add_argument(
         '--data-roots',
         nargs='+',
         metavar='D',
         help='instead of sizes: data sets with images of each size, laid out as that of the config',
     )
-    parser.add_argument('--crop', type=int, nargs=2, default=(128, 64), metavar=('C', 'STRIDE'), help='of the windows, in pixels '
-                        '(default: 128 64)')
+    parser.add_argument(
+        '--crop',
+        type=int,
+        nargs=2,
+        default=(128, 64),
+        metavar=('C', 'STRIDE'),
+        help='of the windows, in pixels (default: 128 64)',
+    )
     parser.add_argument('--statistics', nargs='+', choices=STATISTICS, default=list(STATISTICS), help='kinds to test')
     parser.add_argument('--image-share', type=float, default=1.0, help='reatten_image_share of image (default: 1)')
     parser.add_argument('--metric', help='which of the metrics of the test')

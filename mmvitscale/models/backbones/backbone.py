@@ -23,7 +23,8 @@ class Backbone(BaseModule):
     PyTorch, as long as no whole backbone shows in it.
 
     Subclasses say what only they know: ``family``, ``weights_source``, ``lineage``, ``completed_lineage``, ``check_lineage``,
-    ``take_lineage``, ``fit_positions``, ``takes_any_size``, ``may_be_new``, ``leaves_out``, ``warn_of_assumptions``, ``transformer_blocks``.
+    ``take_lineage``, ``fit_positions``, ``takes_any_size``, ``may_be_new``, ``leaves_out``, ``warn_of_assumptions``,
+    ``transformer_blocks``.
     """
 
     _version = 2  # a SwinV2's has not changed since

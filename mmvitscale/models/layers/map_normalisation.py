@@ -62,7 +62,8 @@ class TokenLaw(nn.Module):
 
     def exponent(self) -> Tensor:
         """(heads,): p, 1 to 2."""
-        spread, covariance = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (self.tokens[2], self.moments[1]))
+        wide = torch.promote_types(self.tokens.dtype, torch.float32)
+        spread, covariance = self.tokens[2].to(wide), self.moments[1].to(wide)
         return ((_PRIOR * _USUAL_EXPONENT - covariance) / (spread + _PRIOR)).clamp(1, 2)
 
     def ratio(self, tokens: Tokens) -> Union[float, Tensor]:

@@ -163,16 +163,13 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Optional[Tenso
     tokens = maps.shape[-1] if keys is None else _count(keys, maps.dtype).view(-1, 1, 1, 1)
     centred = maps - 1 / tokens if keys is None else (maps - 1 / tokens) * keys[:, None, None]
     mixed = _mix(weight.to(maps.dtype), centred)
-    elements = _elements(maps.shape[-1], keys, maps.dtype)
+    whole = slice(None)
+    count = _count(keys if keys is not None else maps.new_ones(len(maps), maps.shape[-1], dtype=torch.bool), maps.dtype)
     if attn_drop:  # rows no longer sum to 1
-        if keys is None:
-            mixed = mixed - mixed.mean((0, 2, 3), keepdim=True)
-        else:
-            mean = _queries(mixed, keys, slice(None)).sum((0, 2, 3)) / elements.sum()
-            mixed = (mixed - mean.view(-1, 1, 1)) * keys[:, None, None]
-    var = None
-    if with_variance:
-        var = _queries(mixed, keys, slice(None)).square().sum((2, 3)) / (elements if keys is None else elements.flatten(1))
+        mean = _queries(mixed, keys, whole).sum((0, 2, 3)) / count.square().sum()
+        mixed = mixed - mean.view(-1, 1, 1)
+        mixed = mixed if keys is None else mixed * keys[:, None, None]
+    var = _queries(mixed, keys, whole).square().sum((2, 3)) / count[:, None]**2 if with_variance else None
     return mixed.to(v.dtype) @ v, var, lambda part: mixed[:, :, part]
 
 

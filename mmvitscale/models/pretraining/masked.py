@@ -23,7 +23,7 @@ class _Masked(_Base):
     # The backbone's behind this mix-in.
     arch: dict
     patch_embed: nn.Module
-    forward_tokens: Callable[[Tensor], Tuple[Tensor, ...]]
+    forward_tokens: Callable[..., Tuple[Tensor, ...]]
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -279,10 +279,10 @@ def test_mixed_precision():
 
 def test_dropout_of_maps_sees_no_padding():
     x, keys = filled([torch.randn(4, DIM).double(), torch.randn(9, DIM).double()], 13)
-    module = make().train()
-    module.attn_drop = 0.3
     outs = []
     for scale in (1, 50):
+        module = make().train()
+        module.attn_drop = 0.3
         torch.manual_seed(3)
         outs.append(module(torch.where(keys[..., None], x, scale * x), keys) * keys[..., None])
     assert torch.allclose(*outs, rtol=1e-9, atol=1e-12)
