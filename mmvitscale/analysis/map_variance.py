@@ -77,8 +77,8 @@ def recalibrate(model: nn.Module, variances: Variances) -> None:
         sizes = sorted({tokens for tokens, _ in variances[name]})
         if not sizes or module.statistics == 'running' and len(sizes) > 1:
             raise InputError(f'{len(sizes)} numbers of tokens found in {name} ({", ".join(map(str, sizes)) or "no image"}), '
-                             "but reatten_statistics='running' has statistics of one; give one size of square images, or another "
-                             'reatten_statistics')
+                             "but reatten_statistics='running' has statistics of one; give one size of square images, or "
+                             'another reatten_statistics')
     for name, module in modules.items():
         norm, law, weight = module.var_norm, module.token_law, module.reatten_matrix.weight.flatten(1)
         means = means_of(variances[name])

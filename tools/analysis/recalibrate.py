@@ -57,6 +57,9 @@ def draw(means, path):
         for head, points in enumerate(zip(*(var.tolist() for var in of_size.values()))):
             axes[0].plot(tokens, points, color=line.get_color(), alpha=0.25, lw=0.8)
     axes[0].set(xscale='log', yscale='log', xlabel='tokens', ylabel='variance of the mixed maps (mean, and each head)')
+    sizes = sorted({tokens for of_size in means.values() for tokens in of_size})
+    axes[0].set_xticks(sizes, sizes)
+    axes[0].minorticks_off()
     axes[0].legend(fontsize=7)
     exponents = {name.removeprefix('backbone.').removesuffix('.attn'): slopes(of_size) for name, of_size in means.items()}
     axes[1].boxplot([list(values) for values in exponents.values()])

@@ -6,7 +6,7 @@ N0 tokens and used with N, r = N / N0:
 
 - The mean of a mixed map, w / N + c, is known for every N.
 - Its variance falls as var r^-p: p is 1 for maps that look at a fixed number of tokens and 2 for maps that look at a fixed
-  share of the image; measured, 1.5 to 2.
+  share of the image, and measured in between.
 - eps is added to that variance, so it must fall with it. 1e-5 is more than all of the variance of an even map of 1024 tokens.
 - Rows of A sum to 1, so A' v is an average of values, whatever N is. The gain of N tokens, r^(p / 2) times that of N0, gives
   outputs that grow with the image, and so does b, which meets the sum of all values. Both would be new to the layers behind.
@@ -33,7 +33,7 @@ STATISTICS = ('carried', 'running', 'scaled', 'image')
 # One number of tokens for all images, or (B,), one for each.
 Tokens = Union[int, Tensor]
 
-# Where nothing is known: what small models trained on two data sets have on average.
+# Where nothing is known: the average of small models on images of several sizes with objects of one (docs/deepvit.md).
 _USUAL_EXPONENT = 1.7
 # How much spread of log N, as a variance, has the weight of the usual exponent.
 _PRIOR = 0.02
