@@ -36,7 +36,11 @@ def record(args, size):
     """The variances of all images at a size, and the model."""
     cfg = load_test_config(args.config, args.cfg_options)
     if size is not None:
-        study.use_test_side(cfg, size)
+        pipeline = cfg.test_dataloader.dataset.pipeline
+        if any('Resize' in step['type'] for step in pipeline):
+            study.use_test_side(cfg, size)
+        else:  # images as they are: the config's own data need not be there
+            pipeline.insert(1, dict(type='Resize', scale=(size, size), keep_ratio=True))
     predictor = inference.predictor_of(cfg, args.checkpoint)
     images = inference.list_images(args.image, predictor.read_image.suffixes)[: args.limit]
     with recorded_variances(predictor.model) as variances:
