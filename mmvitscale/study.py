@@ -77,17 +77,18 @@ def test_side(cfg: Config) -> int:
 def use_test_side(cfg: Config, side: int) -> None:
     """Change what the config tests on to images of this short side: the sizes in its pipeline and of sliding windows in
     proportion, or where it takes images as they are, a first step that resizes them."""
-    factor = side / test_side(cfg)
     pipeline = cfg.test_dataloader.dataset.pipeline
     sized = [step for step in pipeline if any(_short(step.get(key)) for key in _SIZES)]
+    test_cfg = cfg.model.get('test_cfg') or {}
+    slides = test_cfg.get('mode') == 'slide'
+    factor = side / test_side(cfg) if sized or slides else 1.0  # the side may have to be read from an image
     for step in sized:
         for key in _SIZES:
             if _short(step.get(key)):
                 step[key] = _times(step[key], factor)
     if not sized:
         pipeline.insert(1, ConfigDict(type='Resize', scale=(side, side), keep_ratio=True))
-    test_cfg = cfg.model.get('test_cfg') or {}
-    for key in ('crop_size', 'stride'):
+    for key in ('crop_size', 'stride') if slides else ():
         if key in test_cfg:
             test_cfg[key] = _times(test_cfg[key], factor)
 

@@ -36,17 +36,18 @@ def record(args, size):
     """The variances of all images at a size, and the model."""
     cfg = load_test_config(args.config, args.cfg_options)
     if size is not None:
-        pipeline = cfg.test_dataloader.dataset.pipeline
-        if any('Resize' in step['type'] for step in pipeline):
-            study.use_test_side(cfg, size)
-        else:  # images as they are: the config's own data need not be there
-            pipeline.insert(1, dict(type='Resize', scale=(size, size), keep_ratio=True))
+        study.use_test_side(cfg, size)
     predictor = inference.predictor_of(cfg, args.checkpoint)
     images = inference.list_images(args.image, predictor.read_image.suffixes)[: args.limit]
     with recorded_variances(predictor.model) as variances:
         for path in images:
             predictor(path)
     return predictor.model, variances, len(images)
+
+
+def short(name):
+    """``blocks.5`` of a module's name."""
+    return name.removeprefix('backbone.').removesuffix('.attn')
 
 
 def draw(means, path):
@@ -56,16 +57,15 @@ def draw(means, path):
     axes = figure.subplots(1, 2)
     for name, of_size in means.items():
         tokens = list(of_size)
-        label = name.removeprefix('backbone.').removesuffix('.attn')
-        line, = axes[0].plot(tokens, [float(var.mean()) for var in of_size.values()], marker='o', ms=3, label=label)
-        for head, points in enumerate(zip(*(var.tolist() for var in of_size.values()))):
+        line, = axes[0].plot(tokens, [float(var.mean()) for var in of_size.values()], marker='o', ms=3, label=short(name))
+        for points in zip(*(var.tolist() for var in of_size.values())):
             axes[0].plot(tokens, points, color=line.get_color(), alpha=0.25, lw=0.8)
     axes[0].set(xscale='log', yscale='log', xlabel='tokens', ylabel='variance of the mixed maps (mean, and each head)')
     sizes = sorted({tokens for of_size in means.values() for tokens in of_size})
     axes[0].set_xticks(sizes, sizes)
     axes[0].minorticks_off()
     axes[0].legend(fontsize=7)
-    exponents = {name.removeprefix('backbone.').removesuffix('.attn'): slopes(of_size) for name, of_size in means.items()}
+    exponents = {short(name): slopes(of_size) for name, of_size in means.items()}
     axes[1].boxplot([list(values) for values in exponents.values()])
     axes[1].set_xticks(range(1, len(exponents) + 1), list(exponents), rotation=90, fontsize=7)
     axes[1].set(ylabel='exponent of the heads: variance ~ tokens ^ -p')

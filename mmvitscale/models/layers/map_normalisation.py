@@ -68,7 +68,7 @@ class TokenLaw(nn.Module):
 
     def ratio(self, tokens: Tokens) -> Union[float, Tensor]:
         """N / N0, a number or (B, 1)."""
-        return (tokens[:, None] if isinstance(tokens, Tensor) else tokens) / self.reference
+        return _column(tokens) / self.reference
 
     def growth(self, tokens: Tokens, power: float = 1.0) -> Union[float, Tensor]:
         """(N / N0)^(p power), (heads,) or (B, heads); exactly 1 for N0."""
@@ -129,19 +129,16 @@ def gain_and_offset(norm: nn.Module, law: TokenLaw, mixing: Tensor, bias: Tensor
     total = mixing.sum(1)
     if norm.training:
         return _of_batch(norm, law, total, bias, var, tokens, statistics)
-    eps, ratio = norm.eps, law.ratio(tokens)
     # What is left between running mean and maps: nothing, but that the mean lags behind W.
-    if statistics == 'running':
-        gain = norm.weight * (norm.running_var + eps).rsqrt()
-        return gain, gain * (total / _column(tokens) + bias - norm.running_mean) + norm.bias
-    left = total / law.reference + bias - norm.running_mean
-    if statistics == 'carried':
-        gain = norm.weight * (norm.running_var + eps).rsqrt()
-        return gain, (gain * left + norm.bias) / ratio
+    left = total / (_column(tokens) if statistics == 'running' else law.reference) + bias - norm.running_mean
+    if statistics in ('running', 'carried'):
+        gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        offset = gain * left + norm.bias
+        return gain, offset / law.ratio(tokens) if statistics == 'carried' else offset
     share = image_share if statistics == 'image' else 0.0
     fallen = law.growth(tokens, -1.0)
     mixed_var = (1 - share) * norm.running_var * fallen + (share * var if share else 0.0)
-    gain = norm.weight * (mixed_var + eps * fallen).rsqrt()
+    gain = norm.weight * (mixed_var + norm.eps * fallen).rsqrt()
     return gain, gain * ((1 - share) * left) + norm.bias
 
 
@@ -165,7 +162,8 @@ def _of_batch(norm: nn.Module, law: TokenLaw, total: Tensor, bias: Tensor, var: 
     if isinstance(tokens, Tensor):
         count = count * (count > 1)  # windows of padding hold the class token alone
     own_mean = 1 / _column(tokens)  # of an image's plain maps
-    sums = torch.cat([count.sum()[None], (count * own_mean).sum()[None], law.observed(var.detach(), tokens, count)])
+    observed = [] if official else [law.observed(var.detach(), tokens, count)]
+    sums = torch.cat([count.sum()[None], (count * own_mean).sum()[None], *observed])
     group, synchronised = _processes(norm)
     if synchronised:
         dist.all_reduce(sums, group=group)
