@@ -1,21 +1,33 @@
 # make demo   from nothing to a trained model and a picture: no compiler, no download but Python packages
-# make test   everything installed (mmcv's compiled ops too), whole test suite
-# make check  what is checked beside the tests: style, types, package, site, notebook
-# make docs   the documentation as a site, in site/
+# make test       everything installed (mmcv's compiled ops too), then the unit and the integration tests
+# make test-fast  the unit tests alone, for the edit loop: no compiler, no mmdetection, mmsegmentation or mmpretrain
+# make test-slow  the rest: several processes, kills, trainings that must learn, full matrices, full-size builds
+# make check      what is checked beside the tests: style, types, package, site, notebook
+# make docs       the documentation as a site, in site/
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
+# Tests run side by side, each on one thread: make test WORKERS=8 on a larger machine.
+WORKERS ?= 2
+PYTEST := OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test check lint docs notebook package install-demo install-all install-test install-dev clean
+.PHONY: demo test test-fast test-slow check lint docs notebook package clean \
+	install-unit install-demo install-all install-test install-dev
 .DELETE_ON_ERROR:
 
 demo: install-demo
 	$(BIN)/python tools/demo.py
 
 test: install-test
-	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -m 'unit or integration'
+
+test-fast: install-unit
+	$(PYTEST) -m unit
+
+test-slow: install-test
+	$(PYTEST) -m slow
 
 check: lint package docs notebook
 
@@ -34,6 +46,7 @@ package: install-dev
 	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/python -m twine check --strict dist/*
 
+install-unit: $(VENV)/.unit
 install-demo: $(VENV)/.demo
 install-all: $(VENV)/.all
 install-test: $(VENV)/.test
@@ -52,9 +65,20 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 
 # mmcv is built by pip in isolation, where its compiled ops are left out: seconds, and no compiler. pip's cache is
 # passed by, since it may hold a wheel with ops for another PyTorch.
-$(VENV)/.demo: $(VENV)/.torch setup.py constraints.txt
-	@echo 'Installing mmengine, mmcv (without compiled ops) and mmsegmentation ...'
+$(VENV)/.mmcv: $(VENV)/.torch
+	@echo 'Installing mmengine and mmcv (without compiled ops) ...'
 	@$(BIN)/python -c 'import mmcv' 2>/dev/null || $(INSTALL) --no-cache-dir onedl-mmcv
+	@touch $@
+
+$(VENV)/.unit: $(VENV)/.mmcv setup.py
+	@echo 'Installing what the unit tests need ...'
+	$(INSTALL) --editable '.[unit]'
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || \
+		$(INSTALL) --force-reinstall --no-deps opencv-python-headless  # where libGL is missing
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.mmcv setup.py
+	@echo 'Installing mmsegmentation ...'
 	$(INSTALL) --editable '.[seg]'
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || \
 		$(INSTALL) --force-reinstall --no-deps opencv-python-headless  # where libGL is missing

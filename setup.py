@@ -17,9 +17,9 @@ PRETRAIN = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'onedl-mmpretrain>=1.3'
 SCALE = ['deepspeed>=0.16']
 EXPORT = ['onnx>=1.18', 'onnxscript>=0.5', 'onnxruntime>=1.20', 'openvino>=2025.0', 'nncf>=2.15']
 DOCS = ['mkdocs-material>=9', 'mkdocstrings[python]>=0.26']
-TEST = [
-    'pytest>=8', 'pytest-xdist', 'hypothesis', 'transformers>=5', 'rasterio', 'seaborn', 'setuptools', 'wheel', *SCALE, *EXPORT
-]
+# What ``make test-fast`` needs: mmengine, and mmcv without its compiled ops.
+UNIT = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'pytest>=8', 'pytest-xdist', 'hypothesis']
+TEST = [*UNIT, 'transformers>=5', 'rasterio', 'seaborn', 'setuptools', 'wheel', *SCALE, *EXPORT]
 DEV = [*DOCS, 'ruff', 'mypy', 'pre-commit', 'build', 'twine', 'nbmake', 'ipykernel']
 
 
@@ -47,7 +47,7 @@ setup(
     install_requires=['torch>=2.6', 'numpy', 'opencv-python', 'pillow', 'safetensors', 'tifffile'],
     extras_require=dict(
         seg=SEG, det=DET, pretrain=[*PRETRAIN, 'torchvision'], large=['rasterio'], scale=SCALE, export=EXPORT, docs=DOCS,
-        test=TEST, dev=DEV,
+        unit=UNIT, test=TEST, dev=DEV,
         # torchvision is kept apart there: mmvitscale/torchvision_shim.py
         all=[*SEG, *DET, *PRETRAIN, 'tensorboard', 'rasterio']),
     cmdclass=dict(build_py=BuildWithConfigs),

@@ -2,18 +2,15 @@ import logging
 import runpy
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.utils import manager
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside the tests
+from tests.helpers.commands import ROOT
 
-from mmvitscale.torchvision_shim import make_torchvision_importable  # noqa: E402
-
-make_torchvision_importable()  # before any test imports what would import them
+pytest_plugins = ['tests.helpers.tiers']
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +49,7 @@ def run_here(monkeypatch, capfd):
     """Runs a command in this process, to save time; returns its exit status, its output and its error output."""
 
     def run(tool, *arguments):
-        monkeypatch.chdir(Path(__file__).parents[1])
+        monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
         # MMEngine names loggers by the second, and one of the same name would go on writing where the last command did.
         MMLogger._instance_dict.clear()

@@ -17,12 +17,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hostile import Attack
 from mmengine.registry import MODELS, init_default_scope
 
 from mmvitscale.commands import ConfigOptions
 from mmvitscale.config import load_config
 from mmvitscale.datasets.mini import write_dataset
+from tests.helpers.hostile import Attack
+
+pytestmark = pytest.mark.integration
 
 # What may lie in the folder of a tool that was stopped: what it has said, and the config.
 _HARMLESS = {'.log', '.py', '.json', '.txt', ''}
@@ -771,7 +773,7 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_one_sentence(name, world, tmp_path, run_here, monkeypatch):
+def test_bad_input_gives_one_error_line_and_no_half_written_file(name, world, tmp_path, run_here, monkeypatch):
     shutil.copytree(world.root / 'data', tmp_path / 'data')
     shutil.copy(world.checkpoint, tmp_path / 'iter_1.pth')
     place = Place(tmp_path, tmp_path / 'data/ADEChallengeData2016', tmp_path / 'data/coco', tmp_path / 'iter_1.pth')
@@ -791,5 +793,5 @@ def test_one_sentence(name, world, tmp_path, run_here, monkeypatch):
     assert not [path for path in left if path.suffix not in _HARMLESS or '.part' in path.name], left
 
 
-def test_there_are_enough():
+def test_at_least_120_cases_are_defined():
     assert len(CASES) >= 120

@@ -2,15 +2,17 @@
 
 import pytest
 import torch
-from layouts import ARCH, IMAGE, SIDE, VIT, official_deepvit
 from mmengine.registry import MODELS, init_default_scope
-from official_layout import official_state_dict
-from randomise import randomise
 
 from mmvitscale.analysis import peers
 from mmvitscale.checkpoints.door import into_model
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from tests.helpers.layouts import ARCH, IMAGE, SIDE, VIT, official_deepvit
+from tests.helpers.official_layout import official_state_dict
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 SWIN = dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=4, out_indices=[3], drop_path_rate=0.0)
 
@@ -59,14 +61,14 @@ def peer_file(name, prefix, head):
 
 
 @pytest.mark.parametrize('name, content, head, options', files(), ids=lambda value: value if isinstance(value, str) else '')
-def test_a_classifier_of_another_library_is_tested_as_it_is(name, content, head, options):
+def test_classifier_heads_of_other_libraries_are_loaded_for_testing(name, content, head, options):
     model = classifier(dict(SWIN, **options))
     into_model(model, content, f'{name}.pth', exact=True)
     model.load_state_dict(content['state_dict'])
     assert torch.equal(model.head.fc.weight, head['weight']) and torch.equal(model.head.fc.bias, head['bias'])
 
 
-def test_an_official_deepvit_reads_the_class_token():
+def test_an_official_deepvit_classifier_gives_its_class_token_logits():
     source = randomise(DeepViT(VIT, SIDE)).eval()
     content = official_deepvit(source)
     content['head.weight'], content['head.bias'] = torch.randn(10, 12), torch.randn(10)
@@ -81,7 +83,7 @@ def test_an_official_deepvit_reads_the_class_token():
         assert torch.allclose(model(IMAGE), logits, atol=1e-5)
 
 
-def test_another_number_of_classes():
+def test_another_number_of_classes_is_refused_unless_fine_tuning():
     source, model = classifier(SWIN), classifier(SWIN, classes=7)
     content = dict(state_dict=source.state_dict())
     with pytest.raises(InputError, match=r'a.pth does not fit the config: 2 weights of another shape \(head.fc.weight is '
@@ -92,7 +94,7 @@ def test_another_number_of_classes():
     assert '2 of another shape (head.fc.weight' in lines[0]
 
 
-def test_a_masked_checkpoint_is_not_a_classifier():
+def test_a_simmim_checkpoint_is_refused_as_a_classifier():
     backbone = dict(SWIN, type='mmvitscale.MaskedSwinTransformerV2')
     init_default_scope('mmpretrain')
     simmim = MODELS.build(dict(

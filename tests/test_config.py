@@ -11,6 +11,8 @@ from mmvitscale import config as config_module
 from mmvitscale.config import configs_folder, find_config, load_config, load_test_config
 from mmvitscale.errors import InputError
 
+pytestmark = pytest.mark.unit
+
 CONFIG = '''
 data_root = 'data/coco/'
 train_dataloader = dict(
@@ -39,7 +41,7 @@ custom_hooks = [dict(type='mmvitscale.ProgressiveWindowHook', schedule=[dict(beg
 """
 
 
-def test_whose_windows_are_tested(config, tmp_path):
+def test_checkpoint_windows_are_tested_where_a_schedule_grows_them(config, tmp_path):
     assert load_test_config(config).test_windows == 'config'
     (tmp_path / 'growing.py').write_text(GROWING)
     growing = str(tmp_path / 'growing.py')
@@ -74,7 +76,7 @@ def test_the_configs_of_the_package_are_found_by_name(monkeypatch, tmp_path):
 @pytest.mark.parametrize('wrong, hint', [
     ('swinv2_uprnet_ade20k', 'did you mean swinv2_upernet_ade20k?'), ('/nowhere/swinv2_fpn_ade20k.py', 'list_configs'),
     ('mmvitscale::', 'list_configs'), ('deepvit/swinv2_fpn_ade20k', 'list_configs')])
-def test_names_of_no_config(wrong, hint):
+def test_unknown_config_names_are_refused_with_a_hint(wrong, hint):
     with pytest.raises(InputError, match=f'config {re.escape(wrong)} is not there; .*{re.escape(hint)}'):
         load_config(wrong)
 
@@ -93,7 +95,7 @@ def test_a_config_inherits_by_name_wherever_it_is(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['deepvit_upernet_ade20k', 'swinv2_htc_coco'])
-def test_a_recipe_written_out_whole_is_the_same(name, tmp_path):
+def test_a_dumped_config_equals_the_original(name, tmp_path):
     cfg = load_config(name)
     cfg.dump(str(tmp_path / 'whole.py'))
     assert Config.fromfile(str(tmp_path / 'whole.py'))._cfg_dict == cfg._cfg_dict

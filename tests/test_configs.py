@@ -6,10 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from loaded import load
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
-from official_layout import official_state_dict
 
 import mmvitscale
 from mmvitscale.checkpoints import pretrained
@@ -17,6 +15,11 @@ from mmvitscale.config import configs_folder, find_config
 from mmvitscale.errors import InputError
 from mmvitscale.machine import describe_batch
 from mmvitscale.models import SwinTransformerV2
+from tests.helpers.loaded import load
+from tests.helpers.official_layout import official_state_dict
+from tests.helpers.shrink import shrink
+
+pytestmark = pytest.mark.integration
 
 NAMES = mmvitscale.list_configs()
 HEADLINES = [name for name in NAMES if find_config(name).parent == configs_folder()]
@@ -26,7 +29,7 @@ PUBLIC = (r'https://github.com/SwinTransformer/storage/releases/download/v2.0.0/
           r'swinv2_(\w+)_patch4_window(\d+)_(256|192_22k).pth')
 
 
-def test_there_are_configs():
+def test_headline_configs_are_complete_and_config_names_unique():
     assert set(HEADLINES) == {
         'swinv2_upernet_ade20k', 'swinv2_fpn_ade20k', 'swinv2_mask2former_ade20k', 'swinv2_retinanet_coco',
         'swinv2_mask_rcnn_coco', 'swinv2_cascade_mask_rcnn_coco', 'swinv2_htc_coco', 'swinv2_dino_coco',
@@ -66,7 +69,7 @@ def test_the_weights_of_a_config_fit_it(name, monkeypatch):
     assert [stage.reference for stage in backbone.stages] == [(w, w) for w in windows[:len(backbone.stages)]]
 
 
-def test_every_config_starts_from_weights_but_those_that_make_them():
+def test_only_mini_and_first_pretraining_configs_start_from_scratch():
     scratch = {name for name in NAMES if 'init_cfg' not in load(name).model.backbone}
     first_links = {name for name in PRETRAIN if not re.search('w12to|w12-simmim', name)}
     assert scratch == {*MINI, *first_links}
@@ -78,7 +81,7 @@ def test_the_mini_configs_start_from_scratch(name):
     assert 'init_cfg' not in load(name).model.backbone  # so that a child config may add weights
 
 
-def test_from_scratch_by_one_option():
+def test_init_cfg_none_builds_a_backbone_without_pretrained_weights():
     for name in ('swinv2_upernet_ade20k', 'swinv2_htc_coco', 'deepvit_upernet_ade20k'):
         cfg = mmvitscale.load_config(name, {'model.backbone.init_cfg': None})
         assert build(cfg, 'meta').backbone.init_cfg is None
@@ -102,59 +105,6 @@ def build(cfg, device):
     init_default_scope(cfg.default_scope)
     with torch.device(device):
         return MODELS.build(copy.deepcopy(cfg.model))
-
-
-def edit(item, key, change):
-    """``change`` applied to every value of this key in nested dicts and lists."""
-    for name, value in item.items() if isinstance(item, dict) else enumerate(item):
-        if name == key:
-            item[name] = change(value)
-        elif isinstance(value, (dict, list)):
-            edit(value, key, change)
-
-
-def shrink(model, size):
-    """A model's config with few and narrow layers, all else as it is, for images of this size."""
-    backbone = model.backbone
-    backbone.init_cfg = None
-    if backbone.type == 'mmvitscale.DeepViT':
-        from mmvitscale.models.backbones.variants import DEEPVIT
-        arch = DEEPVIT.resolve(backbone.arch)
-        wide, narrow = [arch['embed_dims']], [24]
-        backbone.arch = {**arch, 'embed_dims': 24, 'depth': 4, 'num_heads': 4, 're_attention': 4 * arch['re_attention']
-                         // arch['depth']}
-        backbone.out_indices = [0, 1, 2, 3] if backbone.get('out_indices') else None
-        if backbone.get('global_blocks'):
-            backbone.update(window_size=3, global_blocks=[3])
-    else:
-        from mmvitscale.models.backbones.variants import SWIN_V2
-        arch = SWIN_V2.resolve(backbone.arch)
-        wide, narrow = ([dims * 2**i for i in range(4)] for dims in (arch['embed_dims'], 16))
-        backbone.arch = dict(_delete_=True, **{**arch, 'embed_dims': 16, 'depths': (2, 2, 2, 2), 'num_heads': (1, 2, 4, 8)})
-        backbone.arch.pop('_delete_')
-    if model.type in ('SimMIM', 'ImageClassifier'):
-        reader = model.neck if model.type == 'SimMIM' else model.head
-        reader.in_channels = narrow[wide.index(reader.in_channels)]
-        return
-    readers = model.get('neck') or [model.get(part) for part in ('decode_head', 'auxiliary_head', 'panoptic_head')]
-    for reader in readers if isinstance(readers, list) else [readers]:
-        if reader:
-            channels = reader.in_channels
-            reader.in_channels = (narrow[wide.index(channels)] if isinstance(channels, int) else
-                                  [narrow[wide.index(c)] for c in channels])
-            if reader.type == 'mmvitscale.GlobalAttention':
-                reader.num_heads = 8
-    edit(model, 'fc_out_channels', lambda channels: 64)
-    for key, fewer in (('num', 16), ('nms_pre', 100), ('max_per_img', 20)):  # boxes
-        edit(model, key, lambda number: fewer)
-    edit(model, 'num_layers', lambda layers: 2)
-    edit(model, 'num_queries', lambda queries: 20)  # no more than so small an image has tokens
-    if model.get('decode_head', {}).get('type') == 'UPerHead':
-        model.decode_head.channels = 32
-    if 'size' in model.data_preprocessor:
-        model.data_preprocessor.size = size
-    for augment in model.data_preprocessor.get('batch_augments') or []:
-        augment.size = size
 
 
 def segmentation_sample(model_cfg, size):

@@ -14,17 +14,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
-from randomise import randomise
 
 from mmvitscale import runner
 from mmvitscale.analysis.finite import pack
 from mmvitscale.config import load_config
 from mmvitscale.datasets import checks, mini
+from tests.helpers.commands import ROOT
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md')),
          *sorted((ROOT / 'configs').rglob('README.md'))]
@@ -47,7 +49,7 @@ COMMANDS = [(command, page) for command, page in {
 }.items()][::-1]
 
 
-def test_there_are_commands():
+def test_commands_are_found_in_every_part_of_the_documentation():
     assert len(COMMANDS) > 50 and {page.split('/')[0] for _, page in COMMANDS} == {
         'README.md', 'CONTRIBUTING.md', 'docs', 'configs'}
 
@@ -114,7 +116,7 @@ def run(arguments, place, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize('command, page', COMMANDS, ids=[f'{page}: {command[:60]}' for command, page in COMMANDS])
-def test_a_command(command, page, place, tmp_path, monkeypatch, capfd):
+def test_every_documented_command_is_valid(command, page, place, tmp_path, monkeypatch, capfd):
     arguments = filled_in(command, place, tmp_path)
     while '=' in arguments[0]:  # NNODES=2 ...
         assert re.fullmatch(r'[A-Z_]+=\S+', arguments[0])

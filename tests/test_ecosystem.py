@@ -13,16 +13,18 @@ import mmseg
 import numpy as np
 import pytest
 import torch
-from commands import FOREGROUND, ROOT, path_without_deepspeed
-from hostile import Attack
 from mmengine.registry import MODELS, init_default_scope
-from official_layout import official_state_dict
-from randomise import randomise
 
 from mmvitscale.config import load_config
 from mmvitscale.datasets import mini
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
+from tests.helpers.commands import FOREGROUND, ROOT, path_without_deepspeed
+from tests.helpers.hostile import Attack
+from tests.helpers.official_layout import official_state_dict
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 SEGMENTATION = str(ROOT / 'configs/mini/swinv2_upernet_mini.py')
 DETECTION = str(ROOT / 'configs/mini/swinv2_retinanet_mini.py')
@@ -51,7 +53,7 @@ def same(found, model):
     return all(torch.equal(value, model.state_dict()[key]) for key, value in found.state_dict().items())
 
 
-def test_segmentation_models_and_inferencers(picture, tmp_path):
+def test_mmseg_apis_load_our_checkpoints_and_agree(picture, tmp_path):
     from mmseg.apis import MMSegInferencer, inference_model, init_model
     model, path = checkpoint_of(SEGMENTATION, tmp_path)
     loaded = init_model(SEGMENTATION, path, device='cpu')
@@ -63,7 +65,7 @@ def test_segmentation_models_and_inferencers(picture, tmp_path):
     assert np.array_equal(inferencer(picture)['predictions'], result[0].numpy())
 
 
-def test_detection_models_and_inferencers(picture, tmp_path):
+def test_mmdet_apis_load_our_checkpoints_and_agree(picture, tmp_path):
     from mmdet.apis import DetInferencer, inference_detector, init_detector
     model, path = checkpoint_of(DETECTION, tmp_path)
     loaded = init_detector(DETECTION, path, device='cpu')
@@ -76,7 +78,7 @@ def test_detection_models_and_inferencers(picture, tmp_path):
 
 
 @pytest.mark.parametrize('task', ['segmentation', 'detection'])
-def test_larger_windows_there(task, picture, tmp_path):
+def test_openmmlab_apis_keep_the_pretrained_window_at_larger_windows(task, picture, tmp_path):
     """Windows are the config's, reference windows the checkpoint's."""
     from mmdet.apis import DetInferencer, init_detector
     from mmseg.apis import MMSegInferencer, init_model
@@ -94,7 +96,7 @@ def test_larger_windows_there(task, picture, tmp_path):
             assert torch.allclose(loaded.backbone.eval()(image)[-1], model.backbone(image)[-1], atol=1e-5)
 
 
-def test_what_is_broken_is_refused_there_too(tmp_path):
+def test_mmseg_apis_refuse_incomplete_checkpoints(tmp_path):
     from mmseg.apis import init_model
 
     _, path = checkpoint_of(SEGMENTATION, tmp_path)
@@ -110,7 +112,7 @@ def test_what_is_broken_is_refused_there_too(tmp_path):
         'model.data_preprocessor.size=(64,64)', 'train_dataloader.dataset.pipeline.2.crop_size=(64,64)']),
     (mmdet, DETECTION, 'coco', []),
 ], ids=['mmseg', 'mmdet'])
-def test_their_own_tools_have_our_door(package, config, data, options, tmp_path):
+def test_openmmlab_tools_train_from_official_checkpoints(package, config, data, options, tmp_path):
     """``tools/train.py`` of mmsegmentation and mmdetection take a file of another library as ``load_from``. Their
     ``tools/test.py`` test what came of it, and mmdetection's runs no code from a checkpoint (mmsegmentation's builds
     MMEngine's runner whatever the config says)."""
@@ -181,7 +183,7 @@ TOOLS = [
 
 
 @pytest.mark.parametrize('package, tool, arguments, says', TOOLS, ids=[f'{p.__name__} {t}' for p, t, _, _ in TOOLS])
-def test_their_analysis_tools_take_our_configs(package, tool, arguments, says, measured, tmp_path, monkeypatch, capfd):
+def test_openmmlab_analysis_tools_accept_our_configs(package, tool, arguments, says, measured, tmp_path, monkeypatch, capfd):
     if (package, tool) == (mmdet, 'benchmark.py') and not torch.cuda.is_available():
         pytest.skip('it calls CUDA, whatever the model is on')
     import matplotlib
@@ -209,14 +211,14 @@ def test_their_analysis_tools_take_our_configs(package, tool, arguments, says, m
         assert [path for path in tmp_path.rglob('*') if path.suffix in ('.png', '.jpg')], printed[-1000:]
 
 
-def test_three_lines_to_a_picture(picture, tmp_path):
+def test_the_predictor_draws_a_picture_from_config_and_checkpoint(picture, tmp_path):
     from mmvitscale.inference import Predictor
     _, path = checkpoint_of(SEGMENTATION, tmp_path)
     drawn = Predictor(load_config(SEGMENTATION), path).draw(picture)
     assert drawn.width == 96 and drawn.height >= 96 and len(set(drawn.getdata())) > 20
 
 
-def test_a_classifiers_get_model(picture, tmp_path):
+def test_mmpretrain_apis_load_our_classifiers(picture, tmp_path):
     from mmpretrain import ImageClassificationInferencer, get_model
     config = str(ROOT / 'configs/mini/swinv2_classifier_mini_96_w6.py')
     model, path = checkpoint_of(config, tmp_path)

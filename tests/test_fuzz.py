@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT
 from safetensors.torch import save_file
+
+from tests.helpers.commands import ROOT
+
+pytestmark = pytest.mark.slow
 
 SEEDS = range(int(os.environ.get('FUZZ_FROM', 0)), int(os.environ.get('FUZZ_TO', 120)))
 _MEMORY = 4 << 30
@@ -61,7 +64,7 @@ def damaged(content: bytes, dice: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize('kind', ['zip', 'legacy', 'safetensors'])
-def test_damaged_files(kind, tmp_path):
+def test_damaged_checkpoints_are_read_or_refused_without_a_crash(kind, tmp_path):
     weights = {f'backbone.blocks.{i}.weight': torch.rand(4, 5) for i in range(6)}
     whole = tmp_path / ('whole.safetensors' if kind == 'safetensors' else 'whole.pth')
     if kind == 'safetensors':

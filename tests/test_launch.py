@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from commands import ROOT
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from mmvitscale import launch, machine
+from tests.helpers.commands import ROOT
+
+pytestmark = pytest.mark.unit
 
 # A tool that does what is asked of it: the process with this rank ends so, the others wait.
 SCRIPT = """
@@ -59,12 +61,12 @@ def end(tmp_path):
     return run
 
 
-def test_bad_input_is_told_by_whoever_meets_it(end):
+def test_bad_input_is_reported_once_by_the_process_that_meets_it(end):
     code, _, errors = end('input', 1)
     assert code == 1 and errors == [f'error: no image found (process 1 on {launch.socket.gethostname()})']
 
 
-def test_a_bug_is_told_once_with_where_it_is(end):
+def test_an_exception_is_reported_with_a_single_traceback(end):
     code, _, errors = end('bug', 1)
     assert code == 1 and errors[-1].startswith('error: process 1 on') and 'ValueError: a bug of 1' in errors[-1]
     assert len([line for line in errors if line.startswith('Traceback')]) == 1
@@ -97,17 +99,17 @@ def failure(exitcode, timestamp, error=None):
         ([failure(1, 11, 'ValueError: later'), failure(1, 10, 'ValueError: first')], 1),
     ],
 )
-def test_the_cause_is_told_not_what_follows(failures, rank):
+def test_the_first_cause_among_several_failures_is_identified(failures, rank):
     assert launch.cause(dict(enumerate(failures))) == rank
 
 
-def test_bad_input_counts_before_a_bug_and_is_no_signal(capsys):
+def test_bad_input_is_reported_in_preference_to_a_bug_or_signal(capsys):
     failures = {0: failure(1, 10, 'ValueError: wrong'), 1: failure(-15, 11, 'InputError: no image')}
     assert launch._tell(failures, 2) == 1  # it was stopped while it spoke
     assert capsys.readouterr().err.startswith('error: no image (process 1 on ')
 
 
-def test_a_number_of_processes_that_is_none(number='two'):
+def test_an_invalid_number_of_processes_is_refused(number='two'):
     result = subprocess.run(
         ['bash', 'tools/dist_train.sh', 'configs/mini/swinv2_upernet_mini.py', number],
         cwd=ROOT,
@@ -123,7 +125,7 @@ def test_a_number_of_processes_that_is_none(number='two'):
     (dict(GPUS='0', NTASKS='2', CPUS_PER_TASK='1', SRUN_ARGS='--mem=4G'),
      '--ntasks=2 --ntasks-per-node=2 --cpus-per-task=1'),
 ])
-def test_what_slurm_is_asked_for(settings, expected, tmp_path):
+def test_slurm_train_passes_gpus_tasks_and_port_to_srun(settings, expected, tmp_path):
     stub = tmp_path / 'srun'
     stub.write_text('#!/bin/sh\necho "$@" port "$MASTER_PORT"\n')
     stub.chmod(0o755)
@@ -136,7 +138,7 @@ def test_what_slurm_is_asked_for(settings, expected, tmp_path):
     assert ('--mem=4G' in told) == ('SRUN_ARGS' in settings) and ('port 123' in told) == ('PORT' in settings)
 
 
-def test_slurm_without_gpus_is_told_to_torch(monkeypatch):
+def test_slurm_variables_set_the_torch_distributed_environment(monkeypatch):
     for name, value in dict(SLURM_NODELIST='node7', SLURM_PROCID='3', SLURM_LOCALID='1', SLURM_NTASKS='4').items():
         monkeypatch.setenv(name, value)
     for name in ('MASTER_ADDR', 'MASTER_PORT', 'RANK', 'LOCAL_RANK', 'WORLD_SIZE'):

@@ -15,6 +15,8 @@ from mmvitscale.models import SwinTransformerV2
 from mmvitscale.runner import Runner as OurRunner
 from mmvitscale.runner import compile_blocks
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture(autouse=True)
 def a_processor_with_bfloat16(monkeypatch):
@@ -22,7 +24,7 @@ def a_processor_with_bfloat16(monkeypatch):
 
 
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
-def test_a_config_for_many_gpus_fits_the_machine(device, monkeypatch):
+def test_data_workers_are_limited_to_those_of_the_machine(device, monkeypatch):
     monkeypatch.setattr(machine, 'get_device', lambda: device)
     cfg = Config(dict(train_dataloader=dict(num_workers=999), sync_bn='torch'))
     machine.adapt_to_machine(cfg)
@@ -39,7 +41,7 @@ def test_mixed_precision_follows_the_device(device, wrapper, monkeypatch):
     assert cfg.optim_wrapper.type == wrapper
 
 
-def test_a_recipe_in_mixed_precision_runs_on_a_cpu():
+def test_amp_configs_become_bfloat16_on_a_cpu():
     cfg = mmvitscale.load_config('swinv2_mask_rcnn_coco', {'optim_wrapper.loss_scale': 'dynamic'})
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     machine.adapt_to_machine(cfg)
@@ -82,14 +84,14 @@ def test_bfloat16_that_is_emulated_is_left_out_unless_it_is_forced(monkeypatch):
     (dict(avx2=True, avx512f=True, amx_bf16=True), ['AVX2', 'AVX-512', 'AMX'], False),  # as Linux names them
     (dict(cpu_name='Neoverse-V2'), [], False),
 ])
-def test_what_a_processor_can_do(capabilities, features, emulates, monkeypatch):
+def test_cpu_features_and_emulated_bfloat16_are_detected(capabilities, features, emulates, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(processor, '_capabilities', lambda: capabilities)
     assert processor.features() == features and processor.emulates_bfloat16() == emulates
     assert processor.name()
 
 
-def test_a_processor_is_asked_where_pytorch_does_not_tell(monkeypatch):
+def test_cpu_features_are_read_from_the_system_without_pytorch(monkeypatch):
     told = processor._capabilities.__wrapped__()
     monkeypatch.delattr(torch.cpu, 'get_capabilities', raising=False)
     read = processor._capabilities.__wrapped__()
@@ -97,7 +99,7 @@ def test_a_processor_is_asked_where_pytorch_does_not_tell(monkeypatch):
         assert bool(told.get(torchs)) == bool(read.get(linuxs)) or torchs not in told
 
 
-def test_compiling_without_a_compiler(monkeypatch):
+def test_compiling_without_a_cpp_compiler_is_refused(monkeypatch):
     monkeypatch.setattr(processor.shutil, 'which', lambda name: None)
     for options in (True, dict(target='blocks'), dict(mode='max-autotune')):
         runner = SimpleNamespace(cfg=Config(dict(compile=options)))
@@ -107,7 +109,7 @@ def test_compiling_without_a_compiler(monkeypatch):
     processor.check_compiler()
 
 
-def test_packages_that_a_data_pipeline_needs(monkeypatch):
+def test_missing_packages_of_a_data_pipeline_are_reported(monkeypatch):
     find_spec = machine.importlib.util.find_spec
     lacking = ('panopticapi', 'instaboostfast')
     monkeypatch.setattr(machine.importlib.util, 'find_spec', lambda name: None if name in lacking else find_spec(name))
@@ -150,7 +152,7 @@ def test_a_strategy_chooses_the_runner():
     assert 'strategy' not in cfg and cfg.runner_type == 'mmvitscale.Runner'
 
 
-def test_every_fragment_can_be_added_to_any_config(tmp_path):
+def test_inherited_strategy_fragments_equal_the_strategy_option(tmp_path):
     for name in STRATEGIES:
         (tmp_path / f'{name}.py').write_text(f"_base_ = ['mmvitscale::swinv2_mask_rcnn_coco', "
                                              f"'{configs_folder()}/_base_/scale/{name}.py']\n")
@@ -161,7 +163,7 @@ def test_every_fragment_can_be_added_to_any_config(tmp_path):
         assert inherited._cfg_dict != mmvitscale.load_config('swinv2_mask_rcnn_coco')._cfg_dict
 
 
-def test_strategies_that_cannot_work(monkeypatch):
+def test_unsupported_strategies_and_combinations_are_refused(monkeypatch):
     assert 'mmvitscale knows FSDPStrategy and DeepSpeedStrategy' in refusal(strategic(dict(type='ColossalAIStrategy')))
     fsdp = dict(type='mmvitscale.FSDPStrategy')
     assert 'EMAHook found with FSDPStrategy' in refusal(strategic(fsdp, custom_hooks=[dict(type='EMAHook')]))
@@ -185,7 +187,7 @@ def test_strategies_that_cannot_work(monkeypatch):
         machine.adapt_to_machine(Config(dict(sync_bn='mmcv')))
 
 
-def test_more_processes_than_gpus(monkeypatch):
+def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(machine, 'get_device', lambda: 'cuda')
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
     for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR'):
@@ -220,7 +222,7 @@ def test_blocks_are_compiled_in_their_place():
 # Batches
 
 
-def test_accumulating_counts_batches_where_the_recipe_counts_iterations():
+def test_gradient_accumulation_scales_every_iteration_count():
     cfg = mmvitscale.load_config('swinv2_upernet_ade20k')
     cfg.custom_hooks = [
         dict(type='mmvitscale.ProgressiveWindowHook', schedule=[dict(begin=0), dict(begin=80000)]), dict(type='EMAHook')]
@@ -245,7 +247,7 @@ def test_accumulating_counts_batches_where_the_recipe_counts_iterations():
 
 
 @pytest.mark.parametrize('steps, counts', [(0, 1), (-2, 1), (2, 4)])
-def test_accumulation_that_cannot_be(steps, counts):
+def test_invalid_gradient_accumulation_is_refused(steps, counts):
     cfg = Config(dict(optim_wrapper=dict(accumulative_counts=counts), train_cfg=dict(max_iters=2)))
     with pytest.raises(InputError, match=f'--accumulate {steps} found with accumulative_counts {counts}'):
         machine.accumulate_gradients(cfg, steps)
@@ -281,7 +283,7 @@ def trained(batch_size, tmp_path, edit=lambda cfg: None):
     return runner.train().weight.detach()
 
 
-def test_accumulating_is_the_larger_batch(tmp_path):
+def test_gradient_accumulation_equals_a_larger_batch(tmp_path):
     """The same updates at the same rates: 4 of 4 images, or 8 batches of 2."""
     whole = trained(4, tmp_path)
     halves = trained(2, tmp_path, lambda cfg: machine.accumulate_gradients(cfg, 2))

@@ -1,10 +1,13 @@
 """The generated lists of configs are those of the configs."""
 
+import pytest
 import yaml
 
 import mmvitscale
 from mmvitscale.config import configs_folder
 from mmvitscale.model_index import files
+
+pytestmark = pytest.mark.integration
 
 ROOT = configs_folder().parent
 

@@ -5,14 +5,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
-from commands import FOREGROUND
 
 from mmvitscale.datasets import mini
+from tests.helpers.commands import FOREGROUND, ROOT
 
-ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope='module')
@@ -73,7 +72,7 @@ def test_a_users_config_inherits_and_trains_from_the_wheel(run, tmp_path):
     assert (tmp_path / 'user/work_dirs/own/iter_2.pth').is_file()
 
 
-def test_a_tool_that_is_not_there(run):
+def test_an_unknown_or_missing_tool_name_is_refused(run):
     assert "error: unknown tool 'trian'; say python -m mmvitscale and one of amplitude, " in run(
         '-m', 'mmvitscale', 'trian', expect=2).stderr
     assert 'error: no tool; say' in run('-m', 'mmvitscale', expect=2).stderr

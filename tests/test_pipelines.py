@@ -1,11 +1,13 @@
 """The data pipelines of the configs, on the embedded scenes: training, testing and test-time augmentation."""
 
 import pytest
-from loaded import load
 from mmengine.registry import DATASETS, init_default_scope
 
 import mmvitscale
 from mmvitscale.datasets import mini
+from tests.helpers.loaded import load
+
+pytestmark = pytest.mark.slow
 
 
 def pipelines():
@@ -47,7 +49,7 @@ def dataset(scenes, cfg, steps, split):
 
 
 @pytest.mark.parametrize('name, split, steps', pipelines(), ids=lambda value: value if isinstance(value, str) else '')
-def test_a_pipeline_runs(name, split, steps, scenes):
+def test_every_data_pipeline_runs_with_consistent_shapes(name, split, steps, scenes):
     for package in ('instaboostfast', 'panopticapi'):
         if package[:8] in str(steps).lower():
             pytest.importorskip(package)

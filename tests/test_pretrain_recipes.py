@@ -9,7 +9,6 @@ import re
 import cv2
 import numpy as np
 import pytest
-from loaded import load
 from mmengine.registry import DATASETS, init_default_scope
 
 import mmvitscale
@@ -17,6 +16,9 @@ from mmvitscale.config import find_config
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
 from mmvitscale.machine import check_packages
+from tests.helpers.loaded import load
+
+pytestmark = pytest.mark.unit
 
 W22K = [12, 12, 12, 6]
 IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
@@ -152,7 +154,7 @@ TABLE = {  # P W
 
 
 @pytest.mark.parametrize('name', [name for name in mmvitscale.list_configs() if find_config(name).parent.name == 'pretrain'])
-def test_a_recipe_is_its_sources(name):
+def test_pretraining_configs_equal_the_table_of_their_sources(name):
     assert_equal(recipe_of(name), TABLE[name])
     cfg = load(name)
     assert bool(cfg.model.backbone.get('similarity_weight')) == (name.startswith('deepvit-32b'))
@@ -170,7 +172,7 @@ def assert_equal(found, expected):
     assert not different
 
 
-def test_a_classifier_of_deepvit_is_averaged_and_one_of_swinv2_is_not():
+def test_vit_and_deepvit_classifiers_use_ema_and_swinv2_does_not():
     averaged = {name for name in TABLE if any(hook.type == 'EMAHook' for hook in load(name).custom_hooks)}
     assert averaged == {name for name in TABLE if 'vit-' in name and not name.startswith('swinv2')}
     assert load('vit-16b_8xb32-300e_in1k-224').custom_hooks[1].momentum == pytest.approx(1 - 0.99996)
@@ -199,7 +201,7 @@ def folders(tmp_path_factory):
         'swinv2-g-w12-simmim_288xb32-30e_in22k-ext-192',
     ],
 )
-def test_a_data_set_is_a_folder_for_each_class(name, folders):
+def test_imagenet_configs_read_a_folder_for_each_class(name, folders):
     cfg = load(name)
     check_packages(cfg)
     init_default_scope('mmpretrain')
@@ -220,7 +222,7 @@ def test_a_data_set_is_a_folder_for_each_class(name, folders):
         assert ('_simmim_' in name) == ('mask' in sample['data_samples'])
 
 
-def test_validation_images_without_folders(folders, tmp_path):
+def test_validation_images_without_class_folders_are_refused(folders, tmp_path):
     (tmp_path / 'val').mkdir()
     (tmp_path / 'val/ILSVRC2012_val_00000001.JPEG').touch()
     cfg = load('swinv2-t-w8_8xb128-300e_in1k-256')

@@ -3,15 +3,11 @@
 Examples are derived from the tests' names, so that each run sees the same; what once failed is written down as an example.
 """
 
-import brute_force
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.internal.conjecture import providers
-from layouts import official_deepvit
-from official_layout import official_state_dict
-from randomise import randomise
 
 from mmvitscale.checkpoints.convert import convert, weights_in
 from mmvitscale.checkpoints.lineage import WindowLineage
@@ -19,6 +15,12 @@ from mmvitscale.datasets.seeded_batches import SeededBatches
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
 from mmvitscale.models.layers.windows import cut_axis, window_geometry, window_merge, window_partition
+from tests.helpers import brute_force
+from tests.helpers.layouts import official_deepvit
+from tests.helpers.official_layout import official_state_dict
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 # Constants of all local code would be read first: of timm as well, where it lies beside the environment. 20 seconds.
 providers.is_local_module_file = lambda path: False
@@ -34,7 +36,7 @@ windows = st.integers(1, 24)
 @given(lengths, windows, st.booleans())
 @example(1, 24, True)
 @example(40, 1, True)
-def test_an_axis_is_cut_into_its_cells(length, window, shifted):
+def test_windows_partition_an_axis_without_gaps_or_overlap(length, window, shifted):
     """Without gaps, without overlap, no piece longer than a window, and each piece one cell of the definition."""
     pieces = sorted((start, start + size) for size, starts in cut_axis(length, window, shifted).items() for start in starts)
     assert [stop for _, stop in pieces[:-1]] == [start for start, _ in pieces[1:]]
@@ -45,7 +47,7 @@ def test_an_axis_is_cut_into_its_cells(length, window, shifted):
 
 
 @given(st.integers(1, 3), lengths, lengths, windows, windows, st.booleans())
-def test_merge_undoes_partition_and_windows_hold_every_token_once(batch, height, width, tall, wide, shifted):
+def test_window_reverse_inverts_partition_and_each_token_occurs_once(batch, height, width, tall, wide, shifted):
     geometry = window_geometry(batch, (height, width), (tall, wide), shifted, CPU)
     x = torch.arange(batch * height * width, dtype=torch.float32).view(batch, height, width, 1)
     tokens = window_partition(x, geometry)
@@ -61,7 +63,7 @@ archs = st.integers(1, 4).flatmap(lambda stages: st.tuples(
 
 @given(archs, windows, st.integers(1, 70), st.integers(1, 70))
 @settings(max_examples=25)
-def test_a_backbone_takes_every_image(arch, window, height, width):
+def test_images_of_any_size_give_finite_outputs_of_the_right_shape(arch, window, height, width):
     dim, depths, heads = arch
     backbone = SwinTransformerV2(dict(embed_dims=dim, depths=depths, num_heads=heads), window).eval()
     with torch.no_grad():
@@ -74,7 +76,7 @@ def test_a_backbone_takes_every_image(arch, window, height, width):
 
 @given(archs, st.integers(1, 12), st.integers(1, 12))
 @settings(max_examples=25)
-def test_what_is_saved_is_what_is_loaded(arch, window, reference):
+def test_saving_and_loading_restores_parameters_and_metadata(arch, window, reference):
     """Parameters, windows and reference windows, whatever the sizes."""
     dim, depths, heads = arch
     sizes = dict(embed_dims=dim, depths=depths, num_heads=heads)
@@ -103,7 +105,7 @@ def test_the_official_layout_is_converted_exactly(depths, window, nested, prefix
 
 @given(st.integers(1, 4), st.integers(1, 3), st.sampled_from([64, 96, 128]))
 @settings(max_examples=12)
-def test_an_official_deepvit_is_taken(depth, re_attention, side):
+def test_official_deepvit_weights_load_exactly(depth, re_attention, side):
     sizes = dict(embed_dims=12, depth=depth, re_attention=min(re_attention, depth), num_heads=3)
     source = randomise(DeepViT(sizes, side))
     twin = DeepViT(sizes, side)
@@ -117,7 +119,7 @@ NAMES = sorted(SwinTransformerV2(MODEL, 4).state_dict())
 
 @given(st.sets(st.sampled_from([name for name in NAMES if name != 'lineage']), min_size=1, max_size=3), st.sampled_from(
     ['missing', 'misshapen', 'renamed']))
-def test_a_spoiled_checkpoint_is_refused_and_changes_nothing(names, how):
+def test_a_damaged_state_dict_is_refused_and_changes_nothing(names, how):
     backbone = randomise(SwinTransformerV2(MODEL, 4))
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     state = {key: value.clone() for key, value in randomise(SwinTransformerV2(MODEL, 4)).state_dict().items()}
@@ -137,7 +139,7 @@ def test_a_spoiled_checkpoint_is_refused_and_changes_nothing(names, how):
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8)))
 @example({'state_dict': {'a': torch.ones(1), 'module.a': torch.ones(1)}})
 @example({'model': {'model': {'model': {}}}})
-def test_whatever_a_file_holds_is_taken_or_refused(content):
+def test_any_checkpoint_content_is_read_or_refused(content):
     try:
         weights = weights_in(content)
     except InputError:
@@ -148,7 +150,7 @@ def test_whatever_a_file_holds_is_taken_or_refused(content):
 
 
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 80), st.booleans())
-def test_batches_go_on_where_they_were(samples, size, done, drop_last):
+def test_resumed_batches_equal_the_uninterrupted_ones(samples, size, done, drop_last):
     """In a loop over passes: those that are left out and those that come are the undisturbed ones."""
     def batches():
         sampler = torch.utils.data.SequentialSampler(range(samples))

@@ -19,10 +19,12 @@ own  no source has it
 import re
 
 import pytest
-from loaded import load
 
 import mmvitscale
 from mmvitscale.config import find_config
+from tests.helpers.loaded import load
+
+pytestmark = pytest.mark.unit
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 HALF = ((127.5, ) * 3, (127.5, ) * 3)
@@ -299,14 +301,14 @@ TABLE_OF_RECIPES = {
 
 # The mini configs say themselves that no number is a paper's.
 @pytest.mark.parametrize('name', [name for name in NAMES if '_mini' not in name])
-def test_a_recipe_is_its_sources(name):
+def test_configs_equal_the_table_of_their_sources(name):
     expected = dict(TABLE_OF_RECIPES[name])
     assert set(re.sub(r',.*', '', expected.pop('source')).split()) <= set('PVOGCFDSBTRM') | {'own'}
     assert recipe_of(name) == expected
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if 'xb' in name])
-def test_a_name_tells_the_batch(name):
+def test_config_names_state_batch_size_and_window(name):
     gpus, per_gpu = re.search(r'_(\d+)xb(\d+)-', name).groups()
     recipe = recipe_of(name)
     assert (int(gpus) * int(per_gpu), int(per_gpu)) == (recipe['batch'], recipe['per_gpu'])

@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 BUILD = '''
 from mmengine.registry import MODELS, init_default_scope
 init_default_scope({scope!r})

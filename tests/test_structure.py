@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.unit
+
 PACKAGE = Path(__file__).parents[1] / 'mmvitscale'
 
 # From the ground up. A room may import from its own line and from those above it in this list.
@@ -42,14 +44,14 @@ def imported_rooms(path):
         yield from (name[1] for name in names if name[0] == 'mmvitscale' and len(name) > 1)
 
 
-def test_every_room_has_its_floor():
+def test_every_module_is_assigned_to_a_layer():
     rooms = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()
              if path.suffix == '.py' and not path.stem.startswith('__') or (path / '__init__.py').is_file()}
     assert rooms == set(FLOOR)
 
 
 @pytest.mark.parametrize('room', sorted(FLOOR))
-def test_a_room_imports_nothing_from_above(room):
+def test_no_module_imports_from_a_higher_layer(room):
     files = [PACKAGE / f'{room}.py'] if (PACKAGE / f'{room}.py').is_file() else list((PACKAGE / room).rglob('*.py'))
     found = {(str(path.relative_to(PACKAGE)), other) for path in files for other in imported_rooms(path)}
     assert not [pair for pair in found if FLOOR[pair[1]] > FLOOR[room]]
@@ -65,7 +67,7 @@ def test_the_library_loads_no_command_line():
     assert 'mmvitscale.commands' not in result.stderr
 
 
-def test_models_and_checkpoints_need_neither_task():
+def test_models_and_checkpoints_import_no_openmmlab_task_package():
     code = ('import sys; import mmvitscale.models, mmvitscale.checkpoints.windows, mmvitscale.analysis.extrapolation; '
             "print([name for name in sys.modules if name.split('.')[0] in ('mmdet', 'mmseg', 'mmcv', 'mmpretrain')])")
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)

@@ -1,9 +1,11 @@
 
 import pytest
-from loaded import load
 
 from mmvitscale import study
 from mmvitscale.errors import InputError
+from tests.helpers.loaded import load
+
+pytestmark = pytest.mark.unit
 
 
 def sizes(cfg):
@@ -15,7 +17,7 @@ def sizes(cfg):
     ('swinv2_retinanet_coco', 800, [(2666, 1600)]),
     ('swinv2-t-w8_8xb128-300e_in1k-256', 256, [584, 512]),
     ('swinv2-b-w12to24-in22k_8xb128-30e_in1k-384', 384, [(768, 768)])])
-def test_a_config_is_tested_at_another_size(name, side, twice):
+def test_changing_the_test_size_scales_every_test_transform(name, side, twice):
     cfg = load(name)
     assert study.test_side(cfg) == side
     study.use_test_side(cfg, 2 * side)
@@ -23,7 +25,7 @@ def test_a_config_is_tested_at_another_size(name, side, twice):
     assert study.test_side(cfg) == 2 * side
 
 
-def test_images_that_were_taken_as_they_are_are_resized(monkeypatch):
+def test_a_test_pipeline_without_a_resize_gets_one(monkeypatch):
     cfg = load('swinv2_upernet_mini')
     monkeypatch.setattr(study, 'test_side', lambda cfg: 256)
     study.use_test_side(cfg, 512)
@@ -38,7 +40,7 @@ def test_sliding_windows_grow_with_the_image(monkeypatch):
     assert cfg.model.test_cfg.crop_size == (192, 192) and cfg.model.test_cfg.stride == (96, 96)
 
 
-def test_windows_and_numbers():
+def test_grown_windows_main_metric_and_mean_are_as_expected():
     assert study.grown([6, 6, 6, 3], 1.5) == [9, 9, 9, 4] and study.grown(8, 3) == 24
     assert study.main_metric({'aAcc': 1.0, 'mIoU': 2.0}) == ('mIoU', 2.0)
     assert study.main_metric({'aAcc': 1.0, 'mIoU': 2.0}, 'aAcc') == ('aAcc', 1.0)
@@ -47,7 +49,7 @@ def test_windows_and_numbers():
     assert study.describe([1, 2, 3]) == '2.00 +- 1.00' and study.describe([4.0]) == '4.00 +- 0.00'
 
 
-def test_a_training_goes_on_or_is_not_repeated(tmp_path, monkeypatch):
+def test_an_interrupted_training_resumes_and_a_finished_one_is_skipped(tmp_path, monkeypatch):
     commands = []
 
     def run(command, **kwargs):

@@ -2,10 +2,12 @@ import subprocess
 import sys
 
 import pytest
-from loaded import load
 
 from mmvitscale import machine
 from mmvitscale.errors import InputError
+from tests.helpers.loaded import load
+
+pytestmark = pytest.mark.integration
 
 BLOCKED = """
 import sys
@@ -28,7 +30,7 @@ def test_segmentation_and_detection_do_not_need_torchvision(config, model):
     assert result.stdout.splitlines()[-1:] == [model], result.stderr
 
 
-def test_what_is_missing_is_said(monkeypatch):
+def test_missing_torchvision_is_reported_with_the_install_command(monkeypatch):
     cfg = load('swinv2_classifier_mini_96_w6')
     machine.check_packages(cfg)
     monkeypatch.setattr(machine, 'make_torchvision_importable', lambda: False)

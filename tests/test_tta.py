@@ -5,11 +5,14 @@ import copy
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
-from randomise import randomise
 
 import mmvitscale
 from mmvitscale.errors import InputError
 from mmvitscale.tta import MaskTTAModel
+from tests.helpers.randomise import randomise
+from tests.helpers.shrink import shrink
+
+pytestmark = pytest.mark.integration
 
 SIZE = (64, 96)
 NMS = dict(type='nms', iou_threshold=0.5)
@@ -19,7 +22,6 @@ def detector(name='swinv2_mask_rcnn_mini'):
     cfg = mmvitscale.load_config(name)
     init_default_scope('mmdet')
     if name != 'swinv2_mask_rcnn_mini':
-        from test_configs import shrink
         shrink(cfg.model, SIZE)
     if 'roi_head' in cfg.model:
         cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=10)
@@ -121,7 +123,7 @@ def test_masks_are_the_mean_over_views(image):
     assert torch.equal(found.masks, total / 2 >= 0.5)
 
 
-def test_a_batch_of_two_images_and_no_objects(image):
+def test_two_images_are_merged_and_no_detections_give_empty_masks(image):
     model = detector()
     pairs = [view(image), view(255 - image)]
     data = dict(inputs=[[picture for picture, _ in pairs]] * 2, data_samples=[[sample for _, sample in pairs]] * 2)
@@ -131,7 +133,7 @@ def test_a_batch_of_two_images_and_no_objects(image):
     assert len(merged.pred_instances) == 0 and merged.pred_instances.masks.shape == (0, *SIZE)
 
 
-def test_a_detector_of_another_kind():
+def test_one_stage_detectors_are_refused():
     with pytest.raises(InputError, match='with a RetinaNet, but it is for two-stage detectors'):
         MaskTTAModel(module=retinanet(), nms=NMS)
 

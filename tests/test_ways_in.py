@@ -7,20 +7,22 @@ from collections import OrderedDict
 
 import pytest
 import torch
-import toy
-from commands import FOREGROUND, ROOT, free_port, run
-from hostile import Attack
-from layouts import official_deepvit
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_state_dict
-from official_layout import official_state_dict
-from randomise import randomise
 from torch import nn
 
 from mmvitscale.analysis import peers
 from mmvitscale.checkpoints import files, pretrained
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from tests.helpers import toy
+from tests.helpers.commands import FOREGROUND, ROOT, free_port, run
+from tests.helpers.hostile import Attack
+from tests.helpers.layouts import official_deepvit
+from tests.helpers.official_layout import official_state_dict
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 ARCH = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 VIT = dict(embed_dims=12, depth=3, re_attention=1, num_heads=3)
@@ -41,7 +43,7 @@ def features(backbone):
     return backbone.eval()(IMAGE)[-1]
 
 
-def test_load_from_takes_an_mmpretrain_file_whole(tmp_path):
+def test_load_from_of_an_mmpretrain_file_reproduces_its_features(tmp_path):
     model, stages = peers.mmpretrain(ARCH, 128, (4, ) * 4, None)
     # A classifier's names begin as a segmentor's do, and some of a block's are the same.
     weights = {f'backbone.{key}': value for key, value in randomise(model).state_dict().items()}
@@ -52,7 +54,7 @@ def test_load_from_takes_an_mmpretrain_file_whole(tmp_path):
 
 
 @pytest.mark.parametrize('as_list', [False, True])
-def test_the_openmmlab_spelling_loads_an_official_file(as_list, tmp_path):
+def test_init_cfg_type_pretrained_loads_an_official_file(as_list, tmp_path):
     source = randomise(SwinTransformerV2(ARCH, 4))
     path = save(tmp_path / 'official.pth', dict(model=official_state_dict(source, (4, ) * 4, (4, ) * 4)))
     init_cfg = dict(type='Pretrained', checkpoint=path)
@@ -62,7 +64,7 @@ def test_the_openmmlab_spelling_loads_an_official_file(as_list, tmp_path):
     assert torch.equal(features(backbone), features(source))
 
 
-def test_the_openmmlab_spelling_runs_no_code(tmp_path):
+def test_init_cfg_type_pretrained_runs_no_code(tmp_path):
     backbone = MODELS.build(swin_cfg(init_cfg=dict(
         type='Pretrained', checkpoint=save(tmp_path / 'evil.pth', dict(state_dict={}, meta=Attack(tmp_path / 'marker'))))))
     with pytest.raises(InputError, match='would run code'):
@@ -70,7 +72,7 @@ def test_the_openmmlab_spelling_runs_no_code(tmp_path):
     assert not (tmp_path / 'marker').exists()
 
 
-def test_a_resumed_training_has_the_crop_and_the_windows_of_an_uninterrupted_one(tmp_path):
+def test_a_resumed_training_has_the_scheduled_crop_and_windows(tmp_path):
     hook = dict(type='mmvitscale.ProgressiveWindowHook',
                 schedule=[dict(begin=0, crop_size=(48, 48)), dict(begin=2, window_size=8)])
     arch = dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1))
@@ -91,7 +93,7 @@ def test_another_kind_of_position_bias_is_refused(way, learned, built, tmp_path)
         backbone.init_weights() if init_cfg else backbone.load_state_dict(torch.load(path, weights_only=True))
 
 
-def test_a_grid_with_as_many_positions_is_resized_as_what_it_was(tmp_path):
+def test_a_position_grid_of_equal_count_but_other_shape_is_resized(tmp_path):
     source = randomise(DeepViT(VIT, (256, 64)))
     expected = nn.functional.interpolate(source.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (16, 4)), size=(8, 8),
                                          mode='bicubic', antialias=True)  # a side shrinks
@@ -100,7 +102,7 @@ def test_a_grid_with_as_many_positions_is_resized_as_what_it_was(tmp_path):
     assert torch.allclose(ours.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (8, 8)), expected, atol=1e-6)
 
 
-def test_load_from_takes_an_official_deepvit(tmp_path):
+def test_load_from_loads_an_official_deepvit(tmp_path):
     source = randomise(DeepViT(VIT, 128))
     path = save(tmp_path / 'deepvit.pth', official_deepvit(source))
     runner = toy.train(tmp_path / 'work', dict(type='mmvitscale.DeepViT', arch=VIT, img_size=128), load_from=path, lr=0.0)
@@ -108,7 +110,7 @@ def test_load_from_takes_an_official_deepvit(tmp_path):
     assert torch.equal(runner.model.backbone.pos_embed, source.pos_embed)
 
 
-def test_no_buffer_is_a_second_truth():
+def test_pretrained_windows_are_not_stored_in_a_buffer():
     """What is computed with is what is saved: nothing that an average or a manual load writes into comes between."""
     backbone = randomise(SwinTransformerV2(ARCH, 8, 4))
     assert not list(backbone.buffers())
@@ -125,7 +127,7 @@ def test_no_buffer_is_a_second_truth():
     dict(out_indices=[0, 1]), dict(arch={**ARCH, 'mlp_ratio': 2.7}),
     dict(arch={**ARCH, 'extra_norm_every': 6})
 ])
-def test_the_backbones_own_checkpoint_is_taken(options, tmp_path):
+def test_init_cfg_reloads_the_backbones_own_checkpoint_exactly(options, tmp_path):
     source = randomise(MODELS.build(swin_cfg(**options)))
     path = save(tmp_path / 'own.pth', source.state_dict())
     again = MODELS.build(swin_cfg(**options, init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=path)))
@@ -134,7 +136,7 @@ def test_the_backbones_own_checkpoint_is_taken(options, tmp_path):
 
 
 @pytest.mark.parametrize('channels', [1, 4, 7])
-def test_weights_of_an_rgb_image_go_to_more_channels_as_timm_carries_them(channels, tmp_path):
+def test_rgb_patch_embeddings_adapt_to_other_channels_as_in_timm(channels, tmp_path):
     from timm.models import adapt_input_conv
     source = randomise(SwinTransformerV2(ARCH, 4))
     path = save(tmp_path / 'rgb.pth', source.state_dict())
@@ -144,7 +146,7 @@ def test_weights_of_an_rgb_image_go_to_more_channels_as_timm_carries_them(channe
     assert torch.allclose(wider.patch_embed.proj.weight, expected)
 
 
-def test_extra_channels_may_start_at_zero(tmp_path):
+def test_zero_extra_channels_leave_rgb_outputs_unchanged(tmp_path):
     source, image = randomise(SwinTransformerV2(ARCH, 4)), torch.rand(1, 5, 64, 64)
     path = save(tmp_path / 'rgb.pth', source.state_dict())
     wider = MODELS.build(swin_cfg(in_channels=5, init_cfg=dict(type='Pretrained', checkpoint=path, extra_channels='zero')))
@@ -158,7 +160,7 @@ def test_extra_channels_may_start_at_zero(tmp_path):
         pretrained.Pretrained(path, extra_channels='ones')
 
 
-def test_a_convolutional_stem_takes_more_channels(tmp_path):
+def test_zero_extra_channels_leave_a_convolutional_stem_unchanged(tmp_path):
     vit = {**VIT, 'stem': 'conv'}
     source = randomise(DeepViT(vit, 64))
     path = save(tmp_path / 'rgb.pth', official_deepvit(source))
@@ -170,7 +172,7 @@ def test_a_convolutional_stem_takes_more_channels(tmp_path):
         assert torch.equal(wider.eval()(image)[-1], source.eval()(image[:, :3])[-1])
 
 
-def test_official_tables_in_half_precision_are_read(tmp_path):
+def test_pretrained_windows_are_read_from_half_precision_official_files(tmp_path):
     source = SwinTransformerV2(ARCH, [16, 16, 16, 8], [12, 12, 12, 6])
     official = official_state_dict(source, (16, 16, 16, 8), (12, 12, 12, 6))
     for dtype in (torch.bfloat16, torch.float16):
@@ -180,7 +182,7 @@ def test_official_tables_in_half_precision_are_read(tmp_path):
         assert [stage.reference for stage in ours.stages] == [(12, 12)] * 3 + [(6, 6)]
 
 
-def test_want_of_memory_and_other_devices_are_not_called_damage(tmp_path, monkeypatch):
+def test_out_of_memory_and_other_devices_are_not_reported_as_damage(tmp_path, monkeypatch):
     path = save(tmp_path / 'a.pth', dict(w=torch.ones(2)))
     runner = toy.train(tmp_path / 'work', swin_cfg(), lr=0.0)
     runner.load_checkpoint(str(tmp_path / 'work/iter_1.pth'), map_location='cuda:7')  # the model is where it is
@@ -215,7 +217,7 @@ def test_every_machine_downloads_for_itself(tmp_path):
         assert node.returncode == 0 and out.strip().endswith('weights'), error
 
 
-def test_tables_are_not_warned_of_reference_windows_and_scratch_is_not_refused(tmp_path, told):
+def test_tables_assume_no_pretrained_window_and_scratch_passes_strict(tmp_path, told):
     weights = {key: value for key, value in SwinTransformerV2(ARCH, 4, position_bias='table').state_dict().items()
                if key != 'lineage'}
     path = save(tmp_path / 'table.pth', weights)
@@ -226,7 +228,7 @@ def test_tables_are_not_warned_of_reference_windows_and_scratch_is_not_refused(t
     toy.train(tmp_path / 'work', swin_cfg(init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02)), [strict])
 
 
-def test_windows_of_a_table_change_between_the_steps_of_an_optimizer():
+def test_a_table_trains_on_while_its_window_changes():
     backbone = randomise(SwinTransformerV2(ARCH, 4, position_bias='table'))
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-2)
     for windows in (4, 8, 6, 8):
@@ -244,7 +246,7 @@ def scenes(tmp_path_factory):
     return mini.write_dataset(tmp_path_factory.mktemp('data') / 'mini', train=2, val=2, size=64)
 
 
-def test_a_table_is_tested_at_another_window_from_the_command_line(scenes, tmp_path):
+def test_the_test_command_evaluates_a_table_at_another_window(scenes, tmp_path):
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
     cfg = Config.fromfile(ROOT / 'configs/mini/swinv2_upernet_mini.py')
@@ -257,7 +259,7 @@ def test_a_table_is_tested_at_another_window_from_the_command_line(scenes, tmp_p
     assert 'mIoU' in result.stdout + result.stderr
 
 
-def test_weights_of_no_backbone_of_ours_are_refused(tmp_path):
+def test_weights_of_other_backbones_are_refused(tmp_path):
     """Whole models around other backbones, by every way that does not see a file."""
     model = toy.Toy(swin_cfg())
     other = {'backbone.conv1.weight': torch.ones(1), 'head.weight': torch.ones(1)}
@@ -288,7 +290,7 @@ def test_a_prefix_chooses_between_backbones(tmp_path):
             MODELS.build(swin_cfg(init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix))).init_weights()
 
 
-def test_one_line_of_a_whole_model_says_what_became_of_its_head():
+def test_loading_a_whole_model_logs_which_head_weights_fit():
     from mmvitscale.checkpoints.door import into_model
     model, source = toy.Toy(swin_cfg()), randomise(SwinTransformerV2(ARCH, 4))
     model.add_module('head', nn.Linear(2, 3))
@@ -310,7 +312,7 @@ def test_one_line_of_a_whole_model_says_what_became_of_its_head():
     assert list(content['state_dict']) == ['head.bias']
 
 
-def test_no_file_can_say_that_it_has_been_compared():
+def test_a_file_cannot_claim_that_its_weights_were_matched():
     from mmvitscale.checkpoints.convert import weights_in
     from mmvitscale.checkpoints.door import prepare
     backbone = SwinTransformerV2(ARCH, 4)
@@ -323,7 +325,7 @@ def test_no_file_can_say_that_it_has_been_compared():
             backbone.load_state_dict(state, strict=False)
 
 
-def test_a_part_by_its_own_names_is_left_to_pytorch():
+def test_a_partial_state_dict_with_own_names_loads_non_strictly():
     backbone = SwinTransformerV2(ARCH, 4)
     part = {'patch_embed.proj.bias': torch.ones(8)}
     found = backbone.load_state_dict(part, strict=False)
@@ -331,7 +333,7 @@ def test_a_part_by_its_own_names_is_left_to_pytorch():
     assert {stage.reference_origin for stage in backbone.stages} == {'window_size'}
 
 
-def test_what_came_is_not_shared_between_loads():
+def test_loaded_tensors_are_not_shared_between_loads():
     """``assign=True`` is PyTorch's way of making the tensors of a state dict the parameters themselves."""
     from mmvitscale.checkpoints.convert import weights_in
     from mmvitscale.checkpoints.door import prepare
@@ -363,7 +365,7 @@ def test_a_model_may_rename_what_is_beside_its_backbone():
     assert torch.equal(model.head.weight, torch.ones(3, 2))
 
 
-def test_models_without_our_backbones_load_as_mmengine_loads_them():
+def test_checkpoints_of_models_without_our_backbones_stay_unchanged():
     from mmvitscale.checkpoints.door import into_model
     content = dict(state_dict={'backbone.weight': torch.ones(2, 2)})
     assert into_model(nn.Linear(2, 2), content, 'a.pth') == {}  # which may rename what comes
@@ -386,7 +388,7 @@ class TeacherAndStudent(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def test_a_teacher_and_a_student_begin_from_one_model():
+def test_a_teacher_and_a_student_load_the_same_checkpoint():
     from mmvitscale.checkpoints.door import into_model
     source, model = randomise(SwinTransformerV2(ARCH, 4)), TeacherAndStudent()
     official = official_state_dict(source, (4, ) * 4, (4, ) * 4)
@@ -450,7 +452,7 @@ def test_grown_windows_are_tested_with_the_weights_that_were_trained(position_bi
     assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items())
 
 
-def test_a_table_takes_its_own_state_at_any_window():
+def test_a_table_reloads_its_own_state_at_any_window():
     backbone = randomise(SwinTransformerV2(ARCH, 4, position_bias='table'))
     backbone.set_window_size(8)
     before, state = features(backbone), backbone.state_dict()
@@ -469,7 +471,7 @@ def test_a_table_is_resumed_at_another_window(tmp_path):
     assert runner.model.seen[-1][1] == [8] * 4
 
 
-def test_half_of_a_norm_is_not_a_new_norm():
+def test_an_output_norm_that_lacks_its_weight_is_refused():
     state = SwinTransformerV2(ARCH, 4).state_dict()
     del state['out_norms.3.weight']
     with pytest.raises(InputError, match='1 weights missing .out_norms.3.weight'):
@@ -477,7 +479,7 @@ def test_half_of_a_norm_is_not_a_new_norm():
 
 
 @pytest.mark.parametrize('way', ['init_cfg', 'load_from', 'load_state_dict'])
-def test_a_later_format_and_a_damaged_lineage_are_refused_by_every_way(way, tmp_path):
+def test_newer_formats_and_damaged_metadata_are_refused_by_every_way(way, tmp_path):
     for change, message in ((lambda state: state._metadata[''].update(version=4), 'written by a newer mmvitscale'),
                             (lambda state: state.update(lineage=state['lineage'][:1]), 'is of 1 stages, but there are 4')):
         state = SwinTransformerV2(ARCH, 4).state_dict()
@@ -492,7 +494,7 @@ def test_a_later_format_and_a_damaged_lineage_are_refused_by_every_way(way, tmp_
                 MODELS.build(swin_cfg(init_cfg=dict(type='mmseg.Pretrained', checkpoint=path))).init_weights()
 
 
-def test_what_has_been_compared_with_one_backbone_is_not_taken_by_another():
+def test_weights_matched_to_one_backbone_are_refused_by_another():
     from mmvitscale.checkpoints.convert import weights_in
     from mmvitscale.checkpoints.door import prepare
     source = SwinTransformerV2(ARCH, 4)
@@ -501,7 +503,7 @@ def test_what_has_been_compared_with_one_backbone_is_not_taken_by_another():
         SwinTransformerV2(ARCH, 4, position_bias='linear_cpb').load_state_dict(entering)
 
 
-def test_old_rectangular_grids_in_a_model_with_a_head_of_its_own(tmp_path):
+def test_rectangular_position_grids_without_metadata_load_unchanged(tmp_path):
     source = randomise(DeepViT(VIT, (256, 64)))
     weights = {f'backbone.{key}': value for key, value in source.state_dict().items() if key != 'lineage'}
     path = save(tmp_path / 'a.pth', dict(state_dict={**weights, 'head.weight': torch.ones(2, 2)}))
@@ -511,7 +513,7 @@ def test_old_rectangular_grids_in_a_model_with_a_head_of_its_own(tmp_path):
     assert torch.equal(ours.pos_embed, source.pos_embed)
 
 
-def test_weights_that_do_not_tell_are_assumed_learned_with_the_window_of_the_config():
+def test_weights_without_metadata_assume_the_window_of_the_config():
     backbone = SwinTransformerV2(ARCH, 4)
     backbone.set_window_size(16)
     silent = {key: value for key, value in SwinTransformerV2(ARCH, 4).state_dict().items() if key != 'lineage'}
@@ -519,7 +521,7 @@ def test_weights_that_do_not_tell_are_assumed_learned_with_the_window_of_the_con
     assert [stage.reference for stage in backbone.stages] == [(4, 4)] * 4
 
 
-def test_what_is_resumed_must_fit_entirely(tmp_path):
+def test_resuming_requires_an_exact_match_and_fine_tuning_does_not(tmp_path):
     """Fine-tuning may leave heads and output norms new; resuming may not."""
     toy.train(tmp_path / 'work', swin_cfg())
     content = torch.load(tmp_path / 'work/iter_1.pth', weights_only=False)
@@ -538,7 +540,7 @@ def test_what_is_resumed_must_fit_entirely(tmp_path):
         toy.train(tmp_path / 'again', swin_cfg(in_channels=4), load_from=rgb, resume=True, max_iters=2)
 
 
-def test_one_line_says_what_came(tmp_path, told):
+def test_loading_logs_one_line_with_source_counts_and_windows(tmp_path, told):
     source = randomise(SwinTransformerV2(ARCH, 4))
     path = save(tmp_path / 'a.pth', dict(model=official_state_dict(source, (4, ) * 4, (4, ) * 4)))
     pretrained.Pretrained(path)(SwinTransformerV2(ARCH, 8))

@@ -11,8 +11,10 @@ from mmvitscale.checkpoints.files import write_whole
 from mmvitscale.errors import InputError
 from mmvitscale.whole_file import remove_unfinished, whole_file
 
+pytestmark = pytest.mark.unit
 
-def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path):
+
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / 'a.pth'
     path.write_bytes(b'old')
 
@@ -25,7 +27,7 @@ def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path):
     assert path.read_bytes() == b'new' and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_process_that_is_killed_leaves_what_was_there(tmp_path):
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / 'a.pth'
     path.write_bytes(b'old')
     code = ('import os, signal; from mmvitscale.checkpoints.files import write_whole; from pathlib import Path\n'
@@ -40,7 +42,7 @@ def test_a_process_that_is_killed_leaves_what_was_there(tmp_path):
 
 
 @pytest.mark.parametrize('code', ['ENOSPC', 'EROFS', 'EACCES', 'EDQUOT'])
-def test_what_hinders_is_said(code, tmp_path):
+def test_os_errors_while_writing_are_reported_and_leave_no_file(code, tmp_path):
     def write(file):
         raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
 
@@ -49,14 +51,14 @@ def test_what_hinders_is_said(code, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_of_something_else_stays_what_it_is(tmp_path):
+def test_errors_unrelated_to_the_file_are_not_translated(tmp_path):
     with pytest.raises(ConnectionResetError), whole_file(tmp_path / 'a'):
         raise ConnectionResetError(errno.ECONNRESET, 'reset')
     with pytest.raises(FileNotFoundError), whole_file(tmp_path / 'a'):
         open('/nowhere/of/mine')
 
 
-def test_a_disk_that_fills_up_under_pytorch(tmp_path):
+def test_a_full_disk_during_torch_save_is_reported(tmp_path):
     """Its writer loses the error of the file, and speaks of positions."""
     class Full:
         def write(self, content):

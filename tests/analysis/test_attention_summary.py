@@ -1,14 +1,16 @@
 import pytest
 import torch
-from randomise import randomise
 
 from mmvitscale.analysis.attention_summary import summarised_attention
 from mmvitscale.analysis.recorder import recorded_attention
 from mmvitscale.analysis.similarity import cross_layer_similarity
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 
-def test_passes_are_averaged_and_their_maps_let_go():
+def test_summary_averages_over_passes_and_removes_its_hooks():
     model = randomise(DeepViT(dict(embed_dims=12, depth=3, re_attention=2, num_heads=3), 64)).eval()
     images = [torch.randn(1, 3, 64, 64), torch.randn(1, 3, 32, 64)]
     with torch.no_grad(), recorded_attention(model) as passes:
@@ -25,7 +27,7 @@ def test_passes_are_averaged_and_their_maps_let_go():
     assert result['amplitude'] == pytest.approx(summary.mean('amplitude').tolist()) and min(result['attention_distance']) > 0
 
 
-def test_chosen_layers_of_windows():
+def test_summary_covers_selected_layers_with_none_where_undefined():
     model = randomise(SwinTransformerV2(dict(embed_dims=8, depths=(2, 2), num_heads=(1, 2)), 4)).eval()
     with torch.no_grad(), summarised_attention(model, [0, 1, 3]) as summary:
         model(torch.randn(1, 3, 32, 32))

@@ -1,15 +1,17 @@
 import pytest
 import torch
-from randomise import randomise
 
 from mmvitscale.analysis.bias_surfaces import bias_surfaces
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 ARCH = dict(embed_dims=8, depths=(1, 1), num_heads=(2, 2))
 
 
-def test_what_lies_outside_of_the_learned_window_is_marked():
+def test_offsets_beyond_the_pretrained_window_are_marked_outside():
     backbone = randomise(SwinTransformerV2(ARCH, 4, pretrained_window_sizes=4))
     small, large = bias_surfaces(backbone, [4, (6, 4)])
     assert not small.outside().any() and large.surface.shape == (2, 11, 7)
@@ -18,7 +20,7 @@ def test_what_lies_outside_of_the_learned_window_is_marked():
     assert small.summary()['outside'] is None and large.summary()['outside'][0] >= 0
 
 
-def test_tables_are_read_bicubically_and_the_backbone_is_left_as_it_was():
+def test_bias_surfaces_of_a_table_leave_the_backbone_unchanged():
     backbone = randomise(SwinTransformerV2(ARCH, 4, position_bias='table')).eval()
     image = torch.randn(1, 3, 40, 40)
     expected = backbone(image)[1]

@@ -5,6 +5,8 @@ from mmvitscale.analysis.benchmark import Case, matrix_products
 from mmvitscale.analysis.complexity import count_backbone, multiply_adds
 from mmvitscale.models import DeepViT, SwinTransformerV2
 
+pytestmark = pytest.mark.unit
+
 
 def meta(build):
     with torch.device('meta'):
@@ -41,7 +43,7 @@ def test_deepvit_has_the_multiply_adds_of_its_closed_form():
         lambda: DeepViT(dict(embed_dims=12, depth=4, re_attention=2, num_heads=3), 64, out_indices=[1, 3]),
     ],
 )
-def test_counting_leaves_the_model_as_it_was(build):
+def test_counting_restores_kernels_and_gives_the_same_on_meta_device(build):
     image = torch.randn(1, 3, 64, 64)
     model = build().eval()
     counts, outputs = multiply_adds(model, image)

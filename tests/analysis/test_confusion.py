@@ -6,6 +6,8 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmvitscale.analysis.confusion import ConfusionMatrix, box_overlaps, draw_confusion
 from mmvitscale.errors import InputError
 
+pytestmark = pytest.mark.unit
+
 
 def sample_of(**fields):
     sample = BaseDataElement()
@@ -14,7 +16,7 @@ def sample_of(**fields):
     return sample
 
 
-def test_pixels_against_a_count_one_by_one():
+def test_pixel_confusion_equals_a_per_pixel_count():
     rng = np.random.default_rng(0)
     matrix, expected = ConfusionMatrix(['a', 'b', 'c']), np.zeros((3, 3), int)
     for _ in range(2):
@@ -37,7 +39,7 @@ def test_pixels_against_a_count_one_by_one():
     assert draw_confusion(matrix).axes
 
 
-def test_objects_missed_found_and_taken_for_others():
+def test_detections_match_by_score_and_unmatched_count_as_background():
     truth = InstanceData(
         bboxes=torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]]), labels=torch.tensor([0, 1, 1])
     )
@@ -56,7 +58,7 @@ def test_objects_missed_found_and_taken_for_others():
     assert matrix.quality(np.zeros((3, 3))) is None
 
 
-def test_overlaps_and_images():
+def test_box_iou_and_image_level_confusion_equal_hand_computed_values():
     assert box_overlaps(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 1, 3, 3], [5, 5, 6, 6]])).tolist() == [
         [pytest.approx(1 / 7), 0]
     ]

@@ -4,8 +4,10 @@ from torch import nn
 from mmvitscale.analysis.extrapolation import StageWindows, report, swin_backbones
 from mmvitscale.models import SwinTransformerV2
 
+pytestmark = pytest.mark.unit
 
-def test_how_far_a_window_reaches_beyond_the_trained_one():
+
+def test_extrapolation_beyond_the_pretrained_window_equals_its_formula():
     grown = StageWindows(reference=(8, 8), window=(16, 16))
     # log2(1 + 8 * 7 / 7) / 3 and log2(1 + 8 * 15 / 7) / 3
     assert grown.trained_coordinate == pytest.approx(1.0566, abs=1e-4)
@@ -19,7 +21,7 @@ def test_how_far_a_window_reaches_beyond_the_trained_one():
     assert StageWindows((8, 8), (4, 4)).share_outside == 0
 
 
-def test_report_of_a_model():
+def test_report_lists_windows_and_extrapolation_of_each_stage():
     arch = dict(embed_dims=4, depths=(1, 1), num_heads=(1, 1))
     backbone = SwinTransformerV2(arch, window_size=[16, (4, 8)], pretrained_window_sizes=[8, (4, 8)])
     assert swin_backbones(nn.Sequential(nn.Identity(), backbone)) == [backbone]

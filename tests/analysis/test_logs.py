@@ -5,6 +5,8 @@ import pytest
 from mmvitscale.analysis.logs import read_log
 from mmvitscale.errors import InputError
 
+pytestmark = pytest.mark.unit
+
 
 def write(folder, *records):
     path = folder / 'vis_data/scalars.json'
@@ -30,7 +32,7 @@ def test_parts_of_an_interrupted_run_are_joined_and_a_cut_line_is_left_out(tmp_p
     assert read_log(tmp_path / 'run1').curve('loss')[0] == [20, 30]
 
 
-def test_folders_without_logs(tmp_path):
+def test_folders_without_readable_logs_are_refused(tmp_path):
     with pytest.raises(InputError, match='holds no logs'):
         read_log(tmp_path)
     write(tmp_path / 'run', '{"step": 3')

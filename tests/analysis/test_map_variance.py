@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from randomise import randomise
 
 from mmvitscale.analysis.map_variance import means_of, recalibrate, recorded_variances
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT
 from mmvitscale.models.layers.padding import with_validity
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 VIT = dict(embed_dims=12, depth=3, re_attention=2, num_heads=3)
 
@@ -29,7 +31,7 @@ def recorded(model, sides, count=2):
     return found, inputs
 
 
-def test_the_official_form_gets_the_statistics_of_the_images():
+def test_recalibration_sets_running_statistics_to_those_of_the_images():
     model = randomise(DeepViT(VIT, 64, reatten_statistics='running')).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     found, inputs = recorded(model, [96])
@@ -44,7 +46,7 @@ def test_the_official_form_gets_the_statistics_of_the_images():
     assert changed and all('var_norm.running' in key or key == 'lineage' for key in changed if 'token_law' not in key)
 
 
-def test_several_sizes_give_the_exponents_and_statistics_for_the_kept_number():
+def test_recalibration_fits_exponents_and_statistics_from_several_sizes():
     model = DeepViT(VIT, 64).eval()
     law = torch.tensor([1.2, 1.5, 1.8])
     found = {f'blocks.{i}.attn': [(n, 0.01 * (n / 17)**-law) for n in (17, 37, 65)] for i in (1, 2)}
@@ -56,7 +58,7 @@ def test_several_sizes_give_the_exponents_and_statistics_for_the_kept_number():
     assert list(means_of(found['blocks.1.attn'])) == [17, 37, 65]
 
 
-def test_the_official_form_has_one_number_of_tokens():
+def test_recalibration_refuses_mixed_token_counts_and_missing_images():
     model = DeepViT(VIT, 64, reatten_statistics='running').eval()
     with pytest.raises(InputError, match='2 numbers of tokens found in blocks.1.attn'):
         recalibrate(model, recorded(model, [64, 96])[0])
@@ -66,7 +68,7 @@ def test_the_official_form_has_one_number_of_tokens():
         recalibrate(torch.nn.Linear(1, 1), {})
 
 
-def test_padding_is_no_token_and_one_size_tells_no_exponent():
+def test_padding_tokens_are_excluded_and_one_size_keeps_the_exponents():
     model = randomise(DeepViT(VIT, 64, window_size=3, global_blocks=[2])).eval()
     with recorded_variances(model) as found, torch.no_grad():
         model(with_validity(torch.randn(1, 3, 96, 96), [(96, 48)]))

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-from commands import ROOT
 from mmengine.config import Config
 
 from mmvitscale.analysis import memory_plan
@@ -17,13 +16,15 @@ from mmvitscale.config import load_config
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
 from mmvitscale.models.layers import window_attention
+from tests.helpers.commands import ROOT
+
+pytestmark = pytest.mark.unit
 
 # In a process whose allocator gives everything back at once: what it holds is what lives.
 MEASURE = """
-import json, sys, torch
-sys.path.insert(0, 'tests/analysis')
-from test_memory_plan import CASES, build, loss
-print(json.dumps([measured for measured in map(lambda case: __import__('test_memory_plan').measure(*case), CASES)]))
+import json
+from tests.analysis.test_memory_plan import CASES, measure
+print(json.dumps([measure(*case) for case in CASES]))
 """
 CASES = [
     ('swin', False, 'sequential', False),
@@ -90,7 +91,7 @@ def measured():
             'MALLOC_TRIM_THRESHOLD_': '65536',
             'MALLOC_TOP_PAD_': '0',
             'OMP_NUM_THREADS': '2',
-            'PYTHONPATH': f'{ROOT}:{ROOT}/tests',
+            'PYTHONPATH': str(ROOT),
         },
     )
     assert result.returncode == 0, result.stderr
@@ -98,14 +99,14 @@ def measured():
 
 
 @pytest.mark.parametrize('number', range(len(CASES)), ids=[' '.join(map(str, case)) for case in CASES])
-def test_a_step_takes_what_is_planned(number, measured):
+def test_measured_peak_memory_of_a_step_is_close_to_the_plan(number, measured):
     family, checkpointing, kernel, mixed = CASES[number]
     model = build(family, checkpointing, kernel, 'meta')
     planned = step(lambda: loss(model, 'meta'), model, device='cpu', mixed=mixed).peak
     assert measured[number] == pytest.approx(planned, rel=0.15)
 
 
-def test_tensors_count_while_they_live_and_views_once():
+def test_live_tensors_count_until_freed_and_views_count_once():
     weight = torch.nn.Linear(4, 4, device='meta')
     with LiveBytes(weight) as live:
         a = torch.empty(100, device='meta')
@@ -158,7 +159,7 @@ def test_no_kernel_of_a_gpu_makes_a_bias_for_every_window(monkeypatch):
     assert peaks['flex', 2**25] < peaks['auto', 2**25]
 
 
-def test_three_billion_parameters_hold_the_papers_48_gigabytes():
+def test_memory_shares_of_strategies_match_the_papers_48_gigabytes():
     sizes = Sizes(3_000_000_000, 3_000_000_000, (60_000_000,) * 50, state_bytes=8)
     alone = shares(sizes, 'ddp', 1)
     assert alone.lasting == 48e9  # weights, gradients and two moments, 4 bytes each (section 3.4)
@@ -173,7 +174,7 @@ def test_three_billion_parameters_hold_the_papers_48_gigabytes():
         shares(sizes, 'zero9', 8)
 
 
-def test_the_fastest_setting_that_fits():
+def test_the_fastest_setting_that_fits_the_memory_is_chosen():
     share = Shares(10, 10, 20, 0, 10)
     plans = [Plan('ddp', 1, share, Setting(checkpointing, 'auto'), size) for checkpointing, size in ((False, 50), (True, 5))]
     assert cheapest(plans, 100) is plans[0] and plans[0].total == 90
@@ -196,7 +197,7 @@ def test_the_size_of_training_images_is_read_from_the_config(name, size):
     assert training_size(load_config(name)) == size
 
 
-def test_a_config_that_does_not_tell_the_size():
+def test_a_config_without_an_image_size_is_refused():
     with pytest.raises(InputError, match='give it with --size'):
         training_size(Config(dict(model=dict()), filename=__file__))
 

@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-from randomise import randomise
 from torch import nn
 
 from mmvitscale.analysis.attention_distance import attention_distance
@@ -10,6 +9,9 @@ from mmvitscale.analysis.recorder import blocks_of, recorded_attention, recorded
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
 from mmvitscale.models.layers.windows import window_partition
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 VIT = dict(embed_dims=12, depth=3, re_attention=2, num_heads=3)
 SWIN = dict(embed_dims=8, depths=(2, 2), num_heads=(2, 4))
@@ -32,7 +34,7 @@ def test_recording_sees_the_maps_in_use_and_changes_nothing(attention):
 
 @pytest.mark.parametrize('kernel', ['eager', 'fused', 'sequential'])
 @pytest.mark.parametrize('similarity', ['cosine', 'dot_product'])
-def test_windows_maps_are_the_weights_that_meet_v(kernel, similarity):
+def test_recorded_window_maps_times_v_equal_the_attention_output(kernel, similarity):
     model = randomise(SwinTransformerV2(SWIN, 4, attention=kernel, similarity=similarity)).eval()
     block = model.stages[0].blocks[1]  # shifted
     seen = {}
@@ -51,7 +53,7 @@ def test_windows_maps_are_the_weights_that_meet_v(kernel, similarity):
     assert torch.allclose(block.attn.proj(torch.cat(outs)), seen['out'], atol=1e-5)
 
 
-def test_what_a_query_attends_to_lies_in_its_window():
+def test_attention_of_a_query_is_zero_outside_its_window():
     model = randomise(SwinTransformerV2(SWIN, 4)).eval()
     with torch.no_grad(), recorded_attention(model, [0, 1]) as passes:
         model(torch.randn(1, 3, 40, 28))  # 10 x 7 tokens
@@ -101,7 +103,7 @@ def test_running_statistics_are_left_alone_in_training():
         assert torch.equal(other.state_dict()[key], value), key
 
 
-def test_layers_and_models_that_are_not_there():
+def test_unknown_layers_and_models_without_our_backbone_are_refused():
     model = SwinTransformerV2(SWIN, 4)
     assert len(blocks_of(model)) == 4
     for layers in ([4], [0, -1]):
@@ -111,7 +113,7 @@ def test_layers_and_models_that_are_not_there():
         pass
 
 
-def test_maps_may_be_taken_one_by_one():
+def test_a_callback_gets_maps_layer_by_layer_without_storing_them():
     model, layers = randomise(SwinTransformerV2(SWIN, 4)).eval(), []
     with torch.no_grad(), recorded_attention(model, each=lambda maps: layers.append(maps.layer)) as passes:
         model(torch.randn(1, 3, 32, 32))

@@ -13,10 +13,12 @@ from mmvitscale.analysis.similarity import (
     similarity_to_last,
 )
 
+pytestmark = pytest.mark.unit
+
 NAN = float('nan')
 
 
-def test_alike_and_orthogonal_blocks():
+def test_equal_maps_have_similarity_one_and_orthogonal_maps_zero():
     one = torch.eye(4).expand(2, 3, 4, 4)
     other = one.roll(1, dims=-2)
     similarity = cross_layer_similarity([one, one, other])
@@ -40,7 +42,7 @@ def test_similarity_is_the_mean_cosine_of_columns():
     assert torch.allclose(similarity, similarity.T)
 
 
-def test_windows_count_by_their_columns_and_others_are_not_compared():
+def test_windows_are_weighted_by_columns_and_unequal_shapes_give_nan():
     large, small = torch.rand(2, 3, 4, 4), torch.rand(1, 3, 2, 2)
     orthogonal = torch.eye(2).expand(1, 3, 2, 2)
     similarity = cross_layer_similarity([[large, orthogonal], [large, orthogonal.flip(-2)], [large], [small]])
@@ -51,7 +53,7 @@ def test_windows_count_by_their_columns_and_others_are_not_compared():
     assert [neighbours.add(maps) for maps in ([large], [small], [large])] == [None, None, pytest.approx(1)]
 
 
-def test_summaries():
+def test_similar_blocks_and_mean_similarity_skip_nan_entries():
     similarity = torch.tensor([[1, 0.95, 0.1], [0.95, 1, 0.2], [0.1, 0.2, 1]])
     assert similar_blocks(similarity) == 1 and similar_blocks(similarity, 0.15) == 2
     assert mean_similarity(similarity) == pytest.approx(1.25 / 3)
@@ -67,7 +69,7 @@ def test_features_are_compared_token_by_token():
     assert similarity_to_last(similarity).tolist() == pytest.approx([expected, 1, 1], abs=1e-6)
 
 
-def test_heads_that_attend_alike_have_no_diversity():
+def test_identical_heads_have_diversity_zero_and_orthogonal_heads_one():
     one = torch.rand(2, 1, 4, 4)
     assert head_diversity(one.expand(2, 3, 4, 4)) == pytest.approx(0, abs=1e-9)
     orthogonal = torch.stack([torch.eye(4).roll(i, 0) for i in range(3)])[None]

@@ -1,7 +1,5 @@
 import pytest
 import torch
-from official_layout import official_state_dict
-from randomise import randomise
 
 from mmvitscale.analysis import peers
 from mmvitscale.checkpoints.convert import convert, weights_in, windows_of_coordinates
@@ -11,6 +9,10 @@ from mmvitscale.models import SwinTransformerV2
 from mmvitscale.models.backbones.from_weights import check_complete
 from mmvitscale.models.backbones.recognise import describe_weights, sizes_of
 from mmvitscale.models.backbones.variants import SWIN_V2
+from tests.helpers.official_layout import official_state_dict
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 # arch, image, windows, reference windows
 CASES = {
@@ -24,7 +26,7 @@ RUNS = [(peer, case) for peer in peers.PEERS for case in CASES
 
 
 @pytest.mark.parametrize('peer, case', RUNS)
-def test_every_stage_equals_the_peer_whose_file_was_converted(peer, case, tmp_path):
+def test_converted_weights_reproduce_every_stage_of_the_reference_model(peer, case, tmp_path):
     arch, size, windows, references = CASES[case]
     model, stages = peers.PEERS[peer](SWIN_V2.archs[arch], size, windows, references)
     randomise(model)
@@ -62,7 +64,7 @@ SMALL = dict(embed_dims=8, depths=(2, 2, 2, 1), num_heads=(1, 1, 2, 2))
 
 
 @pytest.mark.parametrize('name', OFFICIAL)
-def test_official_files_tell_windows_and_reference_windows(name):
+def test_windows_and_pretrained_windows_are_read_from_official_files(name):
     windows, references = OFFICIAL[name]
     source = randomise(SwinTransformerV2(SMALL, windows, references))
     content = dict(model=official_state_dict(source, windows, references))
@@ -82,7 +84,7 @@ def test_official_files_tell_windows_and_reference_windows(name):
         assert torch.equal(ours.eval()(image)[3], source.eval()(image)[3])
 
 
-def test_reference_windows_of_rectangles_and_of_single_tokens():
+def test_pretrained_windows_are_recovered_from_coordinate_tables():
     def table(*axes):
         sides = [torch.arange(1.0 - w, w) * 8 / (p - 1) for w, p in axes]
         grid = torch.stack(torch.meshgrid(*sides, indexing='ij'), -1)[None]
@@ -105,7 +107,7 @@ def simmim(weights):
     simmim, lambda weights: {f'module.{key}': value for key, value in weights.items()},
     lambda weights: dict(state_dict_ema=weights, state_dict=None, epoch=3)
 ])
-def test_wrappers_around_the_weights(wrap):
+def test_wrapped_checkpoints_convert_like_plain_ones(wrap):
     source = SwinTransformerV2(SMALL, 8)
     official = official_state_dict(source, (8, ) * 4, (8, ) * 4)
     converted = convert(weights_in(wrap(official)))
@@ -113,7 +115,7 @@ def test_wrappers_around_the_weights(wrap):
     assert converted.weights.keys() - {'mask_token'} == plain.weights.keys() and converted.lineage == plain.lineage
 
 
-def test_own_checkpoints_of_a_backbone_and_of_a_segmentor():
+def test_own_checkpoints_convert_with_and_without_a_backbone_prefix():
     for position_bias in ('log_cpb', 'table'):
         source = randomise(SwinTransformerV2(SMALL, [7, (3, 5), 4, 2], position_bias=position_bias))
         state = source.state_dict()
@@ -126,7 +128,7 @@ def test_own_checkpoints_of_a_backbone_and_of_a_segmentor():
         assert converted.dropped == ['decode_head.weight']
 
 
-def test_extra_norms_and_other_mlp_ratios_are_seen():
+def test_extra_norms_and_mlp_ratio_are_inferred_from_the_weights():
     source = SwinTransformerV2({**SMALL, 'extra_norm_every': 2, 'mlp_ratio': 3}, 4)
     assert sizes_of(source.state_dict()) == source.arch
 
@@ -139,7 +141,7 @@ def broken(**changes):
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
-def test_tables_in_half_precision_tell_their_windows(dtype):
+def test_windows_are_recovered_from_half_precision_coordinate_tables(dtype):
     """All published windows and the ones of high resolution, cast as whole checkpoints are."""
     for window, reference in ((8, 8), (16, 16), (16, 12), (24, 12), (12, 6), (32, 12), (40, 12), (56, 12), (7, 7), (14, 12)):
         state = official_state_dict(SwinTransformerV2(dict(embed_dims=4, depths=(1, ), num_heads=(1, )), [8]),
@@ -149,7 +151,7 @@ def test_tables_in_half_precision_tell_their_windows(dtype):
         assert windows_of_coordinates(table.float()) == ((window, window), (reference, reference))
 
 
-def test_checkpoints_that_cannot_be_converted():
+def test_unconvertible_checkpoints_are_refused_with_the_reason():
     for checkpoint, message in (
         (broken(surprise=torch.ones(1)), '1 of its keys are not known there: surprise'),
         ({'layers.0.blocks.0.attn.relative_position_bias_table': torch.ones(1)}, 'this is a SwinV1 checkpoint'),
@@ -170,7 +172,7 @@ def test_checkpoints_that_cannot_be_converted():
     assert convert(weights_in(both), 'student').prefix == 'student.'
 
 
-def test_incomplete_files_are_told_from_whole_ones():
+def test_incomplete_checkpoints_are_refused_and_complete_ones_accepted():
     check_complete(convert(weights_in(broken())))
     half = dict(list(broken().items())[::2])
     for checkpoint, message in (

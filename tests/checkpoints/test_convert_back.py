@@ -2,14 +2,16 @@
 
 import pytest
 import torch
-from official_layout import official_state_dict
-from randomise import randomise
 
 from mmvitscale.analysis import peers
 from mmvitscale.checkpoints.convert import convert, weights_in
 from mmvitscale.checkpoints.convert_back import convert_back, libraries_of
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from tests.helpers.official_layout import official_state_dict
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 SMALL = dict(embed_dims=8, depths=(2, 1, 2, 1), num_heads=(1, 1, 2, 2))
 PEERS = {'timm': 'timm', 'huggingface': 'Hugging Face', 'mmpretrain': 'mmpretrain', 'torchvision': 'torchvision'}
@@ -30,7 +32,7 @@ def image():
 
 
 @pytest.mark.parametrize('library', PEERS)
-def test_the_library_gives_our_features(library, image):
+def test_weights_converted_back_reproduce_our_features_in_each_library(library, image):
     """Windows larger than those of pretraining, where the library knows the difference."""
     references = None if library == 'torchvision' else [4, 4, 4, 2]
     ours = randomise(SwinTransformerV2(SMALL, 8, references, out_norm=False)).eval()
@@ -48,7 +50,7 @@ def test_the_library_gives_our_features(library, image):
             assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-def test_the_norm_behind_the_last_stage_goes_with_it(image):
+def test_the_last_output_norm_is_converted_back_to_the_final_norm_of_timm(image):
     ours = randomise(SwinTransformerV2(SMALL, 8, out_indices=[3])).eval()
     theirs, _ = peers.timm(SMALL, 256, (8, ) * 4, None)
     back = back_of(ours, 'timm', weight=torch.randn(10, 64), bias=torch.randn(10))
@@ -57,7 +59,7 @@ def test_the_norm_behind_the_last_stage_goes_with_it(image):
         assert torch.allclose(theirs.forward_features(image).permute(0, 3, 1, 2), ours(image)[0], atol=1e-4)
 
 
-def test_mmpretrain_takes_the_norms_of_all_outputs_and_of_the_main_branch(image):
+def test_all_output_norms_and_extra_norms_are_converted_back_to_mmpretrain(image):
     from mmpretrain.models import SwinTransformerV2 as Theirs
     arch = dict(SMALL, extra_norm_every=2)
     ours = randomise(SwinTransformerV2(arch, 8, 4)).eval()
@@ -90,7 +92,7 @@ def test_round_trip_is_exact(library, channels):
         assert again.lineage.references == first.lineage.references and again.lineage.windows == first.lineage.windows
 
 
-def test_the_official_layout_is_that_of_the_public_files():
+def test_converting_back_to_official_gives_the_layout_of_public_files():
     ours = randomise(SwinTransformerV2(SMALL, [8, 8, 8, 4], [6, 6, 6, 3], out_indices=[3]))
     expected = {key: value for key, value in official_state_dict(ours, (8, 8, 8, 4), (6, 6, 6, 3)).items()
                 if not key.startswith('head.') and 'attn_mask' not in key}
@@ -117,12 +119,12 @@ def test_what_the_library_would_compute_differently_is_refused(arguments, librar
 
 @pytest.mark.parametrize('windows, noted', [([8, 8, 8, 4], False), ([8, 8, 8, 8], False), ([4, 8, 8, 8], True),
                                             ([8, 8, 4, 4], True), ([8, 8, 4, 2], False)])
-def test_windows_that_differ_by_stage_are_noted(windows, noted):
+def test_windows_that_one_window_size_cannot_express_are_noted(windows, noted):
     notes = back_of(SwinTransformerV2(SMALL, windows), 'timm').notes
     assert any('one window for all stages' in note for note in notes) == noted
 
 
-def test_deepvit_goes_back_as_it_came():
+def test_deepvit_round_trip_through_the_official_layout_is_exact():
     ours = randomise(DeepViT(dict(embed_dims=12, depth=3, re_attention=1, num_heads=3), 64))
     back = back_of(ours, 'official', weight=torch.ones(10, 12), bias=torch.ones(10))
     again = convert(weights_in(back.content))
@@ -136,7 +138,7 @@ def test_deepvit_goes_back_as_it_came():
         back_of(DeepViT(dict(embed_dims=12, depth=2, re_attention=1, num_heads=3), (32, 64)), 'official')
 
 
-def test_statistics_of_another_number_of_tokens_go_back_as_those_of_the_grid():
+def test_statistics_of_another_token_count_convert_back_to_the_grids():
     """What was pretrained at 64 pixels and is used at 96 runs there in the official form as here."""
     arch = dict(embed_dims=12, depth=3, re_attention=2, num_heads=3)
     source, ours = randomise(DeepViT(arch, 64)), DeepViT(arch, 96).eval()

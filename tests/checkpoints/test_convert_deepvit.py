@@ -1,8 +1,6 @@
 import pytest
 import torch
-from layouts import official_deepvit
 from mmengine.registry import MODELS
-from randomise import randomise
 
 from mmvitscale.checkpoints.convert import convert, weights_in
 from mmvitscale.checkpoints.pretrained import Pretrained
@@ -10,6 +8,10 @@ from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT
 from mmvitscale.models.backbones.from_weights import check_complete
 from mmvitscale.models.backbones.recognise import describe_weights
+from tests.helpers.layouts import official_deepvit
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 SMALL = dict(embed_dims=12, depth=4, re_attention=2, num_heads=3)
 
@@ -49,13 +51,13 @@ def test_the_position_embedding_is_resized_to_the_models_grid(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['deepvit-16b', 'deepvit-s', 'vit-16b'])
-def test_variants_are_recognised(name):
+def test_deepvit_variants_are_recognised_from_their_weights(name):
     with torch.device('meta'):
         weights = DeepViT(name).state_dict()
     assert describe_weights(weights).startswith(name + ' ')
 
 
-def test_checkpoints_that_do_not_fit(tmp_path):
+def test_mismatched_checkpoints_are_refused_with_the_reason(tmp_path):
     _, weights = official()
     ours = DeepViT(SMALL, 64)
     for change, message in (({'surprise': torch.ones(1)}, '1 of its keys are not known there: surprise'),

@@ -11,6 +11,8 @@ from mmengine.logging import HistoryBuffer
 from mmvitscale.checkpoints.files import read_checkpoint
 from mmvitscale.errors import InputError
 
+pytestmark = pytest.mark.unit
+
 
 class RunsCode:
 
@@ -55,7 +57,7 @@ def test_code_in_a_file_does_not_run(tmp_path):
     assert not marker.exists()
 
 
-def test_files_that_are_no_checkpoints(tmp_path):
+def test_files_that_are_not_checkpoints_are_refused(tmp_path):
     torch.save(dict(w=torch.ones(1000)), tmp_path / 'whole.pth')
     whole = (tmp_path / 'whole.pth').read_bytes()
     for name, content in (('cut.pth', whole[:len(whole) // 2]), ('empty.pth', b''), ('text.pth', b'<html>404</html>'),
@@ -72,7 +74,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
         read_checkpoint(tmp_path / 'nowhere.pth')
 
 
-def test_paths_as_people_write_them(tmp_path, monkeypatch):
+def test_paths_file_urls_and_home_relative_paths_are_read(tmp_path, monkeypatch):
     torch.save(dict(w=torch.ones(1)), tmp_path / 'a.pth')
     monkeypatch.setenv('HOME', str(tmp_path))
     for source in (tmp_path / 'a.pth', f'file://{tmp_path}/a.pth', '~/a.pth'):

@@ -12,18 +12,20 @@ from mmvitscale.checkpoints.lineage import (
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
 
+pytestmark = pytest.mark.unit
+
 ARCH = dict(embed_dims=4, depths=(1, 1), num_heads=(1, 1))
 
 
 @pytest.mark.parametrize('kind', [None, 'log_cpb', 'linear_cpb', 'table'])
-def test_what_is_written_is_read(kind):
+def test_checkpoint_metadata_survives_encoding_and_casts(kind):
     lineage = WindowLineage(kind, ((8, 8), None), ((56, 7), (16, 16)))
     for dtype in (torch.int64, torch.float32, torch.float16, torch.bfloat16):  # whole checkpoints are cast at times
         assert WindowLineage.decode(lineage.encode().to(dtype)) == lineage
         assert GridLineage.decode(GridLineage((14, 32)).encode().to(dtype)).grid == (14, 32)
 
 
-def test_what_no_version_writes_is_refused():
+def test_invalid_checkpoint_metadata_is_refused():
     entry = WindowLineage('log_cpb', ((8, 8), ) * 2, ((8, 8), ) * 2).encode()
     mixed = entry.clone()
     mixed[0, 0] = 3
@@ -34,7 +36,7 @@ def test_what_no_version_writes_is_refused():
             WindowLineage.decode(damaged)
 
 
-def test_state_and_behaviour_cannot_disagree():
+def test_saved_metadata_always_equals_the_windows_in_use():
     """The state dict is made of what the model computes with, at every moment, and no buffer is a second truth."""
     backbone = SwinTransformerV2(ARCH, window_size=[16, (4, 8)], pretrained_window_sizes=[8, (4, 8)])
     assert not list(backbone.buffers())
@@ -50,7 +52,7 @@ def test_state_and_behaviour_cannot_disagree():
     assert SwinTransformerV2(ARCH, 5, position_bias='table').lineage.references == (None, None)
 
 
-def test_contradictions_and_changes_are_told():
+def test_contradicting_windows_are_refused_and_changed_ones_reported():
     check_agreement(((8, 8), None), ((8, 8), (4, 4)), 'pretrained_window_sizes')
     with pytest.raises(InputError, match=r'8x8, unknown, but pretrained_window_sizes says 16x16, 4x4 \(stage 0 differs\)'):
         check_agreement(((8, 8), None), ((16, 16), (4, 4)), 'pretrained_window_sizes')
@@ -70,5 +72,5 @@ def test_contradictions_and_changes_are_told():
     ('microsoft/swinv2-tiny-patch4-window16-256', [16, 16, 16, 8]),
     ('my_best_model.pth', None),
 ])
-def test_names_of_published_files(name, windows):
+def test_pretrained_windows_are_inferred_from_published_file_names(name, windows):
     assert reference_of_name(name) == windows

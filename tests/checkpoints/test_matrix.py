@@ -4,14 +4,16 @@ import re
 
 import pytest
 import torch
-import toy
-from layouts import ARCH, LAYOUTS, VIT, build_cfg, difference, official
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_checkpoint
-from randomise import randomise
 
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from tests.helpers import toy
+from tests.helpers.layouts import ARCH, LAYOUTS, VIT, build_cfg, difference, official
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 
 def by_init_cfg(kind):
@@ -94,7 +96,7 @@ def matrix():
 @pytest.mark.parametrize('larger', [False, True], ids=['same', 'larger'])
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('layout', LAYOUTS)
-def test_a_layout_enters(layout, way, larger, files, matrix, tmp_path):
+def test_every_layout_loads_correctly_by_every_way_of_loading(layout, way, larger, files, matrix, tmp_path):
     file, path = files(layout)
     backbone = WAYS[way](build_cfg(layout, file, larger), path, file.weights, tmp_path)
     found = difference(layout, file, backbone, larger)
@@ -205,6 +207,6 @@ def test_two_layouts_in_one_file_are_refused(tmp_path):
             SwinTransformerV2(ARCH, 4).load_checkpoint(mixed, 'mixed.pth')
 
 
-def test_the_other_family_is_refused():
+def test_a_deepvit_checkpoint_is_refused_by_a_swin_backbone():
     with pytest.raises(InputError, match='a.pth: it is a DeepViT, but the config builds a SwinV2'):
         SwinTransformerV2(ARCH, 4).load_checkpoint(DeepViT(VIT, 64).state_dict(), 'a.pth')

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import toy
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_checkpoint
 
@@ -15,6 +14,9 @@ from mmvitscale.checkpoints.files import read_checkpoint
 from mmvitscale.checkpoints.windows import settle_windows
 from mmvitscale.errors import InputError
 from mmvitscale.models.layers import position_embedding
+from tests.helpers import toy
+
+pytestmark = pytest.mark.unit
 
 DATA = Path(__file__).parent / 'data'
 ARCH = dict(embed_dims=8, depths=(1, 2), num_heads=(1, 2))
@@ -43,7 +45,7 @@ def check(backbone, expected, name):
 
 @pytest.mark.parametrize('way', ['load_state_dict', 'init_cfg'])
 @pytest.mark.parametrize('name', BACKBONES)
-def test_a_backbone_loads_without_a_complaint(name, way, expected, told, monkeypatch):
+def test_v1_backbones_load_strictly_and_give_the_v1_outputs(name, way, expected, told, monkeypatch):
     # The image is smaller than the grid; positions shrank without antialiasing then.
     weights = position_embedding.cubic_weights
     monkeypatch.setattr(position_embedding, 'cubic_weights', lambda places, cells, grows: weights(places, cells, 1))
@@ -63,14 +65,14 @@ def test_a_backbone_loads_without_a_complaint(name, way, expected, told, monkeyp
         assert [stage.reference_origin for stage in backbone.stages] == ['checkpoint'] * 2
 
 
-def test_a_whole_model_loads_as_inferencers_load(expected, capsys):
+def test_v1_models_load_through_mmengine_load_checkpoint(expected, capsys):
     model = toy.Toy(BACKBONES['log_cpb'])
     load_checkpoint(model, str(DATA / 'v1_run.pth'), map_location='cpu')
     assert 'do not match' not in ''.join(capsys.readouterr())
     check(model.backbone, expected, 'run')
 
 
-def test_a_run_that_grew_windows_is_tested_with_the_last_ones(expected):
+def test_v1_runs_with_grown_windows_are_tested_with_the_last_windows(expected):
     """They stand in its meta alone."""
     model = toy.Toy({**BACKBONES['log_cpb'], 'window_size': 4})
     content = read_checkpoint(DATA / 'v1_run.pth')
@@ -87,7 +89,7 @@ def test_a_run_that_grew_windows_is_tested_with_the_last_ones(expected):
     assert model.backbone.stages[0].window == (4, 4)
 
 
-def test_a_run_with_averages_is_resumed(tmp_path):
+def test_v1_runs_with_ema_weights_can_be_resumed(tmp_path):
     shutil.copy(DATA / 'v1_run.pth', tmp_path / 'iter_2.pth')
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
     old = read_checkpoint(DATA / 'v1_run.pth')

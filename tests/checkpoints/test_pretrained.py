@@ -4,11 +4,7 @@ import hashlib
 
 import pytest
 import torch
-import toy
-from hostile import Attack
 from mmengine.registry import MODELS
-from official_layout import official_state_dict
-from randomise import randomise
 from torch import nn
 
 from mmvitscale.checkpoints import files, pretrained
@@ -17,6 +13,12 @@ from mmvitscale.checkpoints.files import fetch, read_checkpoint, write_checkpoin
 from mmvitscale.checkpoints.lineage import WindowLineage
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
+from tests.helpers import toy
+from tests.helpers.hostile import Attack
+from tests.helpers.official_layout import official_state_dict
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 SMALL = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 
@@ -39,7 +41,7 @@ def references(backbone):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.bin', '.safetensors'])
-def test_init_cfg_takes_a_foreign_file_and_carries_the_windows_over(official, suffix, tmp_path, told):
+def test_init_cfg_loads_official_files_with_their_pretrained_windows(official, suffix, tmp_path, told):
     source, path = official
     if suffix == '.bin':
         path = path.rename(path.with_suffix('.bin'))
@@ -59,7 +61,7 @@ def test_init_cfg_takes_a_foreign_file_and_carries_the_windows_over(official, su
     assert 'out_norms.0.weight' in told[-1] and 'from official' in told[-1]
 
 
-def test_what_the_config_contradicts_is_an_error_that_names_both(official):
+def test_pretrained_windows_that_contradict_the_config_are_refused(official):
     source, path = official
     cfg = dict(type='mmvitscale.Pretrained', checkpoint=str(path))
     agreeing = MODELS.build(backbone_cfg(window_size=16, pretrained_window_sizes=[8, 8, 8, 4], init_cfg=cfg))
@@ -69,7 +71,7 @@ def test_what_the_config_contradicts_is_an_error_that_names_both(official):
         contradicting.init_weights()
 
 
-def test_an_unknown_lineage_is_taken_from_the_config_or_assumed_with_a_warning(tmp_path, told):
+def test_unknown_pretrained_windows_come_from_the_config_or_are_warned_of(tmp_path, told):
     source = randomise(SwinTransformerV2(SMALL, 8))
     weights = {key: value for key, value in source.state_dict().items() if key != 'lineage'}
     torch.save(weights, tmp_path / 'a.pth')
@@ -84,7 +86,7 @@ def test_an_unknown_lineage_is_taken_from_the_config_or_assumed_with_a_warning(t
     assert {stage.reference_origin for stage in assuming.stages} == {'assumed'}
 
 
-def test_another_arch_is_an_error_that_names_both(official):
+def test_another_arch_module_or_position_bias_is_refused(official):
     other = SwinTransformerV2({**SMALL, 'depths': (1, 1, 1, 1)}, 8)
     with pytest.raises(InputError, match='official.pth: it is a SwinV2 .*depths 1,1,2,1.* builds a SwinV2 .*depths 1,1,1,1'):
         pretrained.Pretrained(official[1])(other)
@@ -94,7 +96,7 @@ def test_another_arch_is_an_error_that_names_both(official):
         pretrained.Pretrained(official[1])(SwinTransformerV2(SMALL, 8, position_bias='table'))
 
 
-def test_a_backbone_with_fewer_stages_takes_what_it_has(official):
+def test_a_backbone_with_fewer_stages_loads_the_weights_of_its_stages(official):
     source, path = official
     fewer = SwinTransformerV2(SMALL, 8, out_indices=(0, 1))
     pretrained.Pretrained(path)(fewer)
@@ -113,7 +115,7 @@ def test_a_table_is_resized_bicubically_on_load(route, tmp_path):
     assert torch.equal(wider.stages[2].blocks[1].attn.position_bias.table, expected)
 
 
-def test_function_preservation_over_random_pairs_of_windows():
+def test_changing_the_window_preserves_the_bias_of_common_offsets():
     generator = torch.Generator().manual_seed(3)
     for _ in range(20):
         first, second = (tuple(torch.randint(2, 25, (2, ), generator=generator).tolist()) for _ in range(2))
@@ -133,7 +135,7 @@ def test_function_preservation_over_random_pairs_of_windows():
 
 
 @pytest.mark.parametrize('route', ['init_cfg', 'load_from', 'resume'])
-def test_the_chain_of_fine_tunings_keeps_the_first_window(route, official, tmp_path):
+def test_successive_fine_tunings_keep_the_first_pretrained_window(route, official, tmp_path):
     """w8 (official file) -> w16 -> w24, a training each, with EMA."""
     first = toy.train(tmp_path / 'w16', backbone_cfg(window_size=16, init_cfg=dict(
         type='mmvitscale.Pretrained', checkpoint=str(official[1]))))
@@ -164,14 +166,14 @@ def test_the_chain_of_fine_tunings_keeps_the_first_window(route, official, tmp_p
         fine_tune('contradiction', pretrained_window_sizes=16)
 
 
-def test_load_from_takes_a_foreign_file_into_the_backbone(official, tmp_path):
+def test_load_from_loads_an_official_file_into_the_backbone(official, tmp_path):
     source, path = official
     runner = toy.train(tmp_path / 'work', backbone_cfg(window_size=16), load_from=str(path), lr=0.0)
     assert references(runner.model.backbone) == [(8, 8)] * 3 + [(4, 4)]
     assert torch.equal(runner.model.backbone.stages[3].blocks[0].norm2.weight, source.stages[3].blocks[0].norm2.weight)
 
 
-def test_a_converted_file_is_taken(official, tmp_path):
+def test_a_converted_checkpoint_loads_with_its_pretrained_windows(official, tmp_path):
     converted = convert(weights_in(read_checkpoint(official[1])))
     write_checkpoint(tmp_path / 'ours.pth', dict(state_dict=converted.state_dict()))
     backbone = MODELS.build(backbone_cfg(window_size=16, init_cfg=dict(
@@ -181,7 +183,7 @@ def test_a_converted_file_is_taken(official, tmp_path):
     assert torch.equal(backbone.stages[1].blocks[0].mlp.fc1.weight, official[0].stages[1].blocks[0].mlp.fc1.weight)
 
 
-def test_malicious_files_do_not_run(tmp_path):
+def test_init_cfg_refuses_a_checkpoint_that_would_run_code(tmp_path):
     torch.save(dict(state_dict={'a': torch.ones(1)}, meta=Attack(tmp_path / 'marker')), tmp_path / 'evil.pth')
     backbone = MODELS.build(backbone_cfg(init_cfg=dict(
         type='mmvitscale.Pretrained', checkpoint=str(tmp_path / 'evil.pth'))))
@@ -190,7 +192,7 @@ def test_malicious_files_do_not_run(tmp_path):
     assert not (tmp_path / 'marker').exists()
 
 
-def test_urls_are_fetched_once_and_whole(official, tmp_path, monkeypatch):
+def test_urls_are_downloaded_once_and_never_partially(official, tmp_path, monkeypatch):
     monkeypatch.setattr(files.torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     url = official[1].as_uri()  # stands for http: urlopen serves both
     path = fetch(url)
@@ -207,7 +209,7 @@ def test_urls_are_fetched_once_and_whole(official, tmp_path, monkeypatch):
         files.read_checkpoint('http://127.0.0.1:9/a.pth')
 
 
-def test_a_download_is_checked_against_the_checksum_that_its_name_or_its_url_tells(tmp_path, monkeypatch):
+def test_downloads_are_checked_against_the_sha256_in_name_or_url(tmp_path, monkeypatch):
     monkeypatch.setattr(files.torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     content = b'weights'
     right = hashlib.sha256(content).hexdigest()

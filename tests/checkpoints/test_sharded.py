@@ -7,11 +7,13 @@ import warnings
 import pytest
 import torch
 import torch.distributed.checkpoint as distributed
-from hostile import Attack
 
 from mmvitscale.checkpoints.sharded import read_sharded
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
+from tests.helpers.hostile import Attack
+
+pytestmark = pytest.mark.unit
 
 ARCH = dict(embed_dims=16, depths=(1, 1), num_heads=(1, 2))
 
@@ -59,13 +61,13 @@ def equal(found, expected):
     return all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_pieces_of_deepspeed_give_the_exact_weights(of_deepspeed):
+def test_deepspeed_sharded_checkpoints_give_the_exact_weights(of_deepspeed):
     folder, state = of_deepspeed
     assert equal(read_sharded(folder)['state_dict'], state)  # by latest
     assert equal(read_sharded(folder / 'step3')['state_dict'], state)
 
 
-def test_pieces_of_deepspeed_that_are_not_all_there(of_deepspeed):
+def test_deepspeed_checkpoints_with_missing_or_extra_shards_are_refused(of_deepspeed):
     folder, _ = of_deepspeed
     (folder / 'step3/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt').unlink()
     with pytest.raises(InputError, match='the pieces of 1 processes, but 2 saved it'):
@@ -87,12 +89,12 @@ def of_torch(tmp_path, backbone):
     return tmp_path / 'pieces', backbone.state_dict()
 
 
-def test_pieces_of_torch_give_the_exact_weights(of_torch):
+def test_torch_distributed_checkpoints_give_the_exact_weights(of_torch):
     folder, state = of_torch
     assert equal(read_sharded(folder)['state_dict'], state)
 
 
-def test_code_among_the_pieces_does_not_run(of_torch, of_deepspeed, tmp_path):
+def test_code_in_sharded_checkpoints_does_not_run(of_torch, of_deepspeed, tmp_path):
     folder, _ = of_torch
     (folder / '.metadata').write_bytes(pickle.dumps(Attack(tmp_path / 'marker')))
     with pytest.raises(InputError, match='whose loading would run code'):
@@ -104,7 +106,7 @@ def test_code_among_the_pieces_does_not_run(of_torch, of_deepspeed, tmp_path):
     assert not (tmp_path / 'marker').exists()
 
 
-def test_damaged_pieces_and_other_folders(of_torch, tmp_path):
+def test_damaged_shards_and_other_folders_are_refused(of_torch, tmp_path):
     folder, _ = of_torch
     next(folder.glob('*.distcp')).write_bytes(b'nothing')
     with pytest.raises(InputError, match='is damaged'):

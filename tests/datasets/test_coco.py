@@ -9,6 +9,8 @@ import pytest
 from mmvitscale.datasets.coco import check_coco
 from mmvitscale.errors import InputError
 
+pytestmark = pytest.mark.unit
+
 GOOD = dict(
     images=[dict(id=1, file_name='a.jpg', height=40, width=60), dict(id=2, file_name='sub/b.jpg', height=40, width=60)],
     categories=[dict(id=5, name='cat'), dict(id=3, name='dog')],
@@ -33,7 +35,7 @@ def check(tmp_path):
     return run
 
 
-def test_a_good_file_has_nothing_to_note(check):
+def test_a_valid_annotation_file_gives_no_notes(check):
     assert check() == []
 
 
@@ -54,7 +56,7 @@ def test_a_good_file_has_nothing_to_note(check):
     (lambda c: c['annotations'][1].update(segmentation=[]), r'1 of 2 annotations .* have no segmentation \(the first: id 2'),
     (lambda c: c.update(annotations=[]), r'has no box of any of the 2 classes \(cat, dog\)'),
 ])
-def test_a_file_that_cannot_work(check, change, message):
+def test_invalid_annotation_files_are_refused_with_the_reason(check, change, message):
     with pytest.raises(InputError) as error:
         check(change)
     assert re.search(message, str(error.value)) and '\n' not in str(error.value)
@@ -67,7 +69,7 @@ def test_classes_must_be_categories_in_the_same_order(check):
         check(classes=('dog', 'cat'))
 
 
-def test_what_is_left_out_is_said(check):
+def test_ignored_boxes_classes_and_annotations_are_noted(check):
     def flatten(content):
         content['annotations'][0]['bbox'][2] = 0
 

@@ -8,6 +8,9 @@ import pytest
 from mmvitscale.datasets import mini
 from mmvitscale.datasets.colour_baseline import colour_baseline
 from mmvitscale.errors import InputError
+from tests.helpers.commands import ROOT
+
+pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(scope='module')
@@ -32,7 +35,7 @@ def test_splits_do_not_share_scenes(scenes):
     assert len(images) == 16 and len(set(images.values())) == 16
 
 
-def test_ade20k_layout(scenes):
+def test_ade20k_layout_has_an_image_and_label_map_per_scene(scenes):
     root = scenes / 'ADEChallengeData2016'
     seen = set()
     for split, count in (('training', 12), ('validation', 4)):
@@ -73,23 +76,23 @@ def decode(rle):
     return flat.reshape(rle['size'][::-1]).T
 
 
-def test_run_lengths_of_any_mask():
+def test_run_lengths_decode_to_the_original_mask():
     for mask in (np.zeros((3, 4), bool), np.ones((3, 4), bool), np.eye(4, dtype=bool), np.eye(4, dtype=bool)[::-1]):
         assert np.array_equal(decode(mini.run_lengths(mask)), mask)
 
 
-def test_objects_overlap_and_the_upper_one_hides_the_lower():
+def test_instance_masks_of_a_scene_do_not_overlap():
     for i in range(20):
         scene = mini.draw_scene(128, np.random.default_rng(i))
         total = np.sum([instance.mask for instance in scene.instances], axis=0)
         assert total.max() <= 1
 
 
-def test_colour_alone_tells_little(scenes):
+def test_a_colour_classifier_scores_below_25_percent_miou(scenes):
     assert 0.01 < colour_baseline(scenes / 'ADEChallengeData2016') < 0.25
 
 
-def test_colour_baseline_finds_colours_where_they_tell_all(tmp_path):
+def test_a_colour_classifier_is_perfect_where_colour_determines_class(tmp_path):
     for split in mini.SPLITS:
         labels = np.repeat(np.arange(1, 5, dtype=np.uint8), 8)[None].repeat(32, 0)
         for folder, array in (('images', labels[..., None].repeat(3, 2) * 50), ('annotations', labels)):
@@ -99,15 +102,15 @@ def test_colour_baseline_finds_colours_where_they_tell_all(tmp_path):
     assert colour_baseline(tmp_path) == pytest.approx(1.0)
 
 
-def test_the_config_names_the_classes():
+def test_the_mini_config_has_the_classes_and_palette_of_the_dataset():
     from mmengine.config import Config
-    cfg = Config.fromfile(Path(__file__).parents[2] / 'configs/_base_/datasets/mini_ade20k.py')
+    cfg = Config.fromfile(ROOT / 'configs/_base_/datasets/mini_ade20k.py')
     metainfo = cfg.train_dataloader.dataset.metainfo
     assert tuple(metainfo.classes) == mini.CLASSES
     assert tuple(map(tuple, metainfo.palette)) == mini.PALETTE
 
 
-def test_a_foreign_folder_is_left_alone(tmp_path):
+def test_a_folder_not_written_by_this_command_is_not_overwritten(tmp_path):
     (tmp_path / 'holiday.jpg').write_text('precious')
     with pytest.raises(InputError, match='was not written by this command'):
         mini.write_dataset(tmp_path, train=1, val=1, size=32)
@@ -122,13 +125,13 @@ def test_an_earlier_data_set_is_replaced_as_a_whole(tmp_path):
 
 
 @pytest.mark.parametrize('arguments', [dict(train=0), dict(val=0), dict(size=16)])
-def test_arguments_that_make_no_data_set(arguments, tmp_path):
+def test_too_small_counts_and_sizes_are_refused(arguments, tmp_path):
     with pytest.raises(InputError, match='at least 1, 1 and 32'):
         mini.write_dataset(tmp_path / 'mini', **arguments)
     assert not any(tmp_path.iterdir())
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_an_unwritable_output_folder_is_refused(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(InputError, match='cannot write to'):
         mini.write_dataset(tmp_path / 'file' / 'mini', train=1, val=1, size=32)

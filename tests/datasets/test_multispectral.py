@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from commands import ROOT
 from mmengine.registry import TRANSFORMS
 
 from mmvitscale.datasets import mini
 from mmvitscale.datasets.multispectral import LoadMultispectralImage, NormalizeChannels, read_channels
 from mmvitscale.errors import InputError
 from mmvitscale.inference import ImageReader, list_images
+from tests.helpers.commands import ROOT
+
+pytestmark = pytest.mark.unit
 
 IMAGE = np.random.default_rng(0).integers(0, 2000, (20, 30, 5), dtype=np.uint16)
 
@@ -29,7 +31,7 @@ def test_layouts_on_disk_give_the_same_image(dtype, tmp_path):
     assert read_channels(tmp_path / 'single.npy').shape == (20, 30, 1)
 
 
-def test_a_pipeline_loads_and_normalises(tmp_path):
+def test_the_pipeline_loads_channels_and_normalises_each(tmp_path):
     np.save(tmp_path / 'a.npy', IMAGE)
     load = TRANSFORMS.build(dict(type='mmvitscale.LoadMultispectralImage', channels=5))
     results = load(dict(img_path=str(tmp_path / 'a.npy')))
@@ -53,7 +55,7 @@ def test_pictures_show_three_channels(tmp_path):
     assert [path.name for path in list_images(str(tmp_path), reader.suffixes)] == ['small.npy', 'wide.npy']
 
 
-def test_bad_input_is_one_sentence(tmp_path):
+def test_invalid_images_and_options_are_refused_with_the_reason(tmp_path):
     np.save(tmp_path / 'a.npy', IMAGE)
     np.save(tmp_path / 'text.npy', np.array(['a']))
     np.save(tmp_path / 'four.npy', IMAGE[None])
@@ -91,7 +93,7 @@ def test_bad_input_is_one_sentence(tmp_path):
         NormalizeChannels([0.0] * 4, [1.0] * 4)(dict(img=IMAGE, img_path='a.npy'))
 
 
-def test_scenes_with_depth(tmp_path):
+def test_depth_adds_rgbd_images_and_leaves_the_other_files_unchanged(tmp_path):
     plain = mini.write_dataset(tmp_path / 'plain', 1, 1, 64)
     deep = mini.write_dataset(tmp_path / 'deep', 1, 1, 64, depth=True)
     again = mini.write_dataset(tmp_path / 'again', 1, 1, 64, depth=True)

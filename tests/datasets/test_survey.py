@@ -12,6 +12,8 @@ from mmvitscale.datasets import mini
 from mmvitscale.datasets.survey import survey
 from mmvitscale.errors import InputError
 
+pytestmark = pytest.mark.unit
+
 CLASSES = ['stripes', 'checks', 'dots', 'grain', 'disc', 'square', 'triangle', 'ring', 'cross', 'star']
 
 
@@ -47,7 +49,7 @@ def write_coco(folder, name='train', images=2, edit=lambda content: None, size=(
     return folder / f'{name}.json'
 
 
-def test_a_folder_with_splits(tmp_path):
+def test_coco_splits_in_one_folder_are_found(tmp_path):
     write_coco(tmp_path, 'train', 3)
     write_coco(tmp_path, 'valid', 2)
     write_coco(tmp_path, 'test', 1)
@@ -59,7 +61,7 @@ def test_a_folder_with_splits(tmp_path):
     assert 'a (3), b (1)' in found.lines[1] and '1.3 an image' in found.lines[2]
 
 
-def test_the_embedded_scenes_and_one_file_of_them(scenes):
+def test_the_mini_dataset_is_found_by_folder_and_by_annotation_file(scenes):
     found = survey(str(scenes / 'coco'), 'instance')
     assert found.classes == CLASSES[4:] and len(found.splits['train'].names) == 8 and len(found.splits['val'].names) == 2
     file = scenes / 'coco/annotations/instances_val2017.json'
@@ -67,7 +69,7 @@ def test_the_embedded_scenes_and_one_file_of_them(scenes):
     assert one.splits['train'].truth == file and list(one.splits) == ['train']
 
 
-def test_exports_that_hold_each_split_in_its_folder(tmp_path):
+def test_roboflow_exports_with_a_folder_per_split_are_found(tmp_path):
     """As Roboflow writes them, with a category above the classes that nothing belongs to."""
 
     def above(content):
@@ -81,13 +83,13 @@ def test_exports_that_hold_each_split_in_its_folder(tmp_path):
                            *(note for note in found.notes[1:] if 'cells' not in note)]
 
 
-def test_some_classes_only(tmp_path):
+def test_selected_classes_are_used_and_the_others_noted(tmp_path):
     write_coco(tmp_path)
     found = survey(str(tmp_path), 'detection', ['b'])
     assert found.classes == ['b'] and any('no class of the config are left out (a)' in note for note in found.notes)
 
 
-def test_coco_files_that_cannot_work(tmp_path):
+def test_unusable_coco_files_are_refused_with_the_reason(tmp_path):
     file = write_coco(tmp_path / 'a')
     assert 'are not there; give a folder, or a COCO file' in refusal(tmp_path / 'no', 'detection')
     assert 'holds no COCO file' in refusal(tmp_path / 'a/train', 'detection')
@@ -115,7 +117,7 @@ def test_coco_files_that_cannot_work(tmp_path):
     assert '0.jpg cannot be read as an image' in refusal(file, 'detection')
 
 
-def test_splits_that_contradict(tmp_path):
+def test_contradicting_splits_are_refused(tmp_path):
     write_coco(tmp_path / 'a', 'train', edit=lambda c: c['annotations'].pop(1))  # the only b
     write_coco(tmp_path / 'a', 'val')
     assert 'class b has objects in val but none in' in refusal(tmp_path / 'a', 'detection')
@@ -149,7 +151,7 @@ def mask(*values, dtype=np.uint8, shape=(8, 12)):
     return np.resize(np.array(values, dtype), shape)
 
 
-def test_images_and_masks(tmp_path):
+def test_classes_splits_and_suffixes_of_mask_folders_are_found(tmp_path):
     write_masks(tmp_path, [mask(0, 1), mask(2, 255)])
     write_masks(tmp_path, [mask(1)], split='val')
     found = survey(str(tmp_path), 'segmentation', ['a', 'b', 'c'])
@@ -164,17 +166,17 @@ def test_images_and_masks(tmp_path):
     assert 'classes.txt is not UTF-8 text' in refusal(tmp_path, 'segmentation')
 
 
-def test_masks_with_an_ending_of_their_own(tmp_path):
+def test_the_suffix_of_mask_files_is_detected(tmp_path):
     write_masks(tmp_path, [mask(0, 1)] * 2, suffix='_labelIds.png')
     assert survey(str(tmp_path), 'segmentation').mask_suffix == '_labelIds.png'
 
 
-def test_zero_is_unknown_where_the_classes_say_so(scenes):
+def test_label_zero_is_ignored_where_the_class_count_implies_it(scenes):
     found = survey(str(scenes / 'ADEChallengeData2016'), 'segmentation', CLASSES)
     assert found.zero_is_unknown and '0 is taken for unknown' in found.notes[0] and len(found.classes) == 10
 
 
-def test_palette_and_one_bit_and_16_bit_masks(tmp_path):
+def test_palette_one_bit_and_16_bit_masks_are_read(tmp_path):
     palette = Image.fromarray(mask(0, 1)).convert('P')
     palette.putpalette([200, 10, 10, 10, 200, 10])
     found = survey(str(write_masks(tmp_path / 'a', [palette])), 'segmentation')
@@ -193,16 +195,16 @@ def test_palette_and_one_bit_and_16_bit_masks(tmp_path):
     ([mask(255)], None, 'is 255, which stands for unknown'),
     ([mask(0)], ['a'], 'one class (a) is named, but segmentation tells two or more apart'),
     ([mask(0, 1)], ['a', 'a'], '--classes names a twice')])
-def test_masks_that_cannot_work(masks, classes, message, tmp_path):
+def test_unusable_masks_are_refused_with_the_reason(masks, classes, message, tmp_path):
     assert message in refusal(write_masks(tmp_path, masks), 'segmentation', classes)
 
 
-def test_a_class_without_pixels(tmp_path):
+def test_a_class_without_training_pixels_is_noted(tmp_path):
     found = survey(str(write_masks(tmp_path, [mask(0, 2)])), 'segmentation', ['a', 'b', 'c'])
     assert 'class b has no pixel in the training masks and cannot be learned' in found.notes
 
 
-def test_folders_that_cannot_work(tmp_path):
+def test_unusable_mask_folders_are_refused_with_the_reason(tmp_path):
     folder = write_masks(tmp_path / 'a', [mask(0, 1)] * 2)
     (folder / 'masks/train/1.png').unlink()
     assert '1 of 2 images in' in refusal(folder, 'segmentation')

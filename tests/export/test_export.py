@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
-from randomise import randomise
 from torch import nn
 
 from mmvitscale.config import load_config
@@ -15,6 +14,9 @@ from mmvitscale.export import ExportedFile, ExportRequest, export_model, graph_o
 from mmvitscale.export.any_size import AnySizePool
 from mmvitscale.export.writer import FORMATS, largest_difference
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 SWIN = dict(embed_dims=8, depths=(2, 2, 1), num_heads=(1, 2, 2))
 VIT = dict(embed_dims=24, depth=3, re_attention=2, num_heads=3, residual_scale=0.5, transform_scale=True)
@@ -57,7 +59,7 @@ def built(kind):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_the_form_for_every_size_is_exact(kind):
+def test_the_dynamic_size_graph_equals_the_model_at_every_size(kind):
     model = built(kind).double()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     module = graph_of(model, 'backbone', None).module
@@ -71,7 +73,7 @@ def test_the_form_for_every_size_is_exact(kind):
 
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('budget', [2**26, 0], ids=['expanded', 'tables'])
-def test_the_form_for_one_size_is_exact(kind, budget, monkeypatch):
+def test_the_fixed_size_graph_equals_the_model(kind, budget, monkeypatch):
     from mmvitscale.export import folding
     monkeypatch.setattr(folding, '_EXPANDED', budget)
     model = built(kind).double()
@@ -83,14 +85,14 @@ def test_the_form_for_one_size_is_exact(kind, budget, monkeypatch):
 
 @pytest.mark.parametrize('cells', [1, 2, 3, 6, (2, 5)])
 @pytest.mark.parametrize('size', [(1, 1), (2, 3), (6, 6), (7, 11), (16, 16)])
-def test_pooling_of_every_size(cells, size):
+def test_any_size_pooling_equals_adaptive_average_pooling(cells, size):
     pool, image = nn.AdaptiveAvgPool2d(cells), torch.randn(2, 3, *size)
     assert torch.allclose(AnySizePool(pool)(image), pool(image), atol=1e-6)
 
 
 @pytest.mark.parametrize('kind', ['swin', 'deepvit'])
 @pytest.mark.parametrize('format', FORMATS)
-def test_a_backbones_files(kind, format, tmp_path):
+def test_an_exported_backbone_equals_the_model_in_every_format(kind, format, tmp_path):
     model = built(SwinTransformerV2(FEW, 4, 8) if kind == 'swin' else kind)
     path = tmp_path / f'one{FORMATS[format]}'
     assert export_model(model, ExportRequest(format, 'backbone', (48, 80), about=dict(classes=['a'])), path) < 1e-4
@@ -105,7 +107,7 @@ def test_a_backbones_files(kind, format, tmp_path):
 
 
 @pytest.mark.parametrize('format', FORMATS)
-def test_one_file_for_every_size(format, tmp_path):
+def test_a_dynamic_size_file_equals_the_model_at_every_size(format, tmp_path):
     model = built(SwinTransformerV2(FEW, [(3, 5), 4], 6))
     path = tmp_path / f'any{FORMATS[format]}'
     export_model(model, ExportRequest(format, 'backbone'), path)
@@ -138,7 +140,7 @@ def segmentor(tmp_path_factory):
     return model, path
 
 
-def test_a_segmentor_of_every_size(segmentor):
+def test_a_dynamic_size_segmentor_equals_the_model_at_every_size(segmentor):
     model, path = segmentor
     file = ExportedFile(path)
     for size in [(128, 128), (96, 160), (65, 47)]:
@@ -151,7 +153,7 @@ def test_a_segmentor_of_every_size(segmentor):
 
 
 @pytest.mark.parametrize('mode', ['whole', 'slide'])
-def test_a_file_tests_in_the_place_of_its_model(segmentor, mode):
+def test_an_exported_segmentor_predicts_like_its_model_in_testing(segmentor, mode):
     model, path = segmentor
     image = torch.randint(0, 256, (3, 96, 130), dtype=torch.uint8)
     _, other = whole('configs/mini/swinv2_upernet_mini.py', **SMALL)
@@ -170,7 +172,7 @@ def test_a_file_tests_in_the_place_of_its_model(segmentor, mode):
     assert torch.allclose(predict(other).seg_logits.data, expected, atol=1e-3)
 
 
-def test_a_detector(tmp_path):
+def test_an_exported_detector_gives_the_models_boxes_scores_and_labels(tmp_path):
     """Boxes, scores and labels behind non-maximum suppression."""
     from mmdet.structures import DetDataSample
     small = {'model.backbone.arch': dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)),
@@ -196,7 +198,7 @@ def test_a_detector(tmp_path):
     assert torch.allclose(found.bboxes, expected.bboxes, atol=0.05)
 
 
-def test_int8(segmentor, tmp_path):
+def test_int8_export_quantises_with_a_bounded_difference(segmentor, tmp_path):
     model, _ = segmentor
     images = [torch.randn(1, 3, 64, 64) for _ in range(4)]
     for format in ('onnx', 'openvino'):
@@ -219,7 +221,7 @@ def test_a_file_that_would_differ_is_not_written(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_exported(tmp_path):
+def test_models_and_files_that_cannot_be_exported_are_refused(tmp_path):
     windowed = DeepViT(VIT, 64, window_size=2)
     with pytest.raises(InputError, match='attends in windows of .2, 2. tokens'):
         graph_of(windowed, 'backbone', None)
@@ -240,7 +242,7 @@ def test_what_cannot_be_exported(tmp_path):
         ExportedFile(tmp_path / 'a.onnx')
 
 
-def test_what_goes_with_a_file_and_where_it_fits(segmentor, tmp_path):
+def test_files_hold_their_metadata_and_refuse_models_they_do_not_fit(segmentor, tmp_path):
     model, path = segmentor
     import onnx
     about = json.loads({prop.key: prop.value for prop in onnx.load(path).metadata_props}['mmvitscale'])

@@ -2,12 +2,14 @@ import json
 
 import pytest
 import torch
-import toy
 from mmengine.registry import MODELS
 from torch import nn
 
 from mmvitscale.errors import InputError
 from mmvitscale.hooks import AttentionMonitorHook
+from tests.helpers import toy
+
+pytestmark = pytest.mark.unit
 
 SWIN = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(2, 1), num_heads=(1, 1)), window_size=8)
 VIT = dict(type='mmvitscale.DeepViT', arch=dict(embed_dims=8, depth=3, re_attention=1, num_heads=2), img_size=32)
@@ -19,7 +21,7 @@ def scalars(work_dir):
 
 
 @pytest.mark.parametrize('backbone, blocks, similar', [(SWIN, 3, 1), (VIT, 3, 2)])
-def test_every_n_iterations_and_nothing_else_changes(backbone, blocks, similar, tmp_path):
+def test_the_monitor_logs_every_n_iterations_without_changing_training(backbone, blocks, similar, tmp_path):
     backbone = dict(backbone, drop_path_rate=0.5)
     runners = []
     for name, hooks in (('with', [dict(type='mmvitscale.AttentionMonitorHook', interval=2, threshold=-1)]), ('without', [])):
@@ -44,7 +46,7 @@ def test_training_mode_comes_back_and_frozen_parts_stay_frozen():
     assert [module.training for module in backbone.modules()] == modes and True in modes and False in modes
 
 
-def test_models_and_intervals_that_do_not_fit(tmp_path):
+def test_zero_intervals_and_models_without_our_backbone_are_refused(tmp_path):
     with pytest.raises(InputError, match='interval=0'):
         AttentionMonitorHook(0)
     with pytest.raises(InputError, match='found no backbone of mmvitscale'):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import toy
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -14,6 +13,9 @@ from mmvitscale.checkpoints.files import read_checkpoint
 from mmvitscale.checkpoints.resuming import is_whole, newest_whole
 from mmvitscale.errors import InputError
 from mmvitscale.hooks import CheckpointHook
+from tests.helpers import toy
+
+pytestmark = pytest.mark.unit
 
 BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)),
                 window_size=4)
@@ -51,12 +53,12 @@ def disk_full_while(monkeypatch, name):
     monkeypatch.setattr(torch, 'save', save)
 
 
-def test_every_config_gets_it(tmp_path):
+def test_the_default_checkpoint_hook_is_replaced_by_ours(tmp_path):
     runner = train(tmp_path, 1)
     assert [type(hook) for hook in runner.hooks if 'CheckpointHook' in type(hook).__name__] == [CheckpointHook]
 
 
-def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_previous_checkpoint_to_resume_from(tmp_path, monkeypatch):
     disk_full_while(monkeypatch, 2)
     with pytest.raises(InputError, match=r'cannot write .*iter_2.pth \(No space left on device\); the checkpoints before it'):
         train(tmp_path, 3, max_keep_ckpts=1)
@@ -80,7 +82,7 @@ def test_the_best_one_stays_until_there_is_a_better(tmp_path, monkeypatch):
     assert names(tmp_path) == ['best_acc_iter_3.pth', 'iter_4.pth']
 
 
-def test_a_better_one_under_the_same_name_stays(tmp_path):
+def test_a_better_checkpoint_of_the_same_name_is_not_deleted(tmp_path):
     """Validated twice in an iteration."""
     options = dict(max_keep_ckpts=1, save_best='acc', rule='greater')
     runner = train(tmp_path, 2, [dict(type='Measures')], **options)
@@ -92,7 +94,7 @@ def test_a_better_one_under_the_same_name_stays(tmp_path):
     assert runner.message_hub.get_info('best_score') == 5
 
 
-def test_a_file_stands_at_its_place_only_when_it_is_whole(tmp_path, monkeypatch):
+def test_checkpoints_are_written_atomically(tmp_path, monkeypatch):
     """As another process would see it while the file is written."""
     seen, write = [], torch.save
 
@@ -106,7 +108,7 @@ def test_a_file_stands_at_its_place_only_when_it_is_whole(tmp_path, monkeypatch)
     assert seen == [[], [], ['iter_1.pth'], ['iter_1.pth']]
 
 
-def test_the_newest_that_is_whole_is_resumed_from(tmp_path, monkeypatch):
+def test_resume_uses_the_latest_complete_checkpoint(tmp_path, monkeypatch):
     train(tmp_path, 3)
     for name, place in (('iter_3.pth', None), ('iter_2.pth', 2000)):
         content = bytearray((tmp_path / name).read_bytes())
@@ -133,7 +135,7 @@ def test_the_newest_that_is_whole_is_resumed_from(tmp_path, monkeypatch):
     assert newest_whole(tmp_path / 'nothing') is None
 
 
-def test_what_is_no_checkpoint_of_the_training_is_not_resumed_from(tmp_path):
+def test_resume_ignores_published_best_and_outdated_checkpoints(tmp_path):
     train(tmp_path, 3)
     for name in ('iter_3-0a1b2c12.pth', 'soup_9.pth', 'best_acc_iter_9.pth'):  # published, made of others, the best
         (tmp_path / name).write_bytes((tmp_path / 'iter_1.pth').read_bytes())
@@ -149,13 +151,13 @@ def test_what_is_no_checkpoint_of_the_training_is_not_resumed_from(tmp_path):
         newest_whole(tmp_path)
 
 
-def test_what_a_killed_process_left_goes(tmp_path):
+def test_partial_files_of_a_killed_process_are_removed(tmp_path):
     tmp_path.joinpath('.iter_5.0a1b2c3d.part.pth').write_bytes(b'half')
     train(tmp_path, 1)
     assert not list(tmp_path.glob('.*'))
 
 
-def test_a_resumed_file_removes_nothing_elsewhere(tmp_path):
+def test_resuming_deletes_no_file_outside_the_work_folder(tmp_path):
     """Which checkpoints are old is read from the one that is resumed: a stranger's may name any file."""
     work, other = tmp_path / 'work', tmp_path / 'other'
     other.mkdir()
@@ -184,7 +186,7 @@ def test_a_resumed_file_removes_nothing_elsewhere(tmp_path):
     (lambda content: content['optimizer'].update(state='text'), 'cannot be resumed from'),
     (lambda content: content.update(message_hub=dict(log_scalars=5)), 'cannot be resumed from'),
 ])
-def test_what_cannot_be_resumed(spoil, message, tmp_path):
+def test_resuming_from_an_invalid_training_state_is_refused(spoil, message, tmp_path):
     train(tmp_path, 1)
     content = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
     spoil(content)
@@ -203,6 +205,6 @@ def test_a_config_in_a_checkpoint_is_not_run(tmp_path):
     assert not (tmp_path / 'marker').exists()
 
 
-def test_averages_and_windows_are_there_after_a_cut(tmp_path):
+def test_checkpoints_hold_ema_optimizer_and_resume_state(tmp_path):
     content = read_checkpoint(Path(train(tmp_path, 1).work_dir, 'iter_1.pth'))
     assert {'state_dict', 'ema_state_dict', 'optimizer', 'message_hub', 'exact_resume'} <= set(content)

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import toy
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from mmvitscale.datasets.seeded_batches import SeededBatch, SeededBatches, seed_everything
+from tests.helpers import toy
+
+pytestmark = pytest.mark.unit
 
 BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)),
                 window_size=4, drop_path_rate=0.5)
@@ -45,7 +47,7 @@ def parameters(runner):
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
-def test_to_the_last_bit(num_workers, tmp_path, monkeypatch):
+def test_a_resumed_training_ends_with_bit_identical_weights(num_workers, tmp_path, monkeypatch):
     whole = train(tmp_path / 'whole', monkeypatch, 5, num_workers=num_workers)
     train(tmp_path / 'cut', monkeypatch, 3, [dict(type='Draws')], num_workers=num_workers)
     resumed = train(tmp_path / 'cut', monkeypatch, 5, num_workers=num_workers, resume=True)
@@ -55,7 +57,7 @@ def test_to_the_last_bit(num_workers, tmp_path, monkeypatch):
     assert torch.equal(parameters(other), parameters(whole))
 
 
-def test_without_the_hook_it_is_another_training(tmp_path, monkeypatch):
+def test_resuming_without_the_hook_ends_with_other_weights(tmp_path, monkeypatch):
     """What the test above sees."""
     off = dict(exact_resume=None, checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1))
     runs = []
@@ -66,7 +68,7 @@ def test_without_the_hook_it_is_another_training(tmp_path, monkeypatch):
     assert not torch.equal(*runs)
 
 
-def test_the_order_of_the_data_goes_on_where_no_seed_is_given(tmp_path, monkeypatch):
+def test_resume_restores_the_sampler_seed_where_no_seed_is_given(tmp_path, monkeypatch):
     options = dict(randomness=dict(seed=None), sampler=dict(type='InfiniteSampler', shuffle=True))
     train(tmp_path, monkeypatch, 2, **options)
     first = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
@@ -91,7 +93,7 @@ class Noted(Drawn):
 
 
 @pytest.mark.parametrize('loop', ['epochs', 'passes'])
-def test_within_an_epoch_and_through_passes(loop, tmp_path, monkeypatch):
+def test_resume_within_an_epoch_continues_with_the_same_samples(loop, tmp_path, monkeypatch):
     """Of 4 batches an epoch the first two are not loaded again; a finite sampler is shuffled as in the pass it was in."""
     limits = dict(by_epoch=True, max_epochs=3) if loop == 'epochs' else dict(by_epoch=False, max_iters=12)
     options = dict(sampler=dict(type='DefaultSampler', shuffle=True), train_cfg=limits)
@@ -114,7 +116,7 @@ def test_within_an_epoch_and_through_passes(loop, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('loop', ['epochs', 'passes'])
-def test_with_a_batch_sampler_that_has_the_sampler(loop, tmp_path, monkeypatch):
+def test_resume_is_exact_with_a_batch_sampler_that_holds_the_sampler(loop, tmp_path, monkeypatch):
     """As mmdet's configs have it. PyTorch's loader shows another sampler in its place, and no seed is given."""
     AspectRatioBatchSampler = pytest.importorskip('mmdet.datasets').AspectRatioBatchSampler
     monkeypatch.setattr('mmengine.runner.loops.time', SimpleNamespace(sleep=lambda seconds: None))
@@ -133,7 +135,7 @@ def test_with_a_batch_sampler_that_has_the_sampler(loop, tmp_path, monkeypatch):
     assert torch.equal(parameters(resumed), parameters(whole))
 
 
-def test_a_checkpoint_at_the_end_of_an_epoch(tmp_path, monkeypatch):
+def test_resume_at_the_end_of_an_epoch_is_exact(tmp_path, monkeypatch):
     """Nothing of the epoch is left; and where an epoch has another length, all of the next one is seen."""
     options = dict(sampler=dict(type='DefaultSampler', shuffle=True), train_cfg=dict(by_epoch=True, max_epochs=2))
     whole = train(tmp_path, monkeypatch, 8, images=Noted(), **options)
@@ -150,14 +152,14 @@ def test_a_checkpoint_at_the_end_of_an_epoch(tmp_path, monkeypatch):
     assert len(indices_seen(other)) == 12
 
 
-def test_checkpoints_that_lose_gradients_are_told_of(tmp_path, monkeypatch):
+def test_checkpoints_amid_gradient_accumulation_are_warned_of(tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda self, line, *args: lines.append(line))
     train(tmp_path, monkeypatch, 2, accumulative_counts=2)
     assert any('no multiple of accumulative_counts=2' in line for line in lines)
 
 
-def test_neighbouring_places_are_unrelated():
+def test_seeding_differs_by_position_and_is_reproducible():
     draws = []
     for place in ((0, 0, 1, 0), (0, 0, 0, 1), (0, 1, 0, 0), (1, 0, 0, 0), (0, 0, 1, 0)):
         seed_everything(*place)
@@ -165,7 +167,7 @@ def test_neighbouring_places_are_unrelated():
     assert len(set(draws)) == 4 and draws[0] == draws[-1]
 
 
-def test_a_batch_survives_the_way_to_another_process():
+def test_a_seeded_batch_survives_pickling_and_seeds_when_iterated():
     random.seed(1)
     state = random.getstate()
     batch = pickle.loads(pickle.dumps(SeededBatch([3, 4], (1, 2, 3))))
@@ -173,7 +175,7 @@ def test_a_batch_survives_the_way_to_another_process():
     assert list(batch) == [3, 4] and random.getstate() != state
 
 
-def test_batches_are_numbered_through_the_training():
+def test_batch_numbers_continue_across_epochs_and_resume():
     sampler = torch.utils.data.SequentialSampler(range(5))
     batches = SeededBatches(torch.utils.data.BatchSampler(sampler, 2, False), 7, 0)
     batches.begin(6, 1)

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import toy
 from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import nn
@@ -13,6 +12,9 @@ from torch import nn
 from mmvitscale.analysis.finite import pack, trace_losses, unpack
 from mmvitscale.checkpoints.files import read_checkpoint
 from mmvitscale.errors import InputError
+from tests.helpers import toy
+
+pytestmark = pytest.mark.unit
 
 BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)),
                 window_size=4, drop_path_rate=0.0)
@@ -51,7 +53,7 @@ def is_finite(runner):
                if value.is_floating_point())
 
 
-def test_a_training_stops_before_its_weights_are_changed(tmp_path):
+def test_a_nan_loss_stops_training_before_weights_change(tmp_path):
     model = WithNorm(BACKBONE)
     with pytest.raises(InputError) as error:
         train(tmp_path, model=model)
@@ -69,7 +71,7 @@ def test_a_training_stops_before_its_weights_are_changed(tmp_path):
 
 
 @pytest.mark.parametrize('layer', ['backbone.stages.1.blocks.0.mlp.fc1', 'backbone.stages.0.blocks.0.attn.proj'])
-def test_the_layer_is_named(layer, tmp_path):
+def test_the_first_layer_that_gives_nan_or_inf_is_named(layer, tmp_path):
     model = toy.Toy(BACKBONE)
     names = dict(model.named_modules())
     nn.init.constant_(names[layer].weight, float('inf'))
@@ -77,7 +79,7 @@ def test_the_layer_is_named(layer, tmp_path):
         train(tmp_path, images=toy.Images(), model=model)
 
 
-def test_such_batches_can_be_left_out(tmp_path):
+def test_skipping_a_nan_batch_equals_training_without_it(tmp_path):
     model = WithNorm(BACKBONE)
     runner = train(tmp_path, model=model, finite_loss=dict(on_non_finite='skip'))
     assert runner.iter == 4 and is_finite(runner) and not (tmp_path / 'non_finite').exists()
@@ -100,7 +102,7 @@ def seeded(kind):
     return kind(BACKBONE)
 
 
-def test_with_a_loss_scaler_they_are_left_out_as_its_steps_are(tmp_path):
+def test_nan_batches_are_skipped_with_a_loss_scaler(tmp_path):
     class Scaled(OptimWrapper):
         loss_scaler, cast_dtype = None, None
 
@@ -108,7 +110,7 @@ def test_with_a_loss_scaler_they_are_left_out_as_its_steps_are(tmp_path):
     assert runner.iter == 4 and is_finite(runner)
 
 
-def test_but_not_for_ever(tmp_path):
+def test_too_many_consecutive_nan_batches_stop_training(tmp_path):
     class All(toy.Images):
 
         def __getitem__(self, index):
@@ -118,13 +120,13 @@ def test_but_not_for_ever(tmp_path):
         train(tmp_path, 4, All(), finite_loss=dict(on_non_finite='skip', patience=2))
 
 
-def test_a_batch_that_is_left_out_counts_among_those_accumulated(tmp_path):
+def test_a_skipped_batch_counts_towards_gradient_accumulation(tmp_path):
     runner = train(tmp_path, 4, accumulative_counts=2, finite_loss=dict(on_non_finite='skip'))
     assert runner.optim_wrapper._inner_count == 4 and is_finite(runner)
     assert all(parameter.grad is None for parameter in runner.model.parameters())
 
 
-def test_gradients_that_are_not_finite(tmp_path):
+def test_a_nan_gradient_norm_stops_training_with_finite_weights(tmp_path):
     class Steep(toy.Toy):
 
         def forward(self, inputs, data_samples=None, mode='tensor'):
@@ -138,7 +140,7 @@ def test_gradients_that_are_not_finite(tmp_path):
 
 
 @pytest.mark.parametrize('attention', ['eager', 'sequential'])
-def test_running_statistics_of_re_attention_survive(attention, tmp_path):
+def test_nan_inputs_do_not_change_re_attention_statistics(attention, tmp_path):
     from mmvitscale.models import DeepViT
     model = DeepViT(**{**{key: value for key, value in VIT.items() if key != 'type'}, 'attention': attention}).train()
     image = torch.rand(2, 3, 32, 32)
@@ -152,7 +154,7 @@ def test_running_statistics_of_re_attention_survive(attention, tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(before, model.buffers()) if a.is_floating_point())
 
 
-def test_off_and_wrong(tmp_path):
+def test_the_check_can_be_disabled_and_unknown_actions_are_refused(tmp_path):
     checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=1)
     runner = toy.train(tmp_path, BACKBONE, max_iters=3, images=Poisoned(), default_hooks=dict(
         checkpoint=checkpoint, finite_loss=None))
@@ -161,7 +163,7 @@ def test_off_and_wrong(tmp_path):
         train(tmp_path, finite_loss=dict(on_non_finite='ignore'))
 
 
-def test_a_batch_is_kept_as_data():
+def test_a_batch_of_samples_survives_packing():
     sample = BaseDataElement(metainfo=dict(img_path='a.jpg', scale=np.float32(2), shape=(4, 5)))
     sample.gt_sem_seg = PixelData(data=torch.ones(1, 4, 5))
     sample.gt_instances = InstanceData(labels=torch.tensor([1, 2]), bboxes=torch.rand(2, 4))
@@ -175,12 +177,12 @@ def test_a_batch_is_kept_as_data():
 
 
 @pytest.mark.parametrize('kind', ['os:system', 'subprocess:Popen', 'mmengine.structures:os', 'mmengine.structuresx:A', 5])
-def test_no_other_type_comes_out_of_a_file(kind):
+def test_unpacking_refuses_types_that_are_not_data_structures(kind):
     with pytest.raises((ValueError, ImportError, AttributeError)):
         unpack(dict(__type__=kind, metainfo={}, data={}))
 
 
-def test_boxes_and_masks_are_kept():
+def test_boxes_and_masks_survive_packing():
     structures = pytest.importorskip('mmdet.structures')
     from mmdet.structures.bbox import HorizontalBoxes
     from mmdet.structures.mask import BitmapMasks, PolygonMasks
@@ -195,7 +197,7 @@ def test_boxes_and_masks_are_kept():
     assert np.array_equal(twin.ignored_instances.masks.masks, bitmaps.masks)
 
 
-def test_a_pass_can_be_watched_twice():
+def test_tracing_the_losses_twice_gives_equal_losses():
     """The data preprocessor pads labels in place: a second pass finds them as the first did."""
     from mmseg.models.data_preprocessor import SegDataPreProcessor
     from mmseg.structures import SegDataSample

@@ -1,16 +1,18 @@
 import pytest
 import torch
-import toy
 
 from mmvitscale.checkpoints.lineage import GridLineage
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
+from tests.helpers import toy
+
+pytestmark = pytest.mark.unit
 
 ARCH = dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1))
 STRICT = dict(type='mmvitscale.LogCPBTransferHook', strict=True)
 
 
-def test_strict_refuses_reference_windows_that_are_only_assumed(tmp_path):
+def test_strict_refuses_assumed_pretrained_windows(tmp_path):
     weights = {key: value for key, value in SwinTransformerV2(ARCH, 8).state_dict().items() if key != 'lineage'}
     torch.save(weights, tmp_path / 'a.pth')
     cfg = dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=16,
@@ -21,12 +23,12 @@ def test_strict_refuses_reference_windows_that_are_only_assumed(tmp_path):
     toy.train(tmp_path / 'scratch', {**cfg, 'init_cfg': None}, [STRICT])
 
 
-def test_a_model_without_the_backbone_is_left_alone(tmp_path):
+def test_a_model_without_our_backbone_gets_no_window_metadata(tmp_path):
     toy.train(tmp_path, dict(type='torch.nn.Conv2d', in_channels=3, out_channels=2, kernel_size=3), [STRICT])
     assert 'window_lineage' not in torch.load(tmp_path / 'iter_1.pth', weights_only=False)['meta']
 
 
-def test_the_report_is_of_the_windows_that_are_trained_first(tmp_path):
+def test_the_window_schedule_runs_before_the_transfer_report_and_ema(tmp_path):
     """A schedule that grows windows sets the first ones before the report."""
     schedule = [dict(begin=0, window_size=4), dict(begin=9, window_size=8)]
     grows = dict(type='mmvitscale.ProgressiveWindowHook', schedule=schedule)
@@ -36,7 +38,7 @@ def test_the_report_is_of_the_windows_that_are_trained_first(tmp_path):
     assert order.index('ProgressiveWindowHook') < order.index('LogCPBTransferHook') < order.index('EMAHook')
 
 
-def test_a_head_alone_is_taken_once(tmp_path):
+def test_a_head_only_checkpoint_is_marked_as_loaded(tmp_path):
     """Whichever runner reads it, and without a word about a backbone."""
     from mmvitscale.checkpoints.door import has_entered, into_model
     model = toy.Toy(dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=6))
@@ -47,7 +49,7 @@ def test_a_head_alone_is_taken_once(tmp_path):
     assert has_entered(content)
 
 
-def test_averages_keep_what_a_deepvit_learned_with(tmp_path):
+def test_ema_checkpoints_keep_the_trained_token_counts_of_a_deepvit(tmp_path):
     """The official form learns with the image's 5 tokens, whatever the grid is; so say the averages, which are saved."""
     cfg = dict(type='mmvitscale.DeepViT', arch=dict(embed_dims=8, depth=2, re_attention=1, num_heads=2), img_size=64,
                reatten_statistics='running')

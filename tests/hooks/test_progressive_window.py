@@ -1,8 +1,10 @@
 import pytest
-import toy
 
 from mmvitscale.errors import InputError
 from mmvitscale.hooks import ProgressiveWindowHook
+from tests.helpers import toy
+
+pytestmark = pytest.mark.unit
 
 BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)),
                 window_size=4)
@@ -11,7 +13,7 @@ HOOK = dict(type='mmvitscale.ProgressiveWindowHook', schedule=SCHEDULE)
 
 
 @pytest.mark.parametrize('num_workers', [0, 1])
-def test_windows_and_crops_grow_on_schedule_and_a_resumed_training_is_in_the_right_phase(num_workers, tmp_path):
+def test_windows_and_crops_follow_the_schedule_also_after_resume(num_workers, tmp_path):
     runner = toy.train(tmp_path, BACKBONE, [HOOK], max_iters=4, num_workers=num_workers)
     # the batch of iteration 2 was cropped before the change
     assert runner.model.seen == [((32, 32), [4, 4])] * 2 + [((32, 32), [8, 6])] + [((48, 64), [8, 6])]
@@ -28,12 +30,12 @@ def test_windows_and_crops_grow_on_schedule_and_a_resumed_training_is_in_the_rig
     ([dict(begin=0), dict(begin=0)], r'begin at \[0, 0\]'),
     ([dict(begin=0, window=8)], r"\['window'\]"),
 ])
-def test_schedules_that_cannot_be(schedule, message):
+def test_invalid_schedules_are_refused(schedule, message):
     with pytest.raises(InputError, match=message):
         ProgressiveWindowHook(schedule)
 
 
-def test_what_the_training_has_not(tmp_path):
+def test_schedules_that_do_not_fit_the_training_are_refused(tmp_path):
     def train(backbone=BACKBONE, **phase):
         toy.train(tmp_path, backbone, [dict(type='mmvitscale.ProgressiveWindowHook', schedule=[dict(begin=0, **phase)])])
 

@@ -8,12 +8,14 @@ from mmvitscale.errors import InputError
 from mmvitscale.inference.files import output_names, write_array, write_json, write_picture
 from mmvitscale.whole_file import whole_file
 
+pytestmark = pytest.mark.unit
+
 
 def names(*files):
     return list(output_names([Path('/r', file) for file in files], Path('/r')).values())
 
 
-def test_names_follow_the_folders_and_none_meets_another():
+def test_output_names_mirror_the_folders_and_are_unique():
     assert names('cat.jpg', 'sub/cat.jpg') == ['cat', 'sub/cat']
     assert names('cat.jpg', 'cat.png', 'dog.jpg') == ['cat.jpg', 'cat.png', 'dog']
     assert names('cat.jpg', 'cat.png', 'cat.jpg.tif') == ['cat.jpg', 'cat.png', 'cat.jpg.tif']
@@ -21,7 +23,7 @@ def test_names_follow_the_folders_and_none_meets_another():
     assert names('a.b/cat.jpg', 'v1.2.jpg') == ['a.b/cat', 'v1.2']
 
 
-def test_files_are_whole_or_not_there(tmp_path):
+def test_output_files_are_written_atomically(tmp_path):
     write_json(tmp_path / 'a/b.json', dict(x=1))
     write_array(tmp_path / 'a/b.npy', np.ones(3))
     labels = np.full((4, 4), 700, np.uint16)

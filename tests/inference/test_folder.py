@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 import torch
 
 from mmvitscale.inference.folder import _attempt, _Prepared, batches
+
+pytestmark = pytest.mark.unit
 
 
 def test_images_of_one_size_go_together_and_none_is_forgotten():

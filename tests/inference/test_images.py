@@ -6,6 +6,8 @@ from mmvitscale.errors import InputError
 from mmvitscale.inference import ImageReader, list_images
 from mmvitscale.inference.images import frames_of
 
+pytestmark = pytest.mark.unit
+
 COLOUR = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
 DEEP = np.random.default_rng(0).integers(0, 2**16, (8, 6, 3), dtype=np.uint16)
 LOADER = [dict(type='LoadImageFromFile')]
@@ -19,7 +21,7 @@ def test_images_are_found_at_any_depth(tmp_path):
 
 
 @pytest.mark.parametrize('image', [COLOUR[..., 0], cv2.cvtColor(COLOUR, cv2.COLOR_BGR2BGRA), DEEP])
-def test_what_the_model_sees_is_what_the_pipeline_loads(image, tmp_path):
+def test_images_are_read_as_the_config_pipeline_loads_them(image, tmp_path):
     from mmcv.transforms import LoadImageFromFile
 
     path = tmp_path / 'a.png'
@@ -32,7 +34,7 @@ def test_what_the_model_sees_is_what_the_pipeline_loads(image, tmp_path):
     assert np.array_equal(from_memory[0]['img'], expected) and from_memory[0]['ori_shape'] == (8, 6)
 
 
-def test_other_loaders_make_pictures_too(tmp_path):
+def test_float_grey_images_give_8_bit_three_channel_pictures(tmp_path):
     path = tmp_path / 'a.png'
     cv2.imwrite(str(path), COLOUR[..., 0])
     reader = ImageReader([dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True)])
@@ -41,7 +43,7 @@ def test_other_loaders_make_pictures_too(tmp_path):
     assert np.array_equal(picture[..., 2], COLOUR[..., 0])
 
 
-def test_what_cannot_be_read_is_a_sentence(tmp_path):
+def test_unreadable_images_and_videos_are_refused(tmp_path):
     (tmp_path / 'broken.jpg').write_bytes(b'no image')
     with pytest.raises(InputError, match='broken.jpg cannot be read as an image'):
         ImageReader(LOADER)(tmp_path / 'broken.jpg')

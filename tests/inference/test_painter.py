@@ -1,8 +1,11 @@
 import numpy as np
+import pytest
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from mmvitscale.inference import Painter
+
+pytestmark = pytest.mark.unit
 
 META = dict(classes=('sky', 'road'), palette=[[10, 20, 200], [200, 100, 0]])
 GREY = np.full((40, 60, 3), 100, np.uint8)
@@ -26,7 +29,7 @@ def test_a_semantic_map_is_blended_in_its_palette_and_255_left_alone():
     assert picture[20, 50].tolist() == [40, 100, 160]
 
 
-def test_truth_and_prediction_stand_side_by_side():
+def test_ground_truth_and_prediction_are_drawn_side_by_side():
     labels = torch.zeros(40, 60, dtype=torch.long)
     picture = Painter(META).compare(GREY, semantic(gt=labels, pred=labels + 1))
     assert picture.shape[1] == 180

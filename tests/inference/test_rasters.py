@@ -8,6 +8,8 @@ from mmvitscale.errors import InputError
 from mmvitscale.inference import ImageReader, rasters
 from mmvitscale.inference.rasters import label_raster, open_raster
 
+pytestmark = pytest.mark.unit
+
 COLOUR = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)  # BGR
 LOADER = [dict(type='LoadImageFromFile')]
 
@@ -37,7 +39,7 @@ def write(path, image, **options):
         (COLOUR[..., ::-1].astype(np.uint16) * 257, dict(photometric='rgb')),
     ],
 )
-def test_a_window_is_what_the_config_loads(image, options, tmp_path):
+def test_a_raster_window_equals_the_crop_of_the_loaded_image(image, options, tmp_path):
     path, reader = write(tmp_path / 'a.tif', image, **options), ImageReader(LOADER)
     expected = reader(path)  # the whole, by the config's own loader
     with open_raster(path, reader) as raster:
@@ -46,7 +48,7 @@ def test_a_window_is_what_the_config_loads(image, options, tmp_path):
         assert raster.overview((20, 30)).shape == (20, 30, 3)
 
 
-def test_colours_of_a_palette(tmp_path):
+def test_palette_rasters_are_read_as_their_colours(tmp_path):
     path = tmp_path / 'a.tif'
     with rasterio.open(path, 'w', driver='GTiff', height=2, width=2, count=1, dtype='uint8', photometric='palette') as file:
         file.write(np.array([[0, 1], [1, 2]], np.uint8), 1)
@@ -55,7 +57,7 @@ def test_colours_of_a_palette(tmp_path):
         assert raster.read((0, 0, 2, 2)).tolist() == [[[0, 0, 255], [0, 255, 0]], [[0, 255, 0], [3, 2, 1]]]
 
 
-def test_channels_of_a_multispectral_config(tmp_path):
+def test_raster_windows_have_the_channels_of_the_config(tmp_path):
     image = np.random.default_rng(0).random((10, 12, 5)).astype(np.float32)
     reader = ImageReader([dict(type='mmvitscale.LoadMultispectralImage', channels=[4, 0, 2])])
     with open_raster(write(tmp_path / 'a.tif', image), reader) as raster:
@@ -69,7 +71,7 @@ def test_channels_of_a_multispectral_config(tmp_path):
         raster.read((0, 0, 5, 5))
 
 
-def test_other_files_are_read_whole(tmp_path):
+def test_other_image_files_are_read_and_damaged_ones_refused(tmp_path):
     cv2.imwrite(str(tmp_path / 'a.png'), COLOUR)
     with open_raster(tmp_path / 'a.png', ImageReader(LOADER)) as raster:
         assert np.array_equal(raster.read((1, 2, 3, 4)), COLOUR[1:4, 2:6]) and raster.profile == {}
@@ -86,7 +88,7 @@ def test_other_files_are_read_whole(tmp_path):
 
 
 @pytest.mark.parametrize('there', [True, False])
-def test_labels_are_written_part_by_part(there, monkeypatch, tmp_path):
+def test_label_rasters_written_in_parts_equal_the_label_map(there, monkeypatch, tmp_path):
     monkeypatch.setattr(rasters, 'has_rasterio', lambda: there)
     labels = np.random.default_rng(0).integers(0, 300, (50, 70)).astype(np.uint16)
     with label_raster(tmp_path / 'a.tif', (50, 70), labels.dtype, {}) as store:

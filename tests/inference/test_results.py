@@ -3,12 +3,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from loaded import load
 from mmengine.config import ConfigDict
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from mmvitscale.errors import InputError
 from mmvitscale.inference.results import Results, counts_from_one, encode_mask
+from tests.helpers.loaded import load
+
+pytestmark = pytest.mark.unit
 
 META = dict(classes=('cat', 'dog'))
 
@@ -63,7 +65,7 @@ def test_scores_are_probabilities_and_logits_as_they_are():
             getattr(results(), kind)(detected)
 
 
-def test_json_of_each_task(tmp_path):
+def test_json_holds_class_shares_labels_or_segments_by_task(tmp_path):
     shares = results().json(sample_of(pred_sem_seg=PixelData(data=torch.tensor([[[0, 1, 1, 1]]]))), 'a.png', (1, 4))
     assert shares == dict(file_name='a.png', width=4, height=1, shares=dict(dog=0.75, cat=0.25))
     label = BaseDataElement(pred_label=torch.tensor([1]), pred_score=torch.tensor([0.25, 0.75]))

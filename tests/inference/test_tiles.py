@@ -10,6 +10,8 @@ from mmvitscale.inference import ImageReader
 from mmvitscale.inference.folder import Request, Writer
 from mmvitscale.inference.tiles import blended, merge_instances, predict_in_tiles, tiling
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize('length', [1, 63, 64, 65, 100, 128, 129, 500, 1000])
 @pytest.mark.parametrize('overlap', [0, 1, 7, 16, 32])
@@ -40,7 +42,7 @@ def test_tiles_that_agree_give_the_whole_map(size, tile, overlap, tmp_path):
     assert torch.allclose(found, whole, atol=1e-6) and (covered == 1).all()
 
 
-def test_between_tiles_that_disagree_the_scores_go_over_in_a_ramp(tmp_path):
+def test_scores_of_overlapping_tiles_are_blended_in_a_ramp(tmp_path):
     rows, columns = tiling(64, 64, 16), tiling(112, 64, 16)
     parts = dict(
         (left, part) for _, left, part in blended(rows, columns, [torch.zeros(1, 64, 64), torch.ones(1, 64, 64)], tmp_path)
@@ -132,7 +134,7 @@ def write_tiled(predictor, image, tmp_path, suffix='.tif', **options):
 
 
 @pytest.mark.parametrize('suffix', ['.tif', '.png'])
-def test_label_maps_of_tiles_keep_their_place(suffix, tmp_path):
+def test_tiled_label_maps_are_exact_and_keep_the_georeference(suffix, tmp_path):
     import rasterio
 
     grey = np.random.default_rng(0).integers(0, 255, (150, 2500), dtype=np.uint8)
@@ -162,7 +164,7 @@ def test_instances_of_tiles_are_joined_in_the_image(tmp_path):
     assert np.array_equal(coco.decode(entry['segmentation']), grey // 255)
 
 
-def test_what_cannot_be_tiled(tmp_path):
+def test_invalid_tile_options_are_refused(tmp_path):
     for options in (dict(tile=16), dict(tile=64, overlap=40), dict(overlap=5), dict(tile=64, save=['scores'])):
         with pytest.raises(InputError, match='--tile'):
             Request(**options)

@@ -11,6 +11,8 @@ from mmseg.structures import SegDataSample
 from mmvitscale.models.layers.padding import split_validity, valid_sizes
 from mmvitscale.registry import MODELS
 
+pytestmark = pytest.mark.integration
+
 NORMALISED = dict(mean=[100.0] * 3, std=[50.0] * 3)
 
 
@@ -25,7 +27,7 @@ def batch(*sizes):
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_a_padded_batch_has_one_channel_more(training):
+def test_padded_batches_get_a_validity_channel(training):
     data = batch((64, 40), (33, 64))
     plain = MODELS.build(dict(type='mmdet.DetDataPreprocessor', pad_size_divisor=32, **NORMALISED))
     expected = plain(copy.deepcopy(data), training)
@@ -36,11 +38,11 @@ def test_a_padded_batch_has_one_channel_more(training):
     assert valid_sizes(validity, 16) == [(4, 3), (3, 4)]
 
 
-def test_a_full_batch_stays_as_it_is():
+def test_unpadded_batches_get_no_validity_channel():
     assert detection()(batch((64, 64), (64, 64)))['inputs'].shape == (2, 3, 64, 64)
 
 
-def test_what_padding_is_filled_with_does_not_enter():
+def test_padding_is_zero_whatever_the_pad_value():
     found = detection(pad_value=7)(batch((64, 40), (33, 64)))['inputs']
     assert not found[0, :3, :, 40:].any()
 
@@ -60,14 +62,14 @@ class Augment(torch.nn.Module):
     (((40, 50), (64, 64)), lambda x: torch.nn.functional.interpolate(x, (160, 160), mode='bilinear'), [(7, 8), (10, 10)]),
     (((64, 64), (64, 64)), lambda x: torch.nn.functional.pad(x, (0, 32, 0, 32)), [(4, 4), (4, 4)]),
 ])
-def test_batch_augmentations_see_the_channel(sizes, change, expected):
+def test_batch_augmentations_transform_the_validity_channel(sizes, change, expected):
     model = detection()
     model.batch_augments = torch.nn.ModuleList([Augment(change)])
     found = model(batch(*sizes), True)['inputs']
     assert found.shape[1] == 4 and valid_sizes(found[:, 3], 16) == expected
 
 
-def test_crops_of_segmentation_in_training():
+def test_padded_segmentation_crops_get_a_validity_channel():
     model = MODELS.build(dict(type='mmvitscale.SegPaddingPreprocessor', size=(64, 64), **NORMALISED))
     inputs = [torch.randint(1, 255, (3, *size)) for size in ((64, 64), (50, 30))]
     samples = [SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, *image.shape[1:]))) for image in inputs]

@@ -5,6 +5,8 @@ from torch import nn
 
 from mmvitscale.optim import BF16OptimWrapper
 
+pytestmark = pytest.mark.unit
+
 
 class Detector(BaseModel):
     """A backbone of one linear layer, and a head that, like mmcv's operators, refuses bfloat16."""
@@ -34,7 +36,7 @@ class Backbone(nn.Module):
 
 
 @pytest.mark.parametrize('backbone_only', [False, True])
-def test_what_runs_in_lower_precision(backbone_only):
+def test_bfloat16_covers_the_model_or_the_backbone_only(backbone_only):
     model = Detector()
     wrapper = BF16OptimWrapper(torch.optim.SGD(model.parameters(), 0.1), backbone_only=backbone_only)
     before = model.head.weight.clone()
@@ -50,7 +52,7 @@ def test_what_runs_in_lower_precision(backbone_only):
     assert model.backbone.dtype == torch.float32  # nothing stays
 
 
-def test_a_pass_that_fails_leaves_nothing_behind():
+def test_a_failing_pass_leaves_no_autocast_and_no_hooks():
     model = Detector()
     wrapper = BF16OptimWrapper(torch.optim.SGD(model.parameters(), 0.1), backbone_only=True)
     model.backbone.fails = True

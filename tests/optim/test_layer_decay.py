@@ -7,6 +7,8 @@ from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
 from mmvitscale.models.necks import GlobalAttention
 
+pytestmark = pytest.mark.unit
+
 
 class Segmentor(nn.Module):
 
@@ -33,7 +35,7 @@ def settings(model, wrapper):
             for group in wrapper.optimizer.param_groups for parameter in group['params']}
 
 
-def test_rates_and_decays_of_every_parameter():
+def test_learning_rates_and_weight_decays_follow_layer_depth():
     model = Segmentor()
     found = settings(model, build(model, layer_decay_rate=0.1))
     assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
@@ -69,19 +71,19 @@ def test_custom_keys_multiply_and_the_longest_wins():
     assert found['decode_head.0.weight'] == pytest.approx((1.0, 0.5))
 
 
-def test_a_pattern_that_matches_nothing():
+def test_custom_keys_that_match_no_parameter_are_refused():
     with pytest.raises(InputError, match=r"\['bakcbone'\] match no parameter.*\['backbone', 'decode_head'\]"):
         build(Segmentor(), custom_keys={'bakcbone': dict(lr_mult=0.1)})
 
 
-def test_options_that_do_not_exist():
+def test_unknown_paramwise_options_are_refused():
     with pytest.raises(InputError, match=r"\['layer_decay'\].*layer_decay_rate"):
         build(Segmentor(), layer_decay=0.9)
     with pytest.raises(InputError, match=r"\['lr'\].*lr_mult"):
         build(Segmentor(), custom_keys={'backbone': dict(lr=0.9)})
 
 
-def test_a_model_that_does_not_know_its_depths():
+def test_layer_decay_is_refused_for_models_without_layer_depths():
     model = nn.Sequential(nn.Linear(2, 2))
     assert settings(model, build(model)) == {'0.weight': (1.0, 0.5), '0.bias': (1.0, 0.0)}
     with pytest.raises(InputError, match='no part of Sequential says how deep'):
@@ -99,7 +101,7 @@ def test_mixed_precision_on_a_cpu_trains_in_bfloat16():
     assert not torch.equal(model.weight, before) and model.weight.dtype == torch.float32
 
 
-def test_attention_outside_the_backbone_is_exempt_as_inside():
+def test_attention_in_necks_is_exempt_from_decay_as_in_the_backbone():
     model = Segmentor()
     model.neck = GlobalAttention(16, 2, 4)
     found = settings(model, build(model))

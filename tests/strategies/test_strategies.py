@@ -4,16 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT
-from two_processes import steady, train
 
 from mmvitscale.analysis.memory_plan import shares, sizes_of
 from mmvitscale.datasets import mini
 from mmvitscale.models.layers.map_normalisation import STATISTICS
+from tests.helpers.commands import ROOT
+from tests.strategies.two_processes import steady, train
+
+pytestmark = pytest.mark.slow
 
 SHARED_OUT = ('zero1', 'fsdp', 'deepspeed_zero1')
 
@@ -34,7 +35,8 @@ def folder(tmp_path_factory, data):
             'torch.distributed.run',
             '--standalone',
             '--nproc_per_node=2',
-            str(Path(__file__).parent / 'two_processes.py'),
+            '-m',
+            'tests.strategies.two_processes',
             str(folder),
             str(data),
         ],
@@ -62,7 +64,7 @@ def largest_difference(a, b):
 
 
 @pytest.mark.parametrize('name', SHARED_OUT)
-def test_sharing_out_changes_nothing(name, found, folder):
+def test_sharded_training_equals_ddp(name, found, folder):
     assert found[name]['losses'] == pytest.approx(found['ddp']['losses'], abs=1e-4)
     ours, theirs = (checkpoint(folder / way / 'iter_4.pth') for way in (name, 'ddp'))
     assert largest_difference(ours['state_dict'], theirs['state_dict']) < 1e-5
@@ -70,12 +72,12 @@ def test_sharing_out_changes_nothing(name, found, folder):
     assert ours['meta']['window_lineage'] == theirs['meta']['window_lineage']
 
 
-def test_fsdp_shares_out_each_block_by_itself(found):
+def test_fsdp_shards_each_block_separately(found):
     assert all(found['fsdp']['sharded']) and not any(found['ddp']['sharded'])
 
 
 @pytest.mark.parametrize('name', SHARED_OUT)
-def test_optimizer_states_are_in_the_form_of_one_process(name, folder):
+def test_sharded_optimizer_states_are_saved_in_the_format_of_ddp(name, folder):
     ours, theirs = (checkpoint(folder / way / 'iter_4.pth')['optimizer'] for way in (name, 'ddp'))
     assert len(ours['param_groups']) > 5  # by depth, with and without decay
     for mine, other in zip(ours['param_groups'], theirs['param_groups'], strict=True):
@@ -87,7 +89,7 @@ def test_optimizer_states_are_in_the_form_of_one_process(name, folder):
         assert largest_difference(ours['state'][index], state) < 1e-5
 
 
-def test_each_process_holds_half_of_the_optimizer_states(found, data, tmp_path):
+def test_optimizer_state_bytes_per_process_match_the_memory_plan(found, data, tmp_path):
     cfg = steady(data, tmp_path)
     from mmengine.registry import MODELS, init_default_scope
 
@@ -102,13 +104,13 @@ def test_each_process_holds_half_of_the_optimizer_states(found, data, tmp_path):
 @pytest.mark.parametrize(
     'before, after', [('ddp', 'fsdp'), ('fsdp', 'deepspeed_zero1'), ('deepspeed_zero1', 'zero1'), ('zero1', 'ddp')]
 )
-def test_a_checkpoint_of_one_goes_on_in_another(before, after, found, folder):
+def test_a_checkpoint_of_one_strategy_resumes_in_another(before, after, found, folder):
     assert found[f'{before}-{after}']['losses'] == pytest.approx(found['ddp']['losses'][2:], abs=1e-4)
     ours, never_stopped = (checkpoint(folder / way / 'iter_4.pth') for way in (f'{before}-{after}', 'ddp'))
     assert largest_difference(ours['state_dict'], never_stopped['state_dict']) < 1e-5
 
 
-def test_a_loss_that_is_not_finite_stops_both_and_the_one_that_has_it_speaks(found, folder):
+def test_a_nan_loss_stops_all_processes_and_its_own_process_reports_it(found, folder):
     first, second = found['poisoned']
     assert first == 'the loss of another process is not finite'
     kept = folder / 'poisoned' / 'non_finite' / 'iter_3_rank1.pth'
@@ -116,7 +118,7 @@ def test_a_loss_that_is_not_finite_stops_both_and_the_one_that_has_it_speaks(fou
     assert kept.is_file() and len(list(kept.parent.iterdir())) == 1
 
 
-def test_a_resumed_training_is_the_undisturbed_one_to_the_last_bit(found, folder):
+def test_a_resumed_distributed_training_is_bit_identical(found, folder):
     assert found['exact-cut']['losses'] == found['exact']['losses'][2:] != found['ddp']['losses'][2:]
     ours, never_stopped = (checkpoint(folder / way / 'iter_4.pth') for way in ('exact-cut', 'exact'))
     assert largest_difference(ours['state_dict'], never_stopped['state_dict']) == 0
@@ -125,7 +127,7 @@ def test_a_resumed_training_is_the_undisturbed_one_to_the_last_bit(found, folder
 
 
 @pytest.mark.parametrize('before', ['fsdp', 'deepspeed_zero1'])
-def test_a_single_process_goes_on(before, found, folder, data, tmp_path, told_by_log):
+def test_a_single_process_resumes_a_checkpoint_of_two(before, found, folder, data, tmp_path, told_by_log):
     cfg = steady(data, tmp_path / before, batch=4, load_from=str(folder / before / 'iter_2.pth'), resume=True)
     runner, losses = train(cfg, launcher='none')
     assert losses == pytest.approx(found['ddp']['losses'][2:], abs=1e-4)
@@ -147,7 +149,7 @@ def told_by_log(tmp_path):
 
 
 @pytest.mark.parametrize('name, norm, iters', [('sgd', None, 10), ('bn', dict(type='BN'), 3)])
-def test_two_processes_are_one_with_the_batch_of_both(name, norm, iters, found, folder, data, tmp_path):
+def test_two_processes_equal_one_process_with_their_joint_batch(name, norm, iters, found, folder, data, tmp_path):
     sgd = dict(type='SGD', lr=0.05, momentum=0.9)
     runner, losses = train(steady(data, tmp_path / name, batch=4, optimizer=sgd, norm=norm, iters=iters), launcher='none')
     assert losses == pytest.approx(found[name]['losses'], abs=1e-5)
@@ -158,7 +160,7 @@ def test_two_processes_are_one_with_the_batch_of_both(name, norm, iters, found, 
 @pytest.mark.parametrize('name', [
     'batch_norm', 're_attention', 're_attention_of_torch', 're_attention_carried', 'windows',
     *(f'padded_{statistics}' for statistics in STATISTICS)])
-def test_norms_are_those_of_all_images_together(name, found):
+def test_synchronised_norms_equal_those_of_the_joint_batch(name, found):
     assert max(found['norm'][name]) < 1e-10
 
 
@@ -166,7 +168,7 @@ def test_checkpointed_blocks_learn_the_same_under_fsdp(found):
     assert found['fsdp-more']['losses'] == pytest.approx(found['ddp']['losses'][:2], abs=1e-4)
 
 
-def test_the_attention_monitor_sees_the_same_under_fsdp(folder):
+def test_the_attention_monitor_logs_the_same_values_under_fsdp(folder):
     seen = [
         [
             json.loads(line)

@@ -22,8 +22,9 @@ from mmvitscale.models.layers.map_normalisation import STATISTICS
 from mmvitscale.models.layers.padding import with_validity
 from mmvitscale.models.layers.re_attention import ReAttention
 from mmvitscale.models.layers.sync_batch_norm import synchronised
+from tests.helpers.commands import ROOT
 
-CONFIG = Path(__file__).parents[2] / 'configs/mini/swinv2_upernet_mini.py'
+CONFIG = ROOT / 'configs/mini/swinv2_upernet_mini.py'
 
 
 @HOOKS.register_module(force=True)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import DictAction
-from randomise import randomise
 
 from mmvitscale.config import load_config
 from mmvitscale.inference import build_model
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 SMALL = ['model.backbone.arch.depth=4', 'model.backbone.arch.re_attention=2', 'model.backbone.out_indices=[0,1,2,3]']
 OPTIONS = {'deepvit_upernet_mini': SMALL, 'swinv2_upernet_mini': []}
@@ -41,7 +43,7 @@ def cfg_options(options):
 
 
 @pytest.mark.parametrize('config, options', OPTIONS.items())
-def test_similarity_of_a_checkpoint(config, options, saved, image, run_here, tmp_path):
+def test_attention_similarity_writes_a_matrix_and_figures(config, options, saved, image, run_here, tmp_path):
     checkpoint = saved(config, *options)
     code, out, err = run_here(
         'tools/analysis/attention_similarity.py', config, checkpoint, image, '--out', tmp_path, *cfg_options(options)
@@ -59,7 +61,7 @@ def test_similarity_of_a_checkpoint(config, options, saved, image, run_here, tmp
         assert cv2.imread(str(tmp_path / name)) is not None
 
 
-def test_layers_and_models_side_by_side(saved, image, run_here, error_of, tmp_path):
+def test_attention_similarity_compares_selected_layers_of_two_models(saved, image, run_here, error_of, tmp_path):
     checkpoint = saved('deepvit_upernet_mini', *SMALL)
     command = ['tools/analysis/attention_similarity.py', 'deepvit_upernet_mini', checkpoint, image, '--out', tmp_path]
     code, _, err = run_here(
@@ -75,7 +77,7 @@ def test_layers_and_models_side_by_side(saved, image, run_here, error_of, tmp_pa
 
 
 @pytest.mark.parametrize('config, options', OPTIONS.items())
-def test_what_a_place_attends_to(config, options, saved, image, run_here, error_of, tmp_path):
+def test_attention_maps_of_a_query_cover_its_window(config, options, saved, image, run_here, error_of, tmp_path):
     command = ['tools/analysis/attention_maps.py', config, saved(config, *options), image, '--out', tmp_path]
     code, out, err = run_here(*command, '--query', 75, 30, '--layers', 0, 1, *cfg_options(options))
     assert code == 0, err
@@ -92,7 +94,7 @@ def test_what_a_place_attends_to(config, options, saved, image, run_here, error_
     assert 'layer 99 found' in error_of(*command, '--layers', 99, *cfg_options(options))
 
 
-def test_position_biases_side_by_side(saved, run_here, error_of, tmp_path):
+def test_position_bias_compares_models_and_keeps_common_offsets(saved, run_here, error_of, tmp_path):
     checkpoint, table = saved('swinv2_upernet_mini'), saved('swinv2_upernet_mini', 'model.backbone.position_bias=table')
     command = ['tools/analysis/position_bias.py', 'swinv2_upernet_mini', checkpoint, '--out', tmp_path]
     code, out, err = run_here(
@@ -114,7 +116,7 @@ def test_position_biases_side_by_side(saved, run_here, error_of, tmp_path):
     )
 
 
-def test_parameters_and_multiply_adds_of_a_config(run_here, error_of, tmp_path):
+def test_get_flops_counts_of_stages_sum_to_the_backbone(run_here, error_of, tmp_path):
     code, out, err = run_here(
         'tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--shape', 64, 96, '--json', tmp_path / 'f'
     )
@@ -126,7 +128,7 @@ def test_parameters_and_multiply_adds_of_a_config(run_here, error_of, tmp_path):
     assert '--shape 0 found' in error_of('tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--shape', 0)
 
 
-def test_statistics_estimated_anew(saved, image, run_here, tmp_path):
+def test_recalibrate_changes_only_the_re_attention_statistics(saved, image, run_here, tmp_path):
     """A test of what it writes takes it; no other weight changes."""
     checkpoint = saved('deepvit_upernet_mini', *SMALL)
     code, out, err = run_here('tools/analysis/recalibrate.py', 'deepvit_upernet_mini', checkpoint, image, '--sizes', 128, 192,
@@ -145,13 +147,13 @@ def test_statistics_estimated_anew(saved, image, run_here, tmp_path):
     assert code == 0, err
 
 
-def test_statistics_of_a_model_without_are_refused(saved, image, run_here, tmp_path):
+def test_recalibrate_refuses_models_without_re_attention(saved, image, run_here, tmp_path):
     swin = 'swinv2_upernet_mini'
     code, _, err = run_here('tools/analysis/recalibrate.py', swin, saved(swin), image, '--out', tmp_path)
     assert code == 1 and 'no Re-attention' in err
 
 
-def test_a_model_at_other_sizes(saved, run_here, tmp_path):
+def test_token_transfer_reports_a_metric_for_each_statistics_option(saved, run_here, tmp_path):
     from mmvitscale.datasets import mini
 
     root = mini.write_dataset(tmp_path / 'scenes', 1, 1, 96, object_scale=1.0) / 'ADEChallengeData2016'

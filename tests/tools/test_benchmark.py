@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from commands import run
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,9 +14,12 @@ from mmvitscale.analysis import benchmark
 from mmvitscale.analysis.benchmark import FLOOR, OURS, OURS_EAGER, PLAIN, Case, Contestant
 from mmvitscale.models.backbones.swin_v2 import SwinTransformerV2
 from mmvitscale.models.backbones.variants import DEEPVIT
+from tests.helpers.commands import run
+
+pytestmark = pytest.mark.integration
 
 
-def test_the_whole_report(tmp_path):
+def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
     path = tmp_path / 'report.json'
     result = run('tools/benchmark.py', '--size', 64, '--window', 4, '--mode', 'training', '--rounds', 2, '--memory', '--way',
                  'plain', 'checkpointed', '--peers', 'timm', 'torchvision', '--threads', 2, '--profile', '--json', path)
@@ -44,7 +46,7 @@ def test_the_whole_report(tmp_path):
     assert all(name in report['machine'] for name in processor.features())
 
 
-def test_deepvit_beside_its_official_form_and_plain_attention(tmp_path):
+def test_deepvit_is_compared_with_its_official_form_and_plain_attention(tmp_path):
     path = tmp_path / 'report.json'
     run('tools/benchmark.py', '--arch', 'deepvit-16b', '--depth', 2, '--size', 64, '--mode', 'training', '--rounds', 1,
         '--json', path)
@@ -58,7 +60,7 @@ def test_deepvit_beside_its_official_form_and_plain_attention(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['timm', 'Hugging Face', 'mmpretrain', 'official form', benchmark.peers.TIMM_VIT])
-def test_a_peer_with_checkpointing_runs_its_blocks_once_more_in_the_backward_pass(name):
+def test_baselines_with_checkpointing_recompute_their_blocks(name):
     case = Case(size=64, window=4, mode='training')
     if name in benchmark.peers.DEEPVIT_PEERS:
         case = Case('deepvit-16b', 64, 0, 'training', depth=2)
@@ -84,7 +86,7 @@ def test_memory_is_that_of_the_process_alone():
     assert 2**26 < peak < benchmark._resident('VmRSS') and held.sum() > 0
 
 
-def test_absent_peers_are_named(monkeypatch):
+def test_missing_baselines_are_listed(monkeypatch):
 
     def absent(*args):
         raise ImportError('no such package')
@@ -93,7 +95,7 @@ def test_absent_peers_are_named(monkeypatch):
     assert benchmark.others(Case()) == (['timm'], ['other'])
 
 
-def test_a_peer_that_computes_something_else_shows(monkeypatch):
+def test_a_baseline_that_computes_other_outputs_is_detected(monkeypatch):
     case = Case(size=64, window=4)
 
     def other(arch, image_size, windows, references):  # the same names, other reference windows
@@ -103,7 +105,7 @@ def test_a_peer_that_computes_something_else_shows(monkeypatch):
     assert benchmark.difference('timm', case) < 1e-4 < 1e-3 < benchmark.difference('other', case)
 
 
-def test_the_matrix_products_are_those_of_the_forward_pass():
+def test_matrix_products_equal_the_flop_counter_of_pytorch():
     """Their multiplications are counted by PyTorch during a real forward pass."""
     for case in (Case(size=64, window=4, batch=2), Case(size=100, window=8)):
         products = benchmark.matrix_products(case)
@@ -118,7 +120,7 @@ def test_the_matrix_products_are_those_of_the_forward_pass():
         assert counter.get_total_flops() == ours + table
 
 
-def test_the_matrix_products_of_a_deepvit_are_those_of_its_plain_form():
+def test_matrix_products_of_deepvit_equal_those_of_plain_attention():
     case = Case('deepvit-16b', 100, 0, depth=3, batch=2)
     ours = 2 * sum(count * batch * rows * inner * columns
                    for (batch, rows, inner, columns), count in benchmark.matrix_products(case).items())
@@ -130,7 +132,7 @@ def test_the_matrix_products_of_a_deepvit_are_those_of_its_plain_form():
 
 
 @pytest.mark.parametrize('arch', sorted(DEEPVIT.archs))
-def test_every_deepvit_has_those_beside_it_that_are_built_as_it_is(arch):
+def test_every_deepvit_variant_has_baselines_with_equal_outputs(arch):
     case = Case(arch, 32, 0, depth=1)
     present, absent = benchmark.others(case)
     assert {OURS_EAGER, PLAIN} <= set(present) and not absent
@@ -139,7 +141,7 @@ def test_every_deepvit_has_those_beside_it_that_are_built_as_it_is(arch):
         assert benchmark.difference(name, case) < 1e-4
 
 
-def test_bad_input(error_of):
+def test_invalid_benchmark_options_are_refused_with_the_reason(error_of):
     assert "unknown arch 'mini'" in error_of('tools/benchmark.py', '--arch', 'mini')
     assert '--size 0 found, but it is at least 1' in error_of('tools/benchmark.py', '--size', 0)
     assert 'fp16 on a CPU' in error_of('tools/benchmark.py', '--device', 'cpu', '--dtype', 'fp16')

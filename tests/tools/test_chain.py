@@ -4,14 +4,16 @@ import re
 
 import pytest
 import torch
-from commands import FOREGROUND, ROOT
-from official_layout import official_state_dict
-from randomise import randomise
 
 from mmvitscale.config import load_config, load_test_config
 from mmvitscale.datasets import mini
 from mmvitscale.inference import Predictor
 from mmvitscale.models import SwinTransformerV2
+from tests.helpers.commands import FOREGROUND, ROOT
+from tests.helpers.official_layout import official_state_dict
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 CONFIG = '''
 _base_ = {base!r}
@@ -41,7 +43,7 @@ def metrics(output):
 
 
 @pytest.mark.parametrize('averages', [False, True], ids=['plain', 'ema'])
-def test_a_chain_of_windows(averages, run, tmp_path):
+def test_grown_windows_persist_through_resume_test_and_predict(averages, run, tmp_path):
     scenes = mini.write_dataset(tmp_path / 'mini', train=4, val=2, size=64)
     base = str(ROOT / 'configs/mini/swinv2_upernet_mini.py')
     arch = {key: value for key, value in load_config(base).model.backbone.arch.items() if key != '_delete_'}

@@ -11,10 +11,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from commands import FOREGROUND, ROOT, path_without_deepspeed, run
-from hostile import Attack
 
 from mmvitscale.datasets import mini
+from tests.helpers.commands import FOREGROUND, ROOT, path_without_deepspeed, run
+from tests.helpers.hostile import Attack
+
+pytestmark = pytest.mark.integration
 
 CONFIG = 'configs/mini/swinv2_upernet_mini.py'
 # two iterations of a network that is smaller still
@@ -49,14 +51,14 @@ def miou(output):
     return float(re.findall(r'mIoU: ([\d.]+)', output)[-1])
 
 
-def test_training_reports_the_windows_and_keeps_them_in_the_checkpoint(trained, checkpoint):
+def test_training_logs_the_windows_and_saves_them_in_the_checkpoint(trained, checkpoint):
     assert 'reference window' in trained[1] and 'BF16OptimWrapper' in trained[1]
     meta = torch.load(checkpoint, weights_only=False)['meta']
     assert meta['window_lineage'] == dict(
         position_bias='log_cpb', reference_windows=[[8, 8]] * 4, windows=[[8, 8]] * 4)
 
 
-def test_blocks_are_compiled_by_an_option_of_a_config(options, run_here, tmp_path):
+def test_training_with_compiled_blocks_gives_the_same_weights(options, run_here, tmp_path):
     """The backbone alone: through the runner, and to the same weights."""
     weights = []
     try:
@@ -88,7 +90,7 @@ def test_testing_equals_the_validation_of_training(trained, checkpoint, options,
     assert np.array_equal(picture[:64, :64], image) and not np.array_equal(picture[:64, 64:128], image)
 
 
-def test_test_time_augmentation_and_predictions_to_a_file(checkpoint, options, run_here, tmp_path):
+def test_test_time_augmentation_writes_predictions_to_a_file(checkpoint, options, run_here, tmp_path):
     code, told, err = run_here('tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path, '--tta', '--out',
                                tmp_path / 'p.pkl', '--cfg-options', *options)
     assert code == 0 and 0 <= miou(told + err) <= 100
@@ -135,7 +137,7 @@ def test_a_picture_that_cannot_be_drawn_ends_no_evaluation(checkpoint, options, 
     assert len(list((tmp_path / 'fewer').rglob('*.png'))) == 1
 
 
-def test_two_processes_on_a_cpu(options, tmp_path):
+def test_two_cpu_processes_train_together_and_log_once(options, tmp_path):
     environment = {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': path_without_deepspeed()}  # on a free port
     result = subprocess.run(['bash', 'tools/dist_train.sh', CONFIG, '2', '--work-dir', str(tmp_path), '--cfg-options',
                              *options, 'default_hooks.logger.interval=1'],
@@ -150,7 +152,7 @@ def test_two_processes_on_a_cpu(options, tmp_path):
 # Bad input: one line that says what was found, what is expected and what to do.
 
 
-def test_a_data_set_that_is_not_there(error_of, tmp_path):
+def test_missing_and_empty_datasets_are_refused_with_how_to_get_them(error_of, tmp_path):
     error = error_of('tools/train.py', 'configs/swinv2_upernet_ade20k.py', '--work-dir', tmp_path / 'w',
                      '--cfg-options', f'data_root={tmp_path}/ADEChallengeData2016')
     assert f'{tmp_path}/ADEChallengeData2016/images/training is not there' in error
@@ -162,7 +164,7 @@ def test_a_data_set_that_is_not_there(error_of, tmp_path):
         f'data_root={tmp_path}/ADEChallengeData2016')
 
 
-def test_configs_and_options_that_cannot_work(error_of, options, checkpoint, tmp_path):
+def test_invalid_configs_and_options_are_refused_with_the_reason(error_of, options, checkpoint, tmp_path):
     assert 'config nowhere.py is not there' in error_of('tools/train.py', 'nowhere.py')
     (tmp_path / 'broken.py').write_text('model = dict(')
     assert 'broken.py cannot be read' in error_of('tools/train.py', tmp_path / 'broken.py')
@@ -178,7 +180,7 @@ def test_configs_and_options_that_cannot_work(error_of, options, checkpoint, tmp
                                    *options, option)
 
 
-def test_a_checkpoint_that_does_not_fit(error_of, checkpoint, options, tmp_path):
+def test_a_mismatched_checkpoint_is_refused_by_test_and_predict(error_of, checkpoint, options, tmp_path):
     for tool in (['tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path],
                  ['tools/predict.py', CONFIG, checkpoint, ROOT / 'tests', '--out', tmp_path / 'out']):
         if 'predict' in tool[0]:
@@ -201,13 +203,13 @@ def test_code_in_a_checkpoint_does_not_run(error_of, options, tmp_path):
     assert not (tmp_path / 'marker').exists()
 
 
-def test_an_image_that_is_not_there(error_of, checkpoint, tmp_path):
+def test_missing_images_and_folders_without_images_are_refused(error_of, checkpoint, tmp_path):
     assert 'nothing.png is not there' in error_of('tools/predict.py', CONFIG, checkpoint, tmp_path / 'nothing.png',
                                                   '--out', tmp_path)
     assert 'holds no image' in error_of('tools/predict.py', CONFIG, checkpoint, tmp_path, '--out', tmp_path)
 
 
-def test_making_scenes(error_of, tmp_path):
+def test_make_mini_dataset_writes_scenes_and_refuses_zero_images(error_of, tmp_path):
     result = run('tools/make_mini_dataset.py', '--out', tmp_path / 'mini', '--train', 3, '--val', 1, '--size', 64)
     assert len(list((tmp_path / 'mini').rglob('images/training/*.jpg'))) == 3
     assert re.search(r'colour classifier on them: 0\.\d+', result.stdout)

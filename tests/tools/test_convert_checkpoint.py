@@ -4,13 +4,15 @@ import json
 
 import pytest
 import torch
-from hostile import Attack
-from official_layout import official_state_dict
-from randomise import randomise
 
 from mmvitscale.checkpoints import convert as conversion
 from mmvitscale.checkpoints.files import read_checkpoint
 from mmvitscale.models import SwinTransformerV2
+from tests.helpers.hostile import Attack
+from tests.helpers.official_layout import official_state_dict
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 SMALL = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 
@@ -46,7 +48,7 @@ def read(path):
     return conversion.convert(conversion.weights_in(read_checkpoint(path)))
 
 
-def test_a_report_names_format_variant_and_lineage_and_writes_nothing(convert, official):
+def test_the_report_lists_format_variant_and_windows_and_writes_nothing(convert, official):
     before = sorted(official.parent.iterdir())
     code, out, _ = convert(official)
     assert code == 0
@@ -59,7 +61,7 @@ def test_a_report_names_format_variant_and_lineage_and_writes_nothing(convert, o
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_a_converted_file_holds_weights_and_lineage(convert, official, suffix):
+def test_a_converted_file_holds_weights_and_metadata(convert, official, suffix):
     dst = official.parent / 'sub' / f'out{suffix}'
     assert convert(official, dst)[0] == 0
     written, original = read(dst), read(official)
@@ -69,7 +71,7 @@ def test_a_converted_file_holds_weights_and_lineage(convert, official, suffix):
     assert [path.name for path in dst.parent.iterdir()] == [dst.name]
 
 
-def test_unknown_reference_windows_can_be_given(convert, silent):
+def test_unknown_pretrained_windows_can_be_given_as_an_option(convert, silent):
     dst = silent.parent / 'out.pth'
     code, out, _ = convert(silent, dst)
     assert code == 0 and 'reference windows  unknown' in out and 'give --pretrained-window-sizes' in out
@@ -124,7 +126,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(convert, official, silent,
     assert (tmp_path / 'there.pth').read_text() == 'precious'
 
 
-def test_the_command_writes_what_hugging_face_loads(tmp_path, run_here):
+def test_hugging_face_loads_the_converted_folder_with_equal_outputs(tmp_path, run_here):
     from transformers import Swinv2Backbone, Swinv2ForImageClassification, Swinv2Model
     image = torch.randn(2, 3, 256, 256)
     ours = randomise(SwinTransformerV2(SMALL, 8, [4, 4, 4, 2])).eval()
@@ -154,7 +156,7 @@ def test_the_command_writes_what_hugging_face_loads(tmp_path, run_here):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_the_command_writes_files(suffix, tmp_path, run_here, error_of):
+def test_converting_back_to_official_writes_a_readable_file(suffix, tmp_path, run_here, error_of):
     ours = randomise(SwinTransformerV2(SMALL, 8, [4, 4, 4, 2]))
     torch.save(dict(state_dict={f'backbone.{key}': value for key, value in ours.state_dict().items()}), tmp_path / 'a.pth')
     target = tmp_path / f'official{suffix}'
@@ -168,7 +170,7 @@ def test_the_command_writes_files(suffix, tmp_path, run_here, error_of):
     assert 'is a folder' in error_of('tools/convert_checkpoint.py', tmp_path / 'a.pth', target, '--to', 'huggingface')
 
 
-def test_a_file_that_does_not_tell_its_reference_windows(tmp_path, run_here, error_of):
+def test_converting_back_requires_known_pretrained_windows(tmp_path, run_here, error_of):
     silent = {key: value for key, value in SwinTransformerV2(SMALL, 8).state_dict().items() if key != 'lineage'}
     torch.save(silent, tmp_path / 'a.pth')
     assert 'give --pretrained-window-sizes' in error_of('tools/convert_checkpoint.py', tmp_path / 'a.pth',

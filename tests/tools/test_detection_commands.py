@@ -9,9 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from commands import FOREGROUND, run
 
 from mmvitscale.datasets import mini
+from tests.helpers.commands import FOREGROUND, run
+
+pytestmark = pytest.mark.integration
 
 MASK_RCNN, RETINANET = 'configs/mini/swinv2_mask_rcnn_mini.py', 'configs/mini/swinv2_retinanet_mini.py'
 OPTIONS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2',
@@ -52,7 +54,7 @@ def average_precisions(output):
     return [re.findall(rf'{kind}_mAP_copypaste: (.*)', output)[-1] for kind in ('bbox', 'segm')]
 
 
-def test_training_then_testing_with_pictures(trained, options, run_here, tmp_path):
+def test_testing_gives_the_aps_of_training_and_draws_pictures(trained, options, run_here, tmp_path):
     work_dir, output = trained
     assert 'reference window' in output
     code, told, err = run_here('tools/test.py', MASK_RCNN, work_dir / 'iter_2.pth', '--work-dir', tmp_path, '--show-dir',
@@ -65,7 +67,7 @@ def test_training_then_testing_with_pictures(trained, options, run_here, tmp_pat
     assert not np.array_equal(picture[:96, 96:192], image)  # the truth's boxes and masks
 
 
-def test_masks_are_tested_over_scales_and_flips(trained, options, run_here, tmp_path):
+def test_test_time_augmentation_reports_box_and_mask_aps(trained, options, run_here, tmp_path):
     code, _, err = run_here('tools/test.py', MASK_RCNN, trained[0] / 'iter_2.pth', '--work-dir', tmp_path, '--tta',
                             '--out', tmp_path / 'metrics.json', '--cfg-options', *options)
     assert code == 0, err
@@ -85,7 +87,7 @@ def test_predictions_are_drawn_above_the_score(trained, scenes, run_here, tmp_pa
     assert everything.shape[0] > 96 and not np.array_equal(everything[:96], image)
 
 
-def test_json_says_what_testing_says(trained, scenes, options, run_here, tmp_path):
+def test_saved_coco_results_give_the_aps_of_testing(trained, scenes, options, run_here, tmp_path):
     """COCO's own evaluation, on the file."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -130,7 +132,7 @@ def test_an_image_without_objects_trains_and_is_tested(scenes, run_here, tmp_pat
 # Bad input: one line that says what was found, what is expected and what to do.
 
 
-def test_annotation_files_that_cannot_work(error_of, scenes, options, tmp_path):
+def test_invalid_annotation_files_are_refused_with_the_reason(error_of, scenes, options, tmp_path):
 
     def error_with(split, edit, *more):
         folder = tmp_path / f'{len(list(tmp_path.iterdir()))}'
@@ -157,12 +159,12 @@ def test_annotation_files_that_cannot_work(error_of, scenes, options, tmp_path):
     assert not (tmp_path / 'w').exists()
 
 
-def test_a_data_set_of_coco_that_is_not_there(error_of, tmp_path):
+def test_a_missing_coco_dataset_is_refused_with_how_to_get_it(error_of, tmp_path):
     error = error_of('tools/train.py', 'configs/swinv2_mask_rcnn_coco.py', '--cfg-options', f'data_root={tmp_path}/coco')
     assert f'{tmp_path}/coco/train2017 is not there; unpack train2017, val2017 and annotations of COCO 2017' in error
 
 
-def test_mmcv_without_its_operators(error_of, monkeypatch, scenes, options, trained, tmp_path):
+def test_missing_mmcv_operators_are_reported_with_how_to_get_them(error_of, monkeypatch, scenes, options, trained, tmp_path):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'mmcv._ext' else find_spec(name))
     for command in (['tools/train.py', MASK_RCNN, '--cfg-options', *options],

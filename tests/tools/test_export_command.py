@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
-from commands import FOREGROUND
 from mmengine.registry import MODELS, init_default_scope
-from randomise import randomise
 
 from mmvitscale.config import load_config
 from mmvitscale.datasets import mini
+from tests.helpers.commands import FOREGROUND
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 CONFIG = 'configs/mini/swinv2_upernet_mini.py'
 
@@ -35,7 +37,7 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_a_file_is_tested_as_its_checkpoint_is(trained, run_here, tmp_path):
+def test_an_exported_file_gives_the_metrics_of_its_checkpoint(trained, run_here, tmp_path):
     config, checkpoint = trained / 'small.py', trained / 'small.pth'
     code, out, err = run_here('tools/export.py', config, checkpoint, '--out', tmp_path, '--size', '64x64', '--time', 2)
     assert code == 0, err
@@ -52,13 +54,13 @@ def test_a_file_is_tested_as_its_checkpoint_is(trained, run_here, tmp_path):
     assert code == 0 and len(list((tmp_path / 'pictures').glob('*.png'))) == 2, err
 
 
-def test_int8_with_ranges_of_training_images(trained, run_here, tmp_path):
+def test_the_int8_export_command_succeeds(trained, run_here, tmp_path):
     code, out, err = run_here('tools/export.py', trained / 'small.py', trained / 'small.pth', '--out', tmp_path, '--size',
                               '64x64', '--int8', 3)
     assert code == 0 and 'small_64x64_int8.onnx' in out, err
 
 
-def test_bad_input(trained, error_of, tmp_path):
+def test_invalid_export_options_are_refused_with_the_reason(trained, error_of, tmp_path):
     start = ('tools/export.py', trained / 'small.py', trained / 'small.pth', '--out', tmp_path)
     assert 'neither --size nor --any-size was given' in error_of(*start)
     assert '--size 64 found, but a size is HEIGHTxWIDTH' in error_of(*start, '--size', '64')

@@ -7,8 +7,6 @@ import re
 import mmengine
 import pytest
 import torch
-from commands import FOREGROUND
-from hostile import Attack
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 
 from mmvitscale import machine
@@ -17,6 +15,10 @@ from mmvitscale.config import check_parts, load_config
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.datasets.mini import write_dataset
 from mmvitscale.mistakes import explain
+from tests.helpers.commands import FOREGROUND
+from tests.helpers.hostile import Attack
+
+pytestmark = pytest.mark.integration
 
 SEG = 'swinv2_upernet_mini'
 
@@ -33,7 +35,7 @@ def train(data, work_dir, *more):
             'train_dataloader.batch_size=2', 'train_cfg.max_iters=3', *FOREGROUND, *more]
 
 
-def test_a_loss_that_diverges_is_replayed(data, tmp_path, run_here):
+def test_replaying_a_diverged_batch_names_the_layer_of_the_error(data, tmp_path, run_here):
     """From the sentence to the layer, in the precision of the training and in a higher one."""
     code, out, err = run_here(*train(data, tmp_path, 'model.backbone.arch.embed_dims=32', 'optim_wrapper.optimizer.lr=1e30',
                                      "param_scheduler=[{'type':'ConstantLR','factor':1.0}]", 'optim_wrapper.clip_grad=None'))
@@ -60,7 +62,7 @@ def test_a_batch_of_one_trains_with_what_is_advised(data, tmp_path, run_here):
     assert code == 0, out + err
 
 
-def test_classes_in_the_place_of_their_names(data, tmp_path):
+def test_configs_with_classes_in_place_of_type_names_train(data, tmp_path):
     """As configs in pure Python have them, from the checks to a training."""
     from mmengine.hooks import CheckpointHook, EMAHook
     from mmengine.optim import AmpOptimWrapper
@@ -92,7 +94,7 @@ def test_classes_in_the_place_of_their_names(data, tmp_path):
     assert (tmp_path / 'iter_4.pth').is_file()
 
 
-def test_a_tool_reads_data_only_and_leaves_the_process_as_it_was(tmp_path):
+def test_reading_data_only_blocks_code_and_restores_the_process(tmp_path):
     marker = tmp_path / 'ran'
     attack = tmp_path / 'a.pkl'
     attack.write_bytes(pickle.dumps(Attack(marker)))
@@ -132,7 +134,7 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
     assert explained() is None
 
 
-def test_kernels_are_kept_for_a_few_sizes_only(monkeypatch):
+def test_the_onednn_kernel_cache_is_limited_unless_already_set(monkeypatch):
     monkeypatch.delenv('ONEDNN_PRIMITIVE_CACHE_CAPACITY', raising=False)
     machine.limit_kernel_cache()
     assert os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'] == '64'

@@ -2,10 +2,14 @@
 
 import json
 
+import pytest
+
+pytestmark = pytest.mark.integration
+
 MINI = 'configs/mini/swinv2_upernet_mini.py'
 
 
-def test_a_plan_of_a_small_model(run_here, tmp_path):
+def test_the_plan_divides_parameters_and_states_by_strategy(run_here, tmp_path):
     code, told, err = run_here('tools/analysis/memory_plan.py', MINI, '--gpus', 1, 4, '--memory', 3, '--json',
                                tmp_path / 'plan.json')
     assert code == 0, err
@@ -23,13 +27,13 @@ def test_a_plan_of_a_small_model(run_here, tmp_path):
                for row in rows.values())
 
 
-def test_a_plan_of_a_detector_that_trains_on_images_as_they_are(run_here):
+def test_a_detector_without_image_size_is_planned_at_the_given_size(run_here):
     code, told, err = run_here('tools/analysis/memory_plan.py', 'swinv2_retinanet_mini', '--gpus', 2, '--strategy', 'fsdp',
                                '--images', 1, '--size', 64)
     assert code == 0 and 'fsdp' in told.splitlines()[-2], err
 
 
-def test_plans_that_cannot_be(error_of):
+def test_invalid_plan_options_are_refused_with_the_reason(error_of):
     tool = 'tools/analysis/memory_plan.py'
     assert '--gpus and --images are 1 or more' in error_of(tool, MINI, '--gpus', 0)
     assert 'of which 2 GB are reserved' in error_of(tool, MINI, '--memory', 1)

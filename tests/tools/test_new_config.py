@@ -4,7 +4,6 @@ import shutil
 
 import cv2
 import pytest
-from commands import FOREGROUND
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmvitscale.config import load_config
@@ -13,6 +12,9 @@ from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.machine import describe_batch
 from mmvitscale.model_index import build_on_meta
 from mmvitscale.recipes import batch_that_fits
+from tests.helpers.commands import FOREGROUND
+
+pytestmark = pytest.mark.integration
 
 TEN = 'stripes,checks,dots,grain,disc,square,triangle,ring,cross,star'
 
@@ -29,7 +31,7 @@ def arguments(scenes, task):
 
 @pytest.mark.parametrize('task', ['segmentation', 'detection', 'instance'])
 @pytest.mark.parametrize('options', [[], ['--memory', 6], ['--memory', 80, '--frozen']], ids=['cpu', 'small', 'large'])
-def test_a_config_for_each_task_and_machine(task, options, scenes, run_here, tmp_path):
+def test_generated_configs_build_models_and_datasets_for_every_task(task, options, scenes, run_here, tmp_path):
     out = tmp_path / 'own.py'
     code, printed, _ = run_here('tools/new_config.py', *arguments(scenes, task), '--out', out, *options)
     assert code == 0 and f'next: python tools/train.py {out}' in printed and 'images: 12 train, 2 val' in printed
@@ -49,7 +51,7 @@ def test_a_config_for_each_task_and_machine(task, options, scenes, run_here, tmp
         assert cfg.crop_size[0] == 32 * cfg.model.backbone.window_size
 
 
-def test_from_data_to_a_picture(scenes, run_here, tmp_path):
+def test_a_generated_config_trains_and_predicts(scenes, run_here, tmp_path):
     out, work = tmp_path / 'own.py', tmp_path / 'work'
     assert run_here('tools/new_config.py', *arguments(scenes, 'detection'), '--out', out)[0] == 0
     code, printed, err = run_here('tools/train.py', out, '--work-dir', work, '--cfg-options', *FOREGROUND, 'iters=2',
@@ -64,7 +66,7 @@ def test_from_data_to_a_picture(scenes, run_here, tmp_path):
 
 
 @pytest.mark.parametrize('task', ['segmentation', 'instance'])
-def test_without_images_for_validation_some_are_kept(task, scenes, run_here, tmp_path):
+def test_validation_images_are_split_off_where_none_are_given(task, scenes, run_here, tmp_path):
     data = tmp_path / 'data'
     source = scenes / ('ADEChallengeData2016' if task == 'segmentation' else 'coco')
     folders = ['images/training', 'annotations/training'] if task == 'segmentation' else ['train2017', 'annotations']
@@ -124,7 +126,7 @@ def test_images_for_testing_validate_where_none_are_for_that(scenes, run_here, t
     assert cfg.val_dataloader.dataset.ann_file == cfg.test_dataloader.dataset.ann_file == 'test.json'
 
 
-def test_what_cannot_be_written(scenes, error_of, tmp_path):
+def test_existing_files_and_invalid_options_are_refused(scenes, error_of, tmp_path):
     data = arguments(scenes, 'detection')
     out = tmp_path / 'own.py'
     out.write_text('mine')

@@ -8,12 +8,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from commands import FOREGROUND
-from loaded import load
-from randomise import randomise
 
 from mmvitscale.datasets import mini
 from mmvitscale.inference import build_model
+from tests.helpers.commands import FOREGROUND
+from tests.helpers.loaded import load
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 CONFIG = 'swinv2_upernet_mini'
 NOISE = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
@@ -44,7 +46,7 @@ def files(out):
     return sorted(path.relative_to(out).as_posix() for path in out.rglob('*') if path.is_file())
 
 
-def test_a_folder_of_many_kinds(run_here, checkpoint, folder, tmp_path):
+def test_predictions_of_mixed_images_do_not_depend_on_batch_size(run_here, checkpoint, folder, tmp_path):
     outputs = {}
     for size in (1, 3):
         out = outputs[size] = tmp_path / f'out{size}'
@@ -91,7 +93,7 @@ def test_a_folder_of_many_kinds(run_here, checkpoint, folder, tmp_path):
     assert cv2.imread(str(outputs[1] / 'cat.png.png')).shape[1] == 90
 
 
-def test_a_repeated_call_goes_on_and_another_one_replaces_nothing(run_here, error_of, checkpoint, folder, tmp_path):
+def test_a_repeated_call_resumes_and_a_different_one_is_refused(run_here, error_of, checkpoint, folder, tmp_path):
     (folder / 'broken.jpg').unlink()
     command = ['tools/predict.py', CONFIG, checkpoint, folder, '--out', tmp_path / 'out', '--save', 'labels']
     assert '5 predicted' in run_here(*command)[1]
@@ -113,7 +115,7 @@ def test_a_repeated_call_goes_on_and_another_one_replaces_nothing(run_here, erro
     assert '5 predicted' in run_here(*command, '--score-thr', 0.5, '--overwrite')[1]
 
 
-def test_files_of_somebody_else_are_left_alone(error_of, run_here, checkpoint, folder, tmp_path):
+def test_files_not_written_by_the_command_are_not_overwritten(error_of, run_here, checkpoint, folder, tmp_path):
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out/alpha.png').write_text('mine')
     assert 'is there already and was not written by this command' in error_of(
@@ -130,7 +132,7 @@ def test_files_of_somebody_else_are_left_alone(error_of, run_here, checkpoint, f
     )
 
 
-def test_bad_options(error_of, checkpoint, folder, tmp_path):
+def test_invalid_predict_options_are_refused_with_the_reason(error_of, checkpoint, folder, tmp_path):
     command = ['tools/predict.py', CONFIG, checkpoint, folder, '--out', tmp_path / 'out']
     assert '--no-pictures found without --save' in error_of(*command, '--no-pictures')
     assert '--batch-size 0 found' in error_of(*command, '--batch-size', 0)
@@ -145,7 +147,7 @@ def write_video(path, frames):
     video.release()
 
 
-def test_a_video_is_drawn_and_told_frame_by_frame(run_here, checkpoint, tmp_path):
+def test_a_video_gives_a_drawn_video_and_results_for_each_frame(run_here, checkpoint, tmp_path):
     source, out = tmp_path / 'clips', tmp_path / 'out'
     source.mkdir()
     write_video(source / 'a.mp4', [np.full((64, 96, 3), 20 * i, np.uint8) for i in range(7)])
@@ -161,7 +163,7 @@ def test_a_video_is_drawn_and_told_frame_by_frame(run_here, checkpoint, tmp_path
     assert files(out / 'labels') == [f'a/{i:06d}.png' for i in range(1, 8)]
 
 
-def test_a_video_that_ends_early(run_here, checkpoint, monkeypatch, tmp_path):
+def test_a_truncated_video_is_reported_and_predicted_up_to_its_end(run_here, checkpoint, monkeypatch, tmp_path):
     write_video(tmp_path / 'a.mp4', [np.full((64, 96, 3), 20 * i, np.uint8) for i in range(7)])
     from mmvitscale.inference import folder as module
 
@@ -171,7 +173,7 @@ def test_a_video_that_ends_early(run_here, checkpoint, monkeypatch, tmp_path):
     assert cv2.VideoCapture(str(tmp_path / 'out/a.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
-def test_label_maps_say_what_testing_says(run_here, checkpoint, tmp_path):
+def test_saved_label_maps_give_the_miou_of_testing(run_here, checkpoint, tmp_path):
     """mmsegmentation's own IoU, on the files."""
     scenes = mini.write_dataset(tmp_path / 'mini', train=1, val=3, size=64) / 'ADEChallengeData2016'
     _, told, err = run_here(
@@ -213,7 +215,7 @@ def test_label_maps_say_what_testing_says(run_here, checkpoint, tmp_path):
     assert re.search(r'mIoU: +[\d.]+', told + err)
 
 
-def test_tiles_as_large_as_the_image_give_what_the_whole_does(run_here, checkpoint, tmp_path):
+def test_a_single_tile_gives_the_prediction_of_the_whole_image(run_here, checkpoint, tmp_path):
     image = tmp_path / 'a.png'
     cv2.imwrite(str(image), NOISE)
     for out, more in (

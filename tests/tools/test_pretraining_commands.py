@@ -6,12 +6,14 @@ import re
 import cv2
 import pytest
 import torch
-from commands import FOREGROUND
-from loaded import load
 
 from mmvitscale.config import load_config
 from mmvitscale.datasets import mini
 from mmvitscale.inference import build_model
+from tests.helpers.commands import FOREGROUND
+from tests.helpers.loaded import load
+
+pytestmark = pytest.mark.integration
 
 TINY = [
     'model.backbone.arch.embed_dims=8',
@@ -70,7 +72,7 @@ def saved(config, options, path):
     return path
 
 
-def test_the_chain_of_links(run_here, options, scenes, tmp_path):
+def test_simmim_weights_continue_to_classification_and_segmentation(run_here, options, scenes, tmp_path):
     """Masked pretraining, its pictures, classification from it, segmentation from that with twice the windows."""
 
     def run(*command):
@@ -127,7 +129,7 @@ def test_the_chain_of_links(run_here, options, scenes, tmp_path):
     assert '2 left out (head.fc.weight, head.fc.bias)' in told and 'windows 6x6, 6x6, 6x6, 3x3 -> 12x12' in told
 
 
-def test_a_curve_over_windows(run_here, options, scenes, tmp_path):
+def test_window_transfer_reports_a_metric_for_each_window(run_here, options, scenes, tmp_path):
     for config, size in ((DENSE, 192), (CLASSIFIER, 192)):
         checkpoint = saved(config, options, tmp_path / 'a.pth')
         code, out, err = run_here(
@@ -150,7 +152,7 @@ def test_a_curve_over_windows(run_here, options, scenes, tmp_path):
         assert (tmp_path / 'curve/window_transfer.png').is_file()
 
 
-def test_amplitudes_side_by_side(run_here, options, scenes, tmp_path):
+def test_amplitude_compares_the_blocks_of_two_models(run_here, options, scenes, tmp_path):
     own = [option for option in options(DENSE) if option.startswith('model.')]
     checkpoint = saved(DENSE, options, tmp_path / 'post.pth')
     image = scenes / 'ADEChallengeData2016/images/validation/scene_00000.jpg'
@@ -177,7 +179,7 @@ def test_amplitudes_side_by_side(run_here, options, scenes, tmp_path):
     assert (tmp_path / 'out/amplitude.png').is_file()
 
 
-def test_bad_input(error_of, options, tmp_path):
+def test_invalid_pretraining_input_is_refused_with_the_reason(error_of, options, tmp_path):
     out = ['--out', tmp_path / 'out']
     pretrained = saved(SIMMIM, options, tmp_path / 'simmim.pth')
     assert 'pretrains and has nothing to test; look at reconstructed images with tools/predict.py' in error_of(

@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from loaded import load
-from randomise import randomise
 
 from mmvitscale.datasets import mini
 from mmvitscale.inference import build_model
+from tests.helpers.loaded import load
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.integration
 
 SEGMENTATION, DETECTION, CLASSES = 'swinv2_upernet_mini', 'swinv2_mask_rcnn_mini', 'vit_classifier_mini'
 SMALL_VIT = ['model.backbone.arch.depth=2']
@@ -59,7 +61,7 @@ def work_folder(path, config, options=()):
         ('swinv2_simmim_mini_96_w6', [], ['Windows', 'Reconstructions', 'Position biases']),
     ],
 )
-def test_a_page_of_every_task(config, options, sections, run_here, scenes, tmp_path):
+def test_the_report_page_is_self_contained_for_every_task(config, options, sections, run_here, scenes, tmp_path):
     work = work_folder(tmp_path / 'work', config, options)
     code, told, err = run_here(
         'tools/report.py', work, '--pictures', 1, '--cfg-options', f'data_root={data_root(config, scenes)}'
@@ -86,7 +88,7 @@ def test_a_page_of_every_task(config, options, sections, run_here, scenes, tmp_p
     assert 'viewport' in page
 
 
-def test_a_page_shows_what_there_is(run_here, error_of, scenes, tmp_path):
+def test_the_report_page_leaves_out_what_is_missing(run_here, error_of, scenes, tmp_path):
     work = work_folder(tmp_path / 'work', SEGMENTATION)
     code, _, err = run_here('tools/report.py', work, '--out', tmp_path / 'a.html', '--cfg-options', 'data_root=/nowhere')
     assert code == 0 and 'the test data cannot be used' in err
@@ -108,7 +110,7 @@ def test_names_are_not_markup(run_here, scenes, tmp_path):
     assert '<b>' not in (work / 'report.html').read_text()
 
 
-def test_curves_of_runs(run_here, error_of, tmp_path):
+def test_analyze_logs_summarises_and_draws_the_curves(run_here, error_of, tmp_path):
     work = work_folder(tmp_path / 'work', SEGMENTATION)
     code, told, err = run_here('tools/analysis/analyze_logs.py', work, '--out', tmp_path / 'out')
     assert code == 0 and 'line 8 of' in err and re.search(r'last_loss +2.5\n', told)
@@ -121,7 +123,7 @@ def test_curves_of_runs(run_here, error_of, tmp_path):
     assert 'holds no logs' in error_of('tools/analysis/analyze_logs.py', tmp_path, '--out', tmp_path / 'out')
 
 
-def test_pixels_of_the_confusion_matrix_give_the_metric_of_testing(run_here, error_of, scenes, tmp_path):
+def test_ious_of_the_confusion_matrix_give_the_miou_of_testing(run_here, error_of, scenes, tmp_path):
     work = work_folder(tmp_path / 'work', SEGMENTATION)
     options = ['--cfg-options', f'data_root={data_root(SEGMENTATION, scenes)}']
     checkpoint = work / 'best_mIoU_iter_5.pth'
@@ -142,7 +144,7 @@ def test_pixels_of_the_confusion_matrix_give_the_metric_of_testing(run_here, err
 @pytest.mark.parametrize(
     'config', [SEGMENTATION, DETECTION, CLASSES, 'swinv2_upernet_mini_rgbd', 'swinv2_simmim_mini_96_w6']
 )
-def test_training_data_are_drawn_as_the_model_gets_them(config, run_here, error_of, scenes, tmp_path):
+def test_browse_dataset_draws_the_requested_number_of_images(config, run_here, error_of, scenes, tmp_path):
     root = data_root(config, scenes)
     if config.endswith('rgbd'):
         root = mini.write_dataset(tmp_path / 'depth', train=3, val=1, size=128, depth=True) / 'ADEChallengeData2016'

@@ -6,6 +6,8 @@ import pytest
 
 from mmvitscale import study
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def pretended(monkeypatch):
@@ -26,7 +28,7 @@ def pretended(monkeypatch):
     return trained, tested
 
 
-def test_the_study_of_position_biases(run_here, pretended, tmp_path):
+def test_the_position_bias_study_runs_every_combination_once(run_here, pretended, tmp_path):
     trained, tested = pretended
     command = ['tools/analysis/position_bias_study.py', '--out', tmp_path / 'out', '--seeds', 0, 1, '--factors', 1, 2]
     code, out, err = run_here(*command)
@@ -54,7 +56,7 @@ def test_the_study_of_position_biases(run_here, pretended, tmp_path):
     assert len(tested) == 18  # known from the first call
 
 
-def test_the_chain(run_here, pretended, tmp_path, monkeypatch):
+def test_the_pretraining_study_differs_from_scratch_only_in_weights(run_here, pretended, tmp_path, monkeypatch):
     import numpy as np
 
     from mmvitscale import inference
@@ -80,6 +82,6 @@ def test_the_chain(run_here, pretended, tmp_path, monkeypatch):
     assert (tmp_path / 'out/reconstructions.png').is_file()
 
 
-def test_numbers_that_make_no_study(error_of, tmp_path):
+def test_invalid_study_options_are_refused(error_of, tmp_path):
     assert '--factors [0.5]' in error_of('tools/analysis/position_bias_study.py', '--out', tmp_path, '--factors', 0.5)
     assert '--tune-iters 1 found' in error_of('tools/pretraining_chain.py', '--out', tmp_path, '--tune-iters', 1)

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from randomise import randomise
 
 from mmvitscale.checkpoints.convert import convert, weights_in
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
 from mmvitscale.models.backbones.from_weights import check_complete
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 ARCH = dict(embed_dims=8, depths=(2, 2), num_heads=(1, 2))
 VIT = dict(embed_dims=12, depth=3, re_attention=1, num_heads=3, residual_scale=0.5)
@@ -15,7 +17,7 @@ V1 = dict(block_norm='pre', similarity='dot_product', position_bias='table')
 IMAGE = torch.rand(2, 3, 36, 50)
 
 
-def test_a_model_of_the_first_version_trains_and_enters():
+def test_a_swin_v1_style_model_trains_and_reloads_exactly():
     """V1 in all three: blocks and merging, attention, position bias."""
     model = randomise(SwinTransformerV2(ARCH, 4, **V1)).train()
     sum(out.square().mean() for out in model(IMAGE)).backward()
@@ -28,7 +30,7 @@ def test_a_model_of_the_first_version_trains_and_enters():
 
 
 @pytest.mark.parametrize('options', [dict(block_norm='pre'), dict(similarity='dot_product')])
-def test_weights_of_one_kind_are_refused_by_the_other(options):
+def test_weights_of_another_block_norm_or_attention_type_are_refused(options):
     model = SwinTransformerV2(ARCH, 4, **options)
     for source, target in ((model, SwinTransformerV2(ARCH, 4)), (SwinTransformerV2(ARCH, 4), model)):
         with pytest.raises(InputError, match='weights'):
@@ -38,7 +40,7 @@ def test_weights_of_one_kind_are_refused_by_the_other(options):
         SwinTransformerV2(single, 4).load_state_dict(SwinTransformerV2(single, 4, block_norm='pre').state_dict())
 
 
-def test_a_post_norm_vision_transformer():
+def test_a_post_norm_vit_starts_as_identity_and_equals_its_formula():
     model = DeepViT(VIT, 48, block_norm='post', drop_path_rate=0.0)
     tokens = torch.randn(2, 10, 12)
     assert torch.equal(model.blocks[0](tokens), tokens)  # starts as the identity
@@ -55,6 +57,6 @@ def test_a_post_norm_vision_transformer():
     (lambda: SwinTransformerV2(ARCH, 4, similarity='l2'), "unknown similarity 'l2'; choose one of cosine, dot_product"),
     (lambda: DeepViT(VIT, 48, block_norm='none'), "unknown block_norm 'none'; choose one of pre, post"),
     (lambda: DeepViT(VIT, 48, out_type='map'), "unknown out_type 'map'; choose one of featmap, cls_token")])
-def test_unknown_options(make, message):
+def test_unknown_options_are_refused_with_the_choices(make, message):
     with pytest.raises(InputError, match=message):
         make()

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from randomise import randomise
 from torch import nn
 
 from mmvitscale.errors import InputError
@@ -11,6 +10,9 @@ from mmvitscale.models.layers.map_normalisation import STATISTICS
 from mmvitscale.models.layers.padding import with_validity
 from mmvitscale.models.layers.position_embedding import resize_position_embedding
 from mmvitscale.models.layers.re_attention import ReAttention
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 SMALL = dict(embed_dims=12, depth=4, re_attention=2, num_heads=3)
 
@@ -21,7 +23,7 @@ def small(**kwargs):
 
 # the official code's models, with a linear head of 1000 classes
 @pytest.mark.parametrize('arch, millions', [('deepvit-16b', 24.5), ('deepvit-24b', 36.3), ('deepvit-32b', 48.1)])
-def test_parameter_counts(arch, millions):
+def test_parameter_counts_match_the_official_models(arch, millions):
     with torch.device('meta'):
         modules = DeepViT(arch), nn.Linear(384, 1000)
     count = sum(p.numel() for module in modules for p in module.parameters())
@@ -30,14 +32,14 @@ def test_parameter_counts(arch, millions):
 
 @pytest.mark.parametrize('stem', ['linear', 'conv'])
 @pytest.mark.parametrize('size', [(1, 1), (64, 64), (37, 130), (16, 200)])
-def test_output_shapes_for_any_size(size, stem):
+def test_output_shapes_follow_the_stride_for_any_image_size(size, stem):
     model = small(arch={**SMALL, 'stem': stem}, out_indices=(0, 3))
     outs = model(torch.randn(2, 3, *size))
     assert [out.shape for out in outs] == [(2, 12, math.ceil(size[0] / 16), math.ceil(size[1] / 16))] * 2
     assert all(out.is_contiguous() for out in outs)
 
 
-def test_filling_up_the_last_patches_equals_an_image_with_zeros_there():
+def test_incomplete_patches_are_padded_with_zeros():
     model = randomise(small()).eval()
     image = torch.randn(1, 3, 50, 70)
     padded = torch.zeros(1, 3, 64, 80)
@@ -64,7 +66,7 @@ def test_re_attention_is_in_the_last_blocks():
     assert [isinstance(block.attn, ReAttention) for block in small().blocks] == [False, False, True, True]
 
 
-def test_the_convolutional_stem():
+def test_the_convolutional_stem_equals_its_formula():
     stem = randomise(small(arch={**SMALL, 'stem': 'conv'})).eval().patch_embed
     image = torch.randn(1, 3, 32, 32)
     x = torch.relu(stem.bn1(nn.functional.conv2d(image, stem.conv1.weight, stride=2, padding=3)))
@@ -107,7 +109,7 @@ def test_frozen_blocks_do_not_train():
     assert torch.equal(model.blocks[2].attn.var_norm.running_mean, before)
 
 
-def test_layer_depths_and_weight_decay():
+def test_layer_depths_follow_the_blocks_and_pos_embed_is_not_decayed():
     model = small()
     depths = {name: model.get_layer_depth('b.' + name, 'b.') for name, _ in model.named_parameters()}
     assert depths['pos_embed'] == depths['patch_embed.proj.weight'] == (0, 6)
@@ -132,7 +134,7 @@ def test_layer_depths_and_weight_decay():
     (dict(out_indices=(4, )), 'blocks 0 to 3'),
     (dict(frozen_stages=5), 'frozen_stages 5 found'),
 ])
-def test_arguments_that_fit_no_model(kwargs, message):
+def test_invalid_arguments_are_refused_with_the_reason(kwargs, message):
     with pytest.raises(InputError, match=message):
         small(**kwargs)
 
@@ -141,7 +143,7 @@ def test_arguments_that_fit_no_model(kwargs, message):
 
 
 @pytest.mark.parametrize('size', [(64, 64), (70, 130)])
-def test_windows_equal_attention_in_each_of_them(size):
+def test_windowed_attention_equals_brute_force_over_windows(size):
     """Brute force: every window cut out by hand with the class token, the class token averaged."""
     model = randomise(small(window_size=2, global_blocks=[1])).eval()
     image = torch.randn(2, 3, *size)
@@ -178,7 +180,7 @@ def test_a_window_as_large_as_the_map_changes_nothing():
     assert torch.allclose(model(image)[0], windowed(image)[0], atol=1e-6)
 
 
-def test_windows_learn_with_and_without_checkpointing():
+def test_checkpointing_changes_no_gradient_of_windowed_attention():
     image, gradients = torch.randn(2, 3, 64, 64), []
     for with_cp in (False, True):
         torch.manual_seed(1)
@@ -189,7 +191,7 @@ def test_windows_learn_with_and_without_checkpointing():
     assert all(torch.allclose(a, b, atol=1e-4, rtol=1e-4) for a, b in zip(*gradients))
 
 
-def test_global_blocks_that_fit_no_model():
+def test_invalid_global_blocks_and_windows_are_refused():
     for wrong in (dict(global_blocks=[1]), dict(window_size=2, global_blocks=[4])):
         with pytest.raises(InputError, match='global_blocks .* found with window_size'):
             small(**wrong)
@@ -229,19 +231,19 @@ def test_images_padded_to_one_batch_are_as_each_alone(statistics, options):
             assert not found[i, :, height:].any() and not found[i, :, :, width:].any()
 
 
-def test_a_batch_that_its_images_fill_is_as_without_a_mark():
+def test_a_validity_channel_does_not_change_an_unpadded_image():
     model, image = with_statistics(randomise(small())).eval(), torch.randn(2, 3, 64, 48)
     assert torch.equal(model(with_validity(image, [(64, 48), (60, 33)]))[0][0], model(image)[0][0])
 
 
-def test_a_channel_too_many_is_not_taken_for_a_mark():
+def test_an_extra_channel_is_not_taken_for_the_validity_channel():
     with pytest.raises(InputError, match='does not tell where images are padded; set in_channels'):
         small()(torch.rand(1, 4, 64, 64))
 
 
 @pytest.mark.parametrize('statistics', STATISTICS)
 @pytest.mark.parametrize('padded', [True, False])
-def test_unequal_windows_learn_with_and_without_checkpointing(padded, statistics):
+def test_checkpointing_changes_no_gradient_of_unequal_windows(padded, statistics):
     """80 x 80 pixels are 5 x 5 tokens, in windows of 3 x 3, 3 x 2, 2 x 3 and 2 x 2; the last are padding alone."""
     image, gradients = torch.randn(2, 3, 80, 80, dtype=torch.float64), []
     batch = with_validity(image, [(80, 48), (48, 80)]) if padded else image
@@ -272,13 +274,13 @@ def test_the_similarity_of_maps_does_not_count_padding():
     assert found == pytest.approx([found[0]] * 3, abs=1e-4)
 
 
-def test_a_crop_of_padding_alone():
+def test_an_image_of_padding_only_gives_zero_outputs():
     batch = with_validity(torch.randn(2, 3, 64, 64), [(64, 64), (0, 0)])
     out, = small().eval()(batch)
     assert out.isfinite().all() and not out[1].any()
 
 
-def test_what_statistics_are_kept_for():
+def test_trained_token_counts_are_kept_across_checkpoints_and_sizes():
     assert small().lineage.tokens == (0, 0, 17, 17)
     assert small(window_size=2, global_blocks=[3]).lineage.tokens == (0, 0, 5, 17)
     # It travels with the weights to another size, and on from there; windows do not change it.
@@ -295,7 +297,7 @@ def test_what_statistics_are_kept_for():
     assert big.lineage.tokens == (0, 0, 4097, 4097)
 
 
-def test_weights_that_do_not_tell_have_learned_with_their_whole_grid():
+def test_weights_without_metadata_count_as_trained_on_their_whole_grid():
     weights = {key: value for key, value in small().state_dict().items() if key != 'lineage' and 'token_law' not in key}
     other = small(img_size=96)
     other.load_state_dict(weights)

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from randomise import randomise
 
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 INPUTS = {
     'black': lambda: torch.zeros(2, 3, 64, 48),
@@ -27,7 +29,7 @@ def backbones(trained):
 @pytest.mark.parametrize('image', INPUTS)
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('trained', [False, True], ids=['new', 'trained'])
-def test_nothing_becomes_infinite(image, dtype, trained):
+def test_half_precision_outputs_and_gradients_are_finite(image, dtype, trained):
     for model in backbones(trained):
         for training in (False, True):
             model.train(training)
@@ -41,7 +43,7 @@ def test_nothing_becomes_infinite(image, dtype, trained):
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-def test_tokens_that_are_all_zero(dtype):
+def test_zero_queries_and_keys_give_finite_outputs_and_gradients(dtype):
     """A token whose query and key are zero has no direction: the weights of its queries and keys are gone."""
     for model in backbones(False)[:2]:
         for block in model.transformer_blocks():

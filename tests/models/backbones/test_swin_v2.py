@@ -2,12 +2,14 @@ import math
 
 import pytest
 import torch
-from randomise import randomise
 from torch import nn
 
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
 from mmvitscale.models.layers import windows
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 SMALL = dict(embed_dims=12, depths=(1, 2, 1), num_heads=(1, 2, 4))
 
@@ -19,7 +21,7 @@ def small(**kwargs):
 # facts of the paper, section 4.1; a 1000-class linear head included
 @pytest.mark.parametrize('arch, millions', [('tiny', 28), ('small', 50), ('base', 88), ('large', 197), ('huge', 658),
                                             ('giant', 3000)])
-def test_parameter_counts(arch, millions):
+def test_parameter_counts_match_the_paper(arch, millions):
     with torch.device('meta'):
         backbone = SwinTransformerV2(arch, window_size=8, out_indices=(3, ))
         head = nn.Linear(backbone.out_norms['3'].normalized_shape[0], 1000)
@@ -28,7 +30,7 @@ def test_parameter_counts(arch, millions):
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 70), (37, 21), (64, 64), (50, 130)])
-def test_output_shapes_for_any_size(size):
+def test_output_shapes_follow_the_strides_for_any_image_size(size):
     outs = small()(torch.randn(2, 3, *size))
     for i, out in enumerate(outs):
         assert out.shape == (2, 12 * 2**i, math.ceil(size[0] / 4 / 2**i), math.ceil(size[1] / 4 / 2**i))
@@ -204,7 +206,7 @@ def test_wrapped_blocks_load_plain_weights_and_give_them_back():
             assert torch.allclose(wrapped.eval()(image)[-1], expected, atol=1e-5)
 
 
-def test_the_reference_window_travels_with_the_weights():
+def test_the_pretrained_window_is_saved_and_loaded_with_the_weights():
     pretrained = randomise(small(window_size=4))
     wider = small(window_size=8)
     wider.load_state_dict(pretrained.state_dict())
@@ -255,7 +257,7 @@ def test_drop_path_grows_linearly_and_drops_whole_samples():
     assert torch.equal(drop.eval()(out), out)
 
 
-def test_layer_depth():
+def test_layer_depths_follow_the_order_of_the_blocks():
     depths = {name: small().get_layer_depth('backbone.' + name, 'backbone.') for name, _ in small().named_parameters()}
     assert {total for _, total in depths.values()} == {6}
     assert depths['patch_embed.proj.weight'][0] == 0
@@ -266,7 +268,7 @@ def test_layer_depth():
     assert small().get_layer_depth('decode_head.conv.weight', 'backbone.') == (5, 6)
 
 
-def test_no_weight_decay_names_exist_and_are_the_right_ones():
+def test_weight_decay_exempts_norms_biases_scales_and_position_bias():
     model = small()
     names = model.no_weight_decay()
     parameters = dict(model.named_parameters())
@@ -292,6 +294,6 @@ def test_no_weight_decay_names_exist_and_are_the_right_ones():
     (dict(out_indices=(0, 3)), 'stages 0 to 2'),
     (dict(frozen_stages=4), 'frozen_stages 4 found'),
 ])
-def test_arguments_that_fit_no_model(kwargs, message):
+def test_invalid_arguments_are_refused_with_the_reason(kwargs, message):
     with pytest.raises(InputError, match=message):
         small(**kwargs)

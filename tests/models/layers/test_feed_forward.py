@@ -1,7 +1,10 @@
+import pytest
 import torch
 from torch import nn
 
 from mmvitscale.models.layers.feed_forward import FeedForward
+
+pytestmark = pytest.mark.unit
 
 
 def test_inference_and_training_agree_whatever_the_activation(monkeypatch):

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from randomise import randomise
 from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 from torch.nn.attention.flex_attention import create_block_mask
@@ -16,6 +15,9 @@ from mmvitscale.models.layers import flex_attention, window_attention
 from mmvitscale.models.layers.position_bias import LogCPB
 from mmvitscale.models.layers.window_attention import KERNELS, WindowAttention
 from mmvitscale.models.layers.windows import window_geometry
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 CPU = torch.device('cpu')
 
@@ -28,7 +30,7 @@ def make_attention(kernel, window, heads=2):
 
 @pytest.mark.parametrize('shifted', [False, True])
 @pytest.mark.parametrize('size, window', [((40, 36), 16), ((13, 21), 4), ((9, 9), 16), ((33, 50), 8), ((1, 1), 4)])
-def test_the_blocks_are_those_that_the_mask_gives(size, window, shifted):
+def test_the_block_mask_equals_that_of_create_block_mask(size, window, shifted):
     groups = window_geometry(1, size, (window, window), shifted, CPU).groups
     of_token, _, _, mask = flex_attention._cut_sequence(groups, CPU)
     tokens = len(of_token)
@@ -51,7 +53,7 @@ def results(attn, x, geometry, window):
     return found
 
 
-def test_a_graph_gives_all_gradients_and_serves_many_sizes(monkeypatch):
+def test_traced_flex_equals_eager_at_many_sizes_with_at_most_two_graphs(monkeypatch):
     """Traced as for a GPU, without making code of it: CPUs have none for its gradient. The gradient of the bias's MLP shows
     that the table's comes through the graph."""
     traced = torch.compile(flex_attention._attend, fullgraph=True, backend='aot_eager')
@@ -71,7 +73,7 @@ def test_a_graph_gives_all_gradients_and_serves_many_sizes(monkeypatch):
     assert 1 <= counters['stats']['unique_graphs'] <= 2
 
 
-def test_a_block_that_is_compiled_leaves_it_its_own_graph(monkeypatch):
+def test_flex_attention_keeps_its_own_graph_in_compiled_blocks(monkeypatch):
     graphs = []
 
     def backend(graph, inputs):
@@ -118,7 +120,7 @@ def test_compiled_code_gives_the_same_at_inference():
     assert result.returncode == 0, result.stderr[-2000:]
 
 
-def test_where_there_is_no_such_device_it_is_auto(monkeypatch):
+def test_flex_attention_falls_back_to_auto_on_other_devices(monkeypatch):
     monkeypatch.setitem(KERNELS, 'auto', None)  # what is called is the function
     monkeypatch.setattr(flex_attention, 'compiled', None)
     attn, x, geometry = make_attention('flex', 4), torch.randn(64, 32), window_geometry(1, (8, 8), (4, 4), True, CPU)
@@ -128,6 +130,6 @@ def test_where_there_is_no_such_device_it_is_auto(monkeypatch):
         assert torch.allclose(own, expected, atol=1e-4)
 
 
-def test_heads_too_narrow():
+def test_flex_attention_refuses_heads_of_too_few_channels():
     with pytest.raises(InputError, match='attention flex found with 4 channels a head, but it needs 16'):
         WindowAttention(12, 3, LogCPB(3, (4, 4)), 'flex')

@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
-from randomise import randomise
 from torch import nn
 
 from mmvitscale.models.layers import re_attention
 from mmvitscale.models.layers.map_normalisation import STATISTICS, TokenLaw, statistics_kept
 from mmvitscale.models.layers.re_attention import ReAttention, SelfAttention
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 HEADS, DIM, TRAINED = 3, 12, 10
 
@@ -61,7 +63,7 @@ def with_kernel(module, kernel):
 
 @pytest.mark.parametrize('statistics', STATISTICS)
 @pytest.mark.parametrize('training', [True, False])
-def test_with_the_trained_number_of_tokens_all_are_the_official_form(statistics, training):
+def test_all_statistics_equal_batch_norm_at_the_trained_token_count(statistics, training):
     if statistics == 'image' and not training:
         pytest.skip('of one image each: below')
     module, x = make(statistics).train(training), torch.randn(2, TRAINED, DIM).double()
@@ -72,7 +74,7 @@ def test_with_the_trained_number_of_tokens_all_are_the_official_form(statistics,
 
 
 @pytest.mark.parametrize('tokens', [TRAINED, 5, 33])
-def test_with_statistics_of_the_image_each_is_normalised_as_a_batch_of_its_own(tokens):
+def test_image_statistics_normalise_each_image_as_its_own_batch(tokens):
     module, x = make('image').eval(), torch.randn(3, tokens, DIM).double()
     alone = copy.deepcopy(module)
     # eps falls with the variance: it is the official one for the trained number of tokens.
@@ -90,7 +92,7 @@ def test_with_statistics_of_the_image_each_is_normalised_as_a_batch_of_its_own(t
 
 @pytest.mark.parametrize('tokens', [5, 33])
 @pytest.mark.parametrize('statistics, share', [('running', 1.0), ('scaled', 1.0), ('carried', 1.0), ('image', 0.3)])
-def test_with_another_number_of_tokens(statistics, share, tokens):
+def test_normalisation_at_other_token_counts_equals_its_formula(statistics, share, tokens):
     module, x = make(statistics, share).eval(), torch.randn(2, tokens, DIM).double()
     norm, ratio = module.var_norm, tokens / TRAINED
     maps, v = maps_of(module, x)
@@ -115,7 +117,7 @@ def test_with_another_number_of_tokens(statistics, share, tokens):
     assert torch.allclose(module.attention_maps(x), module.out_scale * expected, rtol=1e-9, atol=1e-12)
 
 
-def test_a_carried_layer_gives_the_same_for_every_token_twice():
+def test_token_invariant_statistics_ignore_duplicated_tokens():
     """Attention is an average, so the same tokens once more change nothing; the official form doubles its outputs."""
     x = torch.randn(1, TRAINED, DIM).double()
     carried, scaled = (make(statistics).eval() for statistics in ('carried', 'scaled'))
@@ -124,7 +126,7 @@ def test_a_carried_layer_gives_the_same_for_every_token_twice():
 
 
 @pytest.mark.parametrize('statistics', ['scaled', 'carried', 'image'])
-def test_training_with_another_number_of_tokens_learns_what_holds_for_the_trained_one(statistics):
+def test_training_at_other_token_counts_updates_rescaled_statistics(statistics):
     module, x = make(statistics).train(), torch.randn(2, 40, DIM).double()
     grown = 4**module.token_law.exponent()
     maps, v = maps_of(module, x)
@@ -144,7 +146,7 @@ def test_training_with_another_number_of_tokens_learns_what_holds_for_the_traine
     assert module.token_law.reference == TRAINED
 
 
-def test_the_official_form_records_what_it_was_trained_with():
+def test_running_statistics_record_the_trained_token_count():
     module = make('running').train()
     module(torch.randn(2, 21, DIM).double())
     assert module.token_law.reference == 21
@@ -153,7 +155,7 @@ def test_the_official_form_records_what_it_was_trained_with():
     assert module.token_law.reference == 21
 
 
-def test_exponents_are_learned_from_two_sizes_and_usual_where_there_is_one():
+def test_exponents_are_learned_from_two_sizes_and_default_with_one():
     assert torch.allclose(make().token_law.exponent(), torch.tensor([1.3, 1.6, 1.9]).double(), atol=0.03)
     law = TokenLaw(2, 50)
     assert torch.allclose(law.exponent(), torch.full((2, ), 1.7))
@@ -198,7 +200,7 @@ def test_kernels_agree(statistics, training, padded, monkeypatch):
 
 @pytest.mark.parametrize('statistics', STATISTICS)
 @pytest.mark.parametrize('training', [True, False])
-def test_gradients_by_finite_differences(statistics, training):
+def test_gradients_equal_finite_differences(statistics, training):
     module = make(statistics, 0.6, 'sequential', trained=3).train(training)
     x, keys = filled([torch.randn(3, DIM).double(), torch.randn(5, DIM).double()], 5)
     x = (x * keys[..., None]).requires_grad_()
@@ -240,7 +242,7 @@ def test_padding_changes_nothing_in_training(statistics):
         assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
-def test_the_official_form_of_a_padded_batch_counts_the_elements_that_there_are():
+def test_running_statistics_count_only_valid_elements_of_padded_batches():
     images = [torch.randn(n, DIM).double() for n in (4, 9)]
     module = make('running').train()
     elements = torch.cat([maps_of(module, image[None])[0].flatten(2)[0] for image in images], 1)  # (heads, 16 + 81)
@@ -257,7 +259,7 @@ def test_the_official_form_of_a_padded_batch_counts_the_elements_that_there_are(
 
 
 @pytest.mark.parametrize('statistics', STATISTICS)
-def test_recomputation_uses_the_exponents_of_the_first_pass(statistics):
+def test_recomputation_repeats_the_first_pass_and_leaves_buffers_unchanged(statistics):
     module, x = make(statistics).train(), torch.randn(2, 37, DIM).double()
     kept = statistics_kept(module)
     first = module(x)
@@ -267,7 +269,7 @@ def test_recomputation_uses_the_exponents_of_the_first_pass(statistics):
     assert all(torch.equal(a, b) for a, b in zip(module.buffers(), buffers))
 
 
-def test_mixed_precision():
+def test_bfloat16_autocast_stays_close_to_float32():
     x = torch.randn(2, 40, DIM)
     for statistics in STATISTICS:
         module = make(statistics).float().train()
@@ -289,7 +291,7 @@ def test_dropout_of_maps_sees_no_padding():
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_exponents_in_half_precision(dtype):
+def test_exponents_survive_a_cast_to_half_precision(dtype):
     law = TokenLaw(2, 50)
     assert torch.allclose(law.to(dtype).exponent(), torch.full((2, ), 1.7))
     law = TokenLaw(2, 50)

@@ -4,6 +4,8 @@ from torch import nn
 
 from mmvitscale.models.layers.patch_embed import embed_patches, pad_to_patches
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize('size', [(64, 1), (37, 1), (1, 64), (9, 22), (16, 16)])
 def test_patches_are_embedded_as_the_convolution_says(size):

@@ -1,13 +1,15 @@
 import threading
 
-import brute_force
 import pytest
 import torch
-from randomise import randomise
 
 from mmvitscale.errors import InputError
 from mmvitscale.models.layers import position_bias
 from mmvitscale.models.layers.position_bias import POSITION_BIASES, ExpandedBiases, expand, log_coordinates, relative_offsets
+from tests.helpers import brute_force
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize('window', [(4, 4), (3, 5), (1, 6), (1, 1)])
@@ -23,7 +25,7 @@ def test_expand_lays_out_every_offset(window):
 
 
 @pytest.mark.parametrize('window', [(4, 4), (3, 5), (1, 6), (1, 1)])
-def test_gradient_of_expand(window):
+def test_expand_passes_gradcheck(window):
     table = torch.randn(2, 2 * window[0] - 1, 2 * window[1] - 1, dtype=torch.float64, requires_grad=True)
     torch.autograd.gradcheck(lambda t: expand(t, window), table)
 
@@ -34,7 +36,7 @@ def kept(biases, bias, windows=((4, 4), (2, 3))):
 
 
 @pytest.mark.parametrize('kind', sorted(POSITION_BIASES))
-def test_expanded_biases_are_kept_while_they_hold(kind):
+def test_expanded_biases_are_cached_in_inference_but_not_in_training(kind):
     bias, biases = randomise(POSITION_BIASES[kind](2, (4, 4))), ExpandedBiases()
     first = kept(biases, bias)
     with torch.inference_mode():
@@ -81,7 +83,7 @@ def test_expanded_biases_stay_small_however_many_shapes_come():
     assert kept(biases, bias, [(8, 8)])[0] is kept(biases, bias, [(8, 8)])[0]
 
 
-def test_log_coordinates_of_the_paper():
+def test_log_coordinates_give_the_extrapolation_ratios_of_the_paper():
     """Section 3.3: from window 8 to 16 the linear coordinate leaves the trained range by 1.14x, the log by 0.33x."""
     offset = relative_offsets(16)
     assert offset.tolist() == list(range(-15, 16))
@@ -101,14 +103,14 @@ def test_log_cpb_equals_its_definition():
 
 
 @pytest.mark.parametrize('kind', sorted(POSITION_BIASES))
-def test_a_smaller_window_takes_the_offsets_that_occur(kind):
+def test_a_smaller_window_gets_the_central_offsets_of_a_larger_one(kind):
     bias = randomise(POSITION_BIASES[kind](2, (8, 8)))
     large, small = bias((8, 8), (8, 8)), bias((5, 3), (8, 8))
     assert small.shape == (2, 9, 5)
     assert torch.allclose(small, large[:, 3:-3, 5:-5], atol=1e-6)
 
 
-def test_a_table_is_read_smoothly_and_only_then_serves_a_larger_window():
+def test_a_table_is_interpolated_to_larger_windows_after_set_window():
     bias = POSITION_BIASES['table'](1, (4, 4))
     ramp = torch.linspace(-1, 1, 7)
     bias.table.data.copy_((ramp[:, None] + ramp)[None])
@@ -125,7 +127,7 @@ def test_a_table_is_read_smoothly_and_only_then_serves_a_larger_window():
     assert other.table.shape == (1, 7, 7) and torch.equal(other((8, 8), (4, 4))[0], table)
 
 
-def test_kept_biases_are_right_in_every_thread():
+def test_cached_biases_are_correct_in_concurrent_threads():
     """Threads ask for other shapes, all at once."""
     bias, biases, errors = POSITION_BIASES['log_cpb'](2, (6, 6)), ExpandedBiases(), []
     windows = [(h, w) for h in range(2, 7) for w in range(2, 7)]
@@ -154,7 +156,7 @@ def test_biases_stay_exact_under_autocast():
     assert torch.equal(table, bias((4, 4), (4, 4)))
 
 
-def test_the_gradient_of_an_expanded_bias_is_the_same_some_heads_at_a_time(monkeypatch):
+def test_chunking_over_heads_does_not_change_the_gradient_of_expand(monkeypatch):
     table = torch.randn(5, 5, 7, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(5, 12, 12, dtype=torch.float64)
     found = []

@@ -3,7 +3,6 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from randomise import randomise
 from torch import nn
 
 from mmvitscale.errors import InputError
@@ -11,6 +10,9 @@ from mmvitscale.models.layers import re_attention
 from mmvitscale.models.layers.map_normalisation import statistics_kept
 from mmvitscale.models.layers.re_attention import ReAttention, SelfAttention
 from mmvitscale.models.layers.re_attention import _precise as re_attention_precise
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 
 def make(head_dim, heads, dtype, transform_scale=False, statistics='running', tokens=1):
@@ -59,7 +61,7 @@ def with_kernel(module, kernel):
 
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('transform_scale', [True, False])
-def test_the_eager_kernel_is_the_official_form(training, transform_scale):
+def test_the_eager_kernel_equals_the_official_formula(training, transform_scale):
     module = make(5, 4, torch.float64, transform_scale).train(training)
     x = torch.randn(2, 11, 20, dtype=torch.float64)
     found, expected = results(with_kernel(module, 'eager'), x), results(module, x, official)
@@ -94,7 +96,7 @@ def test_sequential_equals_eager_and_the_formula(tokens, head_dim, rows, batch, 
         assert not torch.equal(expected['mean'], module.var_norm.running_mean)
 
 
-def test_gradients_by_finite_differences():
+def test_gradients_equal_finite_differences():
     module = make(3, 2, torch.float64).train()
     module.kernel = 'sequential'
     x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
@@ -120,7 +122,7 @@ def test_recomputation_keeps_the_statistics(kernel):
     assert module.var_norm.momentum == 0.3
 
 
-def test_mixed_precision():
+def test_bfloat16_autocast_stays_close_to_float32():
     module = make(8, 4, torch.float32).train()
     x = torch.randn(2, 40, 32)
     exact = module(x)
@@ -148,13 +150,13 @@ def test_a_single_value_cannot_be_normalised_in_training():
     assert module.eval()(torch.randn(1, 1, 12)).isfinite().all()
 
 
-def test_channels_that_heads_do_not_divide():
+def test_channels_not_divisible_by_heads_are_refused():
     for attention in (ReAttention, SelfAttention):
         with pytest.raises(InputError, match='16 channels cannot be split over 3 heads'):
             attention(16, 3)
 
 
-def test_plain_attention_and_the_maps_for_looking_at():
+def test_attention_maps_times_v_equal_the_output():
     x = torch.randn(2, 7, 12)
     for module in (SelfAttention(12, 3), make(4, 3, torch.float32).eval()):
         maps = module.attention_maps(x)

@@ -4,13 +4,15 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
-from randomise import randomise
 
 from mmvitscale.analysis.recorder import recorded_attention
 from mmvitscale.analysis.similarity import cross_layer_similarity
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT
 from mmvitscale.models.layers import re_attention
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 VIT = dict(embed_dims=12, depth=4, re_attention=2, num_heads=3)  # plain and mixed neighbours
 IMAGE = torch.rand(2, 3, 48, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
@@ -39,7 +41,7 @@ def of_maps(model):
 
 @pytest.mark.parametrize('attention', ['sequential', 'eager'])
 @pytest.mark.parametrize('with_cp', [False, True])
-def test_value_and_gradient_are_those_of_held_maps(attention, with_cp, monkeypatch):
+def test_loss_and_gradients_equal_those_from_stored_maps(attention, with_cp, monkeypatch):
     monkeypatch.setitem(re_attention._CHUNK, 'cpu', 2 * 3 * 13 * 5)  # five rows at a time of thirteen
     monkeypatch.setitem(re_attention._ROWS, 'cpu', 1)
     reference = make(attention='eager')
@@ -60,7 +62,7 @@ def test_value_and_gradient_are_those_of_held_maps(attention, with_cp, monkeypat
     assert all(norm.num_batches_tracked == 1 for norm in model.modules() if isinstance(norm, torch.nn.BatchNorm2d))
 
 
-def test_it_is_the_metric_of_the_analysis():
+def test_the_loss_equals_the_cross_layer_similarity_metric():
     model = make(similarity_weight=0.1)
     with recorded_attention(model.eval()) as passes, torch.no_grad():
         model(IMAGE)
@@ -74,7 +76,7 @@ def test_it_is_the_metric_of_the_analysis():
     assert logged == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_nothing_is_compared_without_a_weight_or_a_gradient(monkeypatch):
+def test_similarity_is_not_computed_without_a_weight_or_gradients(monkeypatch):
     from mmvitscale.models.backbones import deepvit
     monkeypatch.setattr(deepvit, 'neighbour_similarity', None)  # would not be callable
     make()(IMAGE)
@@ -106,7 +108,7 @@ def test_accumulated_gradients_are_scaled():
         assert torch.allclose(once[name], twice[name], rtol=1e-5, atol=1e-9), name
 
 
-def test_windows_have_no_maps_of_all_tokens():
+def test_a_similarity_loss_with_windows_is_refused():
     with pytest.raises(InputError, match='similarity_weight 0.1 found with 4 blocks and window_size 2'):
         DeepViT(VIT, 64, window_size=2, similarity_weight=0.1)
 

@@ -1,9 +1,7 @@
 import warnings
 
-import brute_force
 import pytest
 import torch
-from randomise import randomise
 
 from mmvitscale.errors import InputError
 from mmvitscale.models.backbones.swin_v2 import PreNormBlock, SwinBlockV2
@@ -12,6 +10,10 @@ from mmvitscale.models.layers.cosine import unit_vectors
 from mmvitscale.models.layers.position_bias import ExpandedBiases, LogCPB, WindowBias
 from mmvitscale.models.layers.window_attention import KERNELS, WindowAttention
 from mmvitscale.models.layers.windows import window_geometry
+from tests.helpers import brute_force
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 CPU = torch.device('cpu')
 
@@ -72,7 +74,7 @@ def test_kernels_agree_in_outputs_and_gradients(size, window, shifted, dtype, to
 
 
 @pytest.mark.parametrize('kernel', sorted(KERNELS))
-def test_half_precision_stays_close(kernel):
+def test_bfloat16_outputs_and_gradients_stay_close_to_float32(kernel):
     """Outputs and gradients, with the full range of the bias; bfloat16 resolves 1/256."""
     results = []
     x = torch.randn(2, 9, 13, 12)
@@ -105,7 +107,7 @@ def test_logits_of_16_bit_queries_are_kept_in_float32(window):
 
 
 @pytest.mark.parametrize('window', [8, 16])
-def test_what_values_have_in_common_does_not_drown_gradients_in_16_bits(window):
+def test_a_common_offset_of_values_keeps_bfloat16_gradients_accurate(window):
     """A part that all values share moves no attention weight; rows of the scores' gradient sum to zero only if it cancels."""
     torch.manual_seed(0)
     groups = window_geometry(1, (16, 16), (window, window), False, CPU).groups
@@ -126,7 +128,7 @@ def test_what_values_have_in_common_does_not_drown_gradients_in_16_bits(window):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('kernel', sorted(KERNELS))
-def test_tokens_without_direction_give_no_nan(kernel, dtype):
+def test_zero_queries_and_keys_give_no_nan(kernel, dtype):
     block = make_block((4, 4), kernel)
     with torch.no_grad():
         block.attn.qkv.weight[:24] = 0  # q and k are zero for every token; k has no bias
@@ -139,7 +141,7 @@ def test_tokens_without_direction_give_no_nan(kernel, dtype):
         assert tensor.isfinite().all()
 
 
-def test_unit_vectors():
+def test_unit_vectors_handle_zero_tiny_and_large_float16_inputs():
     x = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e-9, 0.0]], requires_grad=True)
     out = unit_vectors(x)
     assert torch.allclose(out, torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 0.0]]))
@@ -148,7 +150,7 @@ def test_unit_vectors():
     assert unit_vectors(torch.full((4, ), 300.0, dtype=torch.float16)).tolist() == [0.5] * 4  # 4 * 300^2 > 65504
 
 
-def test_heads_that_do_not_divide_the_channels():
+def test_channels_not_divisible_by_heads_are_refused():
     with pytest.raises(InputError, match='12 channels cannot be split over 5 heads'):
         WindowAttention(12, 5, LogCPB(5, (4, 4)))
 

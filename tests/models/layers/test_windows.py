@@ -1,9 +1,11 @@
-import brute_force
 import pytest
 import torch
 
 from mmvitscale.errors import InputError
 from mmvitscale.models.layers.windows import cut_axis, to_window, window_geometry, window_merge, window_partition
+from tests.helpers import brute_force
+
+pytestmark = pytest.mark.unit
 
 CPU = torch.device('cpu')
 SIZES = [(8, 8), (7, 7), (9, 13), (1, 17), (3, 3), (16, 20), (1, 1), (5, 4)]
@@ -17,13 +19,13 @@ def all_geometries(batch=2):
                 yield size, window, shifted, window_geometry(batch, size, window, shifted, CPU)
 
 
-def test_merge_undoes_partition():
+def test_window_reverse_inverts_window_partition():
     for size, _, _, geometry in all_geometries():
         x = torch.randn(2, *size, 3)
         assert torch.equal(window_merge(window_partition(x, geometry), geometry, size), x)
 
 
-def test_attending_pairs_are_those_of_equal_cells():
+def test_windows_equal_brute_force_over_pairs_of_tokens():
     """Read the pairs off the windows, and compare with the definition over all pairs of tokens."""
     for size, window, shifted, geometry in all_geometries():
         tokens = 2 * size[0] * size[1]
@@ -59,7 +61,7 @@ def test_windows_of_a_shape_go_together():
     assert sum(group.count for group in window_geometry(2, (40, 40), (16, 16), False, CPU).groups) == 2 * 9
 
 
-def test_gradients_of_the_gathers():
+def test_partition_and_reverse_pass_gradcheck():
     for size, window, shifted in [((5, 6), (4, 4), True), ((4, 8), (4, 4), False)]:
         geometry = window_geometry(1, size, window, shifted, CPU)
         x = torch.randn(1, *size, 2, dtype=torch.float64, requires_grad=True)
@@ -77,6 +79,6 @@ def test_geometry_serves_training_after_inference():
 
 
 @pytest.mark.parametrize('window', [0, -4, (8, 0), (8, 8, 8), 2.5, 'w8'])
-def test_a_window_that_is_none(window):
+def test_invalid_windows_are_refused(window):
     with pytest.raises(InputError, match='a window is an int >= 1'):
         to_window(window)

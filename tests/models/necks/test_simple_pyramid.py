@@ -5,10 +5,12 @@ from mmengine.registry import MODELS
 from mmvitscale.errors import InputError
 from mmvitscale.models.necks import SimplePyramid
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize('inputs', [1, 4])
 @pytest.mark.parametrize('size', [(8, 8), (5, 7), (1, 1)])
-def test_strides(inputs, size):
+def test_outputs_have_the_pyramid_strides_and_all_parameters_a_gradient(inputs, size):
     neck = MODELS.build(dict(type='mmvitscale.SimplePyramid', in_channels=[16] * inputs, out_channels=6, num_outs=5))
     outs = neck([torch.randn(2, 16, *size, requires_grad=True) for _ in range(inputs)])
     half = [-(-n // 2) for n in size]
@@ -33,7 +35,7 @@ def test_in_index_picks_inputs():
     assert torch.equal(neck(inputs)[2], neck([None, None, inputs[2]])[2])
 
 
-def test_what_does_not_fit():
+def test_invalid_numbers_of_inputs_and_outputs_are_refused():
     with pytest.raises(InputError, match='takes 1 or 4 maps'):
         SimplePyramid([8, 8])
     with pytest.raises(InputError, match='num_outs 3'):

@@ -3,14 +3,16 @@
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
-from official_layout import official_state_dict
-from randomise import randomise
 
 from mmvitscale.checkpoints.door import into_model
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
 from mmvitscale.models.pretraining import MaskedDeepViT, MaskedSwinTransformerV2
 from mmvitscale.models.pretraining.local_normalization import LocallyNormalizedTarget, local_statistics, normalize_locally
+from tests.helpers.official_layout import official_state_dict
+from tests.helpers.randomise import randomise
+
+pytestmark = pytest.mark.unit
 
 ARCH = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 VIT = dict(embed_dims=12, depth=3, re_attention=1, num_heads=3)
@@ -37,7 +39,7 @@ def half_masked(rows, columns):
     return (torch.rand(2, rows, columns, generator=torch.Generator().manual_seed(0)) < 0.6).long()
 
 
-def test_the_loss_is_that_of_the_formula():
+def test_the_simmim_loss_equals_its_formula():
     """mmpretrain's SimMIM around our backbone, against tokens replaced by hand in the plain backbone, decoded and
     compared."""
     model = randomise(simmim(SWIN, 64, 32, 4)).train()
@@ -60,7 +62,7 @@ def test_the_loss_is_that_of_the_formula():
     assert model.backbone.mask_token.grad.abs().sum() > 0
 
 
-def test_a_vision_transformer_is_pretrained_too():
+def test_masked_deepvit_ignores_masked_pixels_and_trains_all_parameters():
     backbone = dict(type='mmvitscale.MaskedDeepViT', arch=VIT, img_size=64, drop_path_rate=0.0)
     model = randomise(simmim(backbone, 12, 16, 16)).train()
     image, mask = torch.randn(2, 3, 64, 64), half_masked(4, 4)
@@ -73,7 +75,7 @@ def test_a_vision_transformer_is_pretrained_too():
 
 
 @pytest.mark.parametrize('backbone', [MaskedSwinTransformerV2(ARCH, 4), MaskedDeepViT(VIT, 64)])
-def test_masks_and_depths(backbone):
+def test_a_zero_mask_equals_no_mask_and_wrong_mask_shapes_are_refused(backbone):
     image = torch.randn(2, 3, 64, 64)
     patches = 16 if isinstance(backbone, MaskedSwinTransformerV2) else 4
     unmasked = backbone.eval()(image, torch.zeros(2, patches, patches))[0]
@@ -123,7 +125,7 @@ def official_simmim(model, windows):
 
 
 @pytest.mark.parametrize('exact', [False, True])
-def test_an_official_simmim_file_enters_decoder_included(exact):
+def test_official_simmim_checkpoints_load_with_their_decoder(exact):
     source, target = (randomise(simmim(SWIN, 64, 32, 4)).eval() for _ in range(2))
     content = dict(model=official_simmim(source, (4, ) * 4))
     into_model(target, content, 'simmim.pth', exact)
@@ -132,7 +134,7 @@ def test_an_official_simmim_file_enters_decoder_included(exact):
     assert torch.equal(target.loss(image, samples(mask))['loss'], source.loss(image, samples(mask))['loss'])
 
 
-def test_the_encoder_goes_on_to_a_dense_task():
+def test_simmim_encoder_weights_load_into_a_plain_backbone():
     """init_cfg of a plain backbone: the mask token and the decoder are left out, windows of any size."""
     model = randomise(simmim(SWIN, 64, 32, 4))
     backbone = SwinTransformerV2(ARCH, 8)

@@ -1,8 +1,8 @@
 """Run every config of the installed mmdet and mmseg through what tools/train.py checks before it trains: none that trains with
 OpenMMLab's own tool should be refused.
 
-    python tests/scan_configs.py             all of them, and a table of those that are refused
-    python tests/scan_configs.py --every 20  each 20th
+    python -m tests.stress.scan_configs             all of them, and a table of those that are refused
+    python -m tests.stress.scan_configs --every 20  each 20th
 
 Data are nobody's here: folders and annotation files count as there.
 """

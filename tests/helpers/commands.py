@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # Nothing in the background: the tests are too short to gain from it.
 FOREGROUND = [f'{split}_dataloader.{option}' for split in ('train', 'val', 'test')
@@ -22,7 +22,7 @@ def free_port():
 
 def path_without_deepspeed():
     """PYTHONPATH for processes that start sooner."""
-    return os.pathsep.join(filter(None, (str(ROOT / 'tests/without_deepspeed'), os.environ.get('PYTHONPATH'))))
+    return os.pathsep.join(filter(None, (str(ROOT / 'tests/helpers/without_deepspeed'), os.environ.get('PYTHONPATH'))))
 
 
 def run(*command, expect=0):

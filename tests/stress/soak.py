@@ -1,7 +1,7 @@
 """Train, validate, save and predict in one process, over and over, with images of ever new sizes, and watch what the process
 holds: resident memory, open files, threads.
 
-    python tests/soak.py --minutes 30
+    python -m tests.stress.soak --minutes 30
 
 Growth is that of the median of the last tenth over the median of the first tenth after the warm-up.
 """

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Callable, List, Optional
 
 import torch
-from official_layout import official_state_dict
-from randomise import randomise
 from torch import Tensor
 
 from mmvitscale.analysis import peers
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from tests.helpers.official_layout import official_state_dict
+from tests.helpers.randomise import randomise
 
 ARCH = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 VIT = dict(embed_dims=12, depth=3, re_attention=1, num_heads=3)

@@ -1,7 +1,9 @@
 import pytest
-import scan_configs
 
 from mmvitscale.datasets import checks
+from tests.stress import scan_configs
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -13,7 +15,7 @@ def nobodys_data(monkeypatch):
 
 @pytest.mark.parametrize('package', ['mmdet', 'mmseg'])
 def test_configs_of_the_installed_packages_are_not_refused(package, nobodys_data):
-    """Each 40th of ``python tests/scan_configs.py``: what is refused lacks a package, or a model or data to train with."""
+    """Each 40th of ``python -m tests.stress.scan_configs``: what is refused lacks a package, a model or training data."""
     pytest.importorskip(package)
     paths = scan_configs.configs_of(package)
     passed, refused = scan_configs.scan(paths[7::40])
@@ -22,7 +24,7 @@ def test_configs_of_the_installed_packages_are_not_refused(package, nobodys_data
         known in reason for known in ('needs the package', 'has no model', 'has no train_dataloader', 'does not exist'))]
 
 
-def test_what_was_refused_once(nobodys_data):
+def test_configs_whose_heads_count_other_classes_are_accepted(nobodys_data):
     """Heads that count other classes than the data, of every kind."""
     pytest.importorskip('mmdet')
     names = ('faster-rcnn_r50_fpn_fcos-rpn_1x_coco', 'grounding_dino_swin-t_finetune_16xb4_1x_coco',

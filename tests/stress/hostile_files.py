@@ -1,7 +1,7 @@
 """Files made to do harm, given to the tools by every way in: none runs code, none takes more than its share of the memory, and
 each is refused with one sentence.
 
-    python tests/hostile_files.py     a table: the file and its way in, exit status, largest memory, what is said
+    python -m tests.stress.hostile_files     a table: the file and its way in, exit status, largest memory, what is said
 
 Each is opened in a process of its own with 4 GB, forked from this one, which has imported everything.
 """
@@ -23,16 +23,15 @@ import zlib
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # no thread may run when this process forks
-sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from hostile import Attack  # noqa: E402
 
 from mmvitscale.config import load_config  # noqa: E402
 from mmvitscale.datasets.mini import write_dataset  # noqa: E402
+from tests.helpers.commands import ROOT  # noqa: E402
+from tests.helpers.hostile import Attack  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 LIMIT = 4 << 30
 SEG = 'swinv2_upernet_mini'
 SIZES = ["model.backbone.arch={'embed_dims':8,'depths':[1,1,1,1],'num_heads':[1,1,1,1]}",

@@ -1,7 +1,7 @@
 """Kill a training at random moments, many of them while it saves, resume it each time, and compare how it ends with a training
 that nobody disturbed.
 
-    python tests/kills.py --kills 100
+    python -m tests.stress.kills --kills 100
 
 The processes that train are forked from this one, which has imported everything, so that each starts in a second. None of them
 gets a chance to clean up: SIGKILL.
@@ -29,8 +29,8 @@ from mmvitscale.checkpoints.files import read_checkpoint  # noqa: E402
 from mmvitscale.checkpoints.resuming import is_whole  # noqa: E402
 from mmvitscale.config import load_config  # noqa: E402
 from mmvitscale.datasets.mini import write_dataset  # noqa: E402
+from tests.helpers.commands import ROOT  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 ITERS = 12
 # Everything that has a state beside the weights: averages, windows and crops that grow, the best metrics, retention.
 CONFIG = """
