@@ -18,12 +18,24 @@ def seed():
     torch.manual_seed(0)
 
 
+def no_git(command):
+    """As MMEngine sees a machine without git."""
+    raise OSError(command)
+
+
 @pytest.fixture(scope='session', autouse=True)
-def plain_configs():
-    """MMEngine brings configs that it logs or saves into shape with yapf: most of the time of a short training."""
+def quick_logs():
+    """What takes most of the time of a short training: MMEngine formats configs that it logs or saves with yapf, and starts
+    git and compilers to log their versions."""
+    from mmengine._strategy import base
+    from mmengine.runner import runner
+    from mmengine.utils import version_utils
     from yapf.yapflib import yapf_api
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yapf_api, 'FormatCode', lambda text, *args, **kwargs: (text, False))
+        for module in (base, runner):
+            patch.setattr(module, 'collect_env', dict)
+        patch.setattr(version_utils, '_minimal_ext_cmd', no_git)
         yield
 
 

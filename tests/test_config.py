@@ -94,6 +94,7 @@ def test_a_config_inherits_by_name_wherever_it_is(tmp_path):
         load_config(str(path))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize('name', ['deepvit_upernet_ade20k', 'swinv2_htc_coco'])
 def test_a_dumped_config_equals_the_original(name, tmp_path):
     cfg = load_config(name)
@@ -101,6 +102,7 @@ def test_a_dumped_config_equals_the_original(name, tmp_path):
     assert Config.fromfile(str(tmp_path / 'whole.py'))._cfg_dict == cfg._cfg_dict
 
 
+@pytest.mark.integration
 def test_old_names_work_with_a_note(tmp_path, monkeypatch):
     notes = []
     monkeypatch.setattr(config_module, 'print_log', lambda text, *args, **kwargs: notes.append(text))

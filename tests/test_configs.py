@@ -25,6 +25,10 @@ NAMES = mmvitscale.list_configs()
 HEADLINES = [name for name in NAMES if find_config(name).parent == configs_folder()]
 MINI = mmvitscale.list_configs('*_mini*')
 PRETRAIN = [name for name in NAMES if find_config(name).parent.name == 'pretrain']
+# What makes weights starts from none; everything else starts from some.
+FROM_SCRATCH = {*MINI, *(name for name in PRETRAIN if not re.search('w12to|w12-simmim', name))}
+# Of those at full size, the quick tests take what a reader meets first.
+EVERY = [pytest.param(name, marks=() if name in HEADLINES + MINI else pytest.mark.slow) for name in NAMES]
 PUBLIC = (r'https://github.com/SwinTransformer/storage/releases/download/v2.0.0/'
           r'swinv2_(\w+)_patch4_window(\d+)_(256|192_22k).pth')
 
@@ -46,7 +50,7 @@ def initialise(backbone):
     pretrained.Pretrained(**{key: value for key, value in backbone.init_cfg.items() if key != 'type'})(backbone)
 
 
-@pytest.mark.parametrize('name', [name for name in NAMES if name not in MINI and 'init_cfg' in load(name).model.backbone])
+@pytest.mark.parametrize('name', [name for name in EVERY if name.values[0] not in FROM_SCRATCH])
 def test_the_weights_of_a_config_fit_it(name, monkeypatch):
     """The public ones are read in their layout, without data."""
     cfg = load(name)
@@ -71,8 +75,7 @@ def test_the_weights_of_a_config_fit_it(name, monkeypatch):
 
 def test_only_mini_and_first_pretraining_configs_start_from_scratch():
     scratch = {name for name in NAMES if 'init_cfg' not in load(name).model.backbone}
-    first_links = {name for name in PRETRAIN if not re.search('w12to|w12-simmim', name)}
-    assert scratch == {*MINI, *first_links}
+    assert scratch == FROM_SCRATCH
 
 
 @pytest.mark.parametrize('name', MINI)
@@ -139,7 +142,7 @@ def pretraining_sample(model_cfg, size):
 SAMPLES = {'mmseg': segmentation_sample, 'mmdet': detection_sample, 'mmpretrain': pretraining_sample}
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', EVERY)
 def test_a_config_trains_and_predicts(name):
     cfg = load(name)
     assert cfg.runner_type == 'mmvitscale.Runner'

@@ -115,7 +115,10 @@ def run(arguments, place, monkeypatch, capfd):
     return 0 if stop.type is Stop else stop.value.code, capfd.readouterr().err
 
 
-@pytest.mark.parametrize('command, page', COMMANDS, ids=[f'{page}: {command[:60]}' for command, page in COMMANDS])
+@pytest.mark.parametrize('command, page', [
+    pytest.param(command, page, id=f'{page}: {command[:60]}',
+                 marks=pytest.mark.slow if 'tools/export.py' in command else ())  # half a minute each
+    for command, page in COMMANDS])
 def test_every_documented_command_is_valid(command, page, place, tmp_path, monkeypatch, capfd):
     arguments = filled_in(command, place, tmp_path)
     while '=' in arguments[0]:  # NNODES=2 ...

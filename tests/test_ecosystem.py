@@ -107,6 +107,7 @@ def test_mmseg_apis_refuse_incomplete_checkpoints(tmp_path):
         init_model(SEGMENTATION, path, device='cpu')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('package, config, data, options', [
     (mmseg, SEGMENTATION, 'ADEChallengeData2016', [
         'model.data_preprocessor.size=(64,64)', 'train_dataloader.dataset.pipeline.2.crop_size=(64,64)']),

@@ -61,17 +61,20 @@ def end(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_bad_input_is_reported_once_by_the_process_that_meets_it(end):
     code, _, errors = end('input', 1)
     assert code == 1 and errors == [f'error: no image found (process 1 on {launch.socket.gethostname()})']
 
 
+@pytest.mark.slow
 def test_an_exception_is_reported_with_a_single_traceback(end):
     code, _, errors = end('bug', 1)
     assert code == 1 and errors[-1].startswith('error: process 1 on') and 'ValueError: a bug of 1' in errors[-1]
     assert len([line for line in errors if line.startswith('Traceback')]) == 1
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_all(end):
     code, _, errors = end('kill', 1)
     assert code == 137 and len(errors) == 1 and 'process 1 on' in errors[0] and 'SIGKILL' in errors[0]
@@ -109,6 +112,7 @@ def test_bad_input_is_reported_in_preference_to_a_bug_or_signal(capsys):
     assert capsys.readouterr().err.startswith('error: no image (process 1 on ')
 
 
+@pytest.mark.integration
 def test_an_invalid_number_of_processes_is_refused(number='two'):
     result = subprocess.run(
         ['bash', 'tools/dist_train.sh', 'configs/mini/swinv2_upernet_mini.py', number],
@@ -120,6 +124,7 @@ def test_an_invalid_number_of_processes_is_refused(number='two'):
     assert result.returncode == 2 and f"the number of processes is '{number}', but it is 1 or more" in result.stderr
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize('settings, expected', [
     (dict(GPUS='16', PORT='123'), '--gres=gpu:8 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=5'),
     (dict(GPUS='0', NTASKS='2', CPUS_PER_TASK='1', SRUN_ARGS='--mem=4G'),
@@ -138,6 +143,7 @@ def test_slurm_train_passes_gpus_tasks_and_port_to_srun(settings, expected, tmp_
     assert ('--mem=4G' in told) == ('SRUN_ARGS' in settings) and ('port 123' in told) == ('PORT' in settings)
 
 
+@pytest.mark.integration
 def test_slurm_variables_set_the_torch_distributed_environment(monkeypatch):
     for name, value in dict(SLURM_NODELIST='node7', SLURM_PROCID='3', SLURM_LOCALID='1', SLURM_NTASKS='4').items():
         monkeypatch.setenv(name, value)

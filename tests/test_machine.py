@@ -41,6 +41,7 @@ def test_mixed_precision_follows_the_device(device, wrapper, monkeypatch):
     assert cfg.optim_wrapper.type == wrapper
 
 
+@pytest.mark.integration
 def test_amp_configs_become_bfloat16_on_a_cpu():
     cfg = mmvitscale.load_config('swinv2_mask_rcnn_coco', {'optim_wrapper.loss_scale': 'dynamic'})
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
@@ -52,6 +53,7 @@ def test_amp_configs_become_bfloat16_on_a_cpu():
     assert not cfg.optim_wrapper.backbone_only
 
 
+@pytest.mark.integration
 def test_bfloat16_that_is_emulated_is_left_out_unless_it_is_forced(monkeypatch):
     monkeypatch.setattr(processor, 'emulates_bfloat16', lambda: True)
     recipe = mmvitscale.load_config('swinv2_mask_rcnn_coco')
@@ -109,6 +111,7 @@ def test_compiling_without_a_cpp_compiler_is_refused(monkeypatch):
     processor.check_compiler()
 
 
+@pytest.mark.integration
 def test_missing_packages_of_a_data_pipeline_are_reported(monkeypatch):
     find_spec = machine.importlib.util.find_spec
     lacking = ('panopticapi', 'instaboostfast')
@@ -133,6 +136,7 @@ def refusal(cfg):
     return str(error.value)
 
 
+@pytest.mark.integration
 def test_a_strategy_chooses_the_runner():
     for name in ('fsdp', 'deepspeed_zero1'):
         cfg = mmvitscale.load_config('swinv2_upernet_ade20k')
@@ -152,6 +156,7 @@ def test_a_strategy_chooses_the_runner():
     assert 'strategy' not in cfg and cfg.runner_type == 'mmvitscale.Runner'
 
 
+@pytest.mark.integration
 def test_inherited_strategy_fragments_equal_the_strategy_option(tmp_path):
     for name in STRATEGIES:
         (tmp_path / f'{name}.py').write_text(f"_base_ = ['mmvitscale::swinv2_mask_rcnn_coco', "
@@ -163,6 +168,7 @@ def test_inherited_strategy_fragments_equal_the_strategy_option(tmp_path):
         assert inherited._cfg_dict != mmvitscale.load_config('swinv2_mask_rcnn_coco')._cfg_dict
 
 
+@pytest.mark.integration
 def test_unsupported_strategies_and_combinations_are_refused(monkeypatch):
     assert 'mmvitscale knows FSDPStrategy and DeepSpeedStrategy' in refusal(strategic(dict(type='ColossalAIStrategy')))
     fsdp = dict(type='mmvitscale.FSDPStrategy')
@@ -222,6 +228,7 @@ def test_blocks_are_compiled_in_their_place():
 # Batches
 
 
+@pytest.mark.integration
 def test_gradient_accumulation_scales_every_iteration_count():
     cfg = mmvitscale.load_config('swinv2_upernet_ade20k')
     cfg.custom_hooks = [

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.integration
 ROOT = configs_folder().parent
 
 
+@pytest.mark.slow
 def test_tables_and_metafiles_are_up_to_date():
     """If this fails: python tools/model_index.py"""
     for path, content in files().items():

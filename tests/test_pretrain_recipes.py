@@ -18,7 +18,7 @@ from mmvitscale.errors import InputError
 from mmvitscale.machine import check_packages
 from tests.helpers.loaded import load
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 W22K = [12, 12, 12, 6]
 IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])

@@ -24,7 +24,7 @@ import mmvitscale
 from mmvitscale.config import find_config
 from tests.helpers.loaded import load
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 HALF = ((127.5, ) * 3, (127.5, ) * 3)

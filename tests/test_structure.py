@@ -59,6 +59,7 @@ def test_no_module_imports_from_a_higher_layer(room):
         assert found, 'nothing was read'
 
 
+@pytest.mark.integration
 def test_the_library_loads_no_command_line():
     """As Python sees it: what ``models``, ``checkpoints``, ``hooks`` and the runner bring with them."""
     code = 'import mmvitscale.models, mmvitscale.checkpoints.pretrained, mmvitscale.hooks, mmvitscale.runner'
@@ -67,6 +68,7 @@ def test_the_library_loads_no_command_line():
     assert 'mmvitscale.commands' not in result.stderr
 
 
+@pytest.mark.integration
 def test_models_and_checkpoints_import_no_openmmlab_task_package():
     code = ('import sys; import mmvitscale.models, mmvitscale.checkpoints.windows, mmvitscale.analysis.extrapolation; '
             "print([name for name in sys.modules if name.split('.')[0] in ('mmdet', 'mmseg', 'mmcv', 'mmpretrain')])")
@@ -105,6 +107,7 @@ def test_public_functions_have_hints_and_docstrings():
     assert not bare
 
 
+@pytest.mark.integration
 def test_the_package_imports_without_a_warning():
     result = subprocess.run([sys.executable, '-W', 'error', '-c', 'import mmvitscale'], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -12,6 +12,7 @@ def sizes(cfg):
     return [step.get(key) for step in cfg.test_dataloader.dataset.pipeline for key in ('scale', 'crop_size') if key in step]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize('name, side, twice', [
     ('swinv2_upernet_ade20k', 512, [(4096, 1024)]),
     ('swinv2_retinanet_coco', 800, [(2666, 1600)]),

@@ -22,6 +22,7 @@ print(type(MODELS.build(cfg.model)).__name__)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'config, model', [('swinv2_upernet_ade20k', 'EncoderDecoder'), ('swinv2_retinanet_coco', 'RetinaNet')]
 )

@@ -56,7 +56,9 @@ def image():
     return torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize('name', ['swinv2_mask_rcnn_mini', 'swinv2_cascade_mask_rcnn_coco', 'swinv2_htc_coco'])
+@pytest.mark.parametrize('name', [
+    'swinv2_mask_rcnn_mini', pytest.param('swinv2_cascade_mask_rcnn_coco', marks=pytest.mark.slow),
+    pytest.param('swinv2_htc_coco', marks=pytest.mark.slow)])
 def test_one_view_is_the_model_itself(name, image):
     model = detector(name)
     pair = view(image)

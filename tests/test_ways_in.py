@@ -43,6 +43,7 @@ def features(backbone):
     return backbone.eval()(IMAGE)[-1]
 
 
+@pytest.mark.integration
 def test_load_from_of_an_mmpretrain_file_reproduces_its_features(tmp_path):
     model, stages = peers.mmpretrain(ARCH, 128, (4, ) * 4, None)
     # A classifier's names begin as a segmentor's do, and some of a block's are the same.
@@ -135,6 +136,7 @@ def test_init_cfg_reloads_the_backbones_own_checkpoint_exactly(options, tmp_path
     assert torch.equal(features(again), features(source))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize('channels', [1, 4, 7])
 def test_rgb_patch_embeddings_adapt_to_other_channels_as_in_timm(channels, tmp_path):
     from timm.models import adapt_input_conv
@@ -206,6 +208,7 @@ print(files.fetch(sys.argv[2]).read_text())
 '''
 
 
+@pytest.mark.slow
 def test_every_machine_downloads_for_itself(tmp_path):
     (tmp_path / 'a.pth').write_text('weights')
     environment = dict(os.environ, WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), LOCAL_RANK='0')
@@ -246,6 +249,7 @@ def scenes(tmp_path_factory):
     return mini.write_dataset(tmp_path_factory.mktemp('data') / 'mini', train=2, val=2, size=64)
 
 
+@pytest.mark.integration
 def test_the_test_command_evaluates_a_table_at_another_window(scenes, tmp_path):
     from mmengine.config import Config
     from mmengine.registry import init_default_scope

@@ -27,6 +27,7 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
     assert path.read_bytes() == b'new' and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.integration
 def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / 'a.pth'
     path.write_bytes(b'old')

@@ -98,6 +98,7 @@ def measured():
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', range(len(CASES)), ids=[' '.join(map(str, case)) for case in CASES])
 def test_measured_peak_memory_of_a_step_is_close_to_the_plan(number, measured):
     family, checkpointing, kernel, mixed = CASES[number]
@@ -182,6 +183,7 @@ def test_the_fastest_setting_that_fits_the_memory_is_chosen():
     assert cheapest(plans, 49) is None
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     'name, size',
     [

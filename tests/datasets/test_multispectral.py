@@ -110,6 +110,7 @@ def test_depth_adds_rgbd_images_and_leaves_the_other_files_unchanged(tmp_path):
     assert scene.depth[inside].mean() < scene.depth[~inside].mean() - 10
 
 
+@pytest.mark.integration
 def test_a_detector_takes_four_channels(tmp_path):
     """Its data preprocessor takes no other mean than of 1 or 3, so the pipeline normalises."""
     from mmengine.dataset import Compose, pseudo_collate

@@ -90,7 +90,7 @@ def test_any_size_pooling_equals_adaptive_average_pooling(cells, size):
     assert torch.allclose(AnySizePool(pool)(image), pool(image), atol=1e-6)
 
 
-@pytest.mark.parametrize('kind', ['swin', 'deepvit'])
+@pytest.mark.parametrize('kind', [pytest.param('swin', marks=pytest.mark.slow), 'deepvit'])
 @pytest.mark.parametrize('format', FORMATS)
 def test_an_exported_backbone_equals_the_model_in_every_format(kind, format, tmp_path):
     model = built(SwinTransformerV2(FEW, 4, 8) if kind == 'swin' else kind)
@@ -106,6 +106,7 @@ def test_an_exported_backbone_equals_the_model_in_every_format(kind, format, tmp
         file(torch.randn(1, 3, 48, 81))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('format', FORMATS)
 def test_a_dynamic_size_file_equals_the_model_at_every_size(format, tmp_path):
     model = built(SwinTransformerV2(FEW, [(3, 5), 4], 6))
@@ -140,6 +141,7 @@ def segmentor(tmp_path_factory):
     return model, path
 
 
+@pytest.mark.slow
 def test_a_dynamic_size_segmentor_equals_the_model_at_every_size(segmentor):
     model, path = segmentor
     file = ExportedFile(path)
@@ -152,6 +154,7 @@ def test_a_dynamic_size_segmentor_equals_the_model_at_every_size(segmentor):
         assert (logits - expected).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', ['whole', 'slide'])
 def test_an_exported_segmentor_predicts_like_its_model_in_testing(segmentor, mode):
     model, path = segmentor
@@ -172,6 +175,7 @@ def test_an_exported_segmentor_predicts_like_its_model_in_testing(segmentor, mod
     assert torch.allclose(predict(other).seg_logits.data, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_exported_detector_gives_the_models_boxes_scores_and_labels(tmp_path):
     """Boxes, scores and labels behind non-maximum suppression."""
     from mmdet.structures import DetDataSample
@@ -198,6 +202,7 @@ def test_an_exported_detector_gives_the_models_boxes_scores_and_labels(tmp_path)
     assert torch.allclose(found.bboxes, expected.bboxes, atol=0.05)
 
 
+@pytest.mark.slow
 def test_int8_export_quantises_with_a_bounded_difference(segmentor, tmp_path):
     model, _ = segmentor
     images = [torch.randn(1, 3, 64, 64) for _ in range(4)]
@@ -242,6 +247,7 @@ def test_models_and_files_that_cannot_be_exported_are_refused(tmp_path):
         ExportedFile(tmp_path / 'a.onnx')
 
 
+@pytest.mark.slow
 def test_files_hold_their_metadata_and_refuse_models_they_do_not_fit(segmentor, tmp_path):
     model, path = segmentor
     import onnx

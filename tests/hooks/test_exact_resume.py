@@ -46,6 +46,7 @@ def parameters(runner):
     return torch.cat([parameter.detach().flatten() for parameter in runner.model.parameters()])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_a_resumed_training_ends_with_bit_identical_weights(num_workers, tmp_path, monkeypatch):
     whole = train(tmp_path / 'whole', monkeypatch, 5, num_workers=num_workers)

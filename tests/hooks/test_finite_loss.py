@@ -197,6 +197,7 @@ def test_boxes_and_masks_survive_packing():
     assert np.array_equal(twin.ignored_instances.masks.masks, bitmaps.masks)
 
 
+@pytest.mark.integration
 def test_tracing_the_losses_twice_gives_equal_losses():
     """The data preprocessor pads labels in place: a second pass finds them as the first did."""
     from mmseg.models.data_preprocessor import SegDataPreProcessor

@@ -12,7 +12,7 @@ SCHEDULE = [dict(begin=0, window_size=4, crop_size=(32, 32)), dict(begin=2, wind
 HOOK = dict(type='mmvitscale.ProgressiveWindowHook', schedule=SCHEDULE)
 
 
-@pytest.mark.parametrize('num_workers', [0, 1])
+@pytest.mark.parametrize('num_workers', [0, pytest.param(1, marks=pytest.mark.integration)])
 def test_windows_and_crops_follow_the_schedule_also_after_resume(num_workers, tmp_path):
     runner = toy.train(tmp_path, BACKBONE, [HOOK], max_iters=4, num_workers=num_workers)
     # the batch of iteration 2 was cropped before the change

@@ -62,6 +62,7 @@ def test_instances_above_the_score_are_drawn():
     assert np.array_equal(drawn(sample, 0.95), GREY)
 
 
+@pytest.mark.integration
 def test_segments_and_classes_of_images_are_drawn():
     panoptic = BaseDataElement()
     ids = torch.full((1, 40, 60), len(META['classes']))  # nothing

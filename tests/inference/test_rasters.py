@@ -8,7 +8,7 @@ from mmvitscale.errors import InputError
 from mmvitscale.inference import ImageReader, rasters
 from mmvitscale.inference.rasters import label_raster, open_raster
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)  # BGR
 LOADER = [dict(type='LoadImageFromFile')]

@@ -40,6 +40,7 @@ def test_run_lengths_are_those_of_coco(size):
         assert np.array_equal(coco.decode(encode_mask(mask, (9, 3), (40, 50))), whole)
 
 
+@pytest.mark.integration
 def test_label_maps_have_the_values_of_the_data_set():
     assert counts_from_one(load('swinv2_upernet_mini')) and counts_from_one(load('swinv2_upernet_ade20k'))
     assert not counts_from_one(load('swinv2_mask_rcnn_mini'))
@@ -65,6 +66,7 @@ def test_scores_are_probabilities_and_logits_as_they_are():
             getattr(results(), kind)(detected)
 
 
+@pytest.mark.integration
 def test_json_holds_class_shares_labels_or_segments_by_task(tmp_path):
     shares = results().json(sample_of(pred_sem_seg=PixelData(data=torch.tensor([[[0, 1, 1, 1]]]))), 'a.png', (1, 4))
     assert shares == dict(file_name='a.png', width=4, height=1, shares=dict(dog=0.75, cat=0.25))

@@ -133,6 +133,7 @@ def write_tiled(predictor, image, tmp_path, suffix='.tif', **options):
     return writer
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize('suffix', ['.tif', '.png'])
 def test_tiled_label_maps_are_exact_and_keep_the_georeference(suffix, tmp_path):
     import rasterio
@@ -149,6 +150,7 @@ def test_tiled_label_maps_are_exact_and_keep_the_georeference(suffix, tmp_path):
     assert not list((tmp_path / 'out').glob('.*'))  # nothing is left of what waited
 
 
+@pytest.mark.integration
 def test_instances_of_tiles_are_joined_in_the_image(tmp_path):
     import json
 
@@ -164,6 +166,7 @@ def test_instances_of_tiles_are_joined_in_the_image(tmp_path):
     assert np.array_equal(coco.decode(entry['segmentation']), grey // 255)
 
 
+@pytest.mark.integration
 def test_invalid_tile_options_are_refused(tmp_path):
     for options in (dict(tile=16), dict(tile=64, overlap=40), dict(overlap=5), dict(tile=64, save=['scores'])):
         with pytest.raises(InputError, match='--tile'):

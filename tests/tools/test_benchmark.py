@@ -19,6 +19,7 @@ from tests.helpers.commands import run
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.slow
 def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
     path = tmp_path / 'report.json'
     result = run('tools/benchmark.py', '--size', 64, '--window', 4, '--mode', 'training', '--rounds', 2, '--memory', '--way',

@@ -58,6 +58,7 @@ def test_training_logs_the_windows_and_saves_them_in_the_checkpoint(trained, che
         position_bias='log_cpb', reference_windows=[[8, 8]] * 4, windows=[[8, 8]] * 4)
 
 
+@pytest.mark.slow
 def test_training_with_compiled_blocks_gives_the_same_weights(options, run_here, tmp_path):
     """The backbone alone: through the runner, and to the same weights."""
     weights = []
@@ -137,6 +138,7 @@ def test_a_picture_that_cannot_be_drawn_ends_no_evaluation(checkpoint, options, 
     assert len(list((tmp_path / 'fewer').rglob('*.png'))) == 1
 
 
+@pytest.mark.slow
 def test_two_cpu_processes_train_together_and_log_once(options, tmp_path):
     environment = {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': path_without_deepspeed()}  # on a free port
     result = subprocess.run(['bash', 'tools/dist_train.sh', CONFIG, '2', '--work-dir', str(tmp_path), '--cfg-options',

@@ -54,6 +54,7 @@ def test_an_exported_file_gives_the_metrics_of_its_checkpoint(trained, run_here,
     assert code == 0 and len(list((tmp_path / 'pictures').glob('*.png'))) == 2, err
 
 
+@pytest.mark.slow
 def test_the_int8_export_command_succeeds(trained, run_here, tmp_path):
     code, out, err = run_here('tools/export.py', trained / 'small.py', trained / 'small.pth', '--out', tmp_path, '--size',
                               '64x64', '--int8', 3)

@@ -16,6 +16,7 @@ from tests.helpers.commands import FOREGROUND
 
 pytestmark = pytest.mark.integration
 
+QUICK = [('segmentation', 'small'), ('instance', 'large')]
 TEN = 'stripes,checks,dots,grain,disc,square,triangle,ring,cross,star'
 
 
@@ -29,8 +30,13 @@ def arguments(scenes, task):
     return ['--data', data, '--task', task, *(['--classes', TEN] if task == 'segmentation' else [])]
 
 
-@pytest.mark.parametrize('task', ['segmentation', 'detection', 'instance'])
-@pytest.mark.parametrize('options', [[], ['--memory', 6], ['--memory', 80, '--frozen']], ids=['cpu', 'small', 'large'])
+MACHINES = dict(cpu=[], small=['--memory', 6], large=['--memory', 80, '--frozen'])
+
+
+@pytest.mark.parametrize('task, options', [
+    pytest.param(task, options, id=f'{task}-{machine}',
+                 marks=() if machine == 'cpu' or (task, machine) in QUICK else pytest.mark.slow)
+    for task in ('segmentation', 'detection', 'instance') for machine, options in MACHINES.items()])
 def test_generated_configs_build_models_and_datasets_for_every_task(task, options, scenes, run_here, tmp_path):
     out = tmp_path / 'own.py'
     code, printed, _ = run_here('tools/new_config.py', *arguments(scenes, task), '--out', out, *options)

@@ -112,6 +112,7 @@ def test_half_precision_gives_no_nan(dtype, attention):
                 model.zero_grad()
 
 
+@pytest.mark.slow
 def test_a_size_is_compiled_once_and_without_graph_breaks():
     """Also with the sizes that PyTorch would make dynamic: windows depend on them."""
     graphs = []

@@ -112,6 +112,7 @@ assert expected.std() > 0.1 and (found - expected).abs().max() < 1e-5 * expected
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ('g++', 'clang++'))), reason='PyTorch compiles for a CPU with a C++ compiler')
 def test_compiled_code_gives_the_same_at_inference():
     """In a process of its own: with graphs for several sizes PyTorch 2.13 makes wrong code for CPUs, where the kernel is not

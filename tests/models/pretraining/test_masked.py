@@ -12,7 +12,7 @@ from mmvitscale.models.pretraining.local_normalization import LocallyNormalizedT
 from tests.helpers.official_layout import official_state_dict
 from tests.helpers.randomise import randomise
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.integration
 
 ARCH = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 VIT = dict(embed_dims=12, depth=3, re_attention=1, num_heads=3)
