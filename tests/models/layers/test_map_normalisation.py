@@ -212,7 +212,8 @@ def test_gradients_equal_finite_differences(statistics, training):
         with statistics_kept(module):
             return module(x, keys)
 
-    assert torch.autograd.gradcheck(forward, (x, *module.parameters()))
+    # A random direction of inputs and outputs, not each alone.
+    assert torch.autograd.gradcheck(forward, (x, *module.parameters()), fast_mode=True)
 
 
 @pytest.mark.parametrize('statistics', STATISTICS)
