@@ -1,16 +1,11 @@
 import logging
-import runpy
-import sys
-import threading
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
-from mmengine.utils import manager
 
-from tests.helpers.commands import ROOT
+from tests.helpers.commands import in_process
 
-pytest_plugins = ['tests.helpers.tiers']
+pytest_plugins = ['tests.helpers.tiers', 'pytester']
 
 
 @pytest.fixture(autouse=True)
@@ -57,20 +52,13 @@ def told(monkeypatch):
 
 
 @pytest.fixture
-def run_here(monkeypatch, capfd):
+def run_here(capfd):
     """Runs a command in this process, to save time; returns its exit status, its output and its error output."""
 
     def run(tool, *arguments):
-        monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
-        # MMEngine names loggers by the second, and one of the same name would go on writing where the last command did.
-        MMLogger._instance_dict.clear()
-        # MMEngine does not let go of it when what it was making raises: threads of the next command would wait for ever.
-        monkeypatch.setattr(manager, '_lock', threading.RLock())
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(tool, run_name='__main__')
+        code = in_process(tool, *arguments)
         output = capfd.readouterr()
-        return stop.value.code, output.out, output.err
+        return code, output.out, output.err
 
     return run
 

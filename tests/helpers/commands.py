@@ -1,16 +1,46 @@
-"""Running the project's commands as a user types them."""
+"""Running the project's commands: as a user types them, or in this process, which saves the imports."""
 
+import contextlib
+import io
 import os
+import runpy
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
+
+import pytest
+from mmengine.logging import MMLogger
+from mmengine.utils import manager
 
 ROOT = Path(__file__).parents[2]
 
 # Nothing in the background: the tests are too short to gain from it.
 FOREGROUND = [f'{split}_dataloader.{option}' for split in ('train', 'val', 'test')
               for option in ('num_workers=0', 'persistent_workers=False')]
+
+
+def in_process(tool, *arguments):
+    """Run a tool in this process; returns its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+        # MMEngine names loggers by the second, and one of the same name would go on writing where the last command did.
+        MMLogger._instance_dict.clear()
+        # MMEngine does not release it when what it was making raises: threads of the next command would wait for ever.
+        patch.setattr(manager, '_lock', threading.RLock())
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(tool, run_name='__main__')
+        return stop.value.code
+
+
+def output_of(tool, *arguments):
+    """Run a tool in this process, which must succeed; returns what it printed. For fixtures that outlive a test."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(printed):
+        code = in_process(tool, *arguments)
+    assert code == 0, printed.getvalue()
+    return printed.getvalue()
 
 
 def free_port():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from mmvitscale.datasets import mini
-from tests.helpers.commands import FOREGROUND, ROOT, path_without_deepspeed, run
+from tests.helpers.commands import FOREGROUND, ROOT, output_of, path_without_deepspeed, run
 from tests.helpers.hostile import Attack
+from tests.helpers.shared import made_once
 
 pytestmark = pytest.mark.integration
 
@@ -37,9 +39,13 @@ def options(scenes):
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory, options):
     """The work dir and the output of a training with mixed precision."""
-    work_dir = tmp_path_factory.mktemp('work')
-    result = run('tools/train.py', CONFIG, '--work-dir', work_dir, '--force-amp', '--cfg-options', *options)
-    return work_dir, result.stdout + result.stderr
+
+    def train(folder):
+        output = output_of('tools/train.py', CONFIG, '--work-dir', folder / 'work', '--force-amp', '--cfg-options', *options)
+        (folder / 'output.txt').write_text(output)
+
+    folder = made_once(tmp_path_factory, 'trained_segmentor', train)
+    return folder / 'work', (folder / 'output.txt').read_text()
 
 
 @pytest.fixture(scope='session')
@@ -99,7 +105,10 @@ def test_test_time_augmentation_writes_predictions_to_a_file(checkpoint, options
 
 
 def test_resuming_goes_on_where_training_stopped(trained, options, tmp_path):
-    work_dir, _ = trained
+    """In a process of its own, as a user types it."""
+    work_dir = tmp_path / 'work'
+    shutil.copytree(trained[0], work_dir)
+    (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_2.pth'))
     result = run('tools/train.py', CONFIG, '--work-dir', work_dir, '--resume', '--cfg-options', *options,
                  'train_cfg.max_iters=3', 'train_cfg.val_interval=3', 'default_hooks.logger.interval=1',
                  'default_hooks.checkpoint.interval=1')
@@ -212,7 +221,7 @@ def test_missing_images_and_folders_without_images_are_refused(error_of, checkpo
 
 
 def test_make_mini_dataset_writes_scenes_and_refuses_zero_images(error_of, tmp_path):
-    result = run('tools/make_mini_dataset.py', '--out', tmp_path / 'mini', '--train', 3, '--val', 1, '--size', 64)
+    output = output_of('tools/make_mini_dataset.py', '--out', tmp_path / 'mini', '--train', 3, '--val', 1, '--size', 64)
     assert len(list((tmp_path / 'mini').rglob('images/training/*.jpg'))) == 3
-    assert re.search(r'colour classifier on them: 0\.\d+', result.stdout)
+    assert re.search(r'colour classifier on them: 0\.\d+', output)
     assert 'at least 1, 1 and 32' in error_of('tools/make_mini_dataset.py', '--out', tmp_path / 'no', '--train', 0)

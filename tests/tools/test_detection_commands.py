@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mmvitscale.datasets import mini
-from tests.helpers.commands import FOREGROUND, run
+from tests.helpers.commands import FOREGROUND, output_of
+from tests.helpers.shared import made_once
 
 pytestmark = pytest.mark.integration
 
@@ -44,9 +45,13 @@ def options(scenes):
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory, options):
     """The work dir of a Mask R-CNN and the output of its training."""
-    work_dir = tmp_path_factory.mktemp('work')
-    result = run('tools/train.py', MASK_RCNN, '--work-dir', work_dir, '--cfg-options', *options)
-    return work_dir, result.stdout + result.stderr
+
+    def train(folder):
+        output = output_of('tools/train.py', MASK_RCNN, '--work-dir', folder / 'work', '--cfg-options', *options)
+        (folder / 'output.txt').write_text(output)
+
+    folder = made_once(tmp_path_factory, 'trained_detector', train)
+    return folder / 'work', (folder / 'output.txt').read_text()
 
 
 def average_precisions(output):
