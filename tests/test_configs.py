@@ -27,8 +27,9 @@ MINI = mmvitscale.list_configs('*_mini*')
 PRETRAIN = [name for name in NAMES if find_config(name).parent.name == 'pretrain']
 # What makes weights starts from none; everything else starts from some.
 FROM_SCRATCH = {*MINI, *(name for name in PRETRAIN if not re.search('w12to|w12-simmim', name))}
-# Of those at full size, the quick tests take what a reader meets first.
-EVERY = [pytest.param(name, marks=() if name in HEADLINES + MINI else pytest.mark.slow) for name in NAMES]
+# The quick tests take the small ones and one of each task, what a reader meets first.
+QUICK = [*MINI, 'swinv2_upernet_ade20k', 'swinv2_mask_rcnn_coco', 'deepvit_fpn_ade20k', 'swinv2-t-w8_8xb128-300e_in1k-256']
+EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
 PUBLIC = (r'https://github.com/SwinTransformer/storage/releases/download/v2.0.0/'
           r'swinv2_(\w+)_patch4_window(\d+)_(256|192_22k).pth')
 

@@ -33,6 +33,8 @@ PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').g
 # Minutes, or another machine: only what their parsers say.
 PARSED = ('pretraining_chain.py', 'position_bias_study.py', 'benchmark.py', 'install_mmcv_ops.py', 'window_transfer.py',
           'memory_plan.py', 'token_transfer.py')
+# Half a minute each.
+SLOW = ('tools/export.py', 'make_mini_dataset.py')
 
 
 def commands_of(page):
@@ -117,7 +119,7 @@ def run(arguments, place, monkeypatch, capfd):
 
 @pytest.mark.parametrize('command, page', [
     pytest.param(command, page, id=f'{page}: {command[:60]}',
-                 marks=pytest.mark.slow if 'tools/export.py' in command else ())  # half a minute each
+                 marks=pytest.mark.slow if any(tool in command for tool in SLOW) else ())
     for command, page in COMMANDS])
 def test_every_documented_command_is_valid(command, page, place, tmp_path, monkeypatch, capfd):
     arguments = filled_in(command, place, tmp_path)

@@ -183,7 +183,9 @@ TOOLS = [
 ]
 
 
-@pytest.mark.parametrize('package, tool, arguments, says', TOOLS, ids=[f'{p.__name__} {t}' for p, t, _, _ in TOOLS])
+@pytest.mark.parametrize('package, tool, arguments, says', [
+    pytest.param(*case, id=f'{case[0].__name__} {case[1]}',
+                 marks=pytest.mark.slow if case[1] in ('confusion_matrix.py', 'benchmark.py') else ()) for case in TOOLS])
 def test_openmmlab_analysis_tools_accept_our_configs(package, tool, arguments, says, measured, tmp_path, monkeypatch, capfd):
     if (package, tool) == (mmdet, 'benchmark.py') and not torch.cuda.is_available():
         pytest.skip('it calls CUDA, whatever the model is on')

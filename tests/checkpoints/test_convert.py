@@ -20,7 +20,7 @@ CASES = {
     'tiny-w16': ('tiny', 256, (16, 16, 16, 8), None),
     'base-w12to24': ('base', 384, (24, 24, 24, 12), (12, 12, 12, 6)),
 }
-RUNS = [pytest.param(peer, case, marks=pytest.mark.slow if case.startswith('base') else ())
+RUNS = [pytest.param(peer, case, marks=() if case == 'tiny-w8' else pytest.mark.slow)
         for peer in peers.PEERS for case in CASES
         # torchvision keeps window 16 as the reference where the map is 8 x 8, and has no other reference windows
         if peer != 'torchvision' or case == 'tiny-w8']
