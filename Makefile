@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 # Tests run side by side, each on one thread: make test WORKERS=8 on a larger machine.
 WORKERS ?= 2
-PYTEST := OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST := OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: demo test test-fast test-slow check lint docs notebook package clean \
 	install-unit install-demo install-all install-test install-dev
@@ -21,13 +21,13 @@ demo: install-demo
 	$(BIN)/python tools/demo.py
 
 test: install-test
-	$(PYTEST) -m 'unit or integration'
+	$(PYTEST) --dist worksteal -m 'unit or integration'
 
 test-fast: install-unit
-	$(PYTEST) -m unit
+	$(PYTEST) --dist worksteal -m unit
 
 test-slow: install-test
-	$(PYTEST) -m slow
+	$(PYTEST) --dist loadfile -m slow  # what a file sets up takes minutes: once
 
 check: lint package docs notebook
 
