@@ -113,7 +113,8 @@ def test_bad_input_is_reported_in_preference_to_a_bug_or_signal(capsys):
 
 
 @pytest.mark.integration
-def test_an_invalid_number_of_processes_is_refused(number='two'):
+def test_an_invalid_number_of_processes_is_refused():
+    number = 'two'
     result = subprocess.run(
         ['bash', 'tools/dist_train.sh', 'configs/mini/swinv2_upernet_mini.py', number],
         cwd=ROOT,

@@ -14,7 +14,8 @@ print(type(model).__module__)
 
 
 @pytest.mark.parametrize('scope', [
-    'mmengine', pytest.param('mmdet', marks=pytest.mark.slow), 'mmseg', pytest.param('mmpretrain', marks=pytest.mark.slow)])
+    pytest.param('mmengine', marks=pytest.mark.slow), pytest.param('mmdet', marks=pytest.mark.slow), 'mmseg',
+    pytest.param('mmpretrain', marks=pytest.mark.slow)])
 def test_builds_in_a_fresh_process_from_any_scope(scope):
     code = BUILD.format(scope=scope)
     if scope == 'mmpretrain':  # which needs torchvision

@@ -46,7 +46,7 @@ def test_recorded_window_maps_times_v_equal_the_attention_output(kernel, similar
     assert maps.layer == 1 and maps.size == (10, 7) and maps.geometry is seen['geometry'] and not maps.class_token
     v = nn.functional.linear(seen['x'], block.attn.qkv.weight[16:], block.attn.v_bias).view(-1, 2, 4)
     outs, first = [], 0
-    for group, shape in zip(maps.groups, maps.geometry.groups):
+    for group, shape in zip(maps.groups, maps.geometry.groups, strict=True):
         part = v[first : first + shape.tokens].view(shape.count, -1, 2, 4).transpose(1, 2)
         outs.append((group @ part).transpose(1, 2).reshape(-1, 8))
         first += shape.tokens
@@ -67,7 +67,7 @@ def test_attention_of_a_query_is_zero_outside_its_window():
         places = window_partition(torch.arange(70.0).view(1, 10, 7, 1), maps.geometry).flatten().tolist()
         row = places.index(5 * 7 + 5)
         first = 0
-        for group, shape in zip(maps.groups, maps.geometry.groups):
+        for group, shape in zip(maps.groups, maps.geometry.groups, strict=True):
             if first <= row < first + shape.tokens:
                 window, slot = divmod(row - first, group.shape[-1])
                 assert torch.equal(weights[:, inside].sort(-1)[0], group[window, :, slot].sort(-1)[0])
@@ -124,7 +124,7 @@ def test_features_are_what_the_blocks_return():
     model = randomise(DeepViT(VIT, 64, out_indices=[0, 1])).eval()
     with torch.no_grad(), recorded_features(model) as passes:
         outs = model(torch.randn(2, 3, 64, 64))
-    for out, block in zip(outs, passes[0]):
+    for out, block in zip(outs, passes[0], strict=True):
         assert torch.equal(out.flatten(2).transpose(1, 2), block[:, 1:])
 
 

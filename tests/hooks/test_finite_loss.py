@@ -1,6 +1,5 @@
 """No infinity and no NaN gets into the weights, and what was the matter can be looked at."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,4 +218,4 @@ def test_tracing_the_losses_twice_gives_equal_losses():
     model = Model()
     first = trace_losses(model, batch)
     assert first.losses == trace_losses(model, batch).losses and first.first is None
-    assert Path(__file__).is_file() and sample.gt_sem_seg.data.shape[-2:] == (5, 5)
+    assert sample.gt_sem_seg.data.shape[-2:] == (5, 5)

@@ -42,7 +42,7 @@ def metrics(output):
     return re.findall(r'aAcc: ([\d.]+)  mIoU: ([\d.]+)  mAcc: ([\d.]+)', output)[-1]
 
 
-@pytest.mark.parametrize('averages', [False, True], ids=['plain', 'ema'])
+@pytest.mark.parametrize('averages', [pytest.param(False, marks=pytest.mark.slow), True], ids=['plain', 'ema'])
 def test_grown_windows_persist_through_resume_test_and_predict(averages, run, tmp_path):
     scenes = mini.write_dataset(tmp_path / 'mini', train=4, val=2, size=64)
     base = str(ROOT / 'configs/mini/swinv2_upernet_mini.py')

@@ -27,6 +27,7 @@ def test_the_plan_divides_parameters_and_states_by_strategy(run_here, tmp_path):
                for row in rows.values())
 
 
+@pytest.mark.slow
 def test_a_detector_without_image_size_is_planned_at_the_given_size(run_here):
     code, told, err = run_here('tools/analysis/memory_plan.py', 'swinv2_retinanet_mini', '--gpus', 2, '--strategy', 'fsdp',
                                '--images', 1, '--size', 64)
