@@ -108,6 +108,7 @@ def makers(command, page, place):
             return
         made = re.search(r' --out (\S+)', earlier)
         if its_page == page and made and made[1] in shlex.split(command) and not (place / made[1]).exists():
+            yield from makers(earlier, page, place)
             yield earlier
 
 

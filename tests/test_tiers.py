@@ -56,6 +56,12 @@ def test_a_test_in_no_tier_or_in_two_is_refused(markers, message, project):
     result.stderr.fnmatch_lines([message])
 
 
+@pytest.mark.parametrize('tier', ['unit', 'unit or integration', 'slow'])
+def test_a_file_that_names_no_tier_is_refused_whatever_is_selected(tier, project):
+    project.makepyfile('def test_a(): pass')
+    assert project.runpytest_inprocess('-m', tier).ret == pytest.ExitCode.USAGE_ERROR
+
+
 def test_files_without_a_test_of_the_tier_are_not_imported(project):
     project.makepyfile(test_unit='import pytest\npytestmark = pytest.mark.unit\ndef test_a(): pass',
                        test_other='raise ImportError("pytest.mark.integration")')

@@ -36,7 +36,7 @@ def tier_of(item: pytest.Item) -> str:
     of_nodes = [[mark for mark in node.own_markers if mark not in of_parameters] for node in reversed(item.listchain())]
     for marks in (of_parameters, *of_nodes):
         tiers = [mark.name for mark in marks if mark.name in TIERS]
-        if len(tiers) > 1:
+        if len(set(tiers)) > 1:
             raise pytest.UsageError(f'{item.nodeid} is in the tiers {" and ".join(tiers)}; leave one of the markers')
         if tiers:
             return tiers[0]
@@ -58,20 +58,26 @@ def _no_process(*args, **kwargs):
     raise AssertionError('a unit test starts no process; mark the test integration or slow')
 
 
+def _unit_tests_alone(config: pytest.Config) -> bool:
+    """Whether ``-m`` selects nothing but unit tests."""
+    return config.option.markexpr.split(' and ')[0].strip() == 'unit'
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    if config.option.markexpr == 'unit':
+    if _unit_tests_alone(config):
         _hide_packages()
     else:
         make_torchvision_importable()  # before a test file imports what would import it
 
 
 def pytest_ignore_collect(collection_path, config: pytest.Config):
-    """Where only some tiers are asked for, files with no test of theirs are not imported."""
-    wanted = set(re.split(r'\s+or\s+', config.option.markexpr.strip()))
-    if wanted <= set(TIERS) and collection_path.suffix == '.py':
-        text = collection_path.read_text()
-        return None if any(f'pytest.mark.{tier}' in text for tier in wanted) else True
-    return None
+    """Where only some tiers are asked for, files that name others alone are not imported. One that names none is: it is refused
+    then."""
+    wanted = {'unit'} if _unit_tests_alone(config) else set(re.split(r'\s+or\s+', config.option.markexpr.strip()))
+    if not wanted <= set(TIERS) or collection_path.suffix != '.py':
+        return None
+    named = set(re.findall(r'mark\.(\w+)', collection_path.read_text())) & set(TIERS)
+    return True if named and not named & wanted else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
@@ -98,7 +104,7 @@ def unit_isolation(request, monkeypatch):
     try:
         yield
     finally:
-        if request.config.option.markexpr != 'unit':
+        if not _unit_tests_alone(request.config):
             for package in NOT_FOR_UNIT_TESTS:
                 sys.modules.pop(package, None)
             sys.modules.update(hidden)

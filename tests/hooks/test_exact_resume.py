@@ -116,10 +116,11 @@ def test_resume_within_an_epoch_continues_with_the_same_samples(loop, tmp_path, 
     assert torch.equal(parameters(resumed), parameters(whole))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize('loop', ['epochs', 'passes'])
 def test_resume_is_exact_with_a_batch_sampler_that_holds_the_sampler(loop, tmp_path, monkeypatch):
     """As mmdet's configs have it. PyTorch's loader shows another sampler in its place, and no seed is given."""
-    AspectRatioBatchSampler = pytest.importorskip('mmdet.datasets').AspectRatioBatchSampler
+    from mmdet.datasets import AspectRatioBatchSampler
     monkeypatch.setattr('mmengine.runner.loops.time', SimpleNamespace(sleep=lambda seconds: None))
 
     class Shaped(Noted):

@@ -181,8 +181,9 @@ def test_unpacking_refuses_types_that_are_not_data_structures(kind):
         unpack(dict(__type__=kind, metainfo={}, data={}))
 
 
+@pytest.mark.integration
 def test_boxes_and_masks_survive_packing():
-    structures = pytest.importorskip('mmdet.structures')
+    from mmdet import structures
     from mmdet.structures.bbox import HorizontalBoxes
     from mmdet.structures.mask import BitmapMasks, PolygonMasks
     sample = structures.DetDataSample()

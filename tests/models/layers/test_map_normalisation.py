@@ -198,9 +198,10 @@ def test_kernels_agree(statistics, training, padded, monkeypatch):
         assert torch.allclose(one, other, rtol=1e-8, atol=1e-10 * one.abs().max().item())
 
 
+@pytest.mark.parametrize('fast', [True, pytest.param(False, marks=pytest.mark.slow)], ids=['a direction', 'every element'])
 @pytest.mark.parametrize('statistics', STATISTICS)
 @pytest.mark.parametrize('training', [True, False])
-def test_gradients_equal_finite_differences(statistics, training):
+def test_gradients_equal_finite_differences(statistics, training, fast):
     module = make(statistics, 0.6, 'sequential', trained=3).train(training)
     x, keys = filled([torch.randn(3, DIM).double(), torch.randn(5, DIM).double()], 5)
     x = (x * keys[..., None]).requires_grad_()
@@ -212,8 +213,7 @@ def test_gradients_equal_finite_differences(statistics, training):
         with statistics_kept(module):
             return module(x, keys)
 
-    # A random direction of inputs and outputs, not each alone.
-    assert torch.autograd.gradcheck(forward, (x, *module.parameters()), fast_mode=True)
+    assert torch.autograd.gradcheck(forward, (x, *module.parameters()), fast_mode=fast)
 
 
 @pytest.mark.parametrize('statistics', STATISTICS)
