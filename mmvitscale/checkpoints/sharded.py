@@ -5,6 +5,7 @@ import pickle
 import re
 import warnings
 from collections import OrderedDict
+from inspect import signature
 from pathlib import Path
 from typing import Dict, List, Union
 
@@ -126,7 +127,8 @@ class _MetadataReader(pickle.Unpickler):
 
 
 def _of_torch(folder: Path) -> Dict[str, torch.Tensor]:
-    from torch.distributed.checkpoint import CheckpointException, FileSystemReader, load
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint import CheckpointException, FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     class Reader(FileSystemReader):
@@ -145,7 +147,10 @@ def _of_torch(folder: Path) -> Dict[str, torch.Tensor]:
         }
         with warnings.catch_warnings():  # that there is one process
             warnings.simplefilter('ignore')
-            load(tensors, storage_reader=reader, no_dist=True)
+            if 'no_dist' in signature(checkpoint.load).parameters:
+                checkpoint.load(tensors, storage_reader=reader, no_dist=True)
+            else:  # PyTorch 2.6
+                checkpoint.load_state_dict(tensors, reader, no_dist=True)
     except (Exception, CheckpointException) as error:  # whatever damaged files make the reader raise
         if isinstance(error, pickle.UnpicklingError) and 'unsupported global' in str(error):
             raise InputError(

@@ -84,7 +84,6 @@ def of_torch(tmp_path, backbone):
         distributed.save(
             dict(state_dict=backbone.state_dict(), optimizer=dict(exp_avg=torch.ones(3)), iter=5),
             checkpoint_id=tmp_path / 'pieces',
-            no_dist=True,
         )
     return tmp_path / 'pieces', backbone.state_dict()
 

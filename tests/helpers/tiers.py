@@ -22,8 +22,8 @@ from mmvitscale.torchvision_shim import make_torchvision_importable
 
 TIERS = ('unit', 'integration', 'slow')
 # What `make test-fast` does not install. To a unit test these count as not installed, wherever it runs.
-NOT_FOR_UNIT_TESTS = ('mmdet', 'mmseg', 'mmpretrain', 'timm', 'torchvision', 'transformers', 'deepspeed', 'onnx', 'onnxruntime',
-                      'openvino', 'rasterio')
+NOT_FOR_UNIT_TESTS = ('mmdet', 'mmseg', 'mmpretrain', 'pycocotools', 'timm', 'torchvision', 'transformers', 'deepspeed', 'onnx',
+                      'onnxruntime', 'openvino', 'rasterio')
 
 
 def tier_of(item: pytest.Item) -> str:

@@ -26,6 +26,7 @@ def sample_of(**fields):
     return sample
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize('size', [(1, 1), (5, 7), (30, 20)])
 def test_run_lengths_are_those_of_coco(size):
     from pycocotools import mask as coco
@@ -83,6 +84,7 @@ def test_json_holds_class_shares_labels_or_segments_by_task(tmp_path):
     assert results().labels(segments).tolist() == [[[0, 0, 1], [0, 0, 2], [0, 0, 3], [0, 0, 0]]]  # 2 is no class
 
 
+@pytest.mark.integration
 def test_coco_files_take_the_ids_of_an_annotation_file(tmp_path):
     truth = dict(images=[dict(id=77, file_name='b.png')], categories=[dict(id=18, name='dog'), dict(id=17, name='cat')])
     (tmp_path / 'truth.json').write_text(json.dumps(truth))

@@ -53,6 +53,7 @@ def results(attn, x, geometry, window):
     return found
 
 
+@pytest.mark.integration
 def test_traced_flex_equals_eager_at_many_sizes_with_at_most_two_graphs(monkeypatch):
     """Traced as for a GPU, without making code of it: CPUs have none for its gradient. The gradient of the bias's MLP shows
     that the table's comes through the graph."""
@@ -73,6 +74,7 @@ def test_traced_flex_equals_eager_at_many_sizes_with_at_most_two_graphs(monkeypa
     assert 1 <= counters['stats']['unique_graphs'] <= 2
 
 
+@pytest.mark.integration
 def test_flex_attention_keeps_its_own_graph_in_compiled_blocks(monkeypatch):
     graphs = []
 
