@@ -177,6 +177,12 @@ def test_a_seeded_batch_survives_pickling_and_seeds_when_iterated():
     assert list(batch) == [3, 4] and random.getstate() != state
 
 
+def test_samples_of_other_batches_seeds_and_processes_draw_other_numbers():
+    """Not the same augmentation in every batch, which resumes exactly, too."""
+    drawn = [[random.random() for _ in SeededBatch([0, 0], place)] for place in ((1, 0, 2), (1, 0, 3), (2, 0, 2), (1, 1, 2))]
+    assert len({number for numbers in drawn for number in numbers}) == 8
+
+
 def test_batch_numbers_continue_across_epochs_and_resume():
     sampler = torch.utils.data.SequentialSampler(range(5))
     batches = SeededBatches(torch.utils.data.BatchSampler(sampler, 2, False), 7, 0)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmvitscale.models.layers import re_attention
-from mmvitscale.models.layers.map_normalisation import STATISTICS, TokenLaw, statistics_kept
+from mmvitscale.models.layers.map_normalisation import STATISTICS, TokenLaw, gain_and_offset, statistics_kept
 from mmvitscale.models.layers.re_attention import ReAttention, SelfAttention
 from tests.helpers.randomise import randomise
 
@@ -196,6 +196,21 @@ def test_kernels_agree(statistics, training, padded, monkeypatch):
         results.append([shown, image.grad, *(p.grad for p in own.parameters()), *own.buffers()])
     for one, other in zip(*results):
         assert torch.allclose(one, other, rtol=1e-8, atol=1e-10 * one.abs().max().item())
+
+
+@pytest.mark.parametrize('statistics', STATISTICS)
+def test_windows_of_padding_have_no_part_in_training_statistics(statistics):
+    """They hold one token, the class token: a gain and running statistics with them are those without."""
+    found = []
+    for windows in (2, 4):
+        module = make(statistics).train()
+        var = torch.tensor([[1e-3, 2e-3, 3e-3], [2e-3, 1e-3, 1e-3], [0, 0, 0], [0, 0, 0]]).double()[:windows]
+        mixing, bias = module.reatten_matrix.weight.flatten(1), module.reatten_matrix.bias
+        gain, _ = gain_and_offset(module.var_norm, module.token_law, mixing, bias, var, torch.tensor([5, 3, 1, 1])[:windows],
+                                  statistics, 1.0)
+        found.append([gain.view(-1, HEADS)[:2], *module.var_norm.buffers(), *module.token_law.buffers()])
+    for without, with_padding in zip(*found, strict=True):
+        assert torch.allclose(without, with_padding, rtol=1e-12)
 
 
 @pytest.mark.parametrize('fast', [True, pytest.param(False, marks=pytest.mark.slow)], ids=['a direction', 'every element'])
