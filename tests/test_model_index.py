@@ -4,12 +4,22 @@ import pytest
 import yaml
 
 import mmvitscale
+from mmvitscale import model_index
 from mmvitscale.config import configs_folder
 from mmvitscale.model_index import files
 
 pytestmark = pytest.mark.integration
 
 ROOT = configs_folder().parent
+
+
+def test_the_table_and_the_metafile_of_the_mini_configs_are_up_to_date(monkeypatch):
+    """The quick part of the next."""
+    names = [name for name in mmvitscale.list_configs() if model_index.family_of(name) == 'mini']
+    monkeypatch.setattr(model_index, 'list_configs', lambda: names)
+    made = {path: content for path, content in files().items() if path.parent == configs_folder() / 'mini'}
+    assert len(names) > 5 and {path.name for path in made} == {'README.md', 'metafile.yml'}
+    assert all(path.read_text() == content for path, content in made.items())
 
 
 @pytest.mark.slow
