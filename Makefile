@@ -3,6 +3,7 @@
 # make test-fast  the unit tests alone, for the edit loop: no compiler, no mmdetection, mmsegmentation or mmpretrain
 # make test-slow  the rest: several processes, kills, trainings that must learn, full matrices, full-size builds
 # make check      what is checked beside the tests: style, types, package, site, notebook
+# make format     all code in the project's one style
 # make docs       the documentation as a site, in site/
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +14,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 WORKERS ?= 2
 PYTEST := OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-fast test-slow check lint docs notebook package clean \
+.PHONY: demo test test-fast test-slow check lint format docs notebook package clean \
 	install-unit install-demo install-all install-test install-dev
 .DELETE_ON_ERROR:
 
@@ -33,7 +34,12 @@ check: lint package docs notebook
 
 lint: install-dev
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+format: install-dev
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
 
 docs: install-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

@@ -24,7 +24,6 @@ DEV = [*DOCS, 'ruff', 'mypy', 'pre-commit', 'build', 'twine', 'nbmake', 'ipykern
 
 
 class BuildWithConfigs(build_py):
-
     def run(self):
         super().run()
         for folder in ('configs', 'tools'):
@@ -46,13 +45,23 @@ setup(
     packages=find_packages(include=['mmvitscale', 'mmvitscale.*']),
     install_requires=['torch>=2.6', 'numpy', 'opencv-python', 'pillow', 'safetensors', 'tifffile'],
     extras_require=dict(
-        seg=SEG, det=DET, pretrain=[*PRETRAIN, 'torchvision'], large=['rasterio'], scale=SCALE, export=EXPORT, docs=DOCS,
-        unit=UNIT, test=TEST, dev=DEV,
+        seg=SEG,
+        det=DET,
+        pretrain=[*PRETRAIN, 'torchvision'],
+        large=['rasterio'],
+        scale=SCALE,
+        export=EXPORT,
+        docs=DOCS,
+        unit=UNIT,
+        test=TEST,
+        dev=DEV,
         # torchvision is kept apart there: mmvitscale/torchvision_shim.py
-        all=[*SEG, *DET, *PRETRAIN, 'tensorboard', 'rasterio']),
+        all=[*SEG, *DET, *PRETRAIN, 'tensorboard', 'rasterio'],
+    ),
     cmdclass=dict(build_py=BuildWithConfigs),
     classifiers=[
         'Programming Language :: Python :: 3',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
-    zip_safe=False)
+    zip_safe=False,
+)

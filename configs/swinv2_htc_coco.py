@@ -7,6 +7,8 @@
 # Tested with window 48: configs/swinv2/htc_swinv2-l-w48-in22k_fpn_test_coco.py
 # Sequential attention in the first two stages and checkpointed blocks make it fit (section 3.5).
 _base_ = [
-    '_base_/models/htc_semantic_swinv2.py', '_base_/datasets/coco_stuff_htc.py', '_base_/schedules/coco_3x_htc.py',
-    '_base_/default_runtime_det.py'
+    '_base_/models/htc_semantic_swinv2.py',
+    '_base_/datasets/coco_stuff_htc.py',
+    '_base_/schedules/coco_3x_htc.py',
+    '_base_/default_runtime_det.py',
 ]

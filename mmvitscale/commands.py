@@ -7,9 +7,10 @@ import sys
 import tempfile
 import time
 from ast import literal_eval
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, List, Optional, Union
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.config import Config, DictAction
@@ -29,7 +30,7 @@ LAUNCHER = 'MMVITSCALE_LAUNCHER'
 _FIRST_WORD = 5
 
 
-def run_command(main: Callable[[], Optional[int]]) -> None:
+def run_command(main: Callable[[], int | None]) -> None:
     """Run a tool and exit with its status: 0, or 1 after one line on stderr if the input cannot work. Of several processes
     the launcher tells the error that ended them."""
     limit_kernel_cache()
@@ -58,8 +59,9 @@ class ConfigOptions(DictAction):
     """argparse's action for ``--cfg-options KEY=VALUE ...``: MMEngine's, and dicts as Python writes them. Raises InputError for
     what has no ``=``, or a value that ends in its midst."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: Optional[str] = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
         wrong = [value for value in values if '=' not in value or value.startswith('=')]
         if wrong:
             raise InputError(f'{option_string} {wrong[0]} found, but it wants KEY=VALUE, without spaces around the =')
@@ -68,24 +70,27 @@ class ConfigOptions(DictAction):
             try:
                 options[key] = literal_eval(value) if '{' in value else self._parse_iterable(value)
             except (AssertionError, IndexError, RecursionError, SyntaxError, ValueError) as error:
-                raise InputError(f'{option_string} {key}={value} cannot be read; quote lists and dicts for the shell: '
-                                 '"KEY=[1,2]", '
-                                 '"KEY={\'a\': 1}"') from error
+                raise InputError(
+                    f'{option_string} {key}={value} cannot be read; quote lists and dicts for the shell: '
+                    '"KEY=[1,2]", '
+                    '"KEY={\'a\': 1}"'
+                ) from error
         setattr(namespace, self.dest, options)
 
 
 def _leave_to_launcher(error: BaseException) -> None:
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
     get_error_handler().record_exception(error)
 
 
-def use_work_dir(cfg: Config, work_dir: Optional[str]) -> None:
+def use_work_dir(cfg: Config, work_dir: str | None) -> None:
     """Where logs and checkpoints go: the option, else the config's ``work_dir``, else work_dirs/<config name>."""
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(cfg.filename).stem))
     check_writable(cfg.work_dir)
 
 
-def check_writable(folder: Union[str, Path]) -> Path:
+def check_writable(folder: str | Path) -> Path:
     """Make the folder if need be. Raises InputError unless files can be written into it."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -103,7 +108,7 @@ class ModelArguments:
 
     config: str
     checkpoint: str
-    options: Optional[dict]
+    options: dict | None
     label: str
 
 
@@ -111,12 +116,18 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     """Arguments of a tool that looks at one model, or at several side by side."""
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--against', nargs='+', action='append', default=[], metavar='ARG',
-                        help='another model: CONFIG CKPT [KEY=VALUE ...]; may be given several times')
+    parser.add_argument(
+        '--against',
+        nargs='+',
+        action='append',
+        default=[],
+        metavar='ARG',
+        help='another model: CONFIG CKPT [KEY=VALUE ...]; may be given several times',
+    )
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the first config')
 
 
-def models_of(args: argparse.Namespace) -> List[ModelArguments]:
+def models_of(args: argparse.Namespace) -> list[ModelArguments]:
     """What ``add_models`` asked for. Raises InputError for an incomplete model."""
     found = [(args.config, args.checkpoint, args.cfg_options)]
     for config, *rest in args.against:
@@ -126,7 +137,7 @@ def models_of(args: argparse.Namespace) -> List[ModelArguments]:
         parser.add_argument('--options', nargs='+', action=ConfigOptions)
         options = parser.parse_args(['--options', *rest[1:]]).options if rest[1:] else None
         found.append((config, rest[0], options))
-    models: List[ModelArguments] = []
+    models: list[ModelArguments] = []
     for config, checkpoint, options in found:
         label = '/'.join(Path(checkpoint).parts[-2:])
         if label in [model.label for model in models]:  # as much as tells it from the others
@@ -136,7 +147,7 @@ def models_of(args: argparse.Namespace) -> List[ModelArguments]:
     return models
 
 
-def save_json(content: object, path: Union[str, Path]) -> None:
+def save_json(content: object, path: str | Path) -> None:
     """As JSON, whole or not at all. Raises InputError if the file cannot be written."""
     with whole_file(path, advice='give a file in a folder that can be written') as part:
         part.write_text(json.dumps(content, indent=1) + '\n')

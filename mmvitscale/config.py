@@ -6,12 +6,13 @@ Configs of this package are found by name, from a wheel as from a checkout: by `
 
 import json
 import logging
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from traceback import walk_tb
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
@@ -30,20 +31,20 @@ def configs_folder() -> Path:
     return packed if packed.is_dir() else package.parent / 'configs'
 
 
-def _recipes() -> Dict[str, Path]:
+def _recipes() -> dict[str, Path]:
     """Names -> paths of all that can be trained, those of the top folder first."""
     root = configs_folder()
     paths = [path.relative_to(root) for path in root.rglob('*.py') if '_base_' not in path.relative_to(root).parts]
     return {path.stem: root / path for path in sorted(paths, key=lambda path: (len(path.parts), path))}
 
 
-def list_configs(pattern: str = '*') -> List[str]:
+def list_configs(pattern: str = '*') -> list[str]:
     """Names of the package's configs that match a shell pattern such as ``'*upernet*'``, for ``load_config``."""
     return [name for name in _recipes() if fnmatch(name, pattern)]
 
 
-@lru_cache(maxsize=None)
-def _renamed() -> Dict[str, str]:
+@cache
+def _renamed() -> dict[str, str]:
     """Names that configs had in the release before -> theirs now."""
     return json.loads((configs_folder() / 'renamed.json').read_text())
 
@@ -57,17 +58,22 @@ def find_config(name: str) -> Path:
     if not name.startswith(_SCHEME) and Path(name).is_file():
         return Path(name)
     parts = Path(name.removeprefix(_SCHEME)).parts
-    *folders, file = parts[parts.index('configs') + 1:] if 'configs' in parts[:-1] else parts or ('', )
+    *folders, file = parts[parts.index('configs') + 1 :] if 'configs' in parts[:-1] else parts or ('',)
     stem = file.removesuffix('.py')
     if stem in _renamed() and folders in ([], ['swinv2'], ['deepvit']):
-        print_log(f'config {stem} is called {_renamed()[stem]} now; the old name goes with the next release', 'current',
-                  level=logging.WARNING)
+        print_log(
+            f'config {stem} is called {_renamed()[stem]} now; the old name goes with the next release',
+            'current',
+            level=logging.WARNING,
+        )
         stem, folders = _renamed()[stem], []
     path = configs_folder().joinpath(*folders, f'{stem}.py') if folders else _recipes().get(stem)
     if path is None or not path.is_file():
         close = get_close_matches(stem, _recipes(), n=1, cutoff=0.5)
-        raise InputError(f'config {name} is not there; {f"did you mean {close[0]}? " if close else ""}'
-                         'mmvitscale.list_configs() names those of the package')
+        raise InputError(
+            f'config {name} is not there; {f"did you mean {close[0]}? " if close else ""}'
+            'mmvitscale.list_configs() names those of the package'
+        )
     return path
 
 
@@ -94,7 +100,7 @@ def _teach_mmengine() -> None:
 _teach_mmengine()
 
 
-def load_config(path: str, options: Optional[dict] = None) -> Config:
+def load_config(path: str, options: dict | None = None) -> Config:
     """Path of a config, or the name of one of this package's, and ``key=value`` overrides -> the config.
 
     An override of ``data_root`` moves every path that lay under the old one, in datasets and evaluators alike.
@@ -113,8 +119,10 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     except InputError:
         raise
     except ImportError as error:
-        raise InputError(f'config {path} needs a package that is not installed ({message_of(error)}); install it, '
-                         "for detection with: pip install -c constraints.txt -e '.[det]'") from error
+        raise InputError(
+            f'config {path} needs a package that is not installed ({message_of(error)}); install it, '
+            "for detection with: pip install -c constraints.txt -e '.[det]'"
+        ) from error
     except (Exception, SystemExit) as error:  # a config is a program: it may raise anything
         raise InputError(f'config {path} cannot be read ({message_of(error)}{_line_of(error)}); correct it') from error
     if options:
@@ -122,8 +130,10 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         try:
             cfg.merge_from_dict(options)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f'--cfg-options do not fit config {path} ({message_of(error)}); give the keys that it has, '
-                             'numbers for those of a list') from error
+            raise InputError(
+                f'--cfg-options do not fit config {path} ({message_of(error)}); give the keys that it has, '
+                'numbers for those of a list'
+            ) from error
         if 'data_root' in options and old_root:
             for key, value in cfg.items():
                 cfg[key] = _rebase(value, str(old_root).rstrip('/'), str(options['data_root']).rstrip('/'))
@@ -132,8 +142,11 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
 
 def _line_of(error: BaseException) -> str:
     """Where in a config it was raised. MMEngine runs a copy of the file, under another name."""
-    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_name == '<module>' and
-             'mmengine' not in frame.f_code.co_filename]
+    lines = [
+        line
+        for frame, line in walk_tb(error.__traceback__)
+        if frame.f_code.co_name == '<module>' and 'mmengine' not in frame.f_code.co_filename
+    ]
     return f', line {lines[-1]}' if lines else ''
 
 
@@ -141,9 +154,15 @@ def _line_of(error: BaseException) -> str:
 _NUMBERS = {
     **{f'{split}_dataloader.batch_size': 1 for split in ('train', 'val', 'test')},
     **{f'{split}_dataloader.num_workers': 0 for split in ('train', 'val', 'test')},
-    'train_cfg.max_iters': 1, 'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'train_cfg.val_begin': 0,
-    'randomness.seed': 0, 'optim_wrapper.accumulative_counts': 1, 'optim_wrapper.optimizer.lr': 0,
-'optim_wrapper.optimizer.weight_decay': 0, }
+    'train_cfg.max_iters': 1,
+    'train_cfg.max_epochs': 1,
+    'train_cfg.val_interval': 1,
+    'train_cfg.val_begin': 0,
+    'randomness.seed': 0,
+    'optim_wrapper.accumulative_counts': 1,
+    'optim_wrapper.optimizer.lr': 0,
+    'optim_wrapper.optimizer.weight_decay': 0,
+}
 
 
 def check_parts(cfg: Config, *names: str) -> None:
@@ -151,8 +170,9 @@ def check_parts(cfg: Config, *names: str) -> None:
     for name in names:
         part = cfg.get(name)
         if not isinstance(part, dict) or not part:
-            raise InputError(f'config {cfg.filename} has no {name} ({name}={part!r}), a dict; inherit one of the recipes '
-                             'with _base_')
+            raise InputError(
+                f'config {cfg.filename} has no {name} ({name}={part!r}), a dict; inherit one of the recipes with _base_'
+            )
         if name.endswith('_dataloader') and not isinstance(part.get('dataset'), dict):
             raise InputError(f'{name} of config {cfg.filename} has no dataset, a dict; add it')
 
@@ -170,11 +190,12 @@ def check_numbers(cfg: Config) -> None:
         rate = key in ('lr', 'weight_decay', 'val_interval')
         fits = isinstance(value, (int, float) if rate else int) and not isinstance(value, bool) and value >= least
         if value is not None and not fits:
-            raise InputError(f'{path}={value!r} found, but it is a {"" if rate else "whole "}number of at least {least}; '
-                             'correct it')
+            raise InputError(
+                f'{path}={value!r} found, but it is a {"" if rate else "whole "}number of at least {least}; correct it'
+            )
 
 
-def load_test_config(path: str, options: Optional[dict] = None) -> Config:
+def load_test_config(path: str, options: dict | None = None) -> Config:
     """The same for testing and predicting: ``test_windows`` says whose windows run, the checkpoint's or the config's. Raises
     InputError where it is neither."""
     from .checkpoints.windows import tested_windows  # the package itself is imported without PyTorch's optimizers
@@ -200,7 +221,7 @@ def _rebase(value, old: str, new: str):
     if isinstance(value, (list, tuple)):
         return type(value)(_rebase(item, old, new) for item in value)
     if isinstance(value, str) and (value.rstrip('/') == old or value.startswith(old + '/')):
-        return new + value[len(old):]
+        return new + value[len(old) :]
     return value
 
 

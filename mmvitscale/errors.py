@@ -1,8 +1,8 @@
 """The one exception for input that cannot work, and how its messages list names."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from traceback import walk_tb
-from typing import Sequence
 
 _PACKAGE = Path(__file__).parent
 

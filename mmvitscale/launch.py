@@ -4,7 +4,6 @@ import logging
 import os
 import socket
 import sys
-from typing import Dict, List, Optional
 
 import torch
 import torch.distributed.run as torchrun
@@ -29,7 +28,7 @@ _CONSEQUENCES = (
 )
 
 
-def run_processes(script: str, arguments: List[str], processes: int) -> int:
+def run_processes(script: str, arguments: list[str], processes: int) -> int:
     """Run ``script arguments`` in so many processes on this machine, NNODES machines in all (their numbers NODE_RANK, the
     first one's address MASTER_ADDR and a PORT there). With a single machine and no PORT a free one is taken.
 
@@ -68,7 +67,7 @@ def run_processes(script: str, arguments: List[str], processes: int) -> int:
     return 0
 
 
-def cause(failures: Dict[int, ProcessFailure]) -> int:
+def cause(failures: dict[int, ProcessFailure]) -> int:
     """The rank whose failure brought down the others: bad input before anything else, then what came first, and of that a
     process that was killed, or failed by itself, before one that lost the others."""
     first = min(failure.timestamp for failure in failures.values())
@@ -89,13 +88,13 @@ def cause(failures: Dict[int, ProcessFailure]) -> int:
     return min(failures, key=key)
 
 
-def _error_of(failure: ProcessFailure) -> Optional[str]:
+def _error_of(failure: ProcessFailure) -> str | None:
     """``Type: message`` of a process that said what ended it."""
     message = failure.error_file_data.get('message')
     return message.get('message') if isinstance(message, dict) else None
 
 
-def _tell(failures: Dict[int, ProcessFailure], processes: int) -> int:
+def _tell(failures: dict[int, ProcessFailure], processes: int) -> int:
     """Print the error that ended all, and return the exit status."""
     rank = cause(failures)
     failure = failures[rank]

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import subprocess
 from datetime import timedelta
-from typing import Optional
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -70,8 +69,10 @@ def adapt_to_machine(cfg: Config, launcher: str = 'none', force_amp: bool = Fals
         use_mixed_precision(cfg, force_amp)
     _choose_runner(cfg, force_amp)
     if cfg.get('sync_bn') == 'mmcv':
-        raise InputError("sync_bn='mmcv' found, whose layers neither Re-attention nor a CPU knows; use sync_bn='torch', "
-                         'which computes the same')
+        raise InputError(
+            "sync_bn='mmcv' found, whose layers neither Re-attention nor a CPU knows; use sync_bn='torch', "
+            'which computes the same'
+        )
     if launcher == 'none':
         return
     dist_cfg = cfg.setdefault('env_cfg', ConfigDict()).setdefault('dist_cfg', ConfigDict(backend='nccl'))
@@ -79,19 +80,25 @@ def adapt_to_machine(cfg: Config, launcher: str = 'none', force_amp: bool = Fals
     if not on_cpu:
         here = int(os.environ.get('LOCAL_WORLD_SIZE', os.environ.get('SLURM_NTASKS_PER_NODE', 1)))
         if get_device() == 'cuda' and here > torch.cuda.device_count():
-            raise InputError(f'{here} processes found on a machine with {torch.cuda.device_count()} GPUs, but each needs '
-                             'one of its own; start as many, and make up for the smaller batch with --accumulate')
+            raise InputError(
+                f'{here} processes found on a machine with {torch.cuda.device_count()} GPUs, but each needs '
+                'one of its own; start as many, and make up for the smaller batch with --accumulate'
+            )
         return
     if launcher == 'slurm':
         _tell_torch_of_slurm(dist_cfg.get('port'))
     # MMEngine would choose a CUDA device for each process; a process group that is there already it leaves alone.
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo', timeout=timedelta(seconds=dist_cfg.timeout))
-    cfg.model_wrapper_cfg = ConfigDict({
-        'type': 'MMDistributedDataParallel', 'broadcast_buffers': False,
-        'find_unused_parameters': cfg.get('find_unused_parameters', False), **(cfg.get('model_wrapper_cfg') or {}),
-        'device_ids': None
-    })
+    cfg.model_wrapper_cfg = ConfigDict(
+        {
+            'type': 'MMDistributedDataParallel',
+            'broadcast_buffers': False,
+            'find_unused_parameters': cfg.get('find_unused_parameters', False),
+            **(cfg.get('model_wrapper_cfg') or {}),
+            'device_ids': None,
+        }
+    )
 
 
 def _check_launcher(launcher: str) -> None:
@@ -100,11 +107,13 @@ def _check_launcher(launcher: str) -> None:
     missing = [name for name in needed.get(launcher, ()) if name not in os.environ]
     if missing:
         how = 'tools/dist_train.sh CONFIG N or torchrun' if launcher == 'pytorch' else 'srun, as tools/slurm_train.sh does'
-        raise InputError(f'--launcher {launcher} found, but the environment has no {some_of(missing)}; start with {how}, or '
-                         'leave --launcher out')
+        raise InputError(
+            f'--launcher {launcher} found, but the environment has no {some_of(missing)}; start with {how}, or '
+            'leave --launcher out'
+        )
 
 
-def _tell_torch_of_slurm(port: Optional[int]) -> None:
+def _tell_torch_of_slurm(port: int | None) -> None:
     """Say what Slurm says in the names that PyTorch reads, as MMEngine does where there are GPUs."""
     nodes = os.environ['SLURM_NODELIST']
     try:
@@ -127,8 +136,9 @@ def _choose_runner(cfg: Config, force_amp: bool = False) -> None:
         cfg.pop('strategy')  # the plain runner does that
         return
     if kind not in ('FSDPStrategy', 'DeepSpeedStrategy'):
-        raise InputError(f'strategy {kind} found, but mmvitscale knows FSDPStrategy and DeepSpeedStrategy; '
-                         'take one of configs/_base_/scale')
+        raise InputError(
+            f'strategy {kind} found, but mmvitscale knows FSDPStrategy and DeepSpeedStrategy; take one of configs/_base_/scale'
+        )
     if kind == 'DeepSpeedStrategy' and importlib.util.find_spec('deepspeed') is None:
         raise InputError(f'strategy {kind} found, which needs the package deepspeed; get it with: pip install deepspeed')
     if kind == 'FSDPStrategy':
@@ -141,8 +151,10 @@ def _choose_runner(cfg: Config, force_amp: bool = False) -> None:
 def _check_deepspeed(cfg: Config) -> None:
     """Raise InputError for mixed precision where the whole model would be in it and cannot."""
     if 'DeepSpeed' in type_name(cfg.strategy) and get_device() == 'cpu' and _needs_operators(cfg) and _is_mixed(cfg):
-        raise InputError('mixed precision found with DeepSpeed on a CPU, where the compiled operators of mmcv know no '
-                         'bfloat16; leave --amp out, or use the strategy zero1')
+        raise InputError(
+            'mixed precision found with DeepSpeed on a CPU, where the compiled operators of mmcv know no '
+            'bfloat16; leave --amp out, or use the strategy zero1'
+        )
 
 
 def _is_mixed(cfg: Config) -> bool:
@@ -154,16 +166,22 @@ def _check_fsdp(cfg: Config, force_amp: bool) -> None:
     """Raise InputError for what parameters that are shared out cannot do."""
     for hook in cfg.get('custom_hooks') or []:
         if type_name(hook).endswith('EMAHook'):
-            raise InputError('EMAHook found with FSDPStrategy, but it copies a model, and no process has a whole one; '
-                             'use the strategy zero1 or deepspeed_zero1, or leave the hook out')
+            raise InputError(
+                'EMAHook found with FSDPStrategy, but it copies a model, and no process has a whole one; '
+                'use the strategy zero1 or deepspeed_zero1, or leave the hook out'
+            )
     if 'similarity_weight' in str(cfg.model) and any(values_of(cfg.model, 'similarity_weight')):
-        raise InputError('similarity_weight found with FSDPStrategy, but it compares the maps of blocks that are not '
-                         'together at a time; use the strategy zero1 or deepspeed_zero1')
+        raise InputError(
+            'similarity_weight found with FSDPStrategy, but it compares the maps of blocks that are not '
+            'together at a time; use the strategy zero1 or deepspeed_zero1'
+        )
     wrapper = cfg.optim_wrapper
     if type_name(wrapper) == 'AmpOptimWrapper':
         if 'bfloat16' not in str(wrapper.get('dtype')):
-            raise InputError('AmpOptimWrapper with float16 found with FSDPStrategy, whose processes see infinities in '
-                             'their own shards only; use bfloat16: --amp, or optim_wrapper.dtype=bfloat16')
+            raise InputError(
+                'AmpOptimWrapper with float16 found with FSDPStrategy, whose processes see infinities in '
+                'their own shards only; use bfloat16: --amp, or optim_wrapper.dtype=bfloat16'
+            )
         use_mixed_precision(cfg, force_amp)
 
 
@@ -174,15 +192,20 @@ def check_packages(cfg: Config) -> None:
         missing = [] if importlib.util.find_spec('mmpretrain') else ['mmpretrain']
         missing += [] if make_torchvision_importable() else ['torchvision']
         if missing:
-            raise InputError(f'{cfg.filename} needs {" and ".join(missing)}; get them with: pip install -c constraints.txt '
-                             "-e '.[pretrain]'")
+            raise InputError(
+                f"{cfg.filename} needs {' and '.join(missing)}; get them with: pip install -c constraints.txt -e '.[pretrain]'"
+            )
     for step, (package, source) in _PACKAGES.items():
         if step in str(cfg.get('train_dataloader')) and importlib.util.find_spec(package) is None:
-            raise InputError(f'{cfg.filename} has {step} in its data pipeline, which needs the package {package}; get it '
-                             f'with: pip install {source}')
+            raise InputError(
+                f'{cfg.filename} has {step} in its data pipeline, which needs the package {package}; get it '
+                f'with: pip install {source}'
+            )
     if _needs_operators(cfg) and importlib.util.find_spec('mmcv._ext') is None:
-        raise InputError(f'{cfg.filename} needs the compiled operators of mmcv (NMS, RoIAlign), but mmcv is installed '
-                         'without them; get them with: python tools/install_mmcv_ops.py')
+        raise InputError(
+            f'{cfg.filename} needs the compiled operators of mmcv (NMS, RoIAlign), but mmcv is installed '
+            'without them; get them with: python tools/install_mmcv_ops.py'
+        )
 
 
 def _needs_operators(cfg: Config) -> bool:
@@ -212,13 +235,15 @@ def _leaves_out_bfloat16(force: bool) -> bool:
     return get_device() == 'cpu' and processor.emulates_bfloat16() and not force
 
 
-def describe_precision(cfg: Config, amp: bool, force: bool) -> Optional[str]:
+def describe_precision(cfg: Config, amp: bool, force: bool) -> str | None:
     """One line where the mixed precision that a config or ``amp`` asks for is left out; before ``adapt_to_machine``."""
     asked = amp or type_name(cfg.get('optim_wrapper') or {}) == 'AmpOptimWrapper'
     if not asked or not _leaves_out_bfloat16(force):
         return None
-    return (f'training stays in float32: this processor ({processor.name()}) has no bfloat16 of its own, and emulating it '
-            'takes longer; --force-amp has it nevertheless')
+    return (
+        f'training stays in float32: this processor ({processor.name()}) has no bfloat16 of its own, and emulating it '
+        'takes longer; --force-amp has it nevertheless'
+    )
 
 
 def accumulate_gradients(cfg: Config, steps: int) -> None:
@@ -229,9 +254,11 @@ def accumulate_gradients(cfg: Config, steps: int) -> None:
         InputError: for less than one, or a config that accumulates already.
     """
     if steps < 1 or steps > 1 and cfg.optim_wrapper.get('accumulative_counts', 1) > 1:
-        raise InputError(f'--accumulate {steps} found with accumulative_counts '
-                         f'{cfg.optim_wrapper.get("accumulative_counts", 1)} in the config, but it is 1 or more, and one of '
-                         'them is enough')
+        raise InputError(
+            f'--accumulate {steps} found with accumulative_counts '
+            f'{cfg.optim_wrapper.get("accumulative_counts", 1)} in the config, but it is 1 or more, and one of '
+            'them is enough'
+        )
     cfg.optim_wrapper.accumulative_counts = steps
 
     def stretch(item: ConfigDict, *keys: str) -> None:
@@ -248,8 +275,7 @@ def accumulate_gradients(cfg: Config, steps: int) -> None:
     if loop.get('by_epoch') is False or 'IterBased' in type_name(loop):
         stretch(loop, 'max_iters', 'val_interval', 'val_begin')
         if loop.get('dynamic_intervals'):
-            loop.dynamic_intervals = [
-                ((start - 1) * steps + 1, interval * steps) for start, interval in loop.dynamic_intervals]
+            loop.dynamic_intervals = [((start - 1) * steps + 1, interval * steps) for start, interval in loop.dynamic_intervals]
     for hook in [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or [])]:
         if type_name(hook).endswith('CheckpointHook') and hook.get('by_epoch') is False:
             stretch(hook, 'interval')
@@ -267,12 +293,14 @@ def scale_learning_rate(cfg: Config) -> None:
     """Switch on MMEngine's linear scaling of the learning rate with the batch in all. Raises InputError for a config that
     does not say which batch its learning rate is for."""
     if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-        raise InputError(f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...), the batch that the learning rate '
-                         f'is for, which {cfg.filename} does not have; add it')
+        raise InputError(
+            f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...), the batch that the learning rate '
+            f'is for, which {cfg.filename} does not have; add it'
+        )
     cfg.auto_scale_lr.enable = True
 
 
-def describe_batch(cfg: Config, processes: int) -> Optional[str]:
+def describe_batch(cfg: Config, processes: int) -> str | None:
     """One line where the batch of all processes together is not the one that the recipe's learning rate is for."""
     scaling = cfg.get('auto_scale_lr') or {}
     base, own = scaling.get('base_batch_size'), cfg.train_dataloader.get('batch_size', 1) * processes

@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 from functools import lru_cache
-from typing import Dict, List
 
 import torch
 
@@ -24,7 +23,7 @@ def name() -> str:
     return str(_capabilities().get('cpu_name') or platform.processor() or platform.machine())
 
 
-def features() -> List[str]:
+def features() -> list[str]:
     """The instruction sets that speed depends on and that are there, of x86; empty elsewhere."""
     capabilities = _capabilities()
     return [ours for ours, torchs, linuxs in _FEATURES if capabilities.get(torchs) or capabilities.get(linuxs)]
@@ -37,10 +36,10 @@ def emulates_bfloat16() -> bool:
 
 
 @lru_cache(maxsize=1)
-def _capabilities() -> Dict[str, object]:
+def _capabilities() -> dict[str, object]:
     if hasattr(torch.cpu, 'get_capabilities'):
         return dict(torch.cpu.get_capabilities())
-    found: Dict[str, object] = {}
+    found: dict[str, object] = {}
     try:
         with open('/proc/cpuinfo') as file:
             for line in file:
@@ -57,5 +56,7 @@ def _capabilities() -> Dict[str, object]:
 def check_compiler() -> None:
     """Raise InputError where PyTorch cannot compile for the processor."""
     if not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'clang++'))):
-        raise InputError('a model to be compiled found on a machine without a C++ compiler, which PyTorch needs for that on a '
-                         'CPU; install g++, or do not compile')
+        raise InputError(
+            'a model to be compiled found on a machine without a C++ compiler, which PyTorch needs for that on a '
+            'CPU; install g++, or do not compile'
+        )

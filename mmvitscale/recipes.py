@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass, field, replace
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
 
 from .checkpoints.files import write_whole
 from .datasets.survey import PART, Split, Survey
@@ -18,8 +17,7 @@ _PARAMETERS = dict(segmentation=60e6, detection=45e6, instance=48e6)
 _USABLE = 0.9
 
 _RECIPES = dict(segmentation='swinv2-t{}_upernet', detection='swinv2-t{}_faster-rcnn', instance='swinv2-t{}_mask-rcnn')
-_SMALL_RECIPES = dict(
-    segmentation='swinv2_upernet_mini', detection='swinv2_retinanet_mini', instance='swinv2_mask_rcnn_mini')
+_SMALL_RECIPES = dict(segmentation='swinv2_upernet_mini', detection='swinv2_retinanet_mini', instance='swinv2_mask_rcnn_mini')
 # The parts of a model that count classes.
 _HEADS = {
     'retinanet': 'bbox_head=dict(num_classes={n})',
@@ -80,12 +78,12 @@ class Plan:
     batch: int
     lr: float
     iters: int
-    scale: Optional[int]
-    crop: Optional[int] = None
-    told: List[str] = field(default_factory=list)
+    scale: int | None
+    crop: int | None = None
+    told: list[str] = field(default_factory=list)
 
 
-def propose(survey: Survey, images: int, memory: Optional[float], frozen: bool) -> Plan:
+def propose(survey: Survey, images: int, memory: float | None, frozen: bool) -> Plan:
     """A recipe with its sizes for what was found.
 
     Args:
@@ -103,23 +101,30 @@ def propose(survey: Survey, images: int, memory: Optional[float], frozen: bool) 
         plan = Plan(_SMALL_RECIPES[survey.task], batch, lr, _length(images, batch, epochs, least, 4000), scale, crop)
         plan.told.append('no GPU here: a small model from scratch; for a GPU give its memory in GB, e.g. --memory 24')
     else:
-        sides = [crop for crop in _CROPS if crop <= min(survey.size)] or [_CROPS[-1]] if segmentation else \
-            [800, 700, 600, 500, 400]
-        fitting = [(side, batch_that_fits(survey.task, memory, side * side if segmentation else side * side * 5 // 3))
-                   for side in sides]
+        sides = (
+            [crop for crop in _CROPS if crop <= min(survey.size)] or [_CROPS[-1]] if segmentation else [800, 700, 600, 500, 400]
+        )
+        fitting = [
+            (side, batch_that_fits(survey.task, memory, side * side if segmentation else side * side * 5 // 3))
+            for side in sides
+        ]
         side, batch = next(((side, batch) for side, batch in fitting if batch >= _LEAST_BATCH), (None, 0))
         if side is None:
-            raise InputError(f'--memory {memory:g} found, but {_LEAST_BATCH} images with a short side of {sides[-1]} take '
-                             'more with a SwinV2-T; give the memory of a larger GPU in GB, or leave --memory out for a '
-                             'small model')
+            raise InputError(
+                f'--memory {memory:g} found, but {_LEAST_BATCH} images with a short side of {sides[-1]} take '
+                'more with a SwinV2-T; give the memory of a larger GPU in GB, or leave --memory out for a '
+                'small model'
+            )
         recipe = _RECIPES[survey.task].format('-frozen' if frozen else '')
         lr = (6e-5 if segmentation else 1e-4) * sqrt(batch / 16)
         iters = _length(images, batch, 80 if segmentation else 50, 1000, 40000 if segmentation else 20000)
         plan = Plan(recipe, batch, lr, iters, side, side if segmentation else None)
     size = f'crops of {plan.crop} x {plan.crop}, ' if plan.crop else ''
     scale = f'short side {plan.scale}, ' if plan.scale else 'images as large as they are, '
-    plan.told.append(f'recipe {plan.recipe}: {scale}{size}batch {plan.batch}, learning rate {plan.lr:.2g}, {plan.iters} '
-                     f'iterations ({plan.iters * plan.batch / images:.0f} epochs)')
+    plan.told.append(
+        f'recipe {plan.recipe}: {scale}{size}batch {plan.batch}, learning rate {plan.lr:.2g}, {plan.iters} '
+        f'iterations ({plan.iters * plan.batch / images:.0f} epochs)'
+    )
     return plan
 
 
@@ -134,7 +139,7 @@ def _length(images: int, batch: int, epochs: int, least: int, most: int) -> int:
     return 100 * ceil(min(most, max(least, images * epochs / batch)) / 100)
 
 
-def write_config(survey: Survey, out: Path, memory: Optional[float], frozen: bool = False, force: bool = False) -> List[str]:
+def write_config(survey: Survey, out: Path, memory: float | None, frozen: bool = False, force: bool = False) -> list[str]:
     """Write a config for what was found, and what it needs beside it; return what was chosen, a line each.
 
     Args:
@@ -150,8 +155,10 @@ def write_config(survey: Survey, out: Path, memory: Optional[float], frozen: boo
     if out.suffix != '.py':
         raise InputError(f'--out {out} found, but a config is a Python file; name it such as my_data.py')
     if frozen and memory is None:
-        raise InputError('--frozen keeps pretrained weights, but without a GPU the proposal is a small model from scratch; '
-                         'give the memory of the GPU that it is for, in GB, with --memory')
+        raise InputError(
+            '--frozen keeps pretrained weights, but without a GPU the proposal is a small model from scratch; '
+            'give the memory of the GPU that it is for, in GB, with --memory'
+        )
     files, splits = _with_validation(survey, out)
     own = {part for split in survey.splits.values() for part in (split.truth, split.images)}
     lost = own & {out.resolve(), *files}
@@ -177,14 +184,15 @@ def write_config(survey: Survey, out: Path, memory: Optional[float], frozen: boo
         mask_suffix=survey.mask_suffix,
         zero_is_unknown=survey.zero_is_unknown,
         loaders='\n'.join(_loaders(survey, splits, plan)),
-        schedule=_schedule(plan, stepped=not segmentation and memory is not None))
+        schedule=_schedule(plan, stepped=not segmentation and memory is not None),
+    )
     for path, content in files.items():
-        write_whole(path, lambda file: file.write(content))
+        write_whole(path, lambda file, content=content: file.write(content))
     write_whole(out, lambda file: file.write(text.encode()))
     return plan.told
 
 
-def _with_validation(survey: Survey, out: Path) -> Tuple[Dict[Path, bytes], Dict[str, Split]]:
+def _with_validation(survey: Survey, out: Path) -> tuple[dict[Path, bytes], dict[str, Split]]:
     """Files to write beside the config, and the splits with a validation set and a test set among them."""
     splits, files = {name: replace(split) for name, split in survey.splits.items()}, {}
 
@@ -235,24 +243,30 @@ def _below(path: Path, survey: Survey) -> str:
     return str(path.relative_to(survey.root)) if path.is_relative_to(survey.root) else str(path)
 
 
-def _loaders(survey: Survey, splits: Dict[str, Split], plan: Plan) -> List[str]:
+def _loaders(survey: Survey, splits: dict[str, Split], plan: Plan) -> list[str]:
     """Lines of the three data loaders, and of the evaluators that name a file."""
     masks, lines = survey.task == 'segmentation', []
     for name, split in splits.items():
         if name == 'test' and split is splits['val']:
-            lines.append('test_dataloader = val_dataloader' if masks else
-                         'test_dataloader, test_evaluator = val_dataloader, val_evaluator')
+            lines.append(
+                'test_dataloader = val_dataloader'
+                if masks
+                else 'test_dataloader, test_evaluator = val_dataloader, val_evaluator'
+            )
             continue
         batch = f'batch_size={plan.batch}, ' if name == 'train' else ''
         lines.append(f'{name}_dataloader = dict({batch}dataset=dict(')
         listed = ''
         if masks:
             listed = f'ann_file={_below(split.listed, survey)!r}, ' if split.listed else ''
-            lines += [f'    data_prefix=dict(img_path={_below(split.images, survey)!r},',
-                      f'                     seg_map_path={_below(split.truth, survey)!r}),']
+            lines += [
+                f'    data_prefix=dict(img_path={_below(split.images, survey)!r},',
+                f'                     seg_map_path={_below(split.truth, survey)!r}),',
+            ]
         else:
-            lines.append(f'    ann_file={_below(split.truth, survey)!r}, '
-                         f'data_prefix=dict(img={_below(split.images, survey) + "/"!r}),')
+            lines.append(
+                f'    ann_file={_below(split.truth, survey)!r}, data_prefix=dict(img={_below(split.images, survey) + "/"!r}),'
+            )
         lines.append(f'    {listed}pipeline={"train" if name == "train" else "test"}_pipeline, **dataset))')
         if name != 'train' and not masks:
             root = 'data_root + ' if split.truth.is_relative_to(survey.root) else ''
@@ -260,10 +274,13 @@ def _loaders(survey: Survey, splits: Dict[str, Split], plan: Plan) -> List[str]:
     return lines
 
 
-def _box_pipelines(plan: Plan, memory: Optional[float]) -> List[str]:
+def _box_pipelines(plan: Plan, memory: float | None) -> list[str]:
     if memory is None:
-        resize = f', Resize=dict(scale=({plan.scale * 4 // 3}, {plan.scale}), scale_factor=None, keep_ratio=True)' \
-            if plan.scale else ''
+        resize = (
+            f', Resize=dict(scale=({plan.scale * 4 // 3}, {plan.scale}), scale_factor=None, keep_ratio=True)'
+            if plan.scale
+            else ''
+        )
         return [
             # In the scenes that the small recipe is made for hues tell nothing; in photographs they do.
             f'changes = dict(PhotoMetricDistortion=dict(hue_delta=18){resize})',
@@ -281,7 +298,7 @@ def _box_pipelines(plan: Plan, memory: Optional[float]) -> List[str]:
     ]
 
 
-def _mask_pipelines(plan: Plan, memory: Optional[float]) -> List[str]:
+def _mask_pipelines(plan: Plan, memory: float | None) -> list[str]:
     scale = f'({4 * plan.scale}, {plan.scale})' if plan.scale else None
     if memory is None:
         lines = [
@@ -289,9 +306,11 @@ def _mask_pipelines(plan: Plan, memory: Optional[float]) -> List[str]:
             *(_CHANGED.format(split) for split in ('train', 'test')),
         ]
         if scale:
-            lines += [f"resize = dict(type='Resize', scale={scale}, keep_ratio=True)",
-                      'train_pipeline.insert(2, resize)',
-                      'test_pipeline.insert(1, resize)  # before the annotations: the truth keeps its size']
+            lines += [
+                f"resize = dict(type='Resize', scale={scale}, keep_ratio=True)",
+                'train_pipeline.insert(2, resize)',
+                'test_pipeline.insert(1, resize)  # before the annotations: the truth keeps its size',
+            ]
     else:
         lines = [
             f'scale = dict(scale={scale})',

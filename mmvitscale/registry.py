@@ -4,7 +4,8 @@ MMEngine imports this module when it meets ``type='mmvitscale.<Type>'`` and then
 config needs no ``custom_imports``, whatever its default scope.
 """
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from mmengine import registry as root
 
@@ -12,32 +13,30 @@ MODELS = root.Registry(
     'model',
     scope='mmvitscale',
     parent=root.MODELS,
-    locations=['mmvitscale.models.backbones', 'mmvitscale.models.necks', 'mmvitscale.models.pretraining',
-               'mmvitscale.models.data_preprocessors', 'mmvitscale.tta'])
+    locations=[
+        'mmvitscale.models.backbones',
+        'mmvitscale.models.necks',
+        'mmvitscale.models.pretraining',
+        'mmvitscale.models.data_preprocessors',
+        'mmvitscale.tta',
+    ],
+)
 RUNNERS = root.Registry(
-    'runner',
-    scope='mmvitscale',
-    parent=root.RUNNERS,
-    build_func=root.build_runner_from_cfg,
-    locations=['mmvitscale.runner'])
+    'runner', scope='mmvitscale', parent=root.RUNNERS, build_func=root.build_runner_from_cfg, locations=['mmvitscale.runner']
+)
 TRANSFORMS = root.Registry(
-    'transform', scope='mmvitscale', parent=root.TRANSFORMS, locations=['mmvitscale.datasets.multispectral'])
+    'transform', scope='mmvitscale', parent=root.TRANSFORMS, locations=['mmvitscale.datasets.multispectral']
+)
 HOOKS = root.Registry('hook', scope='mmvitscale', parent=root.HOOKS, locations=['mmvitscale.hooks'])
-OPTIM_WRAPPERS = root.Registry(
-    'optim_wrapper', scope='mmvitscale', parent=root.OPTIM_WRAPPERS, locations=['mmvitscale.optim'])
+OPTIM_WRAPPERS = root.Registry('optim_wrapper', scope='mmvitscale', parent=root.OPTIM_WRAPPERS, locations=['mmvitscale.optim'])
 OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
-    'optimizer wrapper constructor',
-    scope='mmvitscale',
-    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
-    locations=['mmvitscale.optim'])
+    'optimizer wrapper constructor', scope='mmvitscale', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, locations=['mmvitscale.optim']
+)
 OPTIMIZERS = root.Registry('optimizer', scope='mmvitscale', parent=root.OPTIMIZERS, locations=['mmvitscale.optim'])
-STRATEGIES = root.Registry(
-    'strategy', scope='mmvitscale', parent=root.STRATEGIES, locations=['mmvitscale.strategies'])
+STRATEGIES = root.Registry('strategy', scope='mmvitscale', parent=root.STRATEGIES, locations=['mmvitscale.strategies'])
 WEIGHT_INITIALIZERS = root.Registry(
-    'weight initializer',
-    scope='mmvitscale',
-    parent=root.WEIGHT_INITIALIZERS,
-    locations=['mmvitscale.checkpoints.pretrained'])
+    'weight initializer', scope='mmvitscale', parent=root.WEIGHT_INITIALIZERS, locations=['mmvitscale.checkpoints.pretrained']
+)
 
 
 def type_name(cfg: Mapping[str, Any]) -> str:

@@ -4,10 +4,10 @@ import base64
 import html
 import io
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -64,7 +64,7 @@ class Page:
     """Sections of HTML, one after the other; each knows what it could not show."""
 
     title: str
-    sections: List[str] = field(default_factory=list)
+    sections: list[str] = field(default_factory=list)
 
     def add(self, title: str, *parts: str) -> None:
         """Add a section."""
@@ -84,12 +84,12 @@ class Page:
 def write_report(
     work_dir: Path,
     out: Path,
-    checkpoint: Optional[str] = None,
+    checkpoint: str | None = None,
     limit: int = 200,
     pictures: int = 4,
-    options: Optional[dict] = None,
+    options: dict | None = None,
     score_thr: float = 0.3,
-) -> List[str]:
+) -> list[str]:
     """A work folder of a training -> the page, and a line for each part that could not be shown.
 
     Args:
@@ -139,7 +139,7 @@ def _config_of(work_dir: Path) -> Path:
     return found[-1]
 
 
-def _checkpoint_of(work_dir: Path) -> Optional[Path]:
+def _checkpoint_of(work_dir: Path) -> Path | None:
     best = sorted(work_dir.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
     if best:
         return best[-1]
@@ -148,7 +148,7 @@ def _checkpoint_of(work_dir: Path) -> Optional[Path]:
     return path if path is not None and path.is_file() else None
 
 
-def _loaded(cfg: Config, weights: Optional[Path], notes: List[str]) -> Optional[torch.nn.Module]:
+def _loaded(cfg: Config, weights: Path | None, notes: list[str]) -> torch.nn.Module | None:
     if weights is None:
         notes.append('no checkpoint is there: predictions, windows and biases are left out')
         return None
@@ -159,7 +159,7 @@ def _loaded(cfg: Config, weights: Optional[Path], notes: List[str]) -> Optional[
         return None
 
 
-def _tested(cfg: Config, model: torch.nn.Module, limit: int, notes: List[str]) -> Optional[TestedImages]:
+def _tested(cfg: Config, model: torch.nn.Module, limit: int, notes: list[str]) -> TestedImages | None:
     if is_masked_modelling(cfg):
         return None
     try:
@@ -170,7 +170,7 @@ def _tested(cfg: Config, model: torch.nn.Module, limit: int, notes: List[str]) -
         return None
 
 
-def _add_summary(page: Page, cfg: Config, log: RunLog, model: Optional[torch.nn.Module], weights: Optional[Path]) -> None:
+def _add_summary(page: Page, cfg: Config, log: RunLog, model: torch.nn.Module | None, weights: Path | None) -> None:
     name, value = _main_metric(log)
     headline = f'<p class="key">{html.escape(name)} {value:.2f}</p>' if name else ''
     backbone = cfg.model.get('backbone') or {}
@@ -193,7 +193,7 @@ def _add_summary(page: Page, cfg: Config, log: RunLog, model: Optional[torch.nn.
     page.sections.insert(0, f'<section>{headline}{_table(("", ""), rows)}</section>')
 
 
-def _crop_of(cfg: Config) -> Tuple[int, int]:
+def _crop_of(cfg: Config) -> tuple[int, int]:
     """Height and width that the model is trained on, as far as the config tells; else 512."""
     size = (cfg.model.get('data_preprocessor') or {}).get('size')
     for step in (cfg.get('train_dataloader') or {}).get('dataset', {}).get('pipeline', []):
@@ -207,7 +207,7 @@ def _crop_of(cfg: Config) -> Tuple[int, int]:
     )
 
 
-def _main_metric(log: RunLog) -> Tuple[str, float]:
+def _main_metric(log: RunLog) -> tuple[str, float]:
     """Of the last validation, the metric that its task is usually judged by; an empty name where there was none."""
     names = log.names(training=False)
     for name in ('mIoU', 'coco/bbox_mAP', 'accuracy/top1', *(n for n in names if '/' not in n and 'time' not in n)):
@@ -258,7 +258,7 @@ def _add_windows(page: Page, model: torch.nn.Module) -> None:
 
 def _add_predictions(page: Page, images: TestedImages, count: int, score_thr: float) -> None:
     matrix = ConfusionMatrix(images.dataset_meta['classes'], score_thr)
-    qualities: Dict[int, float] = {}
+    qualities: dict[int, float] = {}
     with progress_bar(len(images)) as advance:
         for index, _, sample in images:
             quality = matrix.quality(matrix.add(sample))
@@ -291,7 +291,7 @@ def _add_predictions(page: Page, images: TestedImages, count: int, score_thr: fl
     page.add('Confusion matrix', _figure(draw_confusion(matrix), 'rows: truth, columns: prediction'))
 
 
-def _add_reconstructions(page: Page, cfg: Config, weights: Path, count: int, notes: List[str]) -> None:
+def _add_reconstructions(page: Page, cfg: Config, weights: Path, count: int, notes: list[str]) -> None:
     try:
         check_datasets(cfg, ('train',))
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
@@ -368,7 +368,7 @@ def _add_environment(page: Page, work_dir: Path, cfg: Config) -> None:
     )
 
 
-def _percent(share: Optional[float]) -> str:
+def _percent(share: float | None) -> str:
     return '-' if share is None else f'{100 * share:.1f}'
 
 

@@ -1,7 +1,8 @@
 """MMEngine's runners with our door for weights, for every tool that builds its runner from ``runner_type``."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any
 
 import mmengine.runner
 import torch
@@ -50,7 +51,7 @@ class _Door(_Base):
     weights last ran with."""
 
     _testing = False
-    _load_from: Optional[str]  # MMEngine's
+    _load_from: str | None  # MMEngine's
     _with_optimizer = True  # of what is resumed
 
     def train(self) -> nn.Module:
@@ -77,20 +78,26 @@ class _Door(_Base):
         except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, InputError) or comes_from_here(error):
                 raise
-            raise InputError(f'checkpoint {filename} cannot be resumed from ({type(error).__name__}: {error}); give one that '
-                             'this config has written, or fine-tune from its weights: --cfg-options load_from=FILE') from error
+            raise InputError(
+                f'checkpoint {filename} cannot be resumed from ({type(error).__name__}: {error}); give one that '
+                'this config has written, or fine-tune from its weights: --cfg-options load_from=FILE'
+            ) from error
 
-    def register_hook(self, hook: Union[Hook, dict], *args: Any, **kwargs: Any) -> None:
+    def register_hook(self, hook: Hook | dict, *args: Any, **kwargs: Any) -> None:
         """As MMEngine's, but ``CheckpointHook`` is ours, whose checkpoints outlive interruptions."""
         if not isinstance(hook, (Hook, dict)):
-            raise InputError(f'a hook {hook!r} found in the config, but hooks are dicts with a type, custom_hooks a list of '
-                             'them')
-        if isinstance(hook, dict) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook',
-                                                           mmengine.hooks.CheckpointHook):
+            raise InputError(
+                f'a hook {hook!r} found in the config, but hooks are dicts with a type, custom_hooks a list of them'
+            )
+        if isinstance(hook, dict) and hook.get('type') in (
+            'CheckpointHook',
+            'mmengine.CheckpointHook',
+            mmengine.hooks.CheckpointHook,
+        ):
             hook = {**hook, 'type': 'mmvitscale.CheckpointHook'}
         super().register_hook(hook, *args, **kwargs)
 
-    def register_default_hooks(self, hooks: Optional[dict] = None) -> None:
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
         """As MMEngine's, and those of ``_DEFAULT_HOOKS``; ``default_hooks=dict(<name>=None)`` in a config leaves one out."""
         hooks = dict(hooks or {})
         for name, default in _DEFAULT_HOOKS.items():
@@ -101,8 +108,12 @@ class _Door(_Base):
                 hooks[name] = {**default, **hook}
         super().register_default_hooks(hooks)
 
-    def build_dataloader(self, dataloader: Union[DataLoader, dict], seed: Optional[int] = None,  # type: ignore[override]
-                         diff_rank_seed: bool = False) -> DataLoader:
+    def build_dataloader(
+        self,
+        dataloader: DataLoader | dict,
+        seed: int | None = None,  # type: ignore[override]
+        diff_rank_seed: bool = False,
+    ) -> DataLoader:
         """As MMEngine's. Data pipelines name the image that they cannot take. Raises InputError for a data set that is
         empty."""
         if isinstance(dataloader, dict) and isinstance(dataloader.get('dataset'), dict):
@@ -133,7 +144,7 @@ class _Door(_Base):
                 backbone.gradient_scale = lambda: self._gradient_scale()
         super().load_or_resume()
 
-    def _newest_whole(self) -> Optional[str]:
+    def _newest_whole(self) -> str | None:
         """What the first process finds, for all. Raises InputError if there is nothing but broken ones."""
         found: list = [None]
         if is_main_process():
@@ -145,8 +156,11 @@ class _Door(_Base):
         broadcast_object_list(found)
         if isinstance(found[0], InputError):
             raise found[0]
-        self.logger.info(f'Resuming from {found[0]}.' if found[0] else
-                         f'There is no checkpoint in {self.work_dir} to resume from: training begins at the beginning.')
+        self.logger.info(
+            f'Resuming from {found[0]}.'
+            if found[0]
+            else f'There is no checkpoint in {self.work_dir} to resume from: training begins at the beginning.'
+        )
         return found[0]
 
     def _gradient_scale(self) -> float:
@@ -164,8 +178,11 @@ class _Door(_Base):
     def _batch(self) -> dict:
         """Of how many images an update of the weights is made, and by whom."""
         loader = self.cfg.get('train_dataloader') or {}
-        return dict(processes=self.world_size, images=loader.get('batch_size', 1),
-                    accumulated=(self.cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1))
+        return dict(
+            processes=self.world_size,
+            images=loader.get('batch_size', 1),
+            accumulated=(self.cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1),
+        )
 
     def _compare_batches(self, filename: str, before: dict) -> None:
         """Warn where a training goes on with another number of images in an update, or of updates in an epoch."""
@@ -175,11 +192,13 @@ class _Door(_Base):
         told = ['{processes} processes x {images} images x {accumulated} batches'.format(**batch) for batch in (before, now)]
         line = f'{filename} was trained with {told[0]} for an update, here it goes on with {told[1]}'
         if len({batch['processes'] * batch['images'] * batch['accumulated'] for batch in (before, now)}) > 1:
-            self.logger.warning(f'{line}: learning rates and schedules are those of another batch; consider another '
-                                'batch_size, or --accumulate')
+            self.logger.warning(
+                f'{line}: learning rates and schedules are those of another batch; consider another batch_size, or --accumulate'
+            )
         elif before['accumulated'] != now['accumulated']:
-            self.logger.warning(f'{line}: iterations count batches, so schedules are at another place; keep --accumulate as '
-                                'it was')
+            self.logger.warning(
+                f'{line}: iterations count batches, so schedules are at another place; keep --accumulate as it was'
+            )
         else:
             self.logger.info(f'{line}: the same batch')
 
@@ -227,7 +246,7 @@ def _where(dataset: Any) -> str:
     return ', '.join(str(place) for place in places if place) or 'no data_root'
 
 
-def compile_blocks(model: nn.Module, options: Optional[dict]) -> bool:
+def compile_blocks(model: nn.Module, options: dict | None) -> bool:
     """Compile the blocks of its backbones, one at a time, as ``options`` (a config's ``compile``) say; False if they are not
     for blocks. Names of parameters stay."""
     if not isinstance(options, dict) or options.get('target') != 'blocks':
@@ -249,7 +268,7 @@ class Runner(_Door, mmengine.runner.Runner):
     def _compile_otherwise(self, target: str) -> None:
         super(_Door, self)._maybe_compile(target)
 
-    def wrap_model(self, model_wrapper_cfg: Optional[dict], model: nn.Module) -> nn.Module:
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """As MMEngine's."""
         sync_bn = self.cfg.get('sync_bn')
         if not (self.distributed and sync_bn and get_device() == 'cpu'):
@@ -260,10 +279,14 @@ class Runner(_Door, mmengine.runner.Runner):
         finally:
             self.cfg.sync_bn = sync_bn
 
-    def build_optim_wrapper(self, optim_wrapper: Union[dict, OptimWrapper]) -> OptimWrapper:
+    def build_optim_wrapper(self, optim_wrapper: dict | OptimWrapper) -> OptimWrapper:
         """As MMEngine's."""
-        if isinstance(optim_wrapper, dict) and self.distributed and 'optimizer' in optim_wrapper and (
-                self.cfg.get('shard_optimizer') or 'ZeroRedundancy' in type_name(optim_wrapper['optimizer'])):
+        if (
+            isinstance(optim_wrapper, dict)
+            and self.distributed
+            and 'optimizer' in optim_wrapper
+            and (self.cfg.get('shard_optimizer') or 'ZeroRedundancy' in type_name(optim_wrapper['optimizer']))
+        ):
             optim_wrapper = shard_states(optim_wrapper)
         return super().build_optim_wrapper(optim_wrapper)
 
@@ -281,8 +304,13 @@ class Runner(_Door, mmengine.runner.Runner):
         with whole_file(Path(out_dir, filename), durable=True, advice=SAVING_FAILED) as part:
             super().save_checkpoint(str(part.parent), part.name, *args, save_optimizer=save_optimizer, **kwargs)
 
-    def load_checkpoint(self, filename: str, map_location: Any = 'cpu', strict: bool = False,
-                        revise_keys: Sequence[Tuple[str, str]] = ((r'^module.', ''), )) -> dict:
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: Any = 'cpu',
+        strict: bool = False,
+        revise_keys: Sequence[tuple[str, str]] = ((r'^module.', ''),),
+    ) -> dict:
         """As MMEngine's. Files are read into the main memory whatever ``map_location`` says: weights, moments and averages
         go from there to where the model is.
 
@@ -334,7 +362,7 @@ class FlexibleRunner(_Door, mmengine.runner.FlexibleRunner):
         if fn_name != 'before_run' or not getattr(self, '_has_run_before', False):
             super().call_hook(fn_name, **kwargs)
 
-    def save_checkpoint(self, *args: Any, meta: Optional[dict] = None, **kwargs: Any) -> None:
+    def save_checkpoint(self, *args: Any, meta: dict | None = None, **kwargs: Any) -> None:
         """As MMEngine's, in all processes, but the epoch and iteration in ``meta`` count, where it counts one too many after
         a validation. Averages of weights hold the model's windows."""
         let_averages_follow(self)
@@ -343,8 +371,9 @@ class FlexibleRunner(_Door, mmengine.runner.FlexibleRunner):
 
     def _compile_otherwise(self, target: str) -> None:
         if self.cfg.get('compile'):
-            raise InputError(f"compile={self.cfg.compile} found with a strategy, which can compile blocks: "
-                             "compile=dict(target='blocks')")
+            raise InputError(
+                f"compile={self.cfg.compile} found with a strategy, which can compile blocks: compile=dict(target='blocks')"
+            )
 
     def _gradient_scale(self):
         if hasattr(self.strategy, 'gradient_scale'):

@@ -3,9 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Dict, Optional, Sequence, Tuple, Union
 
 import cv2
 from mmengine.config import Config, ConfigDict
@@ -19,7 +19,7 @@ from .machine import adapt_to_machine, check_packages
 _SIZES = ('scale', 'crop_size', 'size')  # of the steps that set an image's size
 
 
-def train_once(config: str, work_dir: Path, options: Dict[str, object]) -> Path:
+def train_once(config: str, work_dir: Path, options: dict[str, object]) -> Path:
     """Train a config by ``tools/train.py`` -> its last checkpoint. A training that has ended is not repeated, one that was
     interrupted goes on.
 
@@ -37,25 +37,31 @@ def train_once(config: str, work_dir: Path, options: Dict[str, object]) -> Path:
         status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
     if status:
         last = (work_dir / 'output.txt').read_text().strip().splitlines()[-1:]
-        raise InputError(f'training in {work_dir} ended with status {status}: {"".join(last)}; its output is in output.txt '
-                         'there')
+        raise InputError(
+            f'training in {work_dir} ended with status {status}: {"".join(last)}; its output is in output.txt there'
+        )
     checkpoint = Path((work_dir / 'last_checkpoint').read_text().strip())
     done.write_text(json.dumps(dict(checkpoint=checkpoint.name)) + '\n')
     return work_dir / checkpoint.name
 
 
-def length_options(iters: int, warmup: int) -> Dict[str, int]:
+def length_options(iters: int, warmup: int) -> dict[str, int]:
     """Options of ``train_once`` for a config with a warm-up and one decay: so many iterations, the first of them a warm-up,
     never more than half."""
     warmup = min(warmup, iters // 2)
-    return {'train_cfg.max_iters': iters, 'default_hooks.checkpoint.interval': iters, 'param_scheduler.0.end': warmup,
-            'param_scheduler.1.begin': warmup, 'param_scheduler.1.end': iters}
+    return {
+        'train_cfg.max_iters': iters,
+        'default_hooks.checkpoint.interval': iters,
+        'param_scheduler.0.end': warmup,
+        'param_scheduler.1.begin': warmup,
+        'param_scheduler.1.end': iters,
+    }
 
 
-def evaluate(cfg: Config, checkpoint: Path, work_dir: Path) -> Dict[str, float]:
+def evaluate(cfg: Config, checkpoint: Path, work_dir: Path) -> dict[str, float]:
     """Test a checkpoint with the config as it is -> its metrics. The config is used up."""
     check_packages(cfg)
-    check_datasets(cfg, ('test', ))
+    check_datasets(cfg, ('test',))
     adapt_to_machine(cfg)
     cfg.work_dir, cfg.load_from, cfg.resume = str(work_dir), str(checkpoint), False
     cfg.experiment_name = f'{Path(cfg.filename).stem}_{id(cfg)}'  # MMEngine keeps one logger for each name
@@ -93,16 +99,16 @@ def use_test_side(cfg: Config, side: int) -> None:
             test_cfg[key] = _times(test_cfg[key], factor)
 
 
-def grown(windows: Union[int, Sequence], factor: float) -> Union[int, list]:
+def grown(windows: int | Sequence, factor: float) -> int | list:
     """One window, or one for each stage, times a factor, to whole tokens."""
     if isinstance(windows, (list, tuple)):
         return [grown(window, factor) for window in windows]
     return max(1, round(windows * factor))  # type: ignore[operator]
 
 
-def main_metric(metrics: Dict[str, float], name: Optional[str] = None) -> Tuple[str, float]:
+def main_metric(metrics: dict[str, float], name: str | None = None) -> tuple[str, float]:
     """The metric of this name, else the one that a task is usually judged by, else the first."""
-    known = (name, ) if name else ('mIoU', 'coco/bbox_mAP', 'accuracy/top1', *metrics)
+    known = (name,) if name else ('mIoU', 'coco/bbox_mAP', 'accuracy/top1', *metrics)
     for key in known:
         if key in metrics:
             return key, metrics[key]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
-_UNUSED_OPERATORS = ('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
-                     'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+_UNUSED_OPERATORS = (
+    'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+    'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+)
 _libraries = []
 
 
@@ -38,6 +40,7 @@ def make_torchvision_importable() -> bool:
             _libraries[-1].define(operator)
     try:
         import mmpretrain.utils.dependency as dependency
+
         # Its multimodal models need transformers 4, and nothing here; mmdet and mmseg import it, too, where they can.
         dependency.WITH_MULTIMODAL = False
     except ImportError:

@@ -1,6 +1,6 @@
 """Test-time augmentation of instance masks, which mmdetection's own refuses."""
 
-from typing import Any, List, Union
+from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
@@ -30,19 +30,22 @@ class MaskTTAModel(BaseTTAModel):
         InputError: for a detector of another kind.
     """
 
-    def __init__(self, module: Union[nn.Module, dict], nms: dict, max_per_img: int = 100, **kwargs: Any):
+    def __init__(self, module: nn.Module | dict, nms: dict, max_per_img: int = 100, **kwargs: Any):
         super().__init__(module, **kwargs)
         if not hasattr(self.module, 'roi_head'):
-            raise InputError(f'tta_model mmvitscale.MaskTTAModel found with a {type(self.module).__name__}, but it is for '
-                             'two-stage detectors (Mask R-CNN, Cascade R-CNN, HTC); use DetTTAModel, for boxes')
+            raise InputError(
+                f'tta_model mmvitscale.MaskTTAModel found with a {type(self.module).__name__}, but it is for '
+                'two-stage detectors (Mask R-CNN, Cascade R-CNN, HTC); use DetTTAModel, for boxes'
+            )
         self.nms = nms
         self.max_per_img = max_per_img
 
     @torch.no_grad()
     def test_step(self, data: dict) -> list:
         """A batch of views (each value of the dict a list of one batch per view) -> one data sample per image."""
-        views = [_View(self.module, {key: value[i] for key, value in data.items()})
-                 for i in range(len(next(iter(data.values()))))]
+        views = [
+            _View(self.module, {key: value[i] for key, value in data.items()}) for i in range(len(next(iter(data.values()))))
+        ]
         per_view = [view.boxes() for view in views]
         merged = [self._merge([results[i] for results in per_view]) for i in range(len(views[0].samples))]
         if self.module.roi_head.with_mask:
@@ -57,18 +60,19 @@ class MaskTTAModel(BaseTTAModel):
             sample.pred_instances = results
         return views[0].samples
 
-    def merge_preds(self, data_samples_list: List[list]) -> list:
+    def merge_preds(self, data_samples_list: list[list]) -> list:
         """Not in use: ``test_step`` merges before there are predictions."""
         raise NotImplementedError
 
-    def _merge(self, views: List[InstanceData]) -> InstanceData:
+    def _merge(self, views: list[InstanceData]) -> InstanceData:
         from mmcv.ops import batched_nms
+
         results = InstanceData.cat(views)
         if not len(results):
             return results
         boxes, kept = batched_nms(results.bboxes, results.scores, results.labels, self.nms)
-        results = results[kept][:self.max_per_img]
-        results.bboxes, results.scores = boxes[:self.max_per_img, :4], boxes[:self.max_per_img, 4]
+        results = results[kept][: self.max_per_img]
+        results.bboxes, results.scores = boxes[: self.max_per_img, :4], boxes[: self.max_per_img, 4]
         return results
 
 
@@ -88,18 +92,23 @@ class _View:
         if self.is_htc and self.head.with_semantic:
             _, self.semantic = self.head.semantic_head(self.features)
 
-    def boxes(self) -> List[InstanceData]:
+    def boxes(self) -> list[InstanceData]:
         """Boxes, scores and labels of each image."""
         proposals = self.module.rpn_head.predict(self.features, self.samples, rescale=False)
         extra = dict(semantic_feat=self.semantic) if self.is_htc else {}
         results = self.head.predict_bbox(
-            x=self.features, batch_img_metas=self.metas, rpn_results_list=proposals, rcnn_test_cfg=self.head.test_cfg,
-            rescale=True, **extra)
+            x=self.features,
+            batch_img_metas=self.metas,
+            rpn_results_list=proposals,
+            rcnn_test_cfg=self.head.test_cfg,
+            rescale=True,
+            **extra,
+        )
         for result, meta in zip(results, self.metas):
             result.bboxes = _flip_boxes(result.bboxes, meta)
         return results
 
-    def masks(self, results: List[InstanceData]) -> List[Tensor]:
+    def masks(self, results: list[InstanceData]) -> list[Tensor]:
         """For each image's boxes the probability that a pixel belongs to the object, (n, H, W) float."""
         inside = []
         for result, meta in zip(results, self.metas):
@@ -111,7 +120,8 @@ class _View:
         self.head.test_cfg = ConfigDict(own, mask_thr_binary=-1)  # mmdetection then gives 0 to 255
         try:
             found = self.head.predict_mask(
-                self.features, batch_img_metas=self.metas, results_list=inside, rescale=True, **extra)
+                self.features, batch_img_metas=self.metas, results_list=inside, rescale=True, **extra
+            )
         finally:
             self.head.test_cfg = own
         return [_flip(result.masks.float() / 255, meta) for result, meta in zip(found, self.metas)]
@@ -124,4 +134,5 @@ def _flip(masks: Tensor, meta: dict) -> Tensor:
 def _flip_boxes(boxes: Tensor, meta: dict) -> Tensor:
     """(n, 4) x1, y1, x2, y2 in the image's own size, to the flipped image and back."""
     from mmdet.structures.bbox import bbox_flip
+
     return bbox_flip(boxes, meta['ori_shape'], meta['flip_direction']) if meta.get('flip') else boxes

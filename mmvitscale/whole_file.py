@@ -3,9 +3,9 @@
 import errno
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Optional, Type, Union
 
 from .errors import InputError
 
@@ -13,8 +13,10 @@ _MARK = '.part'
 # For a checkpoint of a training.
 SAVING_FAILED = 'the checkpoints before it are whole: free some space, or correct the rights, and go on with --resume'
 # What says that a file cannot be written; an error of a connection that is read from, say, is another thing.
-_UNWRITABLE = {getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EPERM', 'EIO', 'ENOENT',
-                                                 'ENOTDIR', 'EISDIR', 'ENAMETOOLONG')}
+_UNWRITABLE = {
+    getattr(errno, name)
+    for name in ('ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EPERM', 'EIO', 'ENOENT', 'ENOTDIR', 'EISDIR', 'ENAMETOOLONG')
+}
 
 
 class whole_file:
@@ -30,8 +32,7 @@ class whole_file:
         InputError: if the file cannot be written.
     """
 
-    def __init__(self, path: Union[str, Path], durable: bool = False,
-                 advice: str = 'free some space or give another folder'):
+    def __init__(self, path: str | Path, durable: bool = False, advice: str = 'free some space or give another folder'):
         self.path = Path(path)
         # Two that write the same file, on two machines even, do not meet. The suffix tells writers the format.
         self.part = self.path.with_name(f'.{self.path.stem}.{secrets.token_hex(4)}{_MARK}{self.path.suffix}')
@@ -44,8 +45,7 @@ class whole_file:
             raise self._sentence(error) from error
         return self.part
 
-    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException],
-                 trace: Optional[TracebackType]) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None:
                 if self.durable:
@@ -63,10 +63,8 @@ class whole_file:
                 raise self._sentence(cause) from error
 
     def _forget(self) -> None:
-        try:
+        with suppress(OSError):  # where it cannot be written it cannot be removed
             self.part.unlink(missing_ok=True)
-        except OSError:  # where it cannot be written it cannot be removed
-            pass
 
     def _sentence(self, error: OSError) -> InputError:
         return InputError(f'cannot write {self.path} ({error.strerror or error}); {self.advice}')
@@ -83,7 +81,7 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _failure_to_write(error: Optional[BaseException], part: Path) -> Optional[OSError]:
+def _failure_to_write(error: BaseException | None, part: Path) -> OSError | None:
     if isinstance(error, RuntimeError) and 'inline_container' in str(error):
         # PyTorch's writer says that its position is unexpected, and has lost the error of the file.
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -91,7 +89,7 @@ def _failure_to_write(error: Optional[BaseException], part: Path) -> Optional[OS
     return error if ours else None  # type: ignore[return-value]
 
 
-def remove_unfinished(folder: Union[str, Path], suffix: str) -> None:
+def remove_unfinished(folder: str | Path, suffix: str) -> None:
     """Remove what processes that were killed left of files with this suffix. Call it where nobody else writes."""
     for path in Path(folder).glob(f'.*{_MARK}{suffix}'):
         path.unlink(missing_ok=True)

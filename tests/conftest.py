@@ -26,6 +26,7 @@ def quick_logs():
     from mmengine.runner import runner
     from mmengine.utils import version_utils
     from yapf.yapflib import yapf_api
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yapf_api, 'FormatCode', lambda text, *args, **kwargs: (text, False))
         for module in (base, runner):
@@ -45,6 +46,7 @@ def quiet_stale_loggers(monkeypatch):
 def told(monkeypatch):
     """The lines that backbones log while weights are loaded."""
     from mmvitscale.models.backbones import backbone, swin_v2
+
     lines = []
     for module in (backbone, swin_v2):
         monkeypatch.setattr(module, 'print_log', lambda text, *args, **kwargs: lines.append(text))

@@ -9,9 +9,9 @@ import re
 import shutil
 import struct
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence
 
 import cv2
 import numpy as np
@@ -73,7 +73,7 @@ class Place:
 
 
 # A case: what it is called -> (its command line, made in a place; what is said).
-CASES: Dict[str, tuple] = {}
+CASES: dict[str, tuple] = {}
 
 
 def case(name: str, says: str, *tool: str, code: int = 1, env: Sequence[str] = ()):
@@ -87,7 +87,7 @@ def case(name: str, says: str, *tool: str, code: int = 1, env: Sequence[str] = (
     return add
 
 
-def options(place: Place, *more: str) -> List[str]:
+def options(place: Place, *more: str) -> list[str]:
     chosen = [
         f'data_root={place.seg}',
         SMALL,
@@ -203,8 +203,11 @@ for name, option, says in [
         'heads',
     ),
     ('channels of the head that do not fit', 'model.decode_head.in_channels=[8,16,32,48]', 'decode_head.*channels'),
-    ('images of fewer channels than the backbone takes', 'model.backbone.in_channels=4',
-     'backbone.patch_embed takes images of another number of channels'),
+    (
+        'images of fewer channels than the backbone takes',
+        'model.backbone.in_channels=4',
+        'backbone.patch_embed takes images of another number of channels',
+    ),
     ('classes of the model that are not those of the data', 'model.decode_head.num_classes=12', 'classes'),
     ('learning rate that is a word', 'optim_wrapper.optimizer.lr=fast', "lr='fast'"),
     ('negative learning rate', 'optim_wrapper.optimizer.lr=-1', 'lr=-1'),
@@ -439,7 +442,7 @@ for_testing(
 for_testing(
     'checkpoint whose weights are words',
     'holds no weights',
-    lambda place: place.saved(dict(state_dict={key: 'x' for key in weights_of(place)})),
+    lambda place: place.saved(dict(state_dict=dict.fromkeys(weights_of(place), 'x'))),
 )
 for_testing(
     'checkpoint whose weights are lists',
@@ -451,9 +454,7 @@ for_testing('checkpoint of nothing', 'holds no weights', lambda place: place.sav
 for_testing(
     'checkpoint with a weight less',
     '1 weights missing',
-    lambda place: place.saved(
-        {key: value for key, value in weights_of(place).items() if key != 'decode_head.conv_seg.bias'}
-    ),
+    lambda place: place.saved({key: value for key, value in weights_of(place).items() if key != 'decode_head.conv_seg.bias'}),
 )
 for_testing(
     'checkpoint with a weight of a word',
@@ -475,8 +476,9 @@ for_testing(
     'does not fit',
     lambda place: place.saved({key: value[:3] if 'conv_seg' in key else value for key, value in weights_of(place).items()}),
 )
-for_testing('checkpoint of another model', 'it is a SwinV2, but the config builds a DeepViT',
-            lambda place: place.checkpoint, VIT)
+for_testing(
+    'checkpoint of another model', 'it is a SwinV2, but the config builds a DeepViT', lambda place: place.checkpoint, VIT
+)
 for_testing('garbage called ONNX', 'a.onnx', lambda place: place.file('a.onnx', 'hello'))
 for_testing('garbage called pt2', 'a.pt2', lambda place: place.file('a.pt2', 'hello'))
 for_testing(
@@ -485,9 +487,7 @@ for_testing(
     lambda place: place.file('a.safetensors', b'\xff' * 64),
 )
 for_testing('metrics in another format', 'ends in .json', lambda place: place.checkpoint, arguments=['--out', 'a.csv'])
-for_testing(
-    'metrics below a file', 'cannot write into', lambda place: place.checkpoint, arguments=['--out', 'setup.py/a.json']
-)
+for_testing('metrics below a file', 'cannot write into', lambda place: place.checkpoint, arguments=['--out', 'setup.py/a.json'])
 for_testing(
     'test windows of nobody', 'test_windows', lambda place: place.checkpoint, arguments=['--cfg-options', 'test_windows=x']
 )
@@ -587,9 +587,7 @@ other('export for a size of 0', 'size', 'tools/export.py', SEG, ckpt, '--out', o
 other('export for a size of words', 'size', 'tools/export.py', SEG, ckpt, '--out', out, '--size', 'big')
 other('export without a size', 'size', 'tools/export.py', SEG, ckpt, '--out', out)
 other('export of nothing', 'is not there', 'tools/export.py', SEG, 'nobody.pth', '--out', out, '--size', '64x64')
-other(
-    'export in a format of nobody', 'invalid choice', 'tools/export.py', SEG, ckpt, '--out', out, '--format', 'gold', code=2
-)
+other('export in a format of nobody', 'invalid choice', 'tools/export.py', SEG, ckpt, '--out', out, '--format', 'gold', code=2)
 other('convert what is not there', 'is not there', 'tools/convert_checkpoint.py', 'nobody.pth')
 other('convert text', 'is no PyTorch checkpoint', 'tools/convert_checkpoint.py', lambda place: place.file('a.pth', 'hello'))
 other(
@@ -664,9 +662,7 @@ other(
     lambda place: place.file('file', 'x') / 'a.py',
 )
 other('FLOPs of an image of 0', '--shape', 'tools/analysis/get_flops.py', SEG, '--shape', '0')
-other(
-    'FLOPs written below a file', 'cannot', 'tools/analysis/get_flops.py', SEG, '--shape', '64', '--json', 'setup.py/a.json'
-)
+other('FLOPs written below a file', 'cannot', 'tools/analysis/get_flops.py', SEG, '--shape', '64', '--json', 'setup.py/a.json')
 other(
     'maps of a layer that is not there',
     'layer 99',

@@ -19,16 +19,30 @@ SWIN = dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=4, out_i
 
 def classifier(backbone, channels=64, classes=10, neck=True):
     init_default_scope('mmpretrain')
-    model = MODELS.build(dict(
-        type='ImageClassifier', backbone=backbone, neck=dict(type='GlobalAveragePooling') if neck else None,
-        head=dict(type='LinearClsHead', in_channels=channels, num_classes=classes)))
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=backbone,
+            neck=dict(type='GlobalAveragePooling') if neck else None,
+            head=dict(type='LinearClsHead', in_channels=channels, num_classes=classes),
+        )
+    )
     return randomise(model).eval()
 
 
 def test_mmpretrains_model_and_ours_give_the_same_logits():
     from mmpretrain.models import SwinTransformerV2 as Theirs
-    theirs = classifier(dict(SWIN, type='SwinTransformerV2', img_size=SIDE, arch=dict(ARCH, extra_norm_every_n_blocks=0),
-                             window_size=[4, 4, 4, 4], pretrained_window_sizes=[0] * 4))
+
+    theirs = classifier(
+        dict(
+            SWIN,
+            type='SwinTransformerV2',
+            img_size=SIDE,
+            arch=dict(ARCH, extra_norm_every_n_blocks=0),
+            window_size=[4, 4, 4, 4],
+            pretrained_window_sizes=[0] * 4,
+        )
+    )
     assert isinstance(theirs.backbone, Theirs)
     content = dict(state_dict=theirs.state_dict())
     ours = classifier(SWIN)
@@ -42,20 +56,25 @@ def test_mmpretrains_model_and_ours_give_the_same_logits():
 def files():
     source = randomise(SwinTransformerV2(ARCH, 4, out_indices=[3]))
     head = dict(weight=torch.randn(10, 64), bias=torch.randn(10))
-    official = {**official_state_dict(source, (4, ) * 4, (4, ) * 4),
-                **{f'head.{key}': value for key, value in head.items()}}
-    hugging_face, _ = peers.PEERS['Hugging Face'](ARCH, SIDE, (4, ) * 4, None)
+    official = {**official_state_dict(source, (4,) * 4, (4,) * 4), **{f'head.{key}': value for key, value in head.items()}}
+    hugging_face, _ = peers.PEERS['Hugging Face'](ARCH, SIDE, (4,) * 4, None)
     hugging_face = {f'swinv2.{key}': value for key, value in randomise(hugging_face).state_dict().items()}
     hugging_face |= {'swinv2.layernorm.weight': torch.ones(64), 'swinv2.layernorm.bias': torch.zeros(64)}
-    return [('official', dict(model=official), head, {}),
-            ('timm', peer_file('timm', 'head.fc.', head), head, dict(pretrained_window_sizes=4)),
-            ('Hugging Face', {**hugging_face, **{f'classifier.{key}': value for key, value in head.items()}}, head,
-             dict(pretrained_window_sizes=4)),
-            ('torchvision', peer_file('torchvision', 'head.', head), head, {})]
+    return [
+        ('official', dict(model=official), head, {}),
+        ('timm', peer_file('timm', 'head.fc.', head), head, dict(pretrained_window_sizes=4)),
+        (
+            'Hugging Face',
+            {**hugging_face, **{f'classifier.{key}': value for key, value in head.items()}},
+            head,
+            dict(pretrained_window_sizes=4),
+        ),
+        ('torchvision', peer_file('torchvision', 'head.', head), head, {}),
+    ]
 
 
 def peer_file(name, prefix, head):
-    model, _ = peers.PEERS[name](ARCH, SIDE, (4, ) * 4, None)
+    model, _ = peers.PEERS[name](ARCH, SIDE, (4,) * 4, None)
     weights = {key: value for key, value in randomise(model).state_dict().items() if not key.startswith('head.')}
     return {**weights, **{prefix + key: value for key, value in head.items()}}
 
@@ -86,8 +105,11 @@ def test_an_official_deepvit_classifier_gives_its_class_token_logits():
 def test_another_number_of_classes_is_refused_unless_fine_tuning():
     source, model = classifier(SWIN), classifier(SWIN, classes=7)
     content = dict(state_dict=source.state_dict())
-    with pytest.raises(InputError, match=r'a.pth does not fit the config: 2 weights of another shape \(head.fc.weight is '
-                                         r'\(10, 64\) instead of \(7, 64\)'):
+    with pytest.raises(
+        InputError,
+        match=r'a.pth does not fit the config: 2 weights of another shape \(head.fc.weight is '
+        r'\(10, 64\) instead of \(7, 64\)',
+    ):
         into_model(model, dict(content), 'a.pth', exact=True)
     lines = []
     into_model(model, dict(content), 'a.pth', tell=lines.append)  # to fine-tune: said, and the head stays new
@@ -97,9 +119,17 @@ def test_another_number_of_classes_is_refused_unless_fine_tuning():
 def test_a_simmim_checkpoint_is_refused_as_a_classifier():
     backbone = dict(SWIN, type='mmvitscale.MaskedSwinTransformerV2')
     init_default_scope('mmpretrain')
-    simmim = MODELS.build(dict(
-        type='SimMIM', backbone=backbone, neck=dict(type='SimMIMLinearDecoder', in_channels=64, encoder_stride=32),
-        head=dict(type='SimMIMHead', patch_size=4, loss=dict(type='PixelReconstructionLoss', criterion='L1'))))
-    with pytest.raises(InputError, match='a.pth does not fit the config: .*weights missing .*head.fc.weight.*it comes from '
-                                         'masked pretraining: fine-tune from it with init_cfg'):
+    simmim = MODELS.build(
+        dict(
+            type='SimMIM',
+            backbone=backbone,
+            neck=dict(type='SimMIMLinearDecoder', in_channels=64, encoder_stride=32),
+            head=dict(type='SimMIMHead', patch_size=4, loss=dict(type='PixelReconstructionLoss', criterion='L1')),
+        )
+    )
+    with pytest.raises(
+        InputError,
+        match='a.pth does not fit the config: .*weights missing .*head.fc.weight.*it comes from '
+        'masked pretraining: fine-tune from it with init_cfg',
+    ):
         into_model(classifier(SWIN), dict(state_dict=simmim.state_dict()), 'a.pth', exact=True)

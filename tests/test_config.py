@@ -13,13 +13,13 @@ from mmvitscale.errors import InputError
 
 pytestmark = pytest.mark.unit
 
-CONFIG = '''
+CONFIG = """
 data_root = 'data/coco/'
 train_dataloader = dict(
     dataset=dict(type='RepeatDataset', times=2, dataset=dict(
         data_root=data_root, ann_file='annotations/a.json', data_prefix=dict(img='train2017/'))))
 val_evaluator = dict(ann_file=data_root + 'annotations/b.json', other='data/cocoa/b.json')
-'''
+"""
 
 
 @pytest.fixture
@@ -73,9 +73,15 @@ def test_the_configs_of_the_package_are_found_by_name(monkeypatch, tmp_path):
     assert mmvitscale.load_config('swinv2_fpn_ade20k').model.decode_head.type == 'FPNHead'
 
 
-@pytest.mark.parametrize('wrong, hint', [
-    ('swinv2_uprnet_ade20k', 'did you mean swinv2_upernet_ade20k?'), ('/nowhere/swinv2_fpn_ade20k.py', 'list_configs'),
-    ('mmvitscale::', 'list_configs'), ('deepvit/swinv2_fpn_ade20k', 'list_configs')])
+@pytest.mark.parametrize(
+    'wrong, hint',
+    [
+        ('swinv2_uprnet_ade20k', 'did you mean swinv2_upernet_ade20k?'),
+        ('/nowhere/swinv2_fpn_ade20k.py', 'list_configs'),
+        ('mmvitscale::', 'list_configs'),
+        ('deepvit/swinv2_fpn_ade20k', 'list_configs'),
+    ],
+)
 def test_unknown_config_names_are_refused_with_a_hint(wrong, hint):
     with pytest.raises(InputError, match=f'config {re.escape(wrong)} is not there; .*{re.escape(hint)}'):
         load_config(wrong)
@@ -107,7 +113,7 @@ def test_old_names_work_with_a_note(tmp_path, monkeypatch):
     notes = []
     monkeypatch.setattr(config_module, 'print_log', lambda text, *args, **kwargs: notes.append(text))
     old, new = 'swinv2-tiny-w16_dino_8xb2-12e_coco', 'swinv2_dino_coco'
-    (tmp_path / 'own.py').write_text(f"_base_ = {str(configs_folder() / 'swinv2' / old) + '.py'!r}\n")
+    (tmp_path / 'own.py').write_text(f'_base_ = {str(configs_folder() / "swinv2" / old) + ".py"!r}\n')
     for name in (old, f'configs/swinv2/{old}.py', str(tmp_path / 'own.py')):
         notes.clear()
         assert load_config(name).model.type == 'DINO'

@@ -30,15 +30,26 @@ FROM_SCRATCH = {*MINI, *(name for name in PRETRAIN if not re.search('w12to|w12-s
 # The quick tests take the small ones and one of each task, what a reader meets first.
 QUICK = [*MINI, 'swinv2_upernet_ade20k', 'swinv2_mask_rcnn_coco', 'deepvit_fpn_ade20k', 'swinv2-t-w8_8xb128-300e_in1k-256']
 EVERY = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
-PUBLIC = (r'https://github.com/SwinTransformer/storage/releases/download/v2.0.0/'
-          r'swinv2_(\w+)_patch4_window(\d+)_(256|192_22k).pth')
+PUBLIC = (
+    r'https://github.com/SwinTransformer/storage/releases/download/v2.0.0/'
+    r'swinv2_(\w+)_patch4_window(\d+)_(256|192_22k).pth'
+)
 
 
 def test_headline_configs_are_complete_and_config_names_unique():
     assert set(HEADLINES) == {
-        'swinv2_upernet_ade20k', 'swinv2_fpn_ade20k', 'swinv2_mask2former_ade20k', 'swinv2_retinanet_coco',
-        'swinv2_mask_rcnn_coco', 'swinv2_cascade_mask_rcnn_coco', 'swinv2_htc_coco', 'swinv2_dino_coco',
-        'deepvit_upernet_ade20k', 'deepvit_fpn_ade20k', 'deepvit_mask_rcnn_coco'}
+        'swinv2_upernet_ade20k',
+        'swinv2_fpn_ade20k',
+        'swinv2_mask2former_ade20k',
+        'swinv2_retinanet_coco',
+        'swinv2_mask_rcnn_coco',
+        'swinv2_cascade_mask_rcnn_coco',
+        'swinv2_htc_coco',
+        'swinv2_dino_coco',
+        'deepvit_upernet_ade20k',
+        'deepvit_fpn_ade20k',
+        'deepvit_mask_rcnn_coco',
+    }
     paths = [path for path in configs_folder().rglob('*.py') if '_base_' not in path.parts]
     assert len(NAMES) == len(paths) == len({path.stem for path in paths})  # so that a name alone finds a config
 
@@ -58,8 +69,11 @@ def test_the_weights_of_a_config_fit_it(name, monkeypatch):
     init_cfg = cfg.model.backbone.init_cfg
     assert init_cfg.type == 'Pretrained'
     if init_cfg.checkpoint.startswith('checkpoints/'):
-        with pytest.raises(InputError, match=f'weights {init_cfg.checkpoint} are not there.*put the file there.*'
-                                             'init_cfg.checkpoint=FILE; to train from scratch.*init_cfg=None'):
+        with pytest.raises(
+            InputError,
+            match=f'weights {init_cfg.checkpoint} are not there.*put the file there.*'
+            'init_cfg.checkpoint=FILE; to train from scratch.*init_cfg=None',
+        ):
             initialise(build(cfg, 'meta').backbone)
         return
     size, window, image = re.fullmatch(PUBLIC, init_cfg.checkpoint).groups()
@@ -71,7 +85,7 @@ def test_the_weights_of_a_config_fit_it(name, monkeypatch):
     backbone = build(cfg, 'meta').backbone
     initialise(backbone)
     assert {stage.reference_origin for stage in backbone.stages} == {'config'}  # agrees with the file, or it were refused
-    assert [stage.reference for stage in backbone.stages] == [(w, w) for w in windows[:len(backbone.stages)]]
+    assert [stage.reference for stage in backbone.stages] == [(w, w) for w in windows[: len(backbone.stages)]]
 
 
 def test_only_mini_and_first_pretraining_configs_start_from_scratch():
@@ -94,9 +108,16 @@ def test_init_cfg_none_builds_a_backbone_without_pretrained_weights():
 # Sizes: published with the papers, in millions (SwinV2 and SwinV1, tables of COCO and ADE20K).
 
 
-@pytest.mark.parametrize('name, millions', [
-    ('swinv2_htc_coco', 284), ('htc_swinv2-b-w32-in22k_fpn_64xb1-lsj1536-3x_coco', 160),
-    ('swinv2_cascade_mask_rcnn_coco', 86), ('swinv2_mask_rcnn_coco', 48), ('swinv2_upernet_ade20k', 60)])
+@pytest.mark.parametrize(
+    'name, millions',
+    [
+        ('swinv2_htc_coco', 284),
+        ('htc_swinv2-b-w32-in22k_fpn_64xb1-lsj1536-3x_coco', 160),
+        ('swinv2_cascade_mask_rcnn_coco', 86),
+        ('swinv2_mask_rcnn_coco', 48),
+        ('swinv2_upernet_ade20k', 60),
+    ],
+)
 def test_parameters_are_as_many_as_published(name, millions):
     count = sum(parameter.numel() for parameter in build(load(name), 'meta').parameters())
     assert abs(count / 1e6 / millions - 1) < 0.02
@@ -113,6 +134,7 @@ def build(cfg, device):
 
 def segmentation_sample(model_cfg, size):
     from mmseg.structures import SegDataSample
+
     sample = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size))
     sample.gt_sem_seg = PixelData(data=torch.randint(0, model_cfg.decode_head.num_classes, (1, *size)))
     return sample
@@ -121,23 +143,27 @@ def segmentation_sample(model_cfg, size):
 def detection_sample(model_cfg, size):
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
+
     masks = np.zeros((1, *size), np.uint8)
     masks[:, 10:40, 20:60] = 1
-    sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size,
-                                         scale_factor=(1.0, 1.0)))
-    sample.gt_instances = InstanceData(bboxes=torch.tensor([[20.0, 10, 60, 40]]), labels=torch.tensor([0]),
-                                       masks=BitmapMasks(masks, *size))
+    sample = DetDataSample(
+        metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
+    )
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[20.0, 10, 60, 40]]), labels=torch.tensor([0]), masks=BitmapMasks(masks, *size)
+    )
     sample.gt_sem_seg = PixelData(sem_seg=torch.full((1, *size), 100))  # a class of stuff
     return sample
 
 
 def pretraining_sample(model_cfg, size):
     from mmpretrain.structures import DataSample
+
     sample = DataSample(metainfo=dict(img_shape=size, ori_shape=size))
     if model_cfg.type == 'SimMIM':
         sample.set_mask(torch.rand(size[0] // 4, size[1] // 4) < 0.6)
         return sample
-    return sample.set_gt_label(torch.randint(model_cfg.head.num_classes, (1, )))
+    return sample.set_gt_label(torch.randint(model_cfg.head.num_classes, (1,)))
 
 
 SAMPLES = {'mmseg': segmentation_sample, 'mmdet': detection_sample, 'mmpretrain': pretraining_sample}
@@ -155,8 +181,10 @@ def test_a_config_trains_and_predicts(name):
     model = build(cfg, 'cpu')
     model.init_weights()
 
-    batch = dict(inputs=[torch.randint(0, 256, (channels, *size), dtype=torch.uint8) for _ in range(2)],
-                 data_samples=[SAMPLES[cfg.default_scope](cfg.model, size) for _ in range(2)])
+    batch = dict(
+        inputs=[torch.randint(0, 256, (channels, *size), dtype=torch.uint8) for _ in range(2)],
+        data_samples=[SAMPLES[cfg.default_scope](cfg.model, size) for _ in range(2)],
+    )
     if cfg.default_scope == 'mmpretrain':
         batch['inputs'] = torch.stack(batch['inputs'])
     data = model.data_preprocessor(copy.deepcopy(batch), training=True)
@@ -168,9 +196,9 @@ def test_a_config_trains_and_predicts(name):
     if cfg.model.type == 'SimMIM':
         return
     with torch.no_grad():
-        result, = model.eval().test_step({key: value[:1] for key, value in batch.items()})
+        (result,) = model.eval().test_step({key: value[:1] for key, value in batch.items()})
     if cfg.default_scope == 'mmpretrain':
-        assert result.pred_score.shape == (cfg.model.head.num_classes, )
+        assert result.pred_score.shape == (cfg.model.head.num_classes,)
     elif cfg.default_scope == 'mmseg':
         assert result.pred_sem_seg.data.shape == (1, *size)
     else:

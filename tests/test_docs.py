@@ -28,11 +28,22 @@ from tests.helpers.randomise import randomise
 
 pytestmark = pytest.mark.integration
 
-PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md')),
-         *sorted((ROOT / 'configs').rglob('README.md'))]
+PAGES = [
+    ROOT / 'README.md',
+    ROOT / 'CONTRIBUTING.md',
+    *sorted((ROOT / 'docs').glob('*.md')),
+    *sorted((ROOT / 'configs').rglob('README.md')),
+]
 # Minutes, or another machine: only what their parsers say.
-PARSED = ('pretraining_chain.py', 'position_bias_study.py', 'benchmark.py', 'install_mmcv_ops.py', 'window_transfer.py',
-          'memory_plan.py', 'token_transfer.py')
+PARSED = (
+    'pretraining_chain.py',
+    'position_bias_study.py',
+    'benchmark.py',
+    'install_mmcv_ops.py',
+    'window_transfer.py',
+    'memory_plan.py',
+    'token_transfer.py',
+)
 
 
 def commands_of(page):
@@ -44,14 +55,21 @@ def commands_of(page):
 
 
 # Page by page, in their order, each once.
-COMMANDS = [(command, page) for command, page in {
-    command: page.relative_to(ROOT).as_posix() for page in reversed(PAGES) for command in reversed(list(commands_of(page)))
-}.items()][::-1]
+COMMANDS = [
+    (command, page)
+    for command, page in {
+        command: page.relative_to(ROOT).as_posix() for page in reversed(PAGES) for command in reversed(list(commands_of(page)))
+    }.items()
+][::-1]
 
 
 def test_commands_are_found_in_every_part_of_the_documentation():
     assert len(COMMANDS) > 50 and {page.split('/')[0] for _, page in COMMANDS} == {
-        'README.md', 'CONTRIBUTING.md', 'docs', 'configs'}
+        'README.md',
+        'CONTRIBUTING.md',
+        'docs',
+        'configs',
+    }
 
 
 @pytest.fixture(scope='module')
@@ -74,6 +92,7 @@ def place(tmp_path_factory):
             torch.save(dict(state_dict=model.state_dict(), meta=dict(iter=1), batch=pack(batch)), folder / 'non_finite.pth')
     import cv2
     import numpy as np
+
     cv2.imwrite(str(folder / 'aerial.tif'), np.random.default_rng(0).integers(0, 255, (96, 160, 3), dtype=np.uint8))
     for name in ('configs', 'tools', 'constraints.txt'):
         (folder / name).symlink_to(ROOT / name)
@@ -85,14 +104,28 @@ def filled_in(command, place, out):
     scenes = place / 'data/mini/ADEChallengeData2016/images/validation'
     arguments = []
     for argument in shlex.split(command):
-        config = next((name for name in ('deepvit_upernet_mini', 'swinv2_upernet_mini_96_w6') if name in command),
-                      'swinv2_upernet_mini')
+        config = next(
+            (name for name in ('deepvit_upernet_mini', 'swinv2_upernet_mini_96_w6') if name in command), 'swinv2_upernet_mini'
+        )
         known = {
-            'CONFIG': config, 'CONFIG2': config, 'CHECKPOINT': place / f'{config}.pth', 'CHECKPOINT2': place / f'{config}.pth',
-            'IMAGES': scenes, 'IMAGE': scenes / 'scene_00000.jpg', 'FOLDER': scenes, 'D': out / 'd',
-            'pictures': out / 'pictures', 'files': place / 'files', 'maps': place / 'maps', 'vino': place / 'vino',
-            'OPTIONS': 'model.backbone.arch.depth=24', 'aerial.tif': place / 'aerial.tif', 'POST': out / 'post',
-            'WORK_DIR': place, 'NON_FINITE': place / 'non_finite.pth', 'SRC': place / f'{config}.pth',
+            'CONFIG': config,
+            'CONFIG2': config,
+            'CHECKPOINT': place / f'{config}.pth',
+            'CHECKPOINT2': place / f'{config}.pth',
+            'IMAGES': scenes,
+            'IMAGE': scenes / 'scene_00000.jpg',
+            'FOLDER': scenes,
+            'D': out / 'd',
+            'pictures': out / 'pictures',
+            'files': place / 'files',
+            'maps': place / 'maps',
+            'vino': place / 'vino',
+            'OPTIONS': 'model.backbone.arch.depth=24',
+            'aerial.tif': place / 'aerial.tif',
+            'POST': out / 'post',
+            'WORK_DIR': place,
+            'NON_FINITE': place / 'non_finite.pth',
+            'SRC': place / f'{config}.pth',
         }
         value = known.get(argument, argument)
         value = re.sub(r'=(?:/data/coco|/data/ADEChallengeData2016)$', f'={place}/data/mini', str(value))
@@ -130,9 +163,15 @@ def half_a_minute(command, page):
     return page == 'docs/export.md' or 'make_mini_dataset.py' in command
 
 
-@pytest.mark.parametrize('command, page', [
-    pytest.param(command, page, id=f'{page}: {command[:60]}', marks=pytest.mark.slow if half_a_minute(command, page) else ())
-    for command, page in COMMANDS])
+@pytest.mark.parametrize(
+    'command, page',
+    [
+        pytest.param(
+            command, page, id=f'{page}: {command[:60]}', marks=pytest.mark.slow if half_a_minute(command, page) else ()
+        )
+        for command, page in COMMANDS
+    ],
+)
 def test_every_documented_command_is_valid(command, page, place, tmp_path, monkeypatch, capfd):
     for earlier in makers(command, page, place):
         check_tool(filled_in(earlier, place, tmp_path)[1:], place, tmp_path, monkeypatch, capfd)
@@ -144,7 +183,7 @@ def test_every_documented_command_is_valid(command, page, place, tmp_path, monke
     if program == 'make':
         assert re.search(rf'^{arguments[1]}:', (ROOT / 'Makefile').read_text(), re.M)
     elif program == 'pip':
-        extras = re.findall(r"\.\[(.+)\]", command)
+        extras = re.findall(r'\.\[(.+)\]', command)
         assert set(extras) <= set(metadata('mmvitscale').get_all('Provides-Extra'))
         assert extras or arguments[-1].split(' ')[0] in (ROOT / 'constraints.txt').read_text()
     elif program == 'docker':
@@ -203,8 +242,11 @@ def check_tool(arguments, place, out, monkeypatch, capfd):
     elif tool.endswith('predict.py') and 'coco' in arguments[1]:
         check_recipe(arguments[1])
         arguments[1:3] = ['swinv2_retinanet_mini', str(place / 'swinv2_retinanet_mini.pth')]
-    absent = [argument for argument in arguments if '.pth' in argument and not Path(argument.split('=')[-1]).is_file()
-              and '--to' not in arguments]
+    absent = [
+        argument
+        for argument in arguments
+        if '.pth' in argument and not Path(argument.split('=')[-1]).is_file() and '--to' not in arguments
+    ]
     if absent or any('work_dirs' in argument for argument in arguments):
         parse(tool, arguments[1:])  # of checkpoints that trainings of hours made
         return

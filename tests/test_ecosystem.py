@@ -55,6 +55,7 @@ def same(found, model):
 
 def test_mmseg_apis_load_our_checkpoints_and_agree(picture, tmp_path):
     from mmseg.apis import MMSegInferencer, inference_model, init_model
+
     model, path = checkpoint_of(SEGMENTATION, tmp_path)
     loaded = init_model(SEGMENTATION, path, device='cpu')
     assert same(loaded, model)
@@ -67,6 +68,7 @@ def test_mmseg_apis_load_our_checkpoints_and_agree(picture, tmp_path):
 
 def test_mmdet_apis_load_our_checkpoints_and_agree(picture, tmp_path):
     from mmdet.apis import DetInferencer, inference_detector, init_detector
+
     model, path = checkpoint_of(DETECTION, tmp_path)
     loaded = init_detector(DETECTION, path, device='cpu')
     assert same(loaded, model)
@@ -82,6 +84,7 @@ def test_openmmlab_apis_keep_the_pretrained_window_at_larger_windows(task, pictu
     """Windows are the config's, reference windows the checkpoint's."""
     from mmdet.apis import DetInferencer, init_detector
     from mmseg.apis import MMSegInferencer, init_model
+
     config = SEGMENTATION if task == 'segmentation' else DETECTION
     model, path = checkpoint_of(config, tmp_path)
     larger = load_config(config, {'model.backbone.window_size': 16})
@@ -89,8 +92,10 @@ def test_openmmlab_apis_keep_the_pretrained_window_at_larger_windows(task, pictu
     init, inferencer = (init_model, MMSegInferencer) if task == 'segmentation' else (init_detector, DetInferencer)
     image = torch.rand(1, 3, 128, 128)
     model.backbone.set_window_size(16)
-    for loaded in (init(str(tmp_path / 'larger.py'), path, device='cpu'),
-                   inferencer(str(tmp_path / 'larger.py'), path, device='cpu').model):
+    for loaded in (
+        init(str(tmp_path / 'larger.py'), path, device='cpu'),
+        inferencer(str(tmp_path / 'larger.py'), path, device='cpu').model,
+    ):
         assert [stage.reference for stage in loaded.backbone.stages] == [(8, 8)] * 4
         with torch.no_grad():
             assert torch.allclose(loaded.backbone.eval()(image)[-1], model.backbone(image)[-1], atol=1e-5)
@@ -108,11 +113,19 @@ def test_mmseg_apis_refuse_incomplete_checkpoints(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('package, config, data, options', [
-    (mmseg, SEGMENTATION, 'ADEChallengeData2016', [
-        'model.data_preprocessor.size=(64,64)', 'train_dataloader.dataset.pipeline.2.crop_size=(64,64)']),
-    (mmdet, DETECTION, 'coco', []),
-], ids=['mmseg', 'mmdet'])
+@pytest.mark.parametrize(
+    'package, config, data, options',
+    [
+        (
+            mmseg,
+            SEGMENTATION,
+            'ADEChallengeData2016',
+            ['model.data_preprocessor.size=(64,64)', 'train_dataloader.dataset.pipeline.2.crop_size=(64,64)'],
+        ),
+        (mmdet, DETECTION, 'coco', []),
+    ],
+    ids=['mmseg', 'mmdet'],
+)
 def test_openmmlab_tools_train_from_official_checkpoints(package, config, data, options, tmp_path):
     """``tools/train.py`` of mmsegmentation and mmdetection take a file of another library as ``load_from``. Their
     ``tools/test.py`` test what came of it, and mmdetection's runs no code from a checkpoint (mmsegmentation's builds
@@ -122,15 +135,34 @@ def test_openmmlab_tools_train_from_official_checkpoints(package, config, data, 
     cfg.dump(tmp_path / 'config.py')
     arch = {key: value for key, value in cfg.model.backbone.arch.items() if key != '_delete_'}
     source = randomise(SwinTransformerV2(arch, 8))
-    torch.save(dict(model=official_state_dict(source, (8, ) * 4, (8, ) * 4)), tmp_path / 'official.pth')
-    overrides = ['train_cfg.max_iters=1', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2', *FOREGROUND, *options,
-                 'optim_wrapper.optimizer.lr=0.0', 'default_hooks.checkpoint.interval=1']
+    torch.save(dict(model=official_state_dict(source, (8,) * 4, (8,) * 4)), tmp_path / 'official.pth')
+    overrides = [
+        'train_cfg.max_iters=1',
+        'train_cfg.val_interval=2',
+        'train_dataloader.batch_size=2',
+        *FOREGROUND,
+        *options,
+        'optim_wrapper.optimizer.lr=0.0',
+        'default_hooks.checkpoint.interval=1',
+    ]
 
     def run(tool, *arguments):
-        return subprocess.run([sys.executable, str(Path(package.__file__).parent / '.mim/tools' / tool),
-                               str(tmp_path / 'config.py'), *map(str, arguments), '--work-dir', str(tmp_path / 'work'),
-                               '--cfg-options', *overrides], capture_output=True, text=True, cwd=ROOT,
-                              env={**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHONPATH': path_without_deepspeed()})
+        return subprocess.run(
+            [
+                sys.executable,
+                str(Path(package.__file__).parent / '.mim/tools' / tool),
+                str(tmp_path / 'config.py'),
+                *map(str, arguments),
+                '--work-dir',
+                str(tmp_path / 'work'),
+                '--cfg-options',
+                *overrides,
+            ],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHONPATH': path_without_deepspeed()},
+        )
 
     trained = run('train.py')
     assert trained.returncode == 0, trained.stdout + trained.stderr
@@ -172,32 +204,59 @@ TOOLS = [
     (mmseg, 'browse_dataset.py', 'CONFIG --output-dir OUT --not-show', None),
     (mmdet, 'browse_dataset.py', 'CONFIG --output-dir OUT --not-show', None),
     (mmseg, 'benchmark.py', 'CONFIG CHECKPOINT --work-dir OUT', 'Average fps'),
-    (mmdet, 'benchmark.py', 'CONFIG --checkpoint CHECKPOINT --task inference --max-iter 8 --log-interval 4 --num-warmup 1',
-     'fps'),  # which wants a GPU
+    (
+        mmdet,
+        'benchmark.py',
+        'CONFIG --checkpoint CHECKPOINT --task inference --max-iter 8 --log-interval 4 --num-warmup 1',
+        'fps',
+    ),  # which wants a GPU
     (mmseg, 'analyze_logs.py', 'LOG --keys loss --out OUT/curve.png', None),
     (mmdet, 'analyze_logs.py', 'plot_curve LOG --keys loss --style ggplot --out OUT/curve.png', None),
     # Label maps, and a data set whose class knows its classes.
-    (mmseg, 'confusion_matrix.py', 'CONFIG PREDICTIONS OUT --cfg-options test_dataloader.dataset.type=CityscapesDataset '
-     'test_dataloader.dataset.metainfo=None', None),
+    (
+        mmseg,
+        'confusion_matrix.py',
+        'CONFIG PREDICTIONS OUT --cfg-options test_dataloader.dataset.type=CityscapesDataset '
+        'test_dataloader.dataset.metainfo=None',
+        None,
+    ),
     (mmdet, 'confusion_matrix.py', 'CONFIG PREDICTIONS OUT', None),
 ]
 
 
-@pytest.mark.parametrize('package, tool, arguments, says', [
-    pytest.param(*case, id=f'{case[0].__name__} {case[1]}',
-                 marks=pytest.mark.slow if case[1] in ('confusion_matrix.py', 'benchmark.py') else ()) for case in TOOLS])
+@pytest.mark.parametrize(
+    'package, tool, arguments, says',
+    [
+        pytest.param(
+            *case,
+            id=f'{case[0].__name__} {case[1]}',
+            marks=pytest.mark.slow if case[1] in ('confusion_matrix.py', 'benchmark.py') else (),
+        )
+        for case in TOOLS
+    ],
+)
 def test_openmmlab_analysis_tools_accept_our_configs(package, tool, arguments, says, measured, tmp_path, monkeypatch, capfd):
     if (package, tool) == (mmdet, 'benchmark.py') and not torch.cuda.is_available():
         pytest.skip('it calls CUDA, whatever the model is on')
     import matplotlib
+
     matplotlib.use('agg')
     folder, made, log = measured
     config, checkpoint = made[package.__name__]
     if 'PREDICTIONS' in arguments:
         ours = ['test.py', str(config), checkpoint, '--work-dir', str(tmp_path / 'work'), '--out', str(folder / 'mmdet.pkl')]
         if package is mmseg:
-            ours = ['predict.py', str(config), checkpoint, str(folder / 'mini/ADEChallengeData2016/images/validation'), '--out',
-                    str(folder / 'predicted'), '--save', 'labels', '--no-pictures']
+            ours = [
+                'predict.py',
+                str(config),
+                checkpoint,
+                str(folder / 'mini/ADEChallengeData2016/images/validation'),
+                '--out',
+                str(folder / 'predicted'),
+                '--save',
+                'labels',
+                '--no-pictures',
+            ]
         monkeypatch.setattr(sys, 'argv', ours)
         with pytest.raises(SystemExit, match='0'):
             runpy.run_path(str(ROOT / 'tools' / ours[0]), run_name='__main__')
@@ -216,6 +275,7 @@ def test_openmmlab_analysis_tools_accept_our_configs(package, tool, arguments, s
 
 def test_the_predictor_draws_a_picture_from_config_and_checkpoint(picture, tmp_path):
     from mmvitscale.inference import Predictor
+
     _, path = checkpoint_of(SEGMENTATION, tmp_path)
     drawn = Predictor(load_config(SEGMENTATION), path).draw(picture)
     assert drawn.width == 96 and drawn.height >= 96 and len(set(drawn.getdata())) > 20
@@ -223,6 +283,7 @@ def test_the_predictor_draws_a_picture_from_config_and_checkpoint(picture, tmp_p
 
 def test_mmpretrain_apis_load_our_classifiers(picture, tmp_path):
     from mmpretrain import ImageClassificationInferencer, get_model
+
     config = str(ROOT / 'configs/mini/swinv2_classifier_mini_96_w6.py')
     model, path = checkpoint_of(config, tmp_path)
     loaded = get_model(config, pretrained=path)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 SEEDS = range(int(os.environ.get('FUZZ_FROM', 0)), int(os.environ.get('FUZZ_TO', 120)))
 _MEMORY = 4 << 30
 
-READER = '''
+READER = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))
 from mmvitscale.checkpoints.files import read_checkpoint
@@ -34,7 +34,7 @@ for path in sys.argv[1:]:
     except InputError:
         refused += 1
 print('done', read, refused)
-'''
+"""
 
 
 def damaged(content: bytes, dice: random.Random) -> bytes:
@@ -51,15 +51,15 @@ def damaged(content: bytes, dice: random.Random) -> bytes:
         for _ in range(dice.choice([1, 1, 2, 8])):
             content[dice.choice(dice.choice(ends))] = dice.randrange(256)
     elif how == 'hole':
-        del content[start:start + length]
+        del content[start : start + length]
     elif how == 'repeat':
-        content[start:start] = content[start:start + length]
+        content[start:start] = content[start : start + length]
     elif how == 'zeros':
-        content[start:start + length] = bytes(len(content[start:start + length]))
+        content[start : start + length] = bytes(len(content[start : start + length]))
     elif how == 'head':
         content[:8] = dice.randbytes(8)
     else:
-        content[start:start + 8] = (2**dice.randrange(20, 63)).to_bytes(8, 'little')
+        content[start : start + 8] = (2 ** dice.randrange(20, 63)).to_bytes(8, 'little')
     return bytes(content)
 
 
@@ -70,14 +70,23 @@ def test_damaged_checkpoints_are_read_or_refused_without_a_crash(kind, tmp_path)
     if kind == 'safetensors':
         save_file(weights, whole)
     else:
-        torch.save(dict(state_dict=weights, meta=dict(epoch=1, iter=2, text='x' * 50)), whole,
-                   _use_new_zipfile_serialization=kind == 'zip')
+        torch.save(
+            dict(state_dict=weights, meta=dict(epoch=1, iter=2, text='x' * 50)),
+            whole,
+            _use_new_zipfile_serialization=kind == 'zip',
+        )
     paths = []
     for seed in SEEDS:
         paths.append(tmp_path / f'{seed}{whole.suffix}')
         paths[-1].write_bytes(damaged(whole.read_bytes(), random.Random(f'{kind} {seed}')))
-    result = subprocess.run([sys.executable, '-c', READER.format(memory=_MEMORY), *map(str, paths)], cwd=ROOT, text=True,
-                            capture_output=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, timeout=300)
+    result = subprocess.run(
+        [sys.executable, '-c', READER.format(memory=_MEMORY), *map(str, paths)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        timeout=300,
+    )
     lines = result.stdout.splitlines()
     assert result.returncode == 0, f'{Path(lines[-1]).name if lines else ""}: {result.stderr[-2000:]}'
     _, read, refused = lines[-1].split()

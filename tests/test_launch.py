@@ -126,17 +126,27 @@ def test_an_invalid_number_of_processes_is_refused():
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize('settings, expected', [
-    (dict(GPUS='16', PORT='123'), '--gres=gpu:8 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=5'),
-    (dict(GPUS='0', NTASKS='2', CPUS_PER_TASK='1', SRUN_ARGS='--mem=4G'),
-     '--ntasks=2 --ntasks-per-node=2 --cpus-per-task=1'),
-])
+@pytest.mark.parametrize(
+    'settings, expected',
+    [
+        (dict(GPUS='16', PORT='123'), '--gres=gpu:8 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=5'),
+        (
+            dict(GPUS='0', NTASKS='2', CPUS_PER_TASK='1', SRUN_ARGS='--mem=4G'),
+            '--ntasks=2 --ntasks-per-node=2 --cpus-per-task=1',
+        ),
+    ],
+)
 def test_slurm_train_passes_gpus_tasks_and_port_to_srun(settings, expected, tmp_path):
     stub = tmp_path / 'srun'
     stub.write_text('#!/bin/sh\necho "$@" port "$MASTER_PORT"\n')
     stub.chmod(0o755)
-    result = subprocess.run(['bash', 'tools/slurm_train.sh', 'part', 'job', 'config.py', '--amp'], cwd=ROOT, text=True,
-                            capture_output=True, env={**os.environ, **settings, 'PATH': f'{tmp_path}:{os.environ["PATH"]}'})
+    result = subprocess.run(
+        ['bash', 'tools/slurm_train.sh', 'part', 'job', 'config.py', '--amp'],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env={**os.environ, **settings, 'PATH': f'{tmp_path}:{os.environ["PATH"]}'},
+    )
     assert result.returncode == 0, result.stderr
     told = result.stdout.strip()
     assert told.startswith(f'--partition=part --job-name=job {expected} --kill-on-bad-exit=1')
@@ -154,4 +164,9 @@ def test_slurm_variables_set_the_torch_distributed_environment(monkeypatch):
     monkeypatch.setenv('PATH', '')  # no scontrol
     machine._tell_torch_of_slurm(None)
     assert [os.environ[name] for name in ('MASTER_ADDR', 'MASTER_PORT', 'RANK', 'LOCAL_RANK', 'WORLD_SIZE')] == [
-        'node7', '29500', '3', '1', '4']
+        'node7',
+        '29500',
+        '3',
+        '1',
+        '4',
+    ]

@@ -80,12 +80,15 @@ def test_bfloat16_that_is_emulated_is_left_out_unless_it_is_forced(monkeypatch):
     assert plain.optim_wrapper.type == 'AmpOptimWrapper' and machine.describe_precision(plain, True, False) is None
 
 
-@pytest.mark.parametrize('capabilities, features, emulates', [
-    (dict(avx2=True, avx512_f=True, avx512_bf16=True, amx_bf16=False), ['AVX2', 'AVX-512', 'AVX512-BF16'], False),
-    (dict(avx2=True, avx512_f=True), ['AVX2', 'AVX-512'], True),
-    (dict(avx2=True, avx512f=True, amx_bf16=True), ['AVX2', 'AVX-512', 'AMX'], False),  # as Linux names them
-    (dict(cpu_name='Neoverse-V2'), [], False),
-])
+@pytest.mark.parametrize(
+    'capabilities, features, emulates',
+    [
+        (dict(avx2=True, avx512_f=True, avx512_bf16=True, amx_bf16=False), ['AVX2', 'AVX-512', 'AVX512-BF16'], False),
+        (dict(avx2=True, avx512_f=True), ['AVX2', 'AVX-512'], True),
+        (dict(avx2=True, avx512f=True, amx_bf16=True), ['AVX2', 'AVX-512', 'AMX'], False),  # as Linux names them
+        (dict(cpu_name='Neoverse-V2'), [], False),
+    ],
+)
 def test_cpu_features_and_emulated_bfloat16_are_detected(capabilities, features, emulates, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(processor, '_capabilities', lambda: capabilities)
@@ -116,8 +119,10 @@ def test_missing_packages_of_a_data_pipeline_are_reported(monkeypatch):
     find_spec = machine.importlib.util.find_spec
     lacking = ('panopticapi', 'instaboostfast')
     monkeypatch.setattr(machine.importlib.util, 'find_spec', lambda name: None if name in lacking else find_spec(name))
-    for name, package in (('mask2former_swinv2-t-w16-in1k_8xb2-lsj-50e_coco-panoptic', 'panopticapi'),
-                          ('htc_swinv2-l-w32-in22k_fpn_64xb1-instaboost-lsj1536-3x_coco', 'instaboostfast')):
+    for name, package in (
+        ('mask2former_swinv2-t-w16-in1k_8xb2-lsj-50e_coco-panoptic', 'panopticapi'),
+        ('htc_swinv2-l-w32-in22k_fpn_64xb1-instaboost-lsj1536-3x_coco', 'instaboostfast'),
+    ):
         with pytest.raises(InputError, match=f'needs the package {package}; get it with: pip install .*{package}'):
             machine.check_packages(mmvitscale.load_config(name))
 
@@ -127,7 +132,7 @@ def test_missing_packages_of_a_data_pipeline_are_reported(monkeypatch):
 
 def strategic(strategy, **more):
     """A config that wants a strategy, in several processes."""
-    return Config(dict(launcher='pytorch', strategy=strategy, model=dict(), optim_wrapper=dict(type='OptimWrapper'), **more))
+    return Config(dict(launcher='pytorch', strategy=strategy, model={}, optim_wrapper=dict(type='OptimWrapper'), **more))
 
 
 def refusal(cfg):
@@ -159,8 +164,9 @@ def test_a_strategy_chooses_the_runner():
 @pytest.mark.integration
 def test_inherited_strategy_fragments_equal_the_strategy_option(tmp_path):
     for name in STRATEGIES:
-        (tmp_path / f'{name}.py').write_text(f"_base_ = ['mmvitscale::swinv2_mask_rcnn_coco', "
-                                             f"'{configs_folder()}/_base_/scale/{name}.py']\n")
+        (tmp_path / f'{name}.py').write_text(
+            f"_base_ = ['mmvitscale::swinv2_mask_rcnn_coco', '{configs_folder()}/_base_/scale/{name}.py']\n"
+        )
         inherited = mmvitscale.load_config(tmp_path / f'{name}.py')
         asked = mmvitscale.load_config('swinv2_mask_rcnn_coco')
         add_strategy(asked, name)
@@ -200,7 +206,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         monkeypatch.setenv(name, '0')
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
     with pytest.raises(InputError, match='3 processes found on a machine with 2 GPUs'):
-        machine.adapt_to_machine(Config(dict()), 'pytorch')
+        machine.adapt_to_machine(Config({}), 'pytorch')
     monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
     cfg = Config(dict(env_cfg=dict(dist_cfg=dict(backend='nccl'))))
     machine.adapt_to_machine(cfg, 'pytorch')
@@ -208,7 +214,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 
 def test_blocks_are_compiled_in_their_place():
-    backbone = SwinTransformerV2(dict(embed_dims=8, depths=(1, ), num_heads=(1, )), window_size=4).eval()
+    backbone = SwinTransformerV2(dict(embed_dims=8, depths=(1,), num_heads=(1,)), window_size=4).eval()
     image, names, compiled = torch.randn(1, 3, 16, 16), list(backbone.state_dict()), []
     expected = backbone(image)[0]
 
@@ -232,7 +238,9 @@ def test_blocks_are_compiled_in_their_place():
 def test_gradient_accumulation_scales_every_iteration_count():
     cfg = mmvitscale.load_config('swinv2_upernet_ade20k')
     cfg.custom_hooks = [
-        dict(type='mmvitscale.ProgressiveWindowHook', schedule=[dict(begin=0), dict(begin=80000)]), dict(type='EMAHook')]
+        dict(type='mmvitscale.ProgressiveWindowHook', schedule=[dict(begin=0), dict(begin=80000)]),
+        dict(type='EMAHook'),
+    ]
     before = copy.deepcopy(cfg)
     machine.accumulate_gradients(cfg, 8)
     assert cfg.optim_wrapper.accumulative_counts == 8 and cfg.optim_wrapper.optimizer == before.optim_wrapper.optimizer
@@ -273,20 +281,34 @@ class Line(BaseModel):
 
 def trained(batch_size, tmp_path, edit=lambda cfg: None):
     data = torch.randn(16, 3, generator=torch.Generator().manual_seed(3))
-    cfg = Config(dict(
-        train_dataloader=dict(batch_size=batch_size),
-        train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=100),
-        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
-        param_scheduler=[dict(type='MultiStepLR', milestones=[2], gamma=0.1, begin=0, end=4, by_epoch=False)],
-        auto_scale_lr=dict(enable=False, base_batch_size=4)))
+    cfg = Config(
+        dict(
+            train_dataloader=dict(batch_size=batch_size),
+            train_cfg=dict(type='IterBasedTrainLoop', max_iters=4, val_interval=100),
+            optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
+            param_scheduler=[dict(type='MultiStepLR', milestones=[2], gamma=0.1, begin=0, end=4, by_epoch=False)],
+            auto_scale_lr=dict(enable=False, base_batch_size=4),
+        )
+    )
     edit(cfg)
     dataset = [dict(inputs=row) for row in data]
-    loader = dict(dataset=dataset, batch_size=cfg.train_dataloader.batch_size, num_workers=0,
-                  sampler=dict(type='InfiniteSampler', shuffle=False))
+    loader = dict(
+        dataset=dataset,
+        batch_size=cfg.train_dataloader.batch_size,
+        num_workers=0,
+        sampler=dict(type='InfiniteSampler', shuffle=False),
+    )
     runner = Runner(
-        Line(), str(tmp_path), train_dataloader=loader, train_cfg=cfg.train_cfg, optim_wrapper=cfg.optim_wrapper,
-        param_scheduler=cfg.param_scheduler, auto_scale_lr=cfg.auto_scale_lr, experiment_name=f'{id(cfg)}',
-        default_hooks=dict(checkpoint=None, logger=None))
+        Line(),
+        str(tmp_path),
+        train_dataloader=loader,
+        train_cfg=cfg.train_cfg,
+        optim_wrapper=cfg.optim_wrapper,
+        param_scheduler=cfg.param_scheduler,
+        auto_scale_lr=cfg.auto_scale_lr,
+        experiment_name=f'{id(cfg)}',
+        default_hooks=dict(checkpoint=None, logger=None),
+    )
     return runner.train().weight.detach()
 
 
@@ -315,4 +337,4 @@ def test_the_learning_rate_follows_the_batch(tmp_path):
 
     assert torch.allclose(trained(2, tmp_path, both), trained(4, tmp_path), atol=1e-6)
     with pytest.raises(InputError, match='--auto-scale-lr needs auto_scale_lr=dict'):
-        machine.scale_learning_rate(Config(dict(train_cfg=dict())))
+        machine.scale_learning_rate(Config(dict(train_cfg={})))

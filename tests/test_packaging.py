@@ -22,8 +22,22 @@ def wheel(tmp_path_factory):
         shutil.copytree(ROOT / name, sources / name)
     for name in ('setup.py', 'README.md', 'model-index.yml'):
         shutil.copy(ROOT / name, sources)
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--no-index',
-                    '--wheel-dir', str(folder), str(sources)], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            'wheel',
+            '--quiet',
+            '--no-deps',
+            '--no-build-isolation',
+            '--no-index',
+            '--wheel-dir',
+            str(folder),
+            str(sources),
+        ],
+        check=True,
+    )
     shutil.rmtree(sources)
     return next(folder.glob('mmvitscale-*.whl'))
 
@@ -47,8 +61,13 @@ def run(wheel, tmp_path):
     (tmp_path / 'user').mkdir()
 
     def run(*command, expect=0):
-        result = subprocess.run([sys.executable, *map(str, command)], cwd=tmp_path / 'user', capture_output=True, text=True,
-                                env={**os.environ, 'PYTHONPATH': str(site), 'OMP_NUM_THREADS': '2'})
+        result = subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=tmp_path / 'user',
+            capture_output=True,
+            text=True,
+            env={**os.environ, 'PYTHONPATH': str(site), 'OMP_NUM_THREADS': '2'},
+        )
         assert result.returncode == expect, result.stdout + result.stderr
         return result
 
@@ -58,21 +77,35 @@ def run(wheel, tmp_path):
 def test_a_users_config_inherits_and_trains_from_the_wheel(run, tmp_path):
     scenes = mini.write_dataset(tmp_path / 'mini', train=4, val=2, size=64)
     found = run('-c', 'import mmvitscale as m; print(m.__file__); print(m.load_config("swinv2_upernet_ade20k").filename)')
-    assert found.stdout.splitlines() == [f'{tmp_path}/site/mmvitscale/__init__.py',
-                                         f'{tmp_path}/site/mmvitscale/.mim/configs/swinv2_upernet_ade20k.py']
+    assert found.stdout.splitlines() == [
+        f'{tmp_path}/site/mmvitscale/__init__.py',
+        f'{tmp_path}/site/mmvitscale/.mim/configs/swinv2_upernet_ade20k.py',
+    ]
     (tmp_path / 'user/own.py').write_text(
         "_base_ = 'mmvitscale::swinv2_upernet_ade20k'\n"
         'arch = dict(_delete_=True, embed_dims=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))\n'
         'model = dict(data_preprocessor=dict(size=(64, 64)), backbone=dict(arch=arch, init_cfg=None),\n'
         '             decode_head=dict(in_channels=[16, 32, 64, 128], channels=16),\n'
-        '             auxiliary_head=dict(in_channels=64, channels=16))\n')
-    run('-m', 'mmvitscale', 'train', 'own.py', '--cfg-options', f'data_root={scenes}/ADEChallengeData2016',
-        'train_cfg.max_iters=2', 'train_dataloader.dataset.pipeline.3.crop_size=(64,64)', *FOREGROUND,
-        'default_hooks.checkpoint.interval=2')
+        '             auxiliary_head=dict(in_channels=64, channels=16))\n'
+    )
+    run(
+        '-m',
+        'mmvitscale',
+        'train',
+        'own.py',
+        '--cfg-options',
+        f'data_root={scenes}/ADEChallengeData2016',
+        'train_cfg.max_iters=2',
+        'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
+        *FOREGROUND,
+        'default_hooks.checkpoint.interval=2',
+    )
     assert (tmp_path / 'user/work_dirs/own/iter_2.pth').is_file()
 
 
 def test_an_unknown_or_missing_tool_name_is_refused(run):
-    assert "error: unknown tool 'trian'; say python -m mmvitscale and one of amplitude, " in run(
-        '-m', 'mmvitscale', 'trian', expect=2).stderr
+    assert (
+        "error: unknown tool 'trian'; say python -m mmvitscale and one of amplitude, "
+        in run('-m', 'mmvitscale', 'trian', expect=2).stderr
+    )
     assert 'error: no tool; say' in run('-m', 'mmvitscale', expect=2).stderr

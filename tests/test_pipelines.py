@@ -33,18 +33,29 @@ def dataset(scenes, cfg, steps, split):
     if cfg.default_scope == 'mmseg':
         folder, suffix = ('rgbd', '.tif') if 'Multispectral' in str(steps) else ('images', '.jpg')
         config = dict(
-            type='BaseSegDataset', data_root=str(ade), img_suffix=suffix, reduce_zero_label=True,
+            type='BaseSegDataset',
+            data_root=str(ade),
+            img_suffix=suffix,
+            reduce_zero_label=True,
             metainfo=dict(classes=[f'class {i}' for i in range(10)]),
-            data_prefix=dict(img_path=f'{folder}/training', seg_map_path='annotations/training'))
+            data_prefix=dict(img_path=f'{folder}/training', seg_map_path='annotations/training'),
+        )
     elif cfg.default_scope == 'mmpretrain':
         config = dict(
-            type='CustomDataset', data_root=str(ade), ann_file='labels/training.txt', data_prefix='images/training',
-            classes=[f'class {i}' for i in range(6)])
+            type='CustomDataset',
+            data_root=str(ade),
+            ann_file='labels/training.txt',
+            data_prefix='images/training',
+            classes=[f'class {i}' for i in range(6)],
+        )
     else:
         config = dict(
-            type='CocoDataset', data_root=str(coco), ann_file='annotations/instances_train2017.json',
+            type='CocoDataset',
+            data_root=str(coco),
+            ann_file='annotations/instances_train2017.json',
             metainfo=dict(classes=('disc', 'square', 'triangle', 'ring', 'cross', 'star')),
-            data_prefix=dict(img='train2017/', seg=str(ade / 'annotations/training')))
+            data_prefix=dict(img='train2017/', seg=str(ade / 'annotations/training')),
+        )
     return DATASETS.build(dict(config, pipeline=steps, test_mode=split != 'train'))
 
 

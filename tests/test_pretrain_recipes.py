@@ -72,9 +72,7 @@ IN1K = dict(
     target=None,
     mean_std=IMAGENET,
 )
-IN22K = IN1K | dict(
-    window=W22K, drop_path=0.2, decay=0.1, epochs=90, warmup=5, batch=4096, size=192, test=None, classes=21841
-)
+IN22K = IN1K | dict(window=W22K, drop_path=0.2, decay=0.1, epochs=90, warmup=5, batch=4096, size=192, test=None, classes=21841)
 TUNE = IN1K | dict(learned=W22K, drop_path=0.2, lr=4e-5, decay=1e-8, epochs=30, warmup=5, start=4e-8, end=4e-7)
 SIMMIM = IN1K | dict(
     window=W22K,
@@ -228,4 +226,4 @@ def test_validation_images_without_class_folders_are_refused(folders, tmp_path):
     cfg = load('swinv2-t-w8_8xb128-300e_in1k-256')
     cfg.val_dataloader.dataset.data_root = str(tmp_path)
     with pytest.raises(InputError, match='val has 0 folders, but a folder for each of 1000 classes is expected; sort'):
-        check_datasets(cfg, ('val', ))
+        check_datasets(cfg, ('val',))

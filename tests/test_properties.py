@@ -3,6 +3,8 @@
 Examples are derived from the tests' names, so that each run sees the same; what once failed is written down as an example.
 """
 
+from math import ceil
+
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -24,8 +26,14 @@ pytestmark = pytest.mark.unit
 
 # Constants of all local code would be read first: of timm as well, where it lies beside the environment. 20 seconds.
 providers.is_local_module_file = lambda path: False
-settings.register_profile('here', deadline=None, derandomize=True, max_examples=40, database=None,
-                          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+settings.register_profile(
+    'here',
+    deadline=None,
+    derandomize=True,
+    max_examples=40,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 settings.load_profile('here')
 
 CPU = torch.device('cpu')
@@ -56,9 +64,13 @@ def test_window_reverse_inverts_partition_and_each_token_occurs_once(batch, heig
     assert sum(group.tokens for group in geometry.groups) == batch * height * width
 
 
-archs = st.integers(1, 4).flatmap(lambda stages: st.tuples(
-    st.sampled_from([4, 8, 12]), st.lists(st.integers(1, 3), min_size=stages, max_size=stages),
-    st.lists(st.sampled_from([1, 2, 4]), min_size=stages, max_size=stages)))
+archs = st.integers(1, 4).flatmap(
+    lambda stages: st.tuples(
+        st.sampled_from([4, 8, 12]),
+        st.lists(st.integers(1, 3), min_size=stages, max_size=stages),
+        st.lists(st.sampled_from([1, 2, 4]), min_size=stages, max_size=stages),
+    )
+)
 
 
 @given(archs, windows, st.integers(1, 70), st.integers(1, 70))
@@ -70,7 +82,7 @@ def test_images_of_any_size_give_finite_outputs_of_the_right_shape(arch, window,
         outputs = backbone(torch.rand(1, 3, height, width))
     assert len(outputs) == len(depths)
     for i, out in enumerate(outputs):
-        assert out.shape == (1, dim * 2**i, *(-(-(-(-side // 4)) // 2**i) for side in (height, width)))
+        assert out.shape == (1, dim * 2**i, *(ceil(ceil(side / 4) / 2**i) for side in (height, width)))
         assert torch.isfinite(out).all()
 
 
@@ -88,14 +100,18 @@ def test_saving_and_loading_restores_parameters_and_metadata(arch, window, refer
     assert WindowLineage.decode(source.lineage.encode()) == source.lineage
 
 
-@given(st.lists(st.integers(1, 3), min_size=4, max_size=4), st.integers(2, 12), st.booleans(), st.sampled_from(
-    ['', 'backbone.', 'module.', 'encoder.backbone.']))
+@given(
+    st.lists(st.integers(1, 3), min_size=4, max_size=4),
+    st.integers(2, 12),
+    st.booleans(),
+    st.sampled_from(['', 'backbone.', 'module.', 'encoder.backbone.']),
+)
 @settings(max_examples=20)
 def test_the_official_layout_is_converted_exactly(depths, window, nested, prefix):
     """Behind any prefix, under any of the names that files put their weights under."""
     sizes = dict(embed_dims=8, depths=depths, num_heads=(1, 1, 2, 2))
     source = randomise(SwinTransformerV2(sizes, window))
-    state = {prefix + key: value for key, value in official_state_dict(source, (window, ) * 4, (window, ) * 4).items()}
+    state = {prefix + key: value for key, value in official_state_dict(source, (window,) * 4, (window,) * 4).items()}
     converted = convert(weights_in(dict(model=state) if nested else state))
     own = source.state_dict()
     assert converted.family == 'SwinV2' and not set(converted.weights) - set(own)
@@ -117,8 +133,10 @@ MODEL = dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1))
 NAMES = sorted(SwinTransformerV2(MODEL, 4).state_dict())
 
 
-@given(st.sets(st.sampled_from([name for name in NAMES if name != 'lineage']), min_size=1, max_size=3), st.sampled_from(
-    ['missing', 'misshapen', 'renamed']))
+@given(
+    st.sets(st.sampled_from([name for name in NAMES if name != 'lineage']), min_size=1, max_size=3),
+    st.sampled_from(['missing', 'misshapen', 'renamed']),
+)
 def test_a_damaged_state_dict_is_refused_and_changes_nothing(names, how):
     backbone = randomise(SwinTransformerV2(MODEL, 4))
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
@@ -134,9 +152,16 @@ def test_a_damaged_state_dict_is_refused_and_changes_nothing(names, how):
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
 
-@given(st.dictionaries(st.text(max_size=8), st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats() | st.just(torch.ones(2)),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8)))
+@given(
+    st.dictionaries(
+        st.text(max_size=8),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats() | st.just(torch.ones(2)),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+            max_leaves=8,
+        ),
+    )
+)
 @example({'state_dict': {'a': torch.ones(1), 'module.a': torch.ones(1)}})
 @example({'model': {'model': {'model': {}}}})
 def test_any_checkpoint_content_is_read_or_refused(content):
@@ -152,6 +177,7 @@ def test_any_checkpoint_content_is_read_or_refused(content):
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(0, 80), st.booleans())
 def test_resumed_batches_equal_the_uninterrupted_ones(samples, size, done, drop_last):
     """In a loop over passes: those that are left out and those that come are the undisturbed ones."""
+
     def batches():
         sampler = torch.utils.data.SequentialSampler(range(samples))
         return SeededBatches(torch.utils.data.BatchSampler(sampler, size, drop_last), 3, 0)
@@ -164,4 +190,4 @@ def test_resumed_batches_equal_the_uninterrupted_ones(samples, size, done, drop_
     passes = done // len(whole) + 2
     expected = [(batch[:], batch.place) for _ in range(passes) for batch in whole][done:]
     found = [(batch[:], batch.place) for _ in range(2) for batch in cut]
-    assert found == expected[:len(found)] and len(found) >= len(whole)
+    assert found == expected[: len(found)] and len(found) >= len(whole)

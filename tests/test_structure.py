@@ -34,7 +34,7 @@ def imported_rooms(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             # 'from ..models.layers import x' in mmvitscale/hooks/a.py -> ('mmvitscale', 'models', 'layers')
-            base = path.relative_to(PACKAGE.parent).parts[:-node.level] if node.level else ()
+            base = path.relative_to(PACKAGE.parent).parts[: -node.level] if node.level else ()
             parts = (*base, *(node.module or '').split('.'))
             names = [parts] if len(parts) > 1 and parts[1] else [(*base, alias.name) for alias in node.names]
         elif isinstance(node, ast.Import):
@@ -45,8 +45,11 @@ def imported_rooms(path):
 
 
 def test_every_module_is_assigned_to_a_layer():
-    rooms = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()
-             if path.suffix == '.py' and not path.stem.startswith('__') or (path / '__init__.py').is_file()}
+    rooms = {
+        path.stem if path.is_file() else path.name
+        for path in PACKAGE.iterdir()
+        if path.suffix == '.py' and not path.stem.startswith('__') or (path / '__init__.py').is_file()
+    }
     assert rooms == set(FLOOR)
 
 
@@ -70,8 +73,10 @@ def test_the_library_loads_no_command_line():
 
 @pytest.mark.integration
 def test_models_and_checkpoints_import_no_openmmlab_task_package():
-    code = ('import sys; import mmvitscale.models, mmvitscale.checkpoints.windows, mmvitscale.analysis.extrapolation; '
-            "print([name for name in sys.modules if name.split('.')[0] in ('mmdet', 'mmseg', 'mmcv', 'mmpretrain')])")
+    code = (
+        'import sys; import mmvitscale.models, mmvitscale.checkpoints.windows, mmvitscale.analysis.extrapolation; '
+        "print([name for name in sys.modules if name.split('.')[0] in ('mmdet', 'mmseg', 'mmcv', 'mmpretrain')])"
+    )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.stdout.strip() == '[]', result.stderr
 
@@ -81,8 +86,11 @@ def public_functions(node, public=True, prefix=''):
     for item in node.body:
         if isinstance(item, ast.ClassDef):
             yield from public_functions(item, public and not item.name.startswith('_'), f'{prefix}{item.name}.')
-        elif isinstance(item, ast.FunctionDef) and public and (
-                not item.name.startswith('_') or item.name in ('__init__', '__call__')):
+        elif (
+            isinstance(item, ast.FunctionDef)
+            and public
+            and (not item.name.startswith('_') or item.name in ('__init__', '__call__'))
+        ):
             yield prefix + item.name, item
 
 
@@ -93,8 +101,11 @@ def test_public_functions_have_hints_and_docstrings():
         tree = ast.parse(path.read_text())
         name = str(path.relative_to(PACKAGE))
         bare += [name] if not ast.get_docstring(tree) else []
-        bare += [f'{name} {item.name}' for item in tree.body if isinstance(item, ast.ClassDef)
-                 and not item.name.startswith('_') and not ast.get_docstring(item)]
+        bare += [
+            f'{name} {item.name}'
+            for item in tree.body
+            if isinstance(item, ast.ClassDef) and not item.name.startswith('_') and not ast.get_docstring(item)
+        ]
         for function, item in public_functions(tree):
             seen += 1
             arguments = item.args

@@ -1,4 +1,3 @@
-
 import pytest
 
 from mmvitscale import study
@@ -13,11 +12,15 @@ def sizes(cfg):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize('name, side, twice', [
-    ('swinv2_upernet_ade20k', 512, [(4096, 1024)]),
-    ('swinv2_retinanet_coco', 800, [(2666, 1600)]),
-    ('swinv2-t-w8_8xb128-300e_in1k-256', 256, [584, 512]),
-    ('swinv2-b-w12to24-in22k_8xb128-30e_in1k-384', 384, [(768, 768)])])
+@pytest.mark.parametrize(
+    'name, side, twice',
+    [
+        ('swinv2_upernet_ade20k', 512, [(4096, 1024)]),
+        ('swinv2_retinanet_coco', 800, [(2666, 1600)]),
+        ('swinv2-t-w8_8xb128-300e_in1k-256', 256, [584, 512]),
+        ('swinv2-b-w12to24-in22k_8xb128-30e_in1k-384', 384, [(768, 768)]),
+    ],
+)
 def test_changing_the_test_size_scales_every_test_transform(name, side, twice):
     cfg = load(name)
     assert study.test_side(cfg) == side

@@ -45,10 +45,13 @@ def test_the_nearest_marker_decides_and_selects_alone(project):
     assert len(selected(project, 'unit or slow')) == 3
 
 
-@pytest.mark.parametrize('markers, message', [
-    ('', '*test_a is in no tier; mark it, or its file, with one of pytest.mark.unit, *'),
-    ('@pytest.mark.unit\n@pytest.mark.slow', '*test_a is in the tiers slow and unit; leave one of the markers*'),
-])
+@pytest.mark.parametrize(
+    'markers, message',
+    [
+        ('', '*test_a is in no tier; mark it, or its file, with one of pytest.mark.unit, *'),
+        ('@pytest.mark.unit\n@pytest.mark.slow', '*test_a is in the tiers slow and unit; leave one of the markers*'),
+    ],
+)
 def test_a_test_in_no_tier_or_in_two_is_refused(markers, message, project):
     project.makepyfile(f'import pytest\n{markers}\ndef test_a(): pass')
     result = project.runpytest_inprocess()
@@ -63,17 +66,26 @@ def test_a_file_that_names_no_tier_is_refused_whatever_is_selected(tier, project
 
 
 def test_files_without_a_test_of_the_tier_are_not_imported(project):
-    project.makepyfile(test_unit='import pytest\npytestmark = pytest.mark.unit\ndef test_a(): pass',
-                       test_other='raise ImportError("pytest.mark.integration")')
+    project.makepyfile(
+        test_unit='import pytest\npytestmark = pytest.mark.unit\ndef test_a(): pass',
+        test_other='raise ImportError("pytest.mark.integration")',
+    )
     project.runpytest_inprocess('-m', 'unit').assert_outcomes(passed=1)
     project.runpytest_inprocess('-m', 'integration').assert_outcomes(errors=1)
 
 
-@pytest.mark.parametrize('line, fails', [
-    ('import mmdet', True), ('from mmseg.structures import SegDataSample', True), ('import timm.models', True),
-    ('import subprocess; subprocess.run(["true"])', True), ('import os; os.fork()', True),
-    ('import multiprocessing as m; m.Process(target=print).start()', True), ('import mmengine', False),
-])
+@pytest.mark.parametrize(
+    'line, fails',
+    [
+        ('import mmdet', True),
+        ('from mmseg.structures import SegDataSample', True),
+        ('import timm.models', True),
+        ('import subprocess; subprocess.run(["true"])', True),
+        ('import os; os.fork()', True),
+        ('import multiprocessing as m; m.Process(target=print).start()', True),
+        ('import mmengine', False),
+    ],
+)
 def test_unit_tests_start_no_process_and_import_no_task_package(line, fails, project):
     project.makepyfile(f'import pytest\n@pytest.mark.unit\ndef test_a():\n    {line}')
     project.runpytest_inprocess().assert_outcomes(passed=int(not fails), failed=int(fails))

@@ -23,9 +23,7 @@ print(type(MODELS.build(cfg.model)).__name__)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    'config, model', [('swinv2_upernet_ade20k', 'EncoderDecoder'), ('swinv2_retinanet_coco', 'RetinaNet')]
-)
+@pytest.mark.parametrize('config, model', [('swinv2_upernet_ade20k', 'EncoderDecoder'), ('swinv2_retinanet_coco', 'RetinaNet')])
 def test_segmentation_and_detection_do_not_need_torchvision(config, model):
     result = subprocess.run([sys.executable, '-c', BLOCKED.format(config=config)], capture_output=True, text=True)
     assert result.stdout.splitlines()[-1:] == [model], result.stderr

@@ -37,12 +37,20 @@ def detector(name='swinv2_mask_rcnn_mini'):
 
 def view(image, flip=None, scale=1):
     from mmdet.structures import DetDataSample
+
     axes = {None: [], 'horizontal': [-1], 'vertical': [-2], 'diagonal': [-1, -2]}[flip]
     image = image.flip(axes) if axes else image
     size = tuple(image.shape[-2:])
-    meta = dict(img_id=7, img_shape=size, ori_shape=tuple(side // scale for side in size), pad_shape=size,
-                batch_input_shape=size, scale_factor=(float(scale), float(scale)), flip=flip is not None,
-                flip_direction=flip)
+    meta = dict(
+        img_id=7,
+        img_shape=size,
+        ori_shape=tuple(side // scale for side in size),
+        pad_shape=size,
+        batch_input_shape=size,
+        scale_factor=(float(scale), float(scale)),
+        flip=flip is not None,
+        flip_direction=flip,
+    )
     return image, DetDataSample(metainfo=meta)
 
 
@@ -56,15 +64,20 @@ def image():
     return torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize('name', [
-    'swinv2_mask_rcnn_mini', pytest.param('swinv2_cascade_mask_rcnn_coco', marks=pytest.mark.slow),
-    pytest.param('swinv2_htc_coco', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'swinv2_mask_rcnn_mini',
+        pytest.param('swinv2_cascade_mask_rcnn_coco', marks=pytest.mark.slow),
+        pytest.param('swinv2_htc_coco', marks=pytest.mark.slow),
+    ],
+)
 def test_one_view_is_the_model_itself(name, image):
     model = detector(name)
     pair = view(image)
     with torch.no_grad():
-        own, = model.test_step(dict(inputs=[image], data_samples=[copy.deepcopy(pair[1])]))
-    merged, = MaskTTAModel(module=model, nms=dict(type='nms', iou_threshold=1.0)).test_step(views(pair))
+        (own,) = model.test_step(dict(inputs=[image], data_samples=[copy.deepcopy(pair[1])]))
+    (merged,) = MaskTTAModel(module=model, nms=dict(type='nms', iou_threshold=1.0)).test_step(views(pair))
     mine, theirs = merged.pred_instances, own.pred_instances
     assert merged.img_id == 7 and len(mine) == len(theirs) > 0
     order, reference = (torch.argsort(r.scores, descending=True, stable=True) for r in (mine, theirs))
@@ -77,9 +90,9 @@ def test_one_view_is_the_model_itself(name, image):
 def test_what_is_found_does_not_depend_on_the_order_of_flips(flip, image):
     """An image and its mirror image have the same two views, so the merged result of one is the mirror of the other's."""
     tta = MaskTTAModel(module=detector(), nms=NMS)
-    plain, = tta.test_step(views(view(image), view(image, flip)))
+    (plain,) = tta.test_step(views(view(image), view(image, flip)))
     axes = {'horizontal': [-1], 'vertical': [-2], 'diagonal': [-1, -2]}[flip]
-    mirrored, = tta.test_step(views(view(image.flip(axes)), view(image.flip(axes), flip)))
+    (mirrored,) = tta.test_step(views(view(image.flip(axes)), view(image.flip(axes), flip)))
     a, b = plain.pred_instances, mirrored.pred_instances
     assert len(a) == len(b) > 0 and torch.allclose(a.scores, b.scores, atol=1e-5)
     assert (a.masks != b.masks.flip(axes)).float().mean() < 1e-3
@@ -94,8 +107,8 @@ def test_a_flipped_view_is_turned_back(flip, image):
     model = detector()
     picture, sample = view(image, flip)
     with torch.no_grad():
-        own, = model.test_step(dict(inputs=[picture], data_samples=[copy.deepcopy(sample)]))
-    merged, = MaskTTAModel(module=model, nms=dict(type='nms', iou_threshold=1.0)).test_step(views((picture, sample)))
+        (own,) = model.test_step(dict(inputs=[picture], data_samples=[copy.deepcopy(sample)]))
+    (merged,) = MaskTTAModel(module=model, nms=dict(type='nms', iou_threshold=1.0)).test_step(views((picture, sample)))
     mine, theirs = merged.pred_instances, own.pred_instances
     order, reference = (torch.argsort(r.scores, descending=True, stable=True) for r in (mine, theirs))
     axes = {'horizontal': [-1], 'vertical': [-2], 'diagonal': [-1, -2]}[flip]
@@ -107,9 +120,10 @@ def test_a_flipped_view_is_turned_back(flip, image):
 def test_masks_are_the_mean_over_views(image):
     """Against the mask head run by hand on the merged boxes in each view."""
     from mmengine.structures import InstanceData
+
     model = detector()
     pairs = [view(image), view(image.repeat_interleave(2, 1).repeat_interleave(2, 2), scale=2)]
-    merged, = MaskTTAModel(module=model, nms=NMS, max_per_img=5).test_step(views(*pairs))
+    (merged,) = MaskTTAModel(module=model, nms=NMS, max_per_img=5).test_step(views(*pairs))
     found = merged.pred_instances
     assert 0 < len(found) <= 5 and found.masks.shape == (len(found), *SIZE)
     total = 0
@@ -118,9 +132,12 @@ def test_masks_are_the_mean_over_views(image):
             data = model.data_preprocessor(dict(inputs=[picture], data_samples=[copy.deepcopy(sample)]), False)
             boxes = found.bboxes * sample.scale_factor[0]
             model.roi_head.test_cfg.mask_thr_binary = -1
-            result, = model.roi_head.predict_mask(
-                model.extract_feat(data['inputs']), [data['data_samples'][0].metainfo],
-                [InstanceData(bboxes=boxes, labels=found.labels)], rescale=True)
+            (result,) = model.roi_head.predict_mask(
+                model.extract_feat(data['inputs']),
+                [data['data_samples'][0].metainfo],
+                [InstanceData(bboxes=boxes, labels=found.labels)],
+                rescale=True,
+            )
             total = total + result.masks.float() / 255
     assert torch.equal(found.masks, total / 2 >= 0.5)
 
@@ -131,7 +148,7 @@ def test_two_images_are_merged_and_no_detections_give_empty_masks(image):
     data = dict(inputs=[[picture for picture, _ in pairs]] * 2, data_samples=[[sample for _, sample in pairs]] * 2)
     assert [len(sample.pred_instances) > 0 for sample in MaskTTAModel(module=model, nms=NMS).test_step(data)] == [True] * 2
     model.roi_head.test_cfg.score_thr = 1.1
-    merged, = MaskTTAModel(module=model, nms=NMS).test_step(views(pairs[0]))
+    (merged,) = MaskTTAModel(module=model, nms=NMS).test_step(views(pairs[0]))
     assert len(merged.pred_instances) == 0 and merged.pred_instances.masks.shape == (0, *SIZE)
 
 

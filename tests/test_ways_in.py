@@ -45,7 +45,7 @@ def features(backbone):
 
 @pytest.mark.integration
 def test_load_from_of_an_mmpretrain_file_reproduces_its_features(tmp_path):
-    model, stages = peers.mmpretrain(ARCH, 128, (4, ) * 4, None)
+    model, stages = peers.mmpretrain(ARCH, 128, (4,) * 4, None)
     # A classifier's names begin as a segmentor's do, and some of a block's are the same.
     weights = {f'backbone.{key}': value for key, value in randomise(model).state_dict().items()}
     path = save(tmp_path / 'mmpretrain.pth', dict(state_dict={**weights, 'head.fc.weight': torch.ones(10, 64)}))
@@ -57,7 +57,7 @@ def test_load_from_of_an_mmpretrain_file_reproduces_its_features(tmp_path):
 @pytest.mark.parametrize('as_list', [False, True])
 def test_init_cfg_type_pretrained_loads_an_official_file(as_list, tmp_path):
     source = randomise(SwinTransformerV2(ARCH, 4))
-    path = save(tmp_path / 'official.pth', dict(model=official_state_dict(source, (4, ) * 4, (4, ) * 4)))
+    path = save(tmp_path / 'official.pth', dict(model=official_state_dict(source, (4,) * 4, (4,) * 4)))
     init_cfg = dict(type='Pretrained', checkpoint=path)
     others = [dict(type='TruncNormal', layer='Linear', std=0.02)]
     backbone = MODELS.build(swin_cfg(init_cfg=[init_cfg, *others] if as_list else init_cfg))
@@ -66,16 +66,22 @@ def test_init_cfg_type_pretrained_loads_an_official_file(as_list, tmp_path):
 
 
 def test_init_cfg_type_pretrained_runs_no_code(tmp_path):
-    backbone = MODELS.build(swin_cfg(init_cfg=dict(
-        type='Pretrained', checkpoint=save(tmp_path / 'evil.pth', dict(state_dict={}, meta=Attack(tmp_path / 'marker'))))))
+    backbone = MODELS.build(
+        swin_cfg(
+            init_cfg=dict(
+                type='Pretrained', checkpoint=save(tmp_path / 'evil.pth', dict(state_dict={}, meta=Attack(tmp_path / 'marker')))
+            )
+        )
+    )
     with pytest.raises(InputError, match='would run code'):
         backbone.init_weights()
     assert not (tmp_path / 'marker').exists()
 
 
 def test_a_resumed_training_has_the_scheduled_crop_and_windows(tmp_path):
-    hook = dict(type='mmvitscale.ProgressiveWindowHook',
-                schedule=[dict(begin=0, crop_size=(48, 48)), dict(begin=2, window_size=8)])
+    hook = dict(
+        type='mmvitscale.ProgressiveWindowHook', schedule=[dict(begin=0, crop_size=(48, 48)), dict(begin=2, window_size=8)]
+    )
     arch = dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1))
     whole = toy.train(tmp_path / 'whole', swin_cfg(arch=arch), [hook], max_iters=6)
     toy.train(tmp_path / 'cut', swin_cfg(arch=arch), [hook], max_iters=4)
@@ -83,8 +89,9 @@ def test_a_resumed_training_has_the_scheduled_crop_and_windows(tmp_path):
     assert resumed.model.seen == whole.model.seen[4:] == [((48, 48), [8, 8])] * 2
 
 
-@pytest.mark.parametrize('learned, built', [('linear_cpb', 'log_cpb'), ('log_cpb', 'linear_cpb'), ('table', 'log_cpb'),
-                                            ('log_cpb', 'table')])
+@pytest.mark.parametrize(
+    'learned, built', [('linear_cpb', 'log_cpb'), ('log_cpb', 'linear_cpb'), ('table', 'log_cpb'), ('log_cpb', 'table')]
+)
 @pytest.mark.parametrize('way', ['load_state_dict', 'init_cfg'])
 def test_another_kind_of_position_bias_is_refused(way, learned, built, tmp_path):
     path = save(tmp_path / 'a.pth', SwinTransformerV2(ARCH, 4, position_bias=learned).state_dict())
@@ -96,8 +103,9 @@ def test_another_kind_of_position_bias_is_refused(way, learned, built, tmp_path)
 
 def test_a_position_grid_of_equal_count_but_other_shape_is_resized(tmp_path):
     source = randomise(DeepViT(VIT, (256, 64)))
-    expected = nn.functional.interpolate(source.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (16, 4)), size=(8, 8),
-                                         mode='bicubic', antialias=True)  # a side shrinks
+    expected = nn.functional.interpolate(
+        source.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (16, 4)), size=(8, 8), mode='bicubic', antialias=True
+    )  # a side shrinks
     ours = DeepViT(VIT, 128)
     ours.load_state_dict(source.state_dict())
     assert torch.allclose(ours.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (8, 8)), expected, atol=1e-6)
@@ -124,10 +132,9 @@ def test_pretrained_windows_are_not_stored_in_a_buffer():
     assert torch.equal(features(again), features(backbone))
 
 
-@pytest.mark.parametrize('options', [
-    dict(out_indices=[0, 1]), dict(arch={**ARCH, 'mlp_ratio': 2.7}),
-    dict(arch={**ARCH, 'extra_norm_every': 6})
-])
+@pytest.mark.parametrize(
+    'options', [dict(out_indices=[0, 1]), dict(arch={**ARCH, 'mlp_ratio': 2.7}), dict(arch={**ARCH, 'extra_norm_every': 6})]
+)
 def test_init_cfg_reloads_the_backbones_own_checkpoint_exactly(options, tmp_path):
     source = randomise(MODELS.build(swin_cfg(**options)))
     path = save(tmp_path / 'own.pth', source.state_dict())
@@ -140,6 +147,7 @@ def test_init_cfg_reloads_the_backbones_own_checkpoint_exactly(options, tmp_path
 @pytest.mark.parametrize('channels', [1, 4, 7])
 def test_rgb_patch_embeddings_adapt_to_other_channels_as_in_timm(channels, tmp_path):
     from timm.models import adapt_input_conv
+
     source = randomise(SwinTransformerV2(ARCH, 4))
     path = save(tmp_path / 'rgb.pth', source.state_dict())
     wider = MODELS.build(swin_cfg(in_channels=channels, init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=path)))
@@ -166,8 +174,15 @@ def test_zero_extra_channels_leave_a_convolutional_stem_unchanged(tmp_path):
     vit = {**VIT, 'stem': 'conv'}
     source = randomise(DeepViT(vit, 64))
     path = save(tmp_path / 'rgb.pth', official_deepvit(source))
-    wider = MODELS.build(dict(type='mmvitscale.DeepViT', arch=vit, img_size=64, in_channels=4, init_cfg=dict(
-        type='Pretrained', checkpoint=path, extra_channels='zero')))
+    wider = MODELS.build(
+        dict(
+            type='mmvitscale.DeepViT',
+            arch=vit,
+            img_size=64,
+            in_channels=4,
+            init_cfg=dict(type='Pretrained', checkpoint=path, extra_channels='zero'),
+        )
+    )
     wider.init_weights()
     image = torch.rand(1, 4, 64, 64)
     with torch.no_grad():
@@ -190,14 +205,14 @@ def test_out_of_memory_and_other_devices_are_not_reported_as_damage(tmp_path, mo
     runner.load_checkpoint(str(tmp_path / 'work/iter_1.pth'), map_location='cuda:7')  # the model is where it is
 
     def no_memory(*args, **kwargs):
-        raise RuntimeError('[enforce fail at alloc_cpu.cpp:130] err == 0. DefaultCPUAllocator: can\'t allocate memory')
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:130] err == 0. DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(files.torch, 'load', no_memory)
     with pytest.raises(InputError, match='does not fit into the free memory'):
         files.read_checkpoint(path)
 
 
-NODE = '''
+NODE = """
 import sys, torch
 from pathlib import Path
 import torch.distributed as dist
@@ -205,24 +220,32 @@ from mmvitscale.checkpoints import files
 dist.init_process_group('gloo')
 files.torch.hub.get_dir = lambda: str(Path(sys.argv[1], f'disk_of_{dist.get_rank()}'))
 print(files.fetch(sys.argv[2]).read_text())
-'''
+"""
 
 
 @pytest.mark.slow
 def test_every_machine_downloads_for_itself(tmp_path):
     (tmp_path / 'a.pth').write_text('weights')
     environment = dict(os.environ, WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), LOCAL_RANK='0')
-    nodes = [subprocess.Popen([sys.executable, '-c', NODE, str(tmp_path), (tmp_path / 'a.pth').as_uri()],
-                              env={**environment, 'RANK': str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              text=True) for rank in range(2)]
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, '-c', NODE, str(tmp_path), (tmp_path / 'a.pth').as_uri()],
+            env={**environment, 'RANK': str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
     for node in nodes:
         out, error = node.communicate(timeout=120)
         assert node.returncode == 0 and out.strip().endswith('weights'), error
 
 
 def test_tables_assume_no_pretrained_window_and_scratch_passes_strict(tmp_path, told):
-    weights = {key: value for key, value in SwinTransformerV2(ARCH, 4, position_bias='table').state_dict().items()
-               if key != 'lineage'}
+    weights = {
+        key: value for key, value in SwinTransformerV2(ARCH, 4, position_bias='table').state_dict().items() if key != 'lineage'
+    }
     path = save(tmp_path / 'table.pth', weights)
     backbone = MODELS.build(swin_cfg(position_bias='table', init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=path)))
     backbone.init_weights()
@@ -246,6 +269,7 @@ def test_a_table_trains_on_while_its_window_changes():
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory):
     from mmvitscale.datasets import mini
+
     return mini.write_dataset(tmp_path_factory.mktemp('data') / 'mini', train=2, val=2, size=64)
 
 
@@ -253,13 +277,23 @@ def scenes(tmp_path_factory):
 def test_the_test_command_evaluates_a_table_at_another_window(scenes, tmp_path):
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
+
     cfg = Config.fromfile(ROOT / 'configs/mini/swinv2_upernet_mini.py')
     cfg.model.backbone.update(position_bias='table', window_size=4)
     init_default_scope('mmseg')
     path = save(tmp_path / 'table.pth', dict(state_dict=MODELS.build(cfg.model).state_dict()))
-    result = run('tools/test.py', 'configs/mini/swinv2_upernet_mini.py', path, '--work-dir', tmp_path / 'work',
-                 '--cfg-options', f'data_root={scenes}/ADEChallengeData2016', 'model.backbone.position_bias=table',
-                 'model.backbone.window_size=12', *FOREGROUND)
+    result = run(
+        'tools/test.py',
+        'configs/mini/swinv2_upernet_mini.py',
+        path,
+        '--work-dir',
+        tmp_path / 'work',
+        '--cfg-options',
+        f'data_root={scenes}/ADEChallengeData2016',
+        'model.backbone.position_bias=table',
+        'model.backbone.window_size=12',
+        *FOREGROUND,
+    )
     assert 'mIoU' in result.stdout + result.stderr
 
 
@@ -283,8 +317,14 @@ def test_weights_of_other_backbones_are_refused(tmp_path):
 
 def test_a_prefix_chooses_between_backbones(tmp_path):
     sources = {name: randomise(SwinTransformerV2(ARCH, 4)) for name in ('student', 'teacher')}
-    path = save(tmp_path / 'pair.pth', dict(state_dict={
-        f'{name}.{key}': value for name, source in sources.items() for key, value in source.state_dict().items()}))
+    path = save(
+        tmp_path / 'pair.pth',
+        dict(
+            state_dict={
+                f'{name}.{key}': value for name, source in sources.items() for key, value in source.state_dict().items()
+            }
+        ),
+    )
     for prefix in ('student', 'teacher.'):
         chosen = MODELS.build(swin_cfg(init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix)))
         chosen.init_weights()
@@ -296,16 +336,25 @@ def test_a_prefix_chooses_between_backbones(tmp_path):
 
 def test_loading_a_whole_model_logs_which_head_weights_fit():
     from mmvitscale.checkpoints.door import into_model
+
     model, source = toy.Toy(swin_cfg()), randomise(SwinTransformerV2(ARCH, 4))
     model.add_module('head', nn.Linear(2, 3))
     before = model.head.weight.clone()
-    content = dict(state_dict={**{f'backbone.{key}': value for key, value in source.state_dict().items()},
-                               'head.weight': torch.ones(5, 2), 'head.bias': torch.ones(3), 'neck.weight': torch.ones(1)})
+    content = dict(
+        state_dict={
+            **{f'backbone.{key}': value for key, value in source.state_dict().items()},
+            'head.weight': torch.ones(5, 2),
+            'head.bias': torch.ones(3),
+            'neck.weight': torch.ones(1),
+        }
+    )
     told = []
     into_model(model, content, 'a.pth', tell=told.append)
     assert told[0].startswith('a.pth: SwinV2 (8 channels') and len(told) == 1
-    assert ('beside the backbone 1 weights fit, 0 are not in the file, 1 are not in the model (neck.weight), 1 of another '
-            'shape (head.weight is (5, 2) instead of (3, 2))') in told[0]
+    assert (
+        'beside the backbone 1 weights fit, 0 are not in the file, 1 are not in the model (neck.weight), 1 of another '
+        'shape (head.weight is (5, 2) instead of (3, 2))'
+    ) in told[0]
     load_state_dict(model, content['state_dict'])
     assert torch.equal(model.head.weight, before) and torch.equal(model.head.bias, torch.ones(3))
     assert torch.equal(features(model.backbone), features(source))
@@ -319,6 +368,7 @@ def test_loading_a_whole_model_logs_which_head_weights_fit():
 def test_a_file_cannot_claim_that_its_weights_were_matched():
     from mmvitscale.checkpoints.convert import weights_in
     from mmvitscale.checkpoints.door import prepare
+
     backbone = SwinTransformerV2(ARCH, 4)
     state = backbone.state_dict()
     del state['stages.0.blocks.0.attn.qkv.weight']
@@ -341,6 +391,7 @@ def test_loaded_tensors_are_not_shared_between_loads():
     """``assign=True`` is PyTorch's way of making the tensors of a state dict the parameters themselves."""
     from mmvitscale.checkpoints.convert import weights_in
     from mmvitscale.checkpoints.door import prepare
+
     source, one, two = (SwinTransformerV2(ARCH, 4) for _ in range(3))
     one.load_state_dict(prepare(one, weights_in(source.state_dict())).state_dict(), assign=True)
     assert one.patch_embed.proj.weight.data_ptr() == source.patch_embed.proj.weight.data_ptr()
@@ -359,11 +410,17 @@ class Renaming(toy.Toy):
 
 def test_a_model_may_rename_what_is_beside_its_backbone():
     from mmvitscale.checkpoints.door import into_model
+
     model = Renaming(swin_cfg())
     model.add_module('head', nn.Linear(2, 3))
     weights = SwinTransformerV2(ARCH, 4).state_dict()
-    content = dict(state_dict={**{f'backbone.{key}': value for key, value in weights.items()},
-                               'rpn_head.weight': torch.ones(3, 2), 'rpn_head.bias': torch.ones(3)})
+    content = dict(
+        state_dict={
+            **{f'backbone.{key}': value for key, value in weights.items()},
+            'rpn_head.weight': torch.ones(3, 2),
+            'rpn_head.bias': torch.ones(3),
+        }
+    )
     into_model(model, content, 'a.pth')
     model.load_state_dict(content['state_dict'])
     assert torch.equal(model.head.weight, torch.ones(3, 2))
@@ -371,6 +428,7 @@ def test_a_model_may_rename_what_is_beside_its_backbone():
 
 def test_checkpoints_of_models_without_our_backbones_stay_unchanged():
     from mmvitscale.checkpoints.door import into_model
+
     content = dict(state_dict={'backbone.weight': torch.ones(2, 2)})
     assert into_model(nn.Linear(2, 2), content, 'a.pth') == {}  # which may rename what comes
     assert list(content['state_dict']) == ['backbone.weight']
@@ -394,11 +452,17 @@ class TeacherAndStudent(nn.Module):
 
 def test_a_teacher_and_a_student_load_the_same_checkpoint():
     from mmvitscale.checkpoints.door import into_model
+
     source, model = randomise(SwinTransformerV2(ARCH, 4)), TeacherAndStudent()
-    official = official_state_dict(source, (4, ) * 4, (4, ) * 4)
+    official = official_state_dict(source, (4,) * 4, (4,) * 4)
     for weights in (source.state_dict(), official):
-        content = dict(state_dict={**{f'backbone.{key}': value for key, value in weights.items()},
-                                   'head.weight': torch.ones(3, 2), 'head.bias': torch.ones(3)})
+        content = dict(
+            state_dict={
+                **{f'backbone.{key}': value for key, value in weights.items()},
+                'head.weight': torch.ones(3, 2),
+                'head.bias': torch.ones(3),
+            }
+        )
         into_model(model, content, 'a.pth')
         model.load_state_dict(content['state_dict'])
         for part in (model.student, model.teacher):
@@ -419,6 +483,7 @@ class Two(toy.Toy):
 
 def test_a_backbone_is_not_filled_from_another_ones_weights():
     from mmvitscale.checkpoints.door import into_model
+
     source = randomise(SwinTransformerV2(ARCH, 4))
     one = {f'teacher.{key}': value for key, value in source.state_dict().items()}
     with pytest.raises(InputError, match='weights missing .*backbone.'):
@@ -431,7 +496,7 @@ def test_a_backbone_is_not_filled_from_another_ones_weights():
     assert 'no weight of the backbone' in told[0]
     assert torch.equal(model.backbone.patch_embed.proj.weight, before)
     assert torch.equal(features(model.teacher), features(source)) and torch.equal(model.head.bias, torch.ones(3))
-    both = dict(model=official_state_dict(source, (4, ) * 4, (4, ) * 4))  # of nobody, and so of both
+    both = dict(model=official_state_dict(source, (4,) * 4, (4,) * 4))  # of nobody, and so of both
     into_model(model, both, 'official.pth')
     load_state_dict(model, both['state_dict'])
     assert torch.equal(features(model.backbone), features(model.teacher))
@@ -443,6 +508,7 @@ def test_grown_windows_are_tested_with_the_weights_that_were_trained(position_bi
     from mmvitscale.checkpoints.door import into_model
     from mmvitscale.checkpoints.files import read_checkpoint
     from mmvitscale.checkpoints.windows import settle_windows
+
     schedule = [dict(begin=0, window_size=4), dict(begin=1, window_size=8)]
     grows, cfg = dict(type='mmvitscale.ProgressiveWindowHook', schedule=schedule), swin_cfg(position_bias=position_bias)
     toy.train(tmp_path, cfg, [grows], max_iters=2, optimizer='AdamW')
@@ -450,7 +516,7 @@ def test_grown_windows_are_tested_with_the_weights_that_were_trained(position_bi
     content = read_checkpoint(tmp_path / 'iter_3.pth')
     own = {key: value.clone() for key, value in content['state_dict'].items()}
     model = toy.Toy(cfg)
-    line, = settle_windows(model, into_model(model, content, 'iter_3.pth', exact=True), dict(custom_hooks=[grows]))
+    (line,) = settle_windows(model, into_model(model, content, 'iter_3.pth', exact=True), dict(custom_hooks=[grows]))
     assert 'the windows of 8x8 tokens' in line
     model.load_state_dict(content['state_dict'])
     assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items())
@@ -484,8 +550,10 @@ def test_an_output_norm_that_lacks_its_weight_is_refused():
 
 @pytest.mark.parametrize('way', ['init_cfg', 'load_from', 'load_state_dict'])
 def test_newer_formats_and_damaged_metadata_are_refused_by_every_way(way, tmp_path):
-    for change, message in ((lambda state: state._metadata[''].update(version=4), 'written by a newer mmvitscale'),
-                            (lambda state: state.update(lineage=state['lineage'][:1]), 'is of 1 stages, but there are 4')):
+    for change, message in (
+        (lambda state: state._metadata[''].update(version=4), 'written by a newer mmvitscale'),
+        (lambda state: state.update(lineage=state['lineage'][:1]), 'is of 1 stages, but there are 4'),
+    ):
         state = SwinTransformerV2(ARCH, 4).state_dict()
         change(state)
         path = save(tmp_path / 'a.pth', state)
@@ -501,6 +569,7 @@ def test_newer_formats_and_damaged_metadata_are_refused_by_every_way(way, tmp_pa
 def test_weights_matched_to_one_backbone_are_refused_by_another():
     from mmvitscale.checkpoints.convert import weights_in
     from mmvitscale.checkpoints.door import prepare
+
     source = SwinTransformerV2(ARCH, 4)
     entering = prepare(source, weights_in(source.state_dict())).state_dict()
     with pytest.raises(InputError, match='of the kind log_cpb'):
@@ -511,8 +580,14 @@ def test_rectangular_position_grids_without_metadata_load_unchanged(tmp_path):
     source = randomise(DeepViT(VIT, (256, 64)))
     weights = {f'backbone.{key}': value for key, value in source.state_dict().items() if key != 'lineage'}
     path = save(tmp_path / 'a.pth', dict(state_dict={**weights, 'head.weight': torch.ones(2, 2)}))
-    ours = MODELS.build(dict(type='mmvitscale.DeepViT', arch=VIT, img_size=(256, 64), init_cfg=dict(
-        type='Pretrained', checkpoint=path, prefix='module.backbone')))  # as a file of DDP is asked for in MMEngine
+    ours = MODELS.build(
+        dict(
+            type='mmvitscale.DeepViT',
+            arch=VIT,
+            img_size=(256, 64),
+            init_cfg=dict(type='Pretrained', checkpoint=path, prefix='module.backbone'),
+        )
+    )  # as a file of DDP is asked for in MMEngine
     ours.init_weights()
     assert torch.equal(ours.pos_embed, source.pos_embed)
 
@@ -531,8 +606,10 @@ def test_resuming_requires_an_exact_match_and_fine_tuning_does_not(tmp_path):
     content = torch.load(tmp_path / 'work/iter_1.pth', weights_only=False)
     norms = [key for key in content['state_dict'] if '.out_norms.' in key]
     for changed, message in (
-        ({key: value for key, value in content['state_dict'].items() if key not in norms},
-         r'does not fit the config: 8 weights missing \(backbone.out_norms.0.weight'),
+        (
+            {key: value for key, value in content['state_dict'].items() if key not in norms},
+            r'does not fit the config: 8 weights missing \(backbone.out_norms.0.weight',
+        ),
         ({**content['state_dict'], 'head.weight': torch.ones(1)}, r'1 weights unknown \(head.weight\)'),
     ):
         path = save(tmp_path / 'changed.pth', {**content, 'state_dict': changed})
@@ -546,11 +623,15 @@ def test_resuming_requires_an_exact_match_and_fine_tuning_does_not(tmp_path):
 
 def test_loading_logs_one_line_with_source_counts_and_windows(tmp_path, told):
     source = randomise(SwinTransformerV2(ARCH, 4))
-    path = save(tmp_path / 'a.pth', dict(model=official_state_dict(source, (4, ) * 4, (4, ) * 4)))
+    path = save(tmp_path / 'a.pth', dict(model=official_state_dict(source, (4,) * 4, (4,) * 4)))
     pretrained.Pretrained(path)(SwinTransformerV2(ARCH, 8))
-    line, = told
+    (line,) = told
     taken = len(source.state_dict()) - 1 - 6  # without the lineage and three norms
-    for part in ('a.pth: SwinV2 (8 channels, depths 1,1,2,1, heads 1,1,2,2) from official', f'{taken} weights taken',
-                 '13 left out', 'newly initialised: out_norms.0.weight', 'windows 4x4 -> 8x8'):
+    for part in (
+        'a.pth: SwinV2 (8 channels, depths 1,1,2,1, heads 1,1,2,2) from official',
+        f'{taken} weights taken',
+        '13 left out',
+        'newly initialised: out_norms.0.weight',
+        'windows 4x4 -> 8x8',
+    ):
         assert part in line, line
-

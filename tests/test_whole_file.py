@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,10 +32,12 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
 def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / 'a.pth'
     path.write_bytes(b'old')
-    code = ('import os, signal; from mmvitscale.checkpoints.files import write_whole; from pathlib import Path\n'
-            'def write(file):\n'
-            "    file.write(b'new'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
-            f"write_whole(Path('{path}'), write)")
+    code = (
+        'import os, signal; from mmvitscale.checkpoints.files import write_whole; from pathlib import Path\n'
+        'def write(file):\n'
+        "    file.write(b'new'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"write_whole(Path('{path}'), write)"
+    )
     assert subprocess.run([sys.executable, '-c', code]).returncode == -signal.SIGKILL
     assert path.read_bytes() == b'old'
     assert len(list(tmp_path.iterdir())) == 2
@@ -56,11 +59,12 @@ def test_errors_unrelated_to_the_file_are_not_translated(tmp_path):
     with pytest.raises(ConnectionResetError), whole_file(tmp_path / 'a'):
         raise ConnectionResetError(errno.ECONNRESET, 'reset')
     with pytest.raises(FileNotFoundError), whole_file(tmp_path / 'a'):
-        open('/nowhere/of/mine')
+        Path('/nowhere/of/mine').read_bytes()
 
 
 def test_a_full_disk_during_torch_save_is_reported(tmp_path):
     """Its writer loses the error of the file, and speaks of positions."""
+
     class Full:
         def write(self, content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

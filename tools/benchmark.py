@@ -29,12 +29,18 @@ def parse_args():
     parser.add_argument('--window', type=int, nargs='+', default=[8, 16], help='of SwinV2')
     parser.add_argument('--depth', type=int, default=0, help='of DeepViT: so many blocks only (0: all)')
     parser.add_argument('--mode', nargs='+', choices=benchmark.MODES, default=list(benchmark.MODES))
-    parser.add_argument('--dtype', nargs='+', choices=list(benchmark.DTYPES), default=['fp32'],
-                        help='fp32, or the type of autocast')
+    parser.add_argument(
+        '--dtype', nargs='+', choices=list(benchmark.DTYPES), default=['fp32'], help='fp32, or the type of autocast'
+    )
     parser.add_argument('--batch', type=int, nargs='+', default=[1])
     parser.add_argument('--attention', default='auto', help='our kernel')
-    parser.add_argument('--way', nargs='+', choices=benchmark.WAYS, default=['plain'],
-                        help='everyone as it comes, through torch.compile, with checkpointing of its own')
+    parser.add_argument(
+        '--way',
+        nargs='+',
+        choices=benchmark.WAYS,
+        default=['plain'],
+        help='everyone as it comes, through torch.compile, with checkpointing of its own',
+    )
     parser.add_argument('--peers', nargs='*', metavar='NAME', help='which of the others (default: all that are installed)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='of a CPU')
@@ -49,8 +55,10 @@ def parse_args():
 
 def cases_of(args):
     windows = [0] if Case(args.arch).is_deepvit else args.window
-    cases = [Case(args.arch, size, window, mode, dtype, batch, args.device, args.attention, args.depth)
-             for size, window, mode, dtype, batch in itertools.product(args.size, windows, args.mode, args.dtype, args.batch)]
+    cases = [
+        Case(args.arch, size, window, mode, dtype, batch, args.device, args.attention, args.depth)
+        for size, window, mode, dtype, batch in itertools.product(args.size, windows, args.mode, args.dtype, args.batch)
+    ]
     for case in cases:
         benchmark.check_case(case)
     return cases
@@ -58,13 +66,40 @@ def cases_of(args):
 
 def memory_of(who, case, threads):
     """Measured in a fresh process, or None if it fails there, for want of memory most likely."""
-    command = [sys.executable, __file__, '--memory-of', who.name, who.way, '--arch', case.arch, '--size', case.size, '--window',
-               case.window, '--depth', case.depth, '--mode', case.mode, '--dtype', case.dtype, '--batch', case.batch,
-               '--attention', case.attention, '--device', case.device, '--threads', threads]
+    command = [
+        sys.executable,
+        __file__,
+        '--memory-of',
+        who.name,
+        who.way,
+        '--arch',
+        case.arch,
+        '--size',
+        case.size,
+        '--window',
+        case.window,
+        '--depth',
+        case.depth,
+        '--mode',
+        case.mode,
+        '--dtype',
+        case.dtype,
+        '--batch',
+        case.batch,
+        '--attention',
+        case.attention,
+        '--device',
+        case.device,
+        '--threads',
+        threads,
+    ]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if result.returncode:
-        print(f'  {who}: no memory measured (exit status {result.returncode}): '
-              f'{(result.stderr.strip().splitlines() or ["no message"])[-1]}', file=sys.stderr)
+        print(
+            f'  {who}: no memory measured (exit status {result.returncode}): '
+            f'{(result.stderr.strip().splitlines() or ["no message"])[-1]}',
+            file=sys.stderr,
+        )
         return None
     return json.loads(result.stdout.splitlines()[-1])
 
@@ -101,8 +136,12 @@ def measure(case, args, names):
     return results
 
 
-WORDS = dict(speedup='fastest other / ours', floor='ours / matrix products', plain='ours / plain attention',
-             memory='our peak / leanest other')
+WORDS = dict(
+    speedup='fastest other / ours',
+    floor='ours / matrix products',
+    plain='ours / plain attention',
+    memory='our peak / leanest other',
+)
 
 
 def show(case, results, ratios):
@@ -148,8 +187,7 @@ def main():
     present, absent = benchmark.others(cases[0])
     unknown = set(args.peers or []) - set(present)
     if unknown:
-        raise InputError(f'--peers {", ".join(sorted(unknown))} found, but those installed are '
-                         f'{", ".join(present) or "none"}')
+        raise InputError(f'--peers {", ".join(sorted(unknown))} found, but those installed are {", ".join(present) or "none"}')
     if args.json:
         check_writable(str(Path(args.json).parent))
     machine = benchmark.machine(args.device, args.threads)
@@ -163,8 +201,9 @@ def main():
         shares = benchmark.profile(Contestant(OURS), case) if args.profile else []
         if shares:
             show_profile(shares)
-        report['cases'].append(dict(results=[asdict(result) for result in results], ratios=ratios,
-                                    profile=[asdict(share) for share in shares]))
+        report['cases'].append(
+            dict(results=[asdict(result) for result in results], ratios=ratios, profile=[asdict(share) for share in shares])
+        )
     if args.json:
         save_json(report, args.json)
 

@@ -25,14 +25,22 @@ LIBRARIES = libraries_of('SwinV2')
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('src', help='path or URL of a .pth, .bin or .safetensors file, or a folder of pieces')
-    parser.add_argument('dst', nargs='?', help='.pth or .safetensors file to write (without it: only a report); a folder for '
-                        'huggingface')
-    parser.add_argument('--to', default='mmvitscale', choices=['mmvitscale', *LIBRARIES],
-                        help='whose names the weights get; for another library the backbone alone is written, with the head of '
-                        'a classifier')
-    parser.add_argument('--pretrained-window-sizes', type=int, nargs='+', metavar='P',
-                        help='windows the position biases were learned with, one or one per stage; needed where the '
-                        'file does not tell')
+    parser.add_argument(
+        'dst', nargs='?', help='.pth or .safetensors file to write (without it: only a report); a folder for huggingface'
+    )
+    parser.add_argument(
+        '--to',
+        default='mmvitscale',
+        choices=['mmvitscale', *LIBRARIES],
+        help='whose names the weights get; for another library the backbone alone is written, with the head of a classifier',
+    )
+    parser.add_argument(
+        '--pretrained-window-sizes',
+        type=int,
+        nargs='+',
+        metavar='P',
+        help='windows the position biases were learned with, one or one per stage; needed where the file does not tell',
+    )
     parser.add_argument('--prefix', metavar='P', help='what the names of the backbone stand behind, where there are several')
     parser.add_argument('--force', action='store_true', help='replace DST if it exists')
     return parser.parse_args()
@@ -60,8 +68,9 @@ def given_lineage(sizes, converted):
         return converted.lineage
     lineage = converted.lineage
     if not isinstance(lineage, WindowLineage) or lineage.position_bias == 'table':
-        raise InputError('--pretrained-window-sizes was given, but this checkpoint has no reference windows; leave the '
-                         'option out')
+        raise InputError(
+            '--pretrained-window-sizes was given, but this checkpoint has no reference windows; leave the option out'
+        )
     sizes = per_stage(sizes if len(sizes) > 1 else sizes[0], len(lineage.references), '--pretrained-window-sizes')
     given = tuple(to_window(size) for size in sizes)
     check_agreement(lineage.references, given, '--pretrained-window-sizes')
@@ -103,24 +112,31 @@ def main():
 
     print(f'format             {converted.source}\nvariant            {describe_weights(converted.weights)}')
     if isinstance(lineage, WindowLineage):
-        print(f'position bias      {lineage.position_bias or "log_cpb or linear_cpb"}\n'
-              f'windows            {show_windows(lineage.windows)}')
+        print(
+            f'position bias      {lineage.position_bias or "log_cpb or linear_cpb"}\n'
+            f'windows            {show_windows(lineage.windows)}'
+        )
         if lineage.position_bias != 'table':
             print(f'reference windows  {show_windows(lineage.references)}')
     elif lineage:
         print(f'position grid      {show_windows([lineage.grid])}')
-    print(f'weights            {len(converted.weights)} taken over, {len(converted.dropped)} left out'
-          f'{": " if converted.dropped else ""}{", ".join(converted.dropped[:8])}'
-          f'{", ..." if len(converted.dropped) > 8 else ""}')
+    print(
+        f'weights            {len(converted.weights)} taken over, {len(converted.dropped)} left out'
+        f'{": " if converted.dropped else ""}{", ".join(converted.dropped[:8])}'
+        f'{", ..." if len(converted.dropped) > 8 else ""}'
+    )
     if isinstance(lineage, WindowLineage) and lineage.position_bias != 'table' and None in lineage.references:
         proposal = reference_of_name(args.src)
-        print('The file does not tell with which windows its position biases were learned: give '
-              f'--pretrained-window-sizes{" " + " ".join(map(str, proposal)) if proposal else ""} here, or '
-              f'pretrained_window_sizes{f"={proposal}" if proposal else ""} in the config'
-              f'{" (so its name says)" if proposal else ""}.')
+        print(
+            'The file does not tell with which windows its position biases were learned: give '
+            f'--pretrained-window-sizes{" " + " ".join(map(str, proposal)) if proposal else ""} here, or '
+            f'pretrained_window_sizes{f"={proposal}" if proposal else ""} in the config'
+            f'{" (so its name says)" if proposal else ""}.'
+        )
     if args.to != 'mmvitscale':
-        heads = {name.removeprefix('head.fc.'): found[key] for name, key in converted.heads.items()
-                 if name.startswith('head.fc.')}
+        heads = {
+            name.removeprefix('head.fc.'): found[key] for name, key in converted.heads.items() if name.startswith('head.fc.')
+        }
         write_for_library(dst, convert_back(converted, lineage, args.to, heads))
     elif dst:
         meta = dict(source=converted.source)

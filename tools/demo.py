@@ -33,8 +33,9 @@ def in_words(seconds):
 def run(*command):
     """Run a tool, and say in one line how far it is; what it says itself goes into its log, and here if it fails."""
     print(f'\n$ python {shlex.join(command)}', flush=True)
-    process = subprocess.Popen([sys.executable, *command], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        [sys.executable, *command], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     said, told = deque(maxlen=60), -1
     for line in process.stdout:
         said.append(line)
@@ -46,8 +47,11 @@ def run(*command):
             share = 10 * done // of
             if share > told:
                 told = share
-                print(f'  {100 * done // of:3d}%, {in_words(3600 * hours + 60 * minutes + seconds)} left'
-                      f'{f", loss {float(loss[1]):.2f}" if loss else ""}', flush=True)
+                print(
+                    f'  {100 * done // of:3d}%, {in_words(3600 * hours + 60 * minutes + seconds)} left'
+                    f'{f", loss {float(loss[1]):.2f}" if loss else ""}',
+                    flush=True,
+                )
         elif not re.match(r'\d\d/\d\d |[+|]|Loads checkpoint|Could not import|\s|.*Warning', line) and len(command) < 4:
             print(f'  {line.rstrip()}', flush=True)
     if process.wait():
@@ -62,22 +66,21 @@ def main():
     minutes = (time.monotonic() - start) / 60
     checkpoint = (WORK_DIR / 'last_checkpoint').read_text().strip()
     pictures, metrics = WORK_DIR / 'pictures', WORK_DIR / 'metrics.json'
-    run('tools/test.py', CONFIG, checkpoint, '--work-dir', str(WORK_DIR), '--show-dir', str(pictures),
-        '--out', str(metrics))
+    run('tools/test.py', CONFIG, checkpoint, '--work-dir', str(WORK_DIR), '--show-dir', str(pictures), '--out', str(metrics))
     run('tools/report.py', str(WORK_DIR))
 
     miou = json.loads(metrics.read_text())['mIoU'] / 100
     baseline = colour_baseline(SCENES / 'ADEChallengeData2016')
     first = sorted(pictures.glob('*.png'))[0]
     height, width = cv2.imread(str(first)).shape[:2]
-    print(f'''
+    print(f"""
 A small SwinV2 + UPerNet, trained for {minutes:.1f} minutes on synthetic scenes (never seen: the validation scenes).
   validation mIoU                   {miou:.4f}
   per-pixel colour classifier mIoU  {baseline:.4f}
   checkpoint  {checkpoint}
   pictures    {first} and {len(list(pictures.glob('*.png'))) - 1} more ({width}x{height}: image, truth, prediction)
   report      {WORK_DIR / 'report.html'} (curves, worst and best predictions, mistakes; opens in any browser)
-  next        python tools/predict.py {CONFIG} {checkpoint} YOUR_IMAGE --out work_dirs/demo/predictions''')
+  next        python tools/predict.py {CONFIG} {checkpoint} YOUR_IMAGE --out work_dirs/demo/predictions""")
 
 
 if __name__ == '__main__':

@@ -24,13 +24,22 @@ def parse_args():
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', required=True, metavar='D', help='folder of the files')
     parser.add_argument('--format', choices=list(FORMATS), default='onnx', help='default onnx')
-    parser.add_argument('--part', choices=['model', 'backbone'], default='model',
-                        help='the whole model (default), or the maps of its backbone and neck')
+    parser.add_argument(
+        '--part',
+        choices=['model', 'backbone'],
+        default='model',
+        help='the whole model (default), or the maps of its backbone and neck',
+    )
     parser.add_argument('--size', nargs='+', default=[], metavar='HxW', help='heights and widths of images; a file for each')
     parser.add_argument('--any-size', action='store_true', help='one file for every size and batch')
     parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images that go together in the files of a size')
-    parser.add_argument('--int8', type=int, default=0, metavar='N',
-                        help='integers of 8 bits in matrix products and convolutions, with ranges of N training images')
+    parser.add_argument(
+        '--int8',
+        type=int,
+        default=0,
+        metavar='N',
+        help='integers of 8 bits in matrix products and convolutions, with ranges of N training images',
+    )
     parser.add_argument('--time', type=int, default=0, metavar='R', help='time PyTorch and the files in R rounds by turns')
     parser.add_argument('--force', action='store_true', help='replace files that exist')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
@@ -94,9 +103,11 @@ def main():
         print(f'{path}  {megabytes:.1f} MB, differs from PyTorch by {difference:.1e} of the largest value')
         if args.time:
             shape, seconds = time_files(model, args, path, size)
-            print(f'  {shape[0]}x{shape[1]}, {torch.get_num_threads()} threads, median of {args.time}: PyTorch '
-                  f'{1e3 * seconds["PyTorch"]:.1f} ms, file {1e3 * seconds["file"]:.1f} ms, ratio '
-                  f'{seconds["PyTorch"] / seconds["file"]:.2f}')
+            print(
+                f'  {shape[0]}x{shape[1]}, {torch.get_num_threads()} threads, median of {args.time}: PyTorch '
+                f'{1e3 * seconds["PyTorch"]:.1f} ms, file {1e3 * seconds["file"]:.1f} ms, ratio '
+                f'{seconds["PyTorch"] / seconds["file"]:.2f}'
+            )
 
 
 if __name__ == '__main__':

@@ -17,10 +17,12 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = 'onedl-mmcv'
-CHECK = ('import torch; from mmcv.ops import nms; '
-         'assert len(nms(torch.tensor([[0., 0, 9, 9], [0, 0, 8, 9]]), torch.tensor([.9, .8]), .5)[1]) == 1')
+CHECK = (
+    'import torch; from mmcv.ops import nms; '
+    'assert len(nms(torch.tensor([[0., 0, 9, 9], [0, 0, 8, 9]]), torch.tensor([.9, .8]), .5)[1]) == 1'
+)
 # nms(CUDA tensors) too where there is a GPU: ops compiled without CUDA are of no use there.
-CHECK_CUDA = CHECK.replace("9]])", "9]]).cuda()").replace(".8])", ".8]).cuda()")
+CHECK_CUDA = CHECK.replace('9]])', '9]]).cuda()').replace('.8])', '.8]).cuda()')
 
 
 def pip(*args, **kwargs):
@@ -35,8 +37,12 @@ def ops_work():
 
 def install(wheel_folder, requirement):
     """Install mmcv, and nothing else, from a folder of wheels."""
-    return pip('install', '--quiet', '--no-index', '--no-deps', '--force-reinstall', '--find-links', str(wheel_folder),
-               requirement).returncode == 0
+    return (
+        pip(
+            'install', '--quiet', '--no-index', '--no-deps', '--force-reinstall', '--find-links', str(wheel_folder), requirement
+        ).returncode
+        == 0
+    )
 
 
 def pinned():
@@ -60,27 +66,44 @@ def download_prebuilt(folder, requirement):
     index = f'https://mmwheels.onedl.ai/{device}-torch{major}{minor}{patch}/simple'
     arguments = ['--only-binary', ':all:', '--no-deps', '--retries', '0', '--timeout', '10', '--no-cache-dir']
     # --isolated: indexes and wheel folders configured on this machine may hold an mmcv without ops.
-    result = pip('download', '--isolated', *arguments, '--index-url', index, '--dest', str(folder), requirement,
-                 capture_output=True)
+    result = pip(
+        'download', '--isolated', *arguments, '--index-url', index, '--dest', str(folder), requirement, capture_output=True
+    )
     return result.returncode == 0
 
 
 def compile_ops(folder, requirement):
     """Compile the ops, printing one line of progress a minute."""
     if shutil.which(os.environ.get('CXX', 'c++')) is None:
-        sys.exit('error: no C++ compiler found, and no prebuilt wheel of mmcv fits; install one (Debian: apt install '
-                 'g++) and run this again')
+        sys.exit(
+            'error: no C++ compiler found, and no prebuilt wheel of mmcv fits; install one (Debian: apt install '
+            'g++) and run this again'
+        )
     print('Compiling the ops of mmcv: about 15 minutes on 2 cores, once ...', flush=True)
     if pip('install', '--quiet', 'setuptools<82', 'wheel', 'packaging', 'ninja', 'psutil').returncode:
         sys.exit('error: the build tools of mmcv could not be installed; see the lines above')
     environment = {**os.environ, 'MMCV_WITH_OPS': '1', 'MAX_JOBS': os.environ.get('MAX_JOBS', str(os.cpu_count()))}
-    command = [sys.executable, '-m', 'pip', '-v', 'wheel', '--no-build-isolation', '--no-deps', '--no-cache-dir',
-               '--no-binary', PACKAGE, '--wheel-dir', str(folder), requirement]
+    command = [
+        sys.executable,
+        '-m',
+        'pip',
+        '-v',
+        'wheel',
+        '--no-build-isolation',
+        '--no-deps',
+        '--no-cache-dir',
+        '--no-binary',
+        PACKAGE,
+        '--wheel-dir',
+        str(folder),
+        requirement,
+    ]
     start = last = time.monotonic()
     log = folder / 'build.log'
     with log.open('w') as file:
-        process = subprocess.Popen(command, env=environment, text=True, errors='replace', stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env=environment, text=True, errors='replace', stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         for line in process.stdout:
             file.write(line)
             step = re.match(r'\s*\[(\d+)/(\d+)\]', line)

@@ -14,8 +14,10 @@ def parse_args():
     parser.add_argument('--val', type=int, default=16, help='validation scenes')
     parser.add_argument('--size', type=int, default=256, help='side of the scenes in pixels')
     parser.add_argument(
-        '--object-scale', type=float, metavar='S', help='size of objects and textures, 1 for those of scenes of 256 pixels '
-        '(default: they grow with the scene)'
+        '--object-scale',
+        type=float,
+        metavar='S',
+        help='size of objects and textures, 1 for those of scenes of 256 pixels (default: they grow with the scene)',
     )
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--depth', action='store_true', help='also TIFF files of four channels: colour and depth')
@@ -25,8 +27,10 @@ def parse_args():
 def main():
     args = parse_args()
     root = mini.write_dataset(args.out, args.train, args.val, args.size, args.seed, args.depth, args.object_scale)
-    print(f'{args.train} training and {args.val} validation scenes ({args.size}x{args.size}, synthetic, '
-          f'{len(mini.CLASSES)} classes) in {root}')
+    print(
+        f'{args.train} training and {args.val} validation scenes ({args.size}x{args.size}, synthetic, '
+        f'{len(mini.CLASSES)} classes) in {root}'
+    )
     print(f'mIoU of a per-pixel colour classifier on them: {colour_baseline(root / "ADEChallengeData2016"):.4f}')
 
 

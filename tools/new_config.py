@@ -14,16 +14,30 @@ from mmvitscale.recipes import write_config
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--data', required=True, metavar='DIR_OR_JSON',
-                        help='a COCO file, or a folder with COCO files and images, or with folders of images and of masks')
-    parser.add_argument('--task', required=True, choices=['segmentation', 'detection', 'instance'],
-                        help='classes of pixels, boxes, or boxes and masks')
+    parser.add_argument(
+        '--data',
+        required=True,
+        metavar='DIR_OR_JSON',
+        help='a COCO file, or a folder with COCO files and images, or with folders of images and of masks',
+    )
+    parser.add_argument(
+        '--task',
+        required=True,
+        choices=['segmentation', 'detection', 'instance'],
+        help='classes of pixels, boxes, or boxes and masks',
+    )
     parser.add_argument('--out', required=True, type=Path, metavar='CONFIG', help='the config to write, e.g. my_data.py')
-    parser.add_argument('--classes', metavar='A,B,...',
-                        help='for masks the names of the classes in the order of their numbers; of a COCO file '
-                        'those to learn')
-    parser.add_argument('--memory', type=float, metavar='GB',
-                        help="of the GPU (default: this machine's; without a GPU a small model is proposed)")
+    parser.add_argument(
+        '--classes',
+        metavar='A,B,...',
+        help='for masks the names of the classes in the order of their numbers; of a COCO file those to learn',
+    )
+    parser.add_argument(
+        '--memory',
+        type=float,
+        metavar='GB',
+        help="of the GPU (default: this machine's; without a GPU a small model is proposed)",
+    )
     parser.add_argument('--frozen', action='store_true', help='keep the pretrained backbone as it is: for few images')
     parser.add_argument('--force', action='store_true', help='overwrite the config')
     return parser.parse_args()

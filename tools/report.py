@@ -13,9 +13,7 @@ from mmvitscale.report import write_report
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', help='work folder of a training')
-    parser.add_argument(
-        '--checkpoint', metavar='F', help='which one to look at (default: the best, else the last one there)'
-    )
+    parser.add_argument('--checkpoint', metavar='F', help='which one to look at (default: the best, else the last one there)')
     parser.add_argument('--out', metavar='F', help='the page (default: WORK_DIR/report.html)')
     parser.add_argument(
         '--limit', type=int, default=200, metavar='N', help='test images to predict, spread evenly (default 200)'
@@ -36,9 +34,7 @@ def main():
     if not Path(args.work_dir).is_dir():
         raise InputError(f'work folder {args.work_dir} is not there; give that of a training')
     check_writable(out.parent)
-    notes = write_report(
-        Path(args.work_dir), out, args.checkpoint, args.limit, args.pictures, args.cfg_options, args.score_thr
-    )
+    notes = write_report(Path(args.work_dir), out, args.checkpoint, args.limit, args.pictures, args.cfg_options, args.score_thr)
     for note in notes:
         print(f'note: {note}', file=sys.stderr)
     print(out)

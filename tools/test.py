@@ -26,8 +26,7 @@ def parse_args():
     parser.add_argument('--out', metavar='F', help='write the metrics to F.json or the predictions to F.pkl')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
-                        help='override the config')
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
 
@@ -45,12 +44,14 @@ def main():
         raise InputError(f'--out {out} found, but it ends in .json (metrics) or .pkl (predictions)')
     cfg = load_test_config(args.config, args.cfg_options)
     if not cfg.get('test_dataloader'):
-        raise InputError(f'{cfg.filename} pretrains and has nothing to test; look at reconstructed images with '
-                         'tools/predict.py, or fine-tune from the checkpoint: --cfg-options '
-                         'model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=CKPT')
+        raise InputError(
+            f'{cfg.filename} pretrains and has nothing to test; look at reconstructed images with '
+            'tools/predict.py, or fine-tune from the checkpoint: --cfg-options '
+            'model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=CKPT'
+        )
     check_parts(cfg, 'model', 'test_dataloader')
     check_packages(cfg)
-    check_datasets(cfg, ('test', ))
+    check_datasets(cfg, ('test',))
     use_work_dir(cfg, args.work_dir)
     for folder in filter(None, (args.show_dir, out and out.parent)):
         check_writable(folder)

@@ -15,22 +15,43 @@ def parse_args():
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
     parser.add_argument('--amp', action='store_true', help='mixed precision: float16 on a GPU, bfloat16 on a CPU that has it')
-    parser.add_argument('--force-amp', action='store_true',
-                        help='as --amp, on a CPU that only emulates bfloat16, too: slower than without, for trying it out')
-    parser.add_argument('--accumulate', type=int, default=1, metavar='N',
-                        help='update the weights after every N batches: the recipe of N times as many GPUs, in N times the '
-                        'time')
-    parser.add_argument('--auto-scale-lr', action='store_true',
-                        help='scale the learning rate with the batch of all GPUs together')
-    parser.add_argument('--strategy', choices=STRATEGIES,
-                        help='how several processes share the work: ddp, optimizer states shared out (zero1, '
-                        'deepspeed_zero1), parameters and gradients, too (fsdp); what fits: tools/analysis/memory_plan.py')
-    parser.add_argument('--resume', nargs='?', const='auto', metavar='CKPT',
-                        help='go on from a checkpoint (default: the latest in the work dir)')
+    parser.add_argument(
+        '--force-amp',
+        action='store_true',
+        help='as --amp, on a CPU that only emulates bfloat16, too: slower than without, for trying it out',
+    )
+    parser.add_argument(
+        '--accumulate',
+        type=int,
+        default=1,
+        metavar='N',
+        help='update the weights after every N batches: the recipe of N times as many GPUs, in N times the time',
+    )
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch of all GPUs together'
+    )
+    parser.add_argument(
+        '--strategy',
+        choices=STRATEGIES,
+        help='how several processes share the work: ddp, optimizer states shared out (zero1, '
+        'deepspeed_zero1), parameters and gradients, too (fsdp); what fits: tools/analysis/memory_plan.py',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='go on from a checkpoint (default: the latest in the work dir)',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE',
-                        help='override the config, e.g. data_root=/data/ade train_dataloader.batch_size=4')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        metavar='KEY=VALUE',
+        help='override the config, e.g. data_root=/data/ade train_dataloader.batch_size=4',
+    )
     return parser.parse_args()
 
 

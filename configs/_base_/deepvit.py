@@ -8,11 +8,11 @@ four_blocks = {16: [3, 7, 11, 15], 24: [5, 11, 17, 23], 32: [7, 15, 23, 31]}
 deepvit = {
     name: dict(
         backbone=dict(
-            arch=name,
-            out_indices=four_blocks[blocks],
-            init_cfg=dict(type='Pretrained', checkpoint=f'checkpoints/{name}.pth')),
+            arch=name, out_indices=four_blocks[blocks], init_cfg=dict(type='Pretrained', checkpoint=f'checkpoints/{name}.pth')
+        ),
         channels=channels,
-        layer_decay=layer_decay)
+        layer_decay=layer_decay,
+    )
     for name, blocks, channels, layer_decay in [
         ('deepvit-16b', 16, 384, 0.92),
         ('deepvit-24b', 24, 384, 0.95),

@@ -8,48 +8,56 @@ swinv2 = dict(
     t_in1k=dict(
         arch='tiny',
         pretrained_window_sizes=8,
-        init_cfg=dict(type='Pretrained', checkpoint=release + 'tiny_patch4_window8_256.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint=release + 'tiny_patch4_window8_256.pth'),
+    ),
     s_in1k=dict(
         arch='small',
         pretrained_window_sizes=8,
-        init_cfg=dict(type='Pretrained', checkpoint=release + 'small_patch4_window8_256.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint=release + 'small_patch4_window8_256.pth'),
+    ),
     b_in1k=dict(
         arch='base',
         pretrained_window_sizes=8,
-        init_cfg=dict(type='Pretrained', checkpoint=release + 'base_patch4_window8_256.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint=release + 'base_patch4_window8_256.pth'),
+    ),
     b_in22k=dict(
         arch='base',
         pretrained_window_sizes=windows_22k,
-        init_cfg=dict(type='Pretrained', checkpoint=release + 'base_patch4_window12_192_22k.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint=release + 'base_patch4_window12_192_22k.pth'),
+    ),
     l_in22k=dict(
         arch='large',
         pretrained_window_sizes=windows_22k,
         with_cp=True,
-        init_cfg=dict(type='Pretrained', checkpoint=release + 'large_patch4_window12_192_22k.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint=release + 'large_patch4_window12_192_22k.pth'),
+    ),
     # 70 million images, 192 x 192 (SwinV2, appendix).
     g_in22k_ext=dict(
         arch='giant',
         pretrained_window_sizes=windows_22k,
         with_cp=True,
         attention=['sequential', 'sequential', 'auto', 'auto'],
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_giant_window12_192_22k_ext.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_giant_window12_192_22k_ext.pth'),
+    ),
     # No source gives recipes for the huge model: the giant's, at its width.
     h_in22k_ext=dict(
         arch='huge',
         pretrained_window_sizes=windows_22k,
         with_cp=True,
         attention=['sequential', 'sequential', 'auto', 'auto'],
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_huge_window12_192_22k_ext.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_huge_window12_192_22k_ext.pth'),
+    ),
     # The other position biases of Table 1, pretrained as T is.
     t_linear_in1k=dict(
         position_bias='linear_cpb',
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_tiny_linear_window8_256.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_tiny_linear_window8_256.pth'),
+    ),
     t_table_in1k=dict(
-        position_bias='table',
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_tiny_table_window8_256.pth')))
+        position_bias='table', init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_tiny_table_window8_256.pth')
+    ),
+)
 # The backbone of most detectors' recipes: T with window 16, and SwinV1's drop path for it.
-swinv2_detector = dict(
-    type='mmvitscale.SwinTransformerV2', window_size=16, drop_path_rate=0.2, **swinv2['t_in1k'])
+swinv2_detector = dict(type='mmvitscale.SwinTransformerV2', window_size=16, drop_path_rate=0.2, **swinv2['t_in1k'])
 # Channels of the four stages.
 swinv2_channels = dict(
     t=[96, 192, 384, 768],
@@ -57,5 +65,6 @@ swinv2_channels = dict(
     b=[128, 256, 512, 1024],
     l=[192, 384, 768, 1536],
     h=[352, 704, 1408, 2816],
-    g=[512, 1024, 2048, 4096])
+    g=[512, 1024, 2048, 4096],
+)
 del release, windows_22k

@@ -6,16 +6,17 @@ model = dict(
     backbone=dict(
         _delete_=True,
         type='mmvitscale.DeepViT',
-        arch=dict(
-            embed_dims=128, depth=8, re_attention=3, num_heads=4, stem='conv', residual_scale=0.5, transform_scale=True),
+        arch=dict(embed_dims=128, depth=8, re_attention=3, num_heads=4, stem='conv', residual_scale=0.5, transform_scale=True),
         img_size=128,
         out_indices=[1, 3, 5, 7],
-        drop_path_rate=0.0),
+        drop_path_rate=0.0,
+    ),
     neck=dict(type='mmvitscale.SimplePyramid', in_channels=[128] * 4, out_channels=64),
     decode_head=dict(in_channels=[64] * 4),
     auxiliary_head=dict(in_channels=64),
     # Whole images (mode='whole') are a little worse than crops of the trained size: docs/deepvit.md.
-    test_cfg=dict(_delete_=True, mode='slide', crop_size=(128, 128), stride=(64, 64)))
+    test_cfg=dict(_delete_=True, mode='slide', crop_size=(128, 128), stride=(64, 64)),
+)
 optim_wrapper = dict(optimizer=dict(lr=7e-4), paramwise_cfg=dict(_delete_=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

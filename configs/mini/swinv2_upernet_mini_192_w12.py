@@ -20,8 +20,7 @@ test_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
-model = dict(
-    data_preprocessor=dict(size=(192, 192)), backbone=dict(window_size=[12, 12, 12, 6]))
+model = dict(data_preprocessor=dict(size=(192, 192)), backbone=dict(window_size=[12, 12, 12, 6]))
 train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -5,8 +5,7 @@
 _base_ = './swinv2_upernet_mini.py'
 load = dict(type='mmvitscale.LoadMultispectralImage', channels=4, show=(0, 1, 2))
 # Here and not in the data preprocessor, which takes 1 or 3 channels. Colour as in pretraining.
-normalise = dict(
-    type='mmvitscale.NormalizeChannels', mean=[123.675, 116.28, 103.53, 195.0], std=[58.395, 57.12, 57.375, 35.0])
+normalise = dict(type='mmvitscale.NormalizeChannels', mean=[123.675, 116.28, 103.53, 195.0], std=[58.395, 57.12, 57.375, 35.0])
 train_pipeline = [
     load,
     normalise,
@@ -17,11 +16,7 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [load, normalise, dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
-model = dict(
-    data_preprocessor=dict(mean=None, std=None, bgr_to_rgb=False),
-    backbone=dict(in_channels=4))
-train_dataloader = dict(
-    dataset=dict(img_suffix='.tif', data_prefix=dict(img_path='rgbd/training'), pipeline=train_pipeline))
-val_dataloader = dict(
-    dataset=dict(img_suffix='.tif', data_prefix=dict(img_path='rgbd/validation'), pipeline=test_pipeline))
+model = dict(data_preprocessor=dict(mean=None, std=None, bgr_to_rgb=False), backbone=dict(in_channels=4))
+train_dataloader = dict(dataset=dict(img_suffix='.tif', data_prefix=dict(img_path='rgbd/training'), pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(img_suffix='.tif', data_prefix=dict(img_path='rgbd/validation'), pipeline=test_pipeline))
 test_dataloader = val_dataloader

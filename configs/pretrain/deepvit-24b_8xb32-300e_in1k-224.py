@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/classifier_deepvit.py',
     '../_base_/datasets/imagenet.py',
     '../_base_/default_runtime_pretrain_ema.py',
-    '../_base_/schedules/imagenet_300e_deepvit.py'
+    '../_base_/schedules/imagenet_300e_deepvit.py',
 ]
 model = dict(backbone=dict(arch='deepvit-24b'), head=dict(in_channels=384))
 train_dataloader = dict(batch_size=32, dataset=dict(pipeline=_base_.size.px224_deepvit.train))

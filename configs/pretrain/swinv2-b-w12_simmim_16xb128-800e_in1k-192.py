@@ -3,5 +3,5 @@ _base_ = [
     '../_base_/models/simmim_swinv2.py',
     '../_base_/datasets/imagenet_simmim.py',
     '../_base_/default_runtime_pretrain.py',
-    '../_base_/schedules/simmim_800e.py'
+    '../_base_/schedules/simmim_800e.py',
 ]

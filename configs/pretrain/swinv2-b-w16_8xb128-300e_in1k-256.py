@@ -3,9 +3,6 @@ _base_ = [
     '../_base_/models/classifier_swinv2.py',
     '../_base_/datasets/imagenet.py',
     '../_base_/default_runtime_pretrain.py',
-    '../_base_/schedules/imagenet_300e.py'
+    '../_base_/schedules/imagenet_300e.py',
 ]
-model = dict(
-    backbone=dict(
-        arch='base', window_size=[16, 16, 16, 8], drop_path_rate=0.5),
-    head=dict(in_channels=1024))
+model = dict(backbone=dict(arch='base', window_size=[16, 16, 16, 8], drop_path_rate=0.5), head=dict(in_channels=1024))

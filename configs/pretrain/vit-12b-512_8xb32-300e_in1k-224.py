@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/models/classifier_deepvit.py',
     '../_base_/datasets/imagenet.py',
     '../_base_/default_runtime_pretrain_ema.py',
-    '../_base_/schedules/imagenet_300e_deepvit.py'
+    '../_base_/schedules/imagenet_300e_deepvit.py',
 ]
 arch = dict(_delete_=True, embed_dims=512, depth=12, re_attention=0, num_heads=16)
 model = dict(backbone=dict(arch=arch), head=dict(in_channels=512))

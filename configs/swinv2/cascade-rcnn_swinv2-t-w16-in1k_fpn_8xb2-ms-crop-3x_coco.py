@@ -1,5 +1,7 @@
 # SwinV2-T + Cascade R-CNN: boxes only, no masks needed; the recipe is that of the paper's Cascade Mask R-CNN.
 _base_ = [
-    '../_base_/models/cascade_rcnn_swinv2.py', '../_base_/datasets/coco_detection.py', '../_base_/schedules/coco_3x.py',
-    '../_base_/default_runtime_det.py'
+    '../_base_/models/cascade_rcnn_swinv2.py',
+    '../_base_/datasets/coco_detection.py',
+    '../_base_/schedules/coco_3x.py',
+    '../_base_/default_runtime_det.py',
 ]

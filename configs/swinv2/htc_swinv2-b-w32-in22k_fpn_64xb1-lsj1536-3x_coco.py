@@ -5,4 +5,5 @@ model = dict(
     neck=[
         dict(_base_.model.neck[0], in_channels=1024, num_heads=32),
         dict(_base_.model.neck[1], in_channels=_base_.swinv2_channels.b),
-    ])
+    ],
+)

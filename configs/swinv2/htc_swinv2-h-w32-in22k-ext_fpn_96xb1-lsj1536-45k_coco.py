@@ -6,4 +6,5 @@ model = dict(
     neck=[
         dict(_base_.model.neck[0], in_channels=2816, num_heads=64),
         dict(_base_.model.neck[1], in_channels=_base_.swinv2_channels.h),
-    ])
+    ],
+)

@@ -14,7 +14,8 @@ train_pipeline = [
         theta=(-1, 1),
         color_prob=0.5,
         hflag=False,
-        aug_ratio=0.5),
+        aug_ratio=0.5,
+    ),
     *steps,
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -4,7 +4,9 @@
 _base_ = ['mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', '../_base_/swinv2.py', '../_base_/runtime.py']
 model = dict(
     backbone=dict(_base_.swinv2_detector, _delete_=True, drop_path_rate=0.3),
-    panoptic_head=dict(in_channels=_base_.swinv2_channels.t))
+    panoptic_head=dict(in_channels=_base_.swinv2_channels.t),
+)
 optim_wrapper = dict(
     constructor='mmvitscale.LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(_delete_=True, custom_keys=_base_.optim_wrapper.paramwise_cfg.custom_keys))
+    paramwise_cfg=dict(_delete_=True, custom_keys=_base_.optim_wrapper.paramwise_cfg.custom_keys),
+)

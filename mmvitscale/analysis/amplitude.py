@@ -1,7 +1,7 @@
 """How large the activations of the main branch are, block by block (SwinV2, section 3.2, figure 2)."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Dict, Iterator, List
 
 from torch import Tensor, nn
 
@@ -14,15 +14,16 @@ def amplitude(x: Tensor) -> float:
 
 
 @contextmanager
-def recorded_amplitudes(model: nn.Module) -> Iterator[Dict[str, List[float]]]:
+def recorded_amplitudes(model: nn.Module) -> Iterator[dict[str, list[float]]]:
     """Within it every forward pass appends the amplitude of what each block of our backbones returns, by the block's
     name."""
     blocks = blocks_of(model)
-    amplitudes: Dict[str, List[float]] = {name: [] for name in blocks}
+    amplitudes: dict[str, list[float]] = {name: [] for name in blocks}
 
     def record(name):
         return lambda module, inputs, output: amplitudes[name].append(
-            amplitude(output[0] if isinstance(output, tuple) else output))
+            amplitude(output[0] if isinstance(output, tuple) else output)
+        )
 
     hooks = [block.register_forward_hook(record(name)) for name, block in blocks.items()]
     try:

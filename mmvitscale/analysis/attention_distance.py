@@ -1,14 +1,12 @@
 """How far blocks look: the mean distance between a query and what it attends to."""
 
-from typing import List
-
 import torch
 from torch import Tensor
 
 from .recorder import AttentionMaps
 
 
-def attention_distance(maps: AttentionMaps) -> List[float]:
+def attention_distance(maps: AttentionMaps) -> list[float]:
     """For each head the distance, in tokens, between queries and keys, averaged with the weights of attention (as in
     Dosovitskiy et al., arXiv 2010.11929, figure 7).
 

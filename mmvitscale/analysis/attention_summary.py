@@ -1,8 +1,8 @@
 """All that is measured of attention in one go, averaged over images: what ``tools/analysis/attention_similarity.py``, the
 report and the monitor of a training show."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class AttentionSummary:
     def __init__(self):
         self.passes = 0
         self._sums: dict = {}
-        self._names: List[str] = []
+        self._names: list[str] = []
 
     def add(self, maps: Sequence[AttentionMaps], features: Sequence[Tensor]) -> None:
         """What a forward pass left: the maps of some layers and the features of all."""
@@ -70,7 +70,7 @@ class AttentionSummary:
 
 
 @contextmanager
-def summarised_attention(model: nn.Module, layers: Optional[Sequence[int]] = None) -> Iterator[AttentionSummary]:
+def summarised_attention(model: nn.Module, layers: Sequence[int] | None = None) -> Iterator[AttentionSummary]:
     """Within it every forward pass of the model's backbone is added, and its maps are let go. Raises InputError for a layer
     that is not there."""
     summary = AttentionSummary()
@@ -86,7 +86,7 @@ def summarised_attention(model: nn.Module, layers: Optional[Sequence[int]] = Non
             hook.remove()
 
 
-def _plain(value) -> Optional[list]:
+def _plain(value) -> list | None:
     """A tensor or number with None for NaN."""
     if isinstance(value, Tensor):
         value = value.tolist()

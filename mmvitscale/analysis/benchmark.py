@@ -3,9 +3,9 @@ alone."""
 
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 
@@ -59,7 +59,7 @@ class Case:
         depth = min(self.depth or sizes['depth'], sizes['depth'])
         return {**sizes, 'depth': depth, 're_attention': min(sizes['re_attention'], depth)}
 
-    def windows(self) -> List[int]:
+    def windows(self) -> list[int]:
         """The window of each stage: no larger than its map."""
         return [min(self.window, -(-self.size // (4 * 2**i))) for i in range(4)]
 
@@ -75,7 +75,7 @@ class Contestant:
         return self.name if self.way == 'plain' else f'{self.name}, {self.way}'
 
 
-def others(case: Case) -> Tuple[List[str], List[str]]:
+def others(case: Case) -> tuple[list[str], list[str]]:
     """Names of those to compare with that can be imported, and of those that cannot."""
     if case.is_deepvit:
         sizes, small = case.sizes(), Case(arch=case.arch, size=16, window=0, depth=1)
@@ -95,12 +95,13 @@ def others(case: Case) -> Tuple[List[str], List[str]]:
     return present, absent
 
 
-def _ours(case: Case, way: str = 'plain', attention: Optional[str] = None, mixes: bool = True) -> peers.Peer:
+def _ours(case: Case, way: str = 'plain', attention: str | None = None, mixes: bool = True) -> peers.Peer:
     """mixes: False for a DeepViT without Re-attention."""
     checkpointed, attention = way == 'checkpointed', attention or case.attention
     if not case.is_deepvit:
-        model: torch.nn.Module = SwinTransformerV2(case.arch, case.windows(), out_norm=False, attention=attention,
-                                                   with_cp=checkpointed)
+        model: torch.nn.Module = SwinTransformerV2(
+            case.arch, case.windows(), out_norm=False, attention=attention, with_cp=checkpointed
+        )
         return model, model
     sizes = case.sizes() if mixes else {**case.sizes(), 're_attention': 0}
     model = DeepViT(sizes, case.size, attention=attention, drop_path_rate=0.0, with_cp=checkpointed)
@@ -151,7 +152,7 @@ def _autocast(case: Case):
     return torch.autocast(case.device, dtype=DTYPES[case.dtype])
 
 
-def matrix_products(case: Case) -> Dict[Tuple[int, int, int, int], int]:
+def matrix_products(case: Case) -> dict[tuple[int, int, int, int], int]:
     """(batch, rows, inner, columns) of the forward pass's matrix products -> how often each occurs, with the windows
     as our backbone cuts them: products that other forms do on padding and on masked pairs are not counted. Of a DeepViT
     those of plain attention: the mixture of heads is not one. The convolutions of its ``conv`` stem are not counted."""
@@ -182,7 +183,7 @@ def matrix_products(case: Case) -> Dict[Tuple[int, int, int, int], int]:
         for inner, outer in ((dim, 3 * dim), (dim, dim), (dim, hidden), (hidden, dim)):
             add(depth, 1, tokens, inner, outer)
         for block in range(depth):
-            geometry = window_geometry(case.batch, (side, side), (case.window, ) * 2, block % 2 == 1, torch.device('cpu'))
+            geometry = window_geometry(case.batch, (side, side), (case.window,) * 2, block % 2 == 1, torch.device('cpu'))
             for group in geometry.groups:
                 slots = group.window[0] * group.window[1]
                 add(1, group.count * heads, slots, dim // heads, slots)
@@ -211,11 +212,11 @@ def _make_products(case: Case) -> Callable[[], None]:
     return step
 
 
-def times(steps: Dict[Contestant, Callable[[], None]], rounds: int) -> Dict[Contestant, List[float]]:
+def times(steps: dict[Contestant, Callable[[], None]], rounds: int) -> dict[Contestant, list[float]]:
     """Seconds of every step in every round; in a round each has its turn, so that all share the machine's moods."""
     for step in steps.values():
         step()  # warms up, and compiles
-    measured: Dict[Contestant, List[float]] = {name: [] for name in steps}
+    measured: dict[Contestant, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
             start = time.perf_counter()
@@ -224,7 +225,7 @@ def times(steps: Dict[Contestant, Callable[[], None]], rounds: int) -> Dict[Cont
     return measured
 
 
-def peak_memory(who: Contestant, case: Case) -> Dict[str, float]:
+def peak_memory(who: Contestant, case: Case) -> dict[str, float]:
     """MB that a step needs, in a process that has done nothing else: ``peak`` in all, and ``step`` beyond what was
     there, model included, before it. On a GPU its memory, otherwise the process's."""
     step = make_step(who, case)
@@ -268,14 +269,15 @@ class Result:
 
     case: Case
     who: Contestant
-    seconds: Optional[float]
-    spread: Optional[float]
-    memory: Optional[Dict[str, float]]
-    difference: Optional[float]
+    seconds: float | None
+    spread: float | None
+    memory: dict[str, float] | None
+    difference: float | None
 
 
-def summarise(case: Case, who: Contestant, measured: Optional[Sequence[float]], memory: Optional[Dict[str, float]],
-              difference: Optional[float]) -> Result:
+def summarise(
+    case: Case, who: Contestant, measured: Sequence[float] | None, memory: dict[str, float] | None, difference: float | None
+) -> Result:
     """What was measured of a contestant -> its row."""
     if not measured:
         return Result(case, who, None, None, memory, difference)
@@ -284,11 +286,11 @@ def summarise(case: Case, who: Contestant, measured: Optional[Sequence[float]], 
     return Result(case, who, median, (quartiles[2] - quartiles[0]) / median, memory, difference)
 
 
-def ratios(results: Sequence[Result]) -> Dict[str, float]:
+def ratios(results: Sequence[Result]) -> dict[str, float]:
     """Of the results of one case, as far as measured; each of WAYS is compared within itself. ``speedup``: the fastest
     other's time over ours; ``memory``: our peak over the leanest other's; ``floor``: our time over that of the matrix
     products; ``plain``: over that of plain attention, the lower bound of Re-attention, which is no other."""
-    found: Dict[str, float] = {}
+    found: dict[str, float] = {}
     for way in WAYS:
         of_way = {result.who.name: result for result in results if result.who.way == way}
         ours, suffix = of_way.get(OURS), '' if way == 'plain' else f', {way}'
@@ -318,28 +320,50 @@ class Share:
 
 # What operations of PyTorch do, by the start of their names; all else is 'other'.
 _KINDS = {
-    'matrix products': ('aten::mm', 'aten::addmm', 'aten::bmm', 'aten::baddbmm', 'aten::_addmm', 'aten::convolution',
-                        'aten::mkldnn_convolution', 'mkldnn::', 'mkl::'),
-    'fused attention': ('aten::_scaled_dot_product', ),
+    'matrix products': (
+        'aten::mm',
+        'aten::addmm',
+        'aten::bmm',
+        'aten::baddbmm',
+        'aten::_addmm',
+        'aten::convolution',
+        'aten::mkldnn_convolution',
+        'mkldnn::',
+        'mkl::',
+    ),
+    'fused attention': ('aten::_scaled_dot_product',),
     'copies and conversions': ('aten::copy_', 'aten::cat', 'aten::index_select', 'aten::fill_', 'aten::zero_', 'aten::flip'),
-    'softmax': ('aten::_softmax', ),
+    'softmax': ('aten::_softmax',),
     'norms': ('aten::native_layer_norm', 'aten::linalg_vector_norm', 'aten::native_batch_norm'),
-    'GELU': ('aten::gelu', ),
+    'GELU': ('aten::gelu',),
     'sums': ('aten::sum', 'aten::mean'),
-    'elementwise': ('aten::add', 'aten::sub', 'aten::mul', 'aten::div', 'aten::reciprocal', 'aten::clamp', 'aten::pow',
-                    'aten::gt', 'aten::rsqrt', 'aten::sigmoid', 'aten::masked_fill', 'aten::bernoulli',
-                    'aten::roll', 'aten::neg'),
+    'elementwise': (
+        'aten::add',
+        'aten::sub',
+        'aten::mul',
+        'aten::div',
+        'aten::reciprocal',
+        'aten::clamp',
+        'aten::pow',
+        'aten::gt',
+        'aten::rsqrt',
+        'aten::sigmoid',
+        'aten::masked_fill',
+        'aten::bernoulli',
+        'aten::roll',
+        'aten::neg',
+    ),
 }
 
 
-def profile(who: Contestant, case: Case, steps: int = 3) -> List[Share]:
+def profile(who: Contestant, case: Case, steps: int = 3) -> list[Share]:
     """Where the time of a step goes on a CPU, from the largest share on."""
     step = make_step(who, case)
     step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         for _ in range(steps):
             step()
-    shares: Dict[str, List[float]] = {}
+    shares: dict[str, list[float]] = {}
     for event in profiler.key_averages():
         kind = next((kind for kind, starts in _KINDS.items() if event.key.startswith(starts)), 'other')
         share = shares.setdefault(kind, [0.0, 0.0])
@@ -357,7 +381,7 @@ def check_case(case: Case) -> None:
         raise InputError(f'unknown attention {case.attention!r}; choose one of {", ".join(kernels)}')
     if case.device == 'cuda' and not torch.cuda.is_available():
         raise InputError('--device cuda found, but PyTorch sees no GPU here; use --device cpu')
-    for name in ('size', 'batch', *(() if case.is_deepvit else ('window', ))):
+    for name in ('size', 'batch', *(() if case.is_deepvit else ('window',))):
         if getattr(case, name) < 1:
             raise InputError(f'--{name} {getattr(case, name)} found, but it is at least 1')
     if case.dtype == 'fp16' and case.device == 'cpu':

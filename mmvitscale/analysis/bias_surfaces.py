@@ -1,7 +1,8 @@
 """Position biases as surfaces over the offset between two tokens, at several windows (SwinV2, section 3.3, figure 4)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -52,9 +53,7 @@ class BiasSurface:
 
 
 @torch.no_grad()
-def bias_surfaces(
-    backbone: SwinTransformerV2, windows: Sequence[Window], stage: int = 0, block: int = 0
-) -> List[BiasSurface]:
+def bias_surfaces(backbone: SwinTransformerV2, windows: Sequence[Window], stage: int = 0, block: int = 0) -> list[BiasSurface]:
     """One block's bias in windows of each size. The backbone is left as it was.
 
     Raises:
@@ -80,11 +79,11 @@ def bias_surfaces(
     return surfaces
 
 
-def _window_of(table: Tensor) -> Tuple[int, int]:
+def _window_of(table: Tensor) -> tuple[int, int]:
     return (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
 
 
-def draw_surface(axes: 'Axes', surface: BiasSurface, head: Optional[int] = None, **limits: float) -> 'AxesImage':
+def draw_surface(axes: 'Axes', surface: BiasSurface, head: int | None = None, **limits: float) -> 'AxesImage':
     """Onto matplotlib's axes, a head or the mean over heads, with a dashed frame around what was learned where the window is
     larger. limits: vmin and vmax. Returns the image, for a colour bar."""
     from matplotlib.patches import Rectangle

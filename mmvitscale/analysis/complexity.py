@@ -1,9 +1,9 @@
 """Parameters and multiply-adds, stage by stage."""
 
 import copy
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ class Part:
 
     name: str
     parameters: int
-    multiply_adds: Optional[int]
+    multiply_adds: int | None
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def _eager_kernels(model: nn.Module) -> Iterator[None]:
             module.kernel = kernel
 
 
-def multiply_adds(module: nn.Module, *inputs: object) -> Tuple[Dict[str, int], object]:
+def multiply_adds(module: nn.Module, *inputs: object) -> tuple[dict[str, int], object]:
     """Multiply-adds of ``module(*inputs)``, of the whole, as '', and of every module inside that has any, by name; and what
     it returns.
 
@@ -59,13 +59,13 @@ def _to_meta(x):
     return tuple(map(_to_meta, x)) if isinstance(x, (list, tuple)) else x.to('meta')
 
 
-def count_backbone(backbone: nn.Module, height: int, width: int) -> Tuple[List[Part], object]:
+def count_backbone(backbone: nn.Module, height: int, width: int) -> tuple[list[Part], object]:
     """The parts for an image of this size, and what the backbone returns for it. Of a SwinV2 the patch embedding, the stages
     (patch merging included) and the outputs' norms, of a DeepViT the stem, groups of blocks up to each output and the rest;
     the last part is the whole."""
     channels = next(m.in_channels for m in backbone.patch_embed.modules() if isinstance(m, nn.Conv2d))
     counts, outputs = multiply_adds(backbone, torch.zeros(1, channels, height, width, device='meta'))
-    parts: List[Part] = [_part(backbone, counts, 'patch embedding', ['patch_embed'])]
+    parts: list[Part] = [_part(backbone, counts, 'patch embedding', ['patch_embed'])]
     if isinstance(backbone, SwinTransformerV2):
         parts += [_part(backbone, counts, f'stage {i}', [f'stages.{i}']) for i in range(len(backbone.stages))]
     elif isinstance(backbone, DeepViT):
@@ -80,7 +80,7 @@ def count_backbone(backbone: nn.Module, height: int, width: int) -> Tuple[List[P
     return [*parts, whole], outputs
 
 
-def count_module(name: str, module: nn.Module, *inputs: object) -> Tuple[Part, object]:
+def count_module(name: str, module: nn.Module, *inputs: object) -> tuple[Part, object]:
     """Of a neck or head. Its multiply-adds are None where it does not run on tensors alone."""
     try:
         counts, outputs = multiply_adds(module, *inputs)
@@ -89,7 +89,7 @@ def count_module(name: str, module: nn.Module, *inputs: object) -> Tuple[Part, o
         return Part(name, _parameters(module), None), None
 
 
-def _part(backbone: nn.Module, counts: Dict[str, int], name: str, modules: Sequence[str]) -> Part:
+def _part(backbone: nn.Module, counts: dict[str, int], name: str, modules: Sequence[str]) -> Part:
     return Part(name, sum(_parameters(backbone.get_submodule(m)) for m in modules), sum(counts.get(m, 0) for m in modules))
 
 

@@ -1,6 +1,7 @@
 """Which classes are taken for which: confusion matrices of every task."""
 
-from typing import TYPE_CHECKING, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ class ConfusionMatrix:
     def __init__(self, classes: Sequence[str], score_thr: float = 0.3, iou_thr: float = 0.5):
         self.classes = list(classes)
         self.score_thr, self.iou_thr = score_thr, iou_thr
-        self.counts: Optional[np.ndarray] = None
+        self.counts: np.ndarray | None = None
         self.unit = ''
 
     @property
@@ -79,14 +80,14 @@ class ConfusionMatrix:
             counts[label, n] += 1
         return counts
 
-    def quality(self, own: np.ndarray) -> Optional[float]:
+    def quality(self, own: np.ndarray) -> float | None:
         """What ``add`` returned for an image -> how good its prediction is, 0 to 1: the mean intersection over union of the
         classes that occur in truth or prediction. None where there are none."""
         hit, union = self._hits_and_unions(own)
         there = union > 0
         return float((hit[there] / union[there]).mean()) if there.any() else None
 
-    def _hits_and_unions(self, counts: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    def _hits_and_unions(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of each class, the background left out."""
         counts, n = counts.astype(np.float64), len(self.classes)
         hit = counts.diagonal()

@@ -1,7 +1,6 @@
 """How far the windows of a SwinV2 reach beyond those that its position bias was learned with (section 3.3)."""
 
 from dataclasses import dataclass
-from typing import List
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from ..models.layers.windows import Window
 @dataclass(frozen=True)
 class StageWindows:
     """Windows of one stage, (height, width) in tokens: the one its position bias was learned with, and its own."""
+
     reference: Window
     window: Window
 
@@ -60,13 +60,22 @@ def report(backbone: SwinTransformerV2) -> str:
             rows.append((str(i), 'none', 'table', show_windows([stage.window]), *'----'))
             continue
         windows = StageWindows(stage.reference, stage.window)
-        rows.append((str(i), show_windows([stage.reference]), stage.reference_origin, show_windows([stage.window]),
-                     f'{windows.trained_coordinate:.3f}', f'{windows.coordinate:.3f}',
-                     f'{100 * windows.extrapolation:.0f}%', f'{100 * windows.share_outside:.0f}%'))
+        rows.append(
+            (
+                str(i),
+                show_windows([stage.reference]),
+                stage.reference_origin,
+                show_windows([stage.window]),
+                f'{windows.trained_coordinate:.3f}',
+                f'{windows.coordinate:.3f}',
+                f'{100 * windows.extrapolation:.0f}%',
+                f'{100 * windows.share_outside:.0f}%',
+            )
+        )
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [header, *rows])
 
 
-def swin_backbones(model: nn.Module) -> List[SwinTransformerV2]:
+def swin_backbones(model: nn.Module) -> list[SwinTransformerV2]:
     """All SwinV2 backbones in a model, wrapped or not."""
     return [backbone for backbone in backbones_of(model).values() if isinstance(backbone, SwinTransformerV2)]

@@ -1,9 +1,10 @@
 """Where a training's numbers stop being finite: the layer, and a batch and weights kept to look at it again."""
 
 import importlib
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +22,17 @@ class Trace:
     finite outputs, whether all are finite) in the order in which the layers ended. broken_input: the images themselves are
     not finite."""
 
-    losses: Dict[str, float] = field(default_factory=dict)
-    layers: List[Tuple[str, str, float, bool]] = field(default_factory=list)
+    losses: dict[str, float] = field(default_factory=dict)
+    layers: list[tuple[str, str, float, bool]] = field(default_factory=list)
     broken_input: bool = False
 
     @property
-    def terms(self) -> List[str]:
+    def terms(self) -> list[str]:
         """The terms that are not finite, as ``name nan``."""
         return [f'{name} {value}' for name, value in self.losses.items() if not np.isfinite(value)]
 
     @property
-    def first(self) -> Optional[str]:
+    def first(self) -> str | None:
         """What gave the first value that is not finite, None if nothing did."""
         if self.broken_input:
             return 'the images'
@@ -63,8 +64,9 @@ def trace_losses(model: nn.Module, batch: dict) -> Trace:
     with ExitStack() as stack, torch.no_grad():
         data = model.data_preprocessor(without_ties(batch), True)
         # The data preprocessor itself is no layer.
-        trace.broken_input = not all(bool(torch.isfinite(value).all()) for value in tensors_of(data.get('inputs'))
-                                     if value.is_floating_point())
+        trace.broken_input = not all(
+            bool(torch.isfinite(value).all()) for value in tensors_of(data.get('inputs')) if value.is_floating_point()
+        )
         for name, module in model.named_modules():
             if not name.startswith('data_preprocessor'):
                 stack.callback(module.register_forward_hook(watch(name)).remove)
@@ -96,7 +98,7 @@ def without_ties(batch: Any) -> Any:
     return batch.new() if isinstance(batch, BaseDataElement) else batch
 
 
-def image_paths(batch: Any) -> List[str]:
+def image_paths(batch: Any) -> list[str]:
     """The images of a batch, as far as its data samples tell."""
     samples = batch.get('data_samples') if isinstance(batch, dict) else None
     return [str(sample.img_path) for sample in samples or [] if getattr(sample, 'img_path', None)]

@@ -3,8 +3,8 @@ forward and backward passes make is counted while it lives. What libraries take 
 and cuDNN's workspaces) does not show."""
 
 import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Callable, Dict, Iterator, Optional
 from unittest import mock
 
 import torch
@@ -26,7 +26,7 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self, *modules: nn.Module):
         super().__init__()
         self.now = self.peak = 0
-        self._known: Dict[int, weakref.ref] = {}
+        self._known: dict[int, weakref.ref] = {}
         self._kept = [t.untyped_storage() for m in modules for t in (*m.parameters(), *m.buffers())]
         for storage in self._kept:
             self._known[id(storage)] = weakref.ref(storage)
@@ -146,7 +146,7 @@ class _Kernels(TorchFunctionMode):
     def __init__(self, device: str, mixed: bool, cached: bool):
         super().__init__()
         self.device, self.mixed, self.cached = device, mixed, cached
-        self.weights: Dict[int, Tensor] = {}
+        self.weights: dict[int, Tensor] = {}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -215,7 +215,7 @@ def step(
     mixed: bool = False,
     cached: bool = True,
     gradients: bool = True,
-    watched: Optional[Dict[str, nn.Module]] = None,
+    watched: dict[str, nn.Module] | None = None,
 ) -> 'Step':
     """Take ``forward`` to a loss and back, on the meta device.
 
@@ -229,7 +229,7 @@ def step(
             they have a place elsewhere.
         watched: parts, by name, whose activations are told.
     """
-    kept: Dict[str, int] = {name: 0 for name in watched or {}}
+    kept: dict[str, int] = dict.fromkeys(watched or {}, 0)
     hooks = []
     with LiveBytes(*modules) as live:
         for name, part in (watched or {}).items():
@@ -255,7 +255,7 @@ def step(
     return Step(live.peak, kept)
 
 
-def _watch(part: nn.Module, name: str, live: LiveBytes, kept: Dict[str, int]) -> list:
+def _watch(part: nn.Module, name: str, live: LiveBytes, kept: dict[str, int]) -> list:
     start = []
 
     def before(*_):
@@ -270,5 +270,5 @@ def _watch(part: nn.Module, name: str, live: LiveBytes, kept: Dict[str, int]) ->
 class Step:
     """peak: bytes beyond the parameters. kept: for each part what its forward pass leaves for the backward one."""
 
-    def __init__(self, peak: int, kept: Dict[str, int]):
+    def __init__(self, peak: int, kept: dict[str, int]):
         self.peak, self.kept = peak, kept

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 from ..errors import InputError
 
@@ -13,11 +12,11 @@ class RunLog:
     """training, validation: step -> what was logged there; of a run that was interrupted and went on, all parts, the later
     over the earlier. notes: what could not be read."""
 
-    training: Dict[int, Dict[str, float]] = field(default_factory=dict)
-    validation: Dict[int, Dict[str, float]] = field(default_factory=dict)
-    notes: List[str] = field(default_factory=list)
+    training: dict[int, dict[str, float]] = field(default_factory=dict)
+    validation: dict[int, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
-    def curve(self, name: str) -> Tuple[List[int], List[float]]:
+    def curve(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of a name, of training or else of validation."""
         for records in (self.training, self.validation):
             points = [(step, records[step][name]) for step in sorted(records) if name in records[step]]
@@ -25,7 +24,7 @@ class RunLog:
                 return [step for step, _ in points], [value for _, value in points]
         return [], []
 
-    def names(self, training: bool = True) -> List[str]:
+    def names(self, training: bool = True) -> list[str]:
         """Of all that was logged, in the order of first appearance."""
         records = self.training if training else self.validation
         return list(dict.fromkeys(name for step in sorted(records) for name in records[step]))

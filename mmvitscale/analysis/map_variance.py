@@ -1,8 +1,8 @@
 """The variance of Re-attention's mixed maps at each number of tokens, measured on images, and what follows from it: statistics
 estimated anew (precise BatchNorm, arXiv 2105.07576, section 3) and the law between numbers of tokens."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ from ..errors import InputError
 from ..models.layers.re_attention import ReAttention
 
 # By block: a list of N and the variance of each head, (heads,), of an image or a window.
-Variances = Dict[str, List[Tuple[int, Tensor]]]
+Variances = dict[str, list[tuple[int, Tensor]]]
 
 
-def re_attentions_of(model: nn.Module) -> Dict[str, ReAttention]:
+def re_attentions_of(model: nn.Module) -> dict[str, ReAttention]:
     """Every Re-attention of a model by name. Raises InputError where there is none."""
     found = {name: module for name, module in model.named_modules() if isinstance(module, ReAttention)}
     if not found:
@@ -54,9 +54,9 @@ def recorded_variances(model: nn.Module) -> Iterator[Variances]:
             module.statistics, module.image_share = before[name]
 
 
-def means_of(records: List[Tuple[int, Tensor]]) -> Dict[int, Tensor]:
+def means_of(records: list[tuple[int, Tensor]]) -> dict[int, Tensor]:
     """Records of a block -> for each N the mean variance of each head, (heads,)."""
-    by_size: Dict[int, List[Tensor]] = {}
+    by_size: dict[int, list[Tensor]] = {}
     for tokens, var in records:
         by_size.setdefault(tokens, []).append(var)
     return {tokens: torch.stack(by_size[tokens]).mean(0) for tokens in sorted(by_size)}
@@ -76,9 +76,11 @@ def recalibrate(model: nn.Module, variances: Variances) -> None:
     for name, module in modules.items():
         sizes = sorted({tokens for tokens, _ in variances[name]})
         if not sizes or module.statistics == 'running' and len(sizes) > 1:
-            raise InputError(f'{len(sizes)} numbers of tokens found in {name} ({", ".join(map(str, sizes)) or "no image"}), '
-                             "but reatten_statistics='running' has statistics of one; give one size of square images, or "
-                             'another reatten_statistics')
+            raise InputError(
+                f'{len(sizes)} numbers of tokens found in {name} ({", ".join(map(str, sizes)) or "no image"}), '
+                "but reatten_statistics='running' has statistics of one; give one size of square images, or "
+                'another reatten_statistics'
+            )
     for name, module in modules.items():
         norm, law, weight = module.var_norm, module.token_law, module.reatten_matrix.weight.flatten(1)
         means = means_of(variances[name])

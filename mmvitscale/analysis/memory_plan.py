@@ -2,8 +2,8 @@
 for each way of sharing them out (ZeRO, arXiv 1910.02054), activations from the meta device (``live_bytes``)."""
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,7 @@ class Setting:
         return f'{"checkpointing, " if self.checkpointing else ""}{attention}'
 
 
-def settings_of(backbone: nn.Module) -> Tuple[List[Setting], List[Setting]]:
+def settings_of(backbone: nn.Module) -> tuple[list[Setting], list[Setting]]:
     """Those worth a choice, from the fastest to the leanest, and those that are only shown for comparison."""
     is_swin = isinstance(backbone, SwinTransformerV2)
     kernels = ('auto', 'sequential-2', 'sequential') if is_swin else ('sequential',)
@@ -69,7 +69,7 @@ def settings_of(backbone: nn.Module) -> Tuple[List[Setting], List[Setting]]:
     )
 
 
-def configured_setting(backbone: nn.Module) -> Optional[Setting]:
+def configured_setting(backbone: nn.Module) -> Setting | None:
     """The one that a backbone has been built with, None for a mixture without a name."""
     for setting in (item for group in settings_of(backbone) for item in group):
         other = copy.deepcopy(backbone)
@@ -95,7 +95,7 @@ class Sizes:
 
     parameters: int
     trained: int
-    blocks: Tuple[int, ...]
+    blocks: tuple[int, ...]
     state_bytes: int
     copies: int = 0
 
@@ -182,8 +182,8 @@ def weights_of(strategy: str, precision: str, sixteen_bit_weights: bool) -> str:
 def take_step(
     model: nn.Module,
     images: int,
-    size: Tuple[int, int],
-    setting: Optional[Setting],
+    size: tuple[int, int],
+    setting: Setting | None,
     device: str = 'cuda',
     precision: str = 'fp32',
     weights: str = 'float32',
@@ -219,7 +219,7 @@ def take_step(
         losses = [_loss(name, model.get_submodule(name)(features), size) for name in heads if name != 'neck']
         return sum(losses) if losses else _mean(features)
 
-    watched: Dict[str, nn.Module] = {}
+    watched: dict[str, nn.Module] = {}
     if isinstance(backbone, SwinTransformerV2):
         watched = {f'stage {i}': stage for i, stage in enumerate(backbone.stages)}
     elif isinstance(backbone, DeepViT):
@@ -236,9 +236,9 @@ def take_step(
     )
 
 
-def runnable_heads(model: nn.Module, x: Tensor) -> List[str]:
+def runnable_heads(model: nn.Module, x: Tensor) -> list[str]:
     """Names of the neck and heads that run on features alone. BatchNorm in them is set to evaluation."""
-    found: List[str] = []
+    found: list[str] = []
     for module in (m for name, part in model.named_children() if name != 'backbone' for m in part.modules()):
         if isinstance(module, _BatchNorm):
             module.eval()  # holds as much, and takes a batch of one where other processes bring theirs
@@ -257,7 +257,7 @@ def runnable_heads(model: nn.Module, x: Tensor) -> List[str]:
     return found
 
 
-def _loss(name: str, outputs, size: Tuple[int, int]) -> Tensor:
+def _loss(name: str, outputs, size: tuple[int, int]) -> Tensor:
     if name in ('decode_head', 'auxiliary_head') and isinstance(outputs, Tensor) and outputs.ndim == 4:
         logits = F.interpolate(outputs, size=size, mode='bilinear')
         return F.cross_entropy(logits, torch.empty(len(logits), *size, dtype=torch.long, device='meta'))
@@ -277,7 +277,7 @@ def _tensors(outputs) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def training_size(cfg: Config) -> Tuple[int, int]:
+def training_size(cfg: Config) -> tuple[int, int]:
     """(height, width) of the images that the config trains with, the largest if they vary. Raises InputError where it does
     not tell."""
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
@@ -308,9 +308,9 @@ _SIZING = {
 }
 
 
-def _last_sizes(pipeline) -> List[Tuple[int, int]]:
+def _last_sizes(pipeline) -> list[tuple[int, int]]:
     """(height, width) that the last step of a pipeline which sets a size may give, of every branch."""
-    sizes: List[Tuple[int, int]] = []
+    sizes: list[tuple[int, int]] = []
     for item in pipeline:
         branches = item.get('transforms') or []
         branches = [branch if isinstance(branch, (list, tuple)) else [branch] for branch in branches]
@@ -346,7 +346,7 @@ class Plan:
     strategy: str
     gpus: int
     shares: Shares
-    setting: Optional[Setting]
+    setting: Setting | None
     activations: int
 
     @property
@@ -355,7 +355,7 @@ class Plan:
         return self.shares.total(self.activations)
 
 
-def cheapest(plans: Sequence[Plan], capacity: float) -> Optional[Plan]:
+def cheapest(plans: Sequence[Plan], capacity: float) -> Plan | None:
     """The first of plans, from the fastest to the leanest, that fits."""
     return next((plan for plan in plans if plan.total <= capacity), None)
 
@@ -378,6 +378,6 @@ def one_block(backbone: SwinTransformerV2, stage: int) -> dict:
     )
 
 
-def map_of(stage: int, size: Tuple[int, int]) -> Tuple[int, int]:
+def map_of(stage: int, size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of a stage's map, for images of this size."""
     return tuple(-(-side // (4 * 2**stage)) for side in size)

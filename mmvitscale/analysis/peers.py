@@ -5,13 +5,13 @@ window per stage or None; it returns the model and a function from an image to t
 DeepViT take the arch and the side, and their function gives one map, that of the last block after the norm.
 """
 
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Peer = Tuple[nn.Module, Callable[[Tensor], List[Tensor]]]
+Peer = tuple[nn.Module, Callable[[Tensor], list[Tensor]]]
 
 
 def _record(modules, to_nchw):
@@ -22,9 +22,10 @@ def _record(modules, to_nchw):
     return lambda: [outputs[i] for i in range(len(modules))]
 
 
-def huggingface(arch: dict, image_size: int, windows: Sequence[int], references: Optional[Sequence[int]]) -> Peer:
+def huggingface(arch: dict, image_size: int, windows: Sequence[int], references: Sequence[int] | None) -> Peer:
     """That of Hugging Face transformers."""
     from transformers import Swinv2Backbone, Swinv2Config
+
     config = Swinv2Config(
         image_size=image_size,
         window_size=max(windows),
@@ -32,36 +33,42 @@ def huggingface(arch: dict, image_size: int, windows: Sequence[int], references:
         embed_dim=arch['embed_dims'],
         depths=list(arch['depths']),
         num_heads=list(arch['num_heads']),
-        out_features=[f'stage{i + 1}' for i in range(len(arch['depths']))])
+        out_features=[f'stage{i + 1}' for i in range(len(arch['depths']))],
+    )
     model = Swinv2Backbone(config).eval()
     return model, lambda image: list(model(image).feature_maps)
 
 
-def timm(arch: dict, image_size: int, windows: Sequence[int], references: Optional[Sequence[int]]) -> Peer:
+def timm(arch: dict, image_size: int, windows: Sequence[int], references: Sequence[int] | None) -> Peer:
     """That of timm."""
     from timm.models.swin_transformer_v2 import SwinTransformerV2
+
     model = SwinTransformerV2(
         img_size=image_size,
         window_size=max(windows),
-        pretrained_window_sizes=references or (0, ) * 4,
+        pretrained_window_sizes=references or (0,) * 4,
         embed_dim=arch['embed_dims'],
         depths=arch['depths'],
         num_heads=arch['num_heads'],
-        num_classes=10).eval()
+        num_classes=10,
+    ).eval()
     collect = _record(model.layers, lambda output: output.permute(0, 3, 1, 2))
     return model, lambda image: (model(image), collect())[1]
 
 
-def mmpretrain(arch: dict, image_size: int, windows: Sequence[int], references: Optional[Sequence[int]]) -> Peer:
+def mmpretrain(arch: dict, image_size: int, windows: Sequence[int], references: Sequence[int] | None) -> Peer:
     """That of mmpretrain."""
     from mmpretrain.models import SwinTransformerV2
+
     model = SwinTransformerV2(
         arch=dict(
             {key: arch[key] for key in ('embed_dims', 'depths', 'num_heads')},
-            extra_norm_every_n_blocks=arch.get('extra_norm_every', 0)),
+            extra_norm_every_n_blocks=arch.get('extra_norm_every', 0),
+        ),
         img_size=image_size,
         window_size=list(windows),
-        pretrained_window_sizes=list(references or [0] * 4))
+        pretrained_window_sizes=list(references or [0] * 4),
+    )
     model.eval()  # returns nothing there
 
     def to_nchw(output):
@@ -72,9 +79,10 @@ def mmpretrain(arch: dict, image_size: int, windows: Sequence[int], references: 
     return model, lambda image: (model(image), collect())[1]
 
 
-def torchvision(arch: dict, image_size: int, windows: Sequence[int], references: Optional[Sequence[int]]) -> Peer:
+def torchvision(arch: dict, image_size: int, windows: Sequence[int], references: Sequence[int] | None) -> Peer:
     """That of torchvision, which knows no reference windows."""
     from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
+
     assert references is None, 'torchvision knows no reference windows'
     model = SwinTransformer(
         patch_size=[4, 4],
@@ -83,12 +91,13 @@ def torchvision(arch: dict, image_size: int, windows: Sequence[int], references:
         num_heads=list(arch['num_heads']),
         window_size=[max(windows)] * 2,
         block=SwinTransformerBlockV2,
-        downsample_layer=PatchMergingV2).eval()
+        downsample_layer=PatchMergingV2,
+    ).eval()
     collect = _record(model.features[1::2], lambda output: output.permute(0, 3, 1, 2))
     return model, lambda image: (model(image), collect())[1]
 
 
-PEERS: Dict[str, Callable[[dict, int, Sequence[int], Optional[Sequence[int]]], Peer]] = {
+PEERS: dict[str, Callable[[dict, int, Sequence[int], Sequence[int] | None], Peer]] = {
     'Hugging Face': huggingface,
     'timm': timm,
     'mmpretrain': mmpretrain,
@@ -102,11 +111,16 @@ class _OfficialBlock(nn.Module):
     def __init__(self, arch: dict):
         super().__init__()
         dim, heads, hidden = arch['embed_dims'], arch['num_heads'], int(arch['mlp_ratio'] * arch['embed_dims'])
-        self.heads, self.scale = heads, (dim // heads)**-0.5
+        self.heads, self.scale = heads, (dim // heads) ** -0.5
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
-        self.attn = nn.ModuleDict(dict(
-            qkv=nn.Linear(dim, 3 * dim), reatten_matrix=nn.Conv2d(heads, heads, 1), var_norm=nn.BatchNorm2d(heads),
-            proj=nn.Linear(dim, dim)))
+        self.attn = nn.ModuleDict(
+            dict(
+                qkv=nn.Linear(dim, 3 * dim),
+                reatten_matrix=nn.Conv2d(heads, heads, 1),
+                var_norm=nn.BatchNorm2d(heads),
+                proj=nn.Linear(dim, dim),
+            )
+        )
         self.mlp = nn.ModuleDict(dict(fc1=nn.Linear(dim, hidden), fc2=nn.Linear(hidden, dim)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +134,6 @@ class _OfficialBlock(nn.Module):
 
 
 class _OfficialDeepViT(nn.Module):
-
     def __init__(self, arch: dict, image_size: int):
         super().__init__()
         dim, self.side = arch['embed_dims'], -(-image_size // 16)
@@ -131,7 +144,7 @@ class _OfficialDeepViT(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.checkpointing = False
 
-    def forward(self, image: Tensor) -> List[Tensor]:
+    def forward(self, image: Tensor) -> list[Tensor]:
         x = self.patch_embed['proj'](image).flatten(2).transpose(1, 2)
         x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1) + self.pos_embed
         for block in self.blocks:
@@ -148,11 +161,18 @@ def official_deepvit(arch: dict, image_size: int) -> Peer:
 def timm_vit(arch: dict, image_size: int) -> Peer:
     """timm's plain ViT of the same size: what it takes without Re-attention."""
     from timm.models.vision_transformer import VisionTransformer
-    model = VisionTransformer(
-        img_size=16 * -(-image_size // 16), embed_dim=arch['embed_dims'], depth=arch['depth'], num_heads=arch['num_heads'],
-        mlp_ratio=arch['mlp_ratio'], num_classes=0, global_pool='').eval()
 
-    def outputs(image: Tensor) -> List[Tensor]:
+    model = VisionTransformer(
+        img_size=16 * -(-image_size // 16),
+        embed_dim=arch['embed_dims'],
+        depth=arch['depth'],
+        num_heads=arch['num_heads'],
+        mlp_ratio=arch['mlp_ratio'],
+        num_classes=0,
+        global_pool='',
+    ).eval()
+
+    def outputs(image: Tensor) -> list[Tensor]:
         side = image.shape[-1] // 16
         return [model(image)[:, 1:].transpose(1, 2).unflatten(2, (side, side))]
 
@@ -160,7 +180,7 @@ def timm_vit(arch: dict, image_size: int) -> Peer:
 
 
 TIMM_VIT = 'timm, plain ViT'
-DEEPVIT_PEERS: Dict[str, Callable[[dict, int], Peer]] = {'official form': official_deepvit, TIMM_VIT: timm_vit}
+DEEPVIT_PEERS: dict[str, Callable[[dict, int], Peer]] = {'official form': official_deepvit, TIMM_VIT: timm_vit}
 
 
 def checkpoint_blocks(model: nn.Module) -> bool:

@@ -1,8 +1,8 @@
 """Recording what happens inside a backbone while it runs."""
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..models.layers.windows import WindowGeometry
 
 
-def blocks_of(model: nn.Module) -> Dict[str, nn.Module]:
+def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
     """The blocks of all our backbones in a model, by name, in the order of the layers."""
     found = {}
     for prefix, backbone in backbones_of(model).items():
@@ -22,7 +22,7 @@ def blocks_of(model: nn.Module) -> Dict[str, nn.Module]:
     return found
 
 
-def checked_blocks(model: nn.Module, layers: Optional[Sequence[int]] = None) -> Dict[int, Tuple[str, nn.Module]]:
+def checked_blocks(model: nn.Module, layers: Sequence[int] | None = None) -> dict[int, tuple[str, nn.Module]]:
     """Layer -> the name and the block; all layers if None. Raises InputError for a layer that is not there, and for a model
     without a backbone of ours."""
     blocks = list(blocks_of(model).items())
@@ -46,13 +46,13 @@ class AttentionMaps:
 
     layer: int
     name: str
-    size: Tuple[int, int]
-    geometry: Optional[WindowGeometry]
+    size: tuple[int, int]
+    geometry: WindowGeometry | None
     class_token: bool
-    groups: List[Tensor] = field(default_factory=list)
+    groups: list[Tensor] = field(default_factory=list)
 
     @property
-    def windows(self) -> List[Tuple[int, int]]:
+    def windows(self) -> list[tuple[int, int]]:
         """(h, w) of each group."""
         return [self.size] if self.geometry is None else [group.window for group in self.geometry.groups]
 
@@ -66,23 +66,25 @@ class AttentionMaps:
         order = None if self.geometry is None else self.geometry.order
         if order is not None:
             place = int(self.geometry.places[place])
-            for group, shape in zip(self.groups, self.geometry.groups):
+            for tokens_of_group, shape in zip(self.groups, self.geometry.groups):
+                group = tokens_of_group
                 if place < first + shape.tokens:
                     break
                 first += shape.tokens
         tokens = group.shape[-1] - int(self.class_token)
         window, slot = divmod(place - first, tokens)
-        row = group[window, :, slot + int(self.class_token), int(self.class_token):]
+        row = group[window, :, slot + int(self.class_token), int(self.class_token) :]
         start = first + window * tokens
-        targets = torch.arange(tokens) if order is None else order[start:start + tokens].cpu()
+        targets = torch.arange(tokens) if order is None else order[start : start + tokens].cpu()
         found = torch.zeros(group.shape[1], height * width)
         found[:, targets] = row
         return found.view(-1, height, width)
 
 
 @contextmanager
-def recorded_attention(model: nn.Module, layers: Optional[Sequence[int]] = None,
-                       each: Optional[Callable[[AttentionMaps], None]] = None) -> Iterator[List[List[AttentionMaps]]]:
+def recorded_attention(
+    model: nn.Module, layers: Sequence[int] | None = None, each: Callable[[AttentionMaps], None] | None = None
+) -> Iterator[list[list[AttentionMaps]]]:
     """Within it every forward pass appends a list with the maps of the layers asked for, all if None; or ``each`` takes the
     maps of one block after the other, and none are kept. Testing in windows of pixels makes a pass for each.
 
@@ -91,8 +93,8 @@ def recorded_attention(model: nn.Module, layers: Optional[Sequence[int]] = None,
     """
     chosen = checked_blocks(model, layers)
     first = next(iter(blocks_of(model).values()))
-    passes: List[List[AttentionMaps]] = []
-    grid: List[Tuple[int, int]] = []  # of the patch embedding in the current pass
+    passes: list[list[AttentionMaps]] = []
+    grid: list[tuple[int, int]] = []  # of the patch embedding in the current pass
 
     def begin(module, inputs):
         passes.append([])
@@ -117,8 +119,9 @@ def recorded_attention(model: nn.Module, layers: Optional[Sequence[int]] = None,
 
     hooks = [first.register_forward_pre_hook(begin)]
     for backbone in backbones_of(model).values():
-        hooks.append(backbone.patch_embed.register_forward_hook(
-            lambda module, inputs, output: grid.append(tuple(output.shape[1:3]))))
+        hooks.append(
+            backbone.patch_embed.register_forward_hook(lambda module, inputs, output: grid.append(tuple(output.shape[1:3])))
+        )
     for layer, (name, block) in chosen.items():
         hooks.append(block.register_forward_pre_hook(enter(layer, name), with_kwargs=True))
         hooks.append(block.attn.register_forward_pre_hook(record))
@@ -132,11 +135,11 @@ def recorded_attention(model: nn.Module, layers: Optional[Sequence[int]] = None,
 
 
 @contextmanager
-def recorded_features(model: nn.Module) -> Iterator[List[List[Tensor]]]:
+def recorded_features(model: nn.Module) -> Iterator[list[list[Tensor]]]:
     """Within it every forward pass appends a list: what each block of our backbones returns, (B, N, C) float32 on the CPU.
     The class token of a DeepViT is among its tokens."""
     blocks = checked_blocks(model)
-    passes: List[List[Tensor]] = []
+    passes: list[list[Tensor]] = []
 
     def record(layer):
 

@@ -1,12 +1,12 @@
 """How alike the attention maps, the features and the heads of blocks are (DeepViT, arXiv 2103.11886, section 3.1)."""
 
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Maps = Union[Tensor, Sequence[Tensor]]  # (B, heads, N, N), or (windows, heads, N, N) for the windows of each shape
+Maps = Tensor | Sequence[Tensor]  # (B, heads, N, N), or (windows, heads, N, N) for the windows of each shape
 
 
 def _columns(maps: Maps) -> Sequence[Tensor]:
@@ -29,7 +29,7 @@ def cross_layer_similarity(maps: Sequence[Maps]) -> Tensor:
     columns = [_columns(block) for block in maps]
     similarity = torch.empty(len(maps), len(maps), dtype=torch.float64)
     for p, one in enumerate(columns):
-        for q, other in enumerate(columns[:p + 1]):
+        for q, other in enumerate(columns[: p + 1]):
             similarity[p, q] = similarity[q, p] = _mean_cosine(one, other)
     return similarity
 
@@ -37,7 +37,7 @@ def cross_layer_similarity(maps: Sequence[Maps]) -> Tensor:
 def similarity_to_before(similarity: Tensor) -> Tensor:
     """(L, L) -> (L,): how alike each block is to the last one before it that it can be compared with; NaN where there is
     none."""
-    found = torch.full((len(similarity), ), float('nan'), dtype=similarity.dtype)
+    found = torch.full((len(similarity),), float('nan'), dtype=similarity.dtype)
     for block, row in enumerate(similarity):
         comparable = (~row[:block].isnan()).nonzero().flatten()
         if len(comparable):
@@ -63,7 +63,7 @@ class NeighbourSimilarity:
     def __init__(self):
         self._last = {}
 
-    def add(self, maps: Maps) -> Optional[float]:
+    def add(self, maps: Maps) -> float | None:
         """None for a block that nothing before it can be compared with."""
         columns = _columns(maps)
         before = self._last.get(key := tuple(group.shape for group in columns))
@@ -77,7 +77,7 @@ def feature_similarity(features: Sequence[Tensor]) -> Tensor:
     tokens = [F.normalize(block.double(), dim=-1) for block in features]
     similarity = torch.full((len(tokens), len(tokens)), float('nan'), dtype=torch.float64)
     for p, one in enumerate(tokens):
-        for q, other in enumerate(tokens[:p + 1]):
+        for q, other in enumerate(tokens[: p + 1]):
             if one.shape == other.shape:
                 similarity[p, q] = similarity[q, p] = (one * other).sum(-1).mean()
     return similarity
@@ -89,7 +89,7 @@ def similarity_to_last(similarity: Tensor) -> Tensor:
     return torch.stack([row[i] for row, i in zip(similarity, last)])
 
 
-def head_diversity(maps: Maps) -> Optional[float]:
+def head_diversity(maps: Maps) -> float | None:
     """Maps of a block -> 1 minus the cosine of A_(g, :, t) and A_(h, :, t), averaged over images, windows, tokens t and
     pairs
     of different heads g, h: 0 where all heads attend alike. None for a single head."""

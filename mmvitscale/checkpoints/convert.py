@@ -8,9 +8,9 @@ is used, or dropped on purpose and listed, or an error. Whether all weights are 
 
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import isqrt
-from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import InputError, some_of
 from .lineage import KEY, VERSION, GridLineage, Lineage, Window, WindowLineage, integers
 
-State = Dict[str, Tensor]
+State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,18 @@ class Converted:
     source: str
     prefix: str
     weights: State
-    dropped: List[str]
-    lineage: Optional[Lineage]
-    heads: Dict[str, str] = field(default_factory=dict)
+    dropped: list[str]
+    lineage: Lineage | None
+    heads: dict[str, str] = field(default_factory=dict)
 
-    def state_dict(self, lineage: Optional[Lineage] = None) -> State:
+    def state_dict(self, lineage: Lineage | None = None) -> State:
         """The weights together with what they were learned with: the checkpoint's lineage, or the one given."""
         lineage = lineage or self.lineage
         return {**self.weights, **({KEY: lineage.encode()} if lineage else {})}
 
 
 # The names under which libraries put the dict of weights; what a user would fine-tune from comes first.
-_WEIGHTS = ('state_dict', 'model', 'model_state', 'model_state_dict', 'module', 'state_dict_ema', 'model_ema',
-            'ema_state_dict')
+_WEIGHTS = ('state_dict', 'model', 'model_state', 'model_state_dict', 'module', 'state_dict_ema', 'model_ema', 'ema_state_dict')
 _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.')  # of DDP, EMA and torch.compile
 
 
@@ -60,14 +59,17 @@ def weights_in(content: dict) -> 'OrderedDict[str, Tensor]':
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     weights = OrderedDict((unwrapped_name(key), value) for key, value in tensors.items())
     if len(weights) < len(tensors):
-        raise InputError('it holds weights twice, with and without the prefix of a wrapper (module., _orig_mod.); keep one '
-                         'of the two')
+        raise InputError(
+            'it holds weights twice, with and without the prefix of a wrapper (module., _orig_mod.); keep one of the two'
+        )
     if not weights:
-        raise InputError('it holds no weights; a checkpoint is a dict of tensors, at the top or under one of '
-                         f'{", ".join(_WEIGHTS[:4])}')
+        raise InputError(
+            f'it holds no weights; a checkpoint is a dict of tensors, at the top or under one of {", ".join(_WEIGHTS[:4])}'
+        )
     metadata = getattr(content, '_metadata', None) or {}
     weights._metadata = OrderedDict(  # type: ignore[attr-defined]
-        (unwrapped_name(f'{key}.')[:-1], value) for key, value in metadata.items())
+        (unwrapped_name(f'{key}.')[:-1], value) for key, value in metadata.items()
+    )
     return weights
 
 
@@ -76,16 +78,16 @@ def unwrapped_name(key: str) -> str:
     return _WRAPPERS.sub('', key)
 
 
-def find_backbones(weights: State) -> Dict[str, List['_Layout']]:
+def find_backbones(weights: State) -> dict[str, list['_Layout']]:
     """Weights -> the prefixes behind which there are weights of a SwinV2 or a DeepViT, and their layouts there."""
-    found: Dict[str, List[_Layout]] = {}
+    found: dict[str, list[_Layout]] = {}
     for layout in _LAYOUTS:
         for prefix in dict.fromkeys(match[1] or '' for match in map(layout.anchor.match, weights) if match):
             found.setdefault(prefix, []).append(layout)
     return found
 
 
-def convert(weights: State, prefix: Optional[str] = None) -> Converted:
+def convert(weights: State, prefix: str | None = None) -> Converted:
     """Weights of a backbone, or of a model with one -> the backbone under our names.
 
     Args:
@@ -102,24 +104,28 @@ def convert(weights: State, prefix: Optional[str] = None) -> Converted:
         found = {start: layouts for start, layouts in found.items() if start == prefix}
     if not found:
         raise InputError(_unknown(weights, prefix))
-    prefix = next((start for start in ('', 'backbone.', *found) if start in found))
+    prefix = next(start for start in ('', 'backbone.', *found) if start in found)
     if len(found) > 1 and prefix not in ('', 'backbone.'):
-        raise InputError(f'there are backbones behind the prefixes {", ".join(sorted(found))}; choose one with '
-                         "prefix: init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)")
+        raise InputError(
+            f'there are backbones behind the prefixes {", ".join(sorted(found))}; choose one with '
+            "prefix: init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
+        )
     layouts = found[prefix]
-    inside = {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
+    inside = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
     # The official code has a patch merging at the end of a stage, timm at the start of the next: the same anchor.
     layouts = [layout for layout in layouts if layout.tells is None or layout.tells(inside)]
     if len(layouts) > 1:
-        raise InputError(f'the layouts of {" and ".join(layout.name for layout in layouts)} are mixed in it; take a file '
-                         'as one library wrote it')
-    layout, = layouts
+        raise InputError(
+            f'the layouts of {" and ".join(layout.name for layout in layouts)} are mixed in it; take a file '
+            'as one library wrote it'
+        )
+    (layout,) = layouts
     outside = [key for key in weights if not key.startswith(prefix)]
     converted = _convert(layout, prefix, inside, outside, getattr(weights, '_metadata', {}))
     return replace(converted, heads=_heads(layout, prefix, weights))
 
 
-def _heads(layout: '_Layout', prefix: str, weights: State) -> Dict[str, str]:
+def _heads(layout: '_Layout', prefix: str, weights: State) -> dict[str, str]:
     """Names of heads in mmpretrain -> in the source, where they stand behind the backbone's prefix or beside it."""
     found = {}
     for key in weights:
@@ -130,13 +136,17 @@ def _heads(layout: '_Layout', prefix: str, weights: State) -> Dict[str, str]:
     return found
 
 
-def _unknown(weights: State, prefix: Optional[str]) -> str:
+def _unknown(weights: State, prefix: str | None) -> str:
     behind = f' behind the prefix {prefix!r}' if prefix else ''
     if any('relative_position_bias_table' in key for key in weights):
-        return ('this is a SwinV1 checkpoint (it holds relative_position_bias_table), but a SwinV2 checkpoint is expected '
-                '(with cpb_mlp); take one of the swinv2_* files')
-    return (f'it holds no SwinV2 or DeepViT of a known layout{behind} (official, timm, Hugging Face, mmpretrain, '
-            f'torchvision, mmvitscale); its weights are called {some_of(sorted(weights))}')
+        return (
+            'this is a SwinV1 checkpoint (it holds relative_position_bias_table), but a SwinV2 checkpoint is expected '
+            '(with cpb_mlp); take one of the swinv2_* files'
+        )
+    return (
+        f'it holds no SwinV2 or DeepViT of a known layout{behind} (official, timm, Hugging Face, mmpretrain, '
+        f'torchvision, mmvitscale); its weights are called {some_of(sorted(weights))}'
+    )
 
 
 # How each library names its SwinV2. A rule is a pattern of their key and what it becomes; the first match counts.
@@ -153,13 +163,13 @@ class _Layout:
 
     name: str
     anchor: re.Pattern
-    locate: Callable[[str], Optional[tuple]] = lambda key: None
+    locate: Callable[[str], tuple | None] = lambda key: None
     stem: list = field(default_factory=list)
     block: list = field(default_factory=list)
     heads: list = field(default_factory=list)
-    dropped: Tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
     fix: Callable[[State], State] = lambda weights: weights
-    tells: Optional[Callable[[State], bool]] = None
+    tells: Callable[[State], bool] | None = None
     family: str = 'SwinV2'
 
 
@@ -168,7 +178,7 @@ _MERGING = [(rf'(reduction\.weight|norm\.{_WB})', r'downsample.\1')]
 _DERIVED = ('relative_coords_table', 'relative_position_index', 'attn_mask', 'k_bias')
 
 
-def _stages(pattern: str, merging_leads_to: int) -> Callable[[str], Optional[tuple]]:
+def _stages(pattern: str, merging_leads_to: int) -> Callable[[str], tuple | None]:
     """Locator for ``<pattern><stage>.blocks.<block>.rest`` and ``<pattern><stage>.downsample.rest``, where a patch merging
     stands in its own stage (0) or at the end of the one before (1)."""
 
@@ -186,7 +196,7 @@ def _merges_in_first_stage(keys: State) -> bool:
     return any(key.startswith('layers.0.downsample.') for key in keys)
 
 
-def _locate_torchvision(key: str) -> Optional[tuple]:
+def _locate_torchvision(key: str) -> tuple | None:
     """features: 0 is the stem, then blocks and patch merging by turns."""
     match = re.fullmatch(r'features\.(\d+)\.(\d+)\.(.*)', key)
     if match and int(match[1]) % 2:
@@ -227,14 +237,19 @@ def _reorder_merging(weights: State) -> State:
     return out
 
 
-_OWN_BLOCK = [(r'attn\.position_bias\.(mlp\.(?:0\.weight|0\.bias|2\.weight)|table)', r'attn.position_bias.\1'),
-              (r'(attn\.(?:qkv\.weight|q_bias|v_bias|logit_scale|proj\.(?:weight|bias)))', r'\1'),
-              (rf'((?:pre_)?norm1|(?:pre_)?norm2|extra_norm|mlp\.fc1|mlp\.fc2)\.{_WB}', r'\1.\2')]
+_OWN_BLOCK = [
+    (r'attn\.position_bias\.(mlp\.(?:0\.weight|0\.bias|2\.weight)|table)', r'attn.position_bias.\1'),
+    (r'(attn\.(?:qkv\.weight|q_bias|v_bias|logit_scale|proj\.(?:weight|bias)))', r'\1'),
+    (rf'((?:pre_)?norm1|(?:pre_)?norm2|extra_norm|mlp\.fc1|mlp\.fc2)\.{_WB}', r'\1.\2'),
+]
 _OFFICIAL_BLOCK = [(r'attn\.cpb_mlp\.(0\.weight|0\.bias|2\.weight)', r'attn.position_bias.mlp.\1'), *_OWN_BLOCK[1:]]
 _MASK_TOKEN = (r'(?:embeddings\.)?mask_token', 'mask_token')
 _HEADS = [(rf'(?:head|head\.fc|classifier)\.{_WB}', r'head.fc.\1'), (rf'decoder\.0\.{_WB}', r'neck.decoder.0.\1')]
-_OFFICIAL_STEM = [(rf'patch_embed\.(proj|norm)\.{_WB}', r'patch_embed.\1.\2'),
-                  (rf'norm\.{_WB}', r'out_norms.{last}.\1'), _MASK_TOKEN]
+_OFFICIAL_STEM = [
+    (rf'patch_embed\.(proj|norm)\.{_WB}', r'patch_embed.\1.\2'),
+    (rf'norm\.{_WB}', r'out_norms.{last}.\1'),
+    _MASK_TOKEN,
+]
 _OFFICIAL_ANCHOR = re.compile(r'(.*?\.)?layers[._]\d+\.blocks\.\d+\.attn\.cpb_mlp\.')
 
 _LAYOUTS = [
@@ -244,7 +259,8 @@ _LAYOUTS = [
         locate=_stages(r'stages\.', 0),
         stem=[_OFFICIAL_STEM[0], _MASK_TOKEN, (rf'(out_norms\.\d+)\.{_WB}', r'\1.\2')],
         block=_OWN_BLOCK,
-        heads=_HEADS[:1]),
+        heads=_HEADS[:1],
+    ),
     _Layout(
         name='official',
         anchor=_OFFICIAL_ANCHOR,
@@ -253,7 +269,8 @@ _LAYOUTS = [
         stem=_OFFICIAL_STEM,
         block=_OFFICIAL_BLOCK,
         heads=_HEADS,
-        dropped=(r'head\..*', )),
+        dropped=(r'head\..*',),
+    ),
     _Layout(
         name='timm',
         anchor=_OFFICIAL_ANCHOR,
@@ -262,49 +279,76 @@ _LAYOUTS = [
         stem=_OFFICIAL_STEM,
         block=_OFFICIAL_BLOCK,
         heads=_HEADS,
-        dropped=(r'head\..*', )),
+        dropped=(r'head\..*',),
+    ),
     _Layout(
         name='Hugging Face',
         anchor=re.compile(r'(.*?\.)?encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\.continuous_position_bias_mlp\.'),
         locate=_stages(r'encoder\.layers\.', 1),
-        stem=[(rf'embeddings\.patch_embeddings\.projection\.{_WB}', r'patch_embed.proj.\1'),
-              (rf'embeddings\.norm\.{_WB}', r'patch_embed.norm.\1'), (rf'layernorm\.{_WB}', r'out_norms.{last}.\1'),
-              _MASK_TOKEN],
-        block=[(r'attention\.self\.continuous_position_bias_mlp\.(.*)', r'attn.position_bias.mlp.\1'),
-               (r'attention\.self\.(query|key|value)\.weight', r'attn.\1.weight'),
-               (r'attention\.self\.query\.bias', 'attn.q_bias'), (r'attention\.self\.value\.bias', 'attn.v_bias'),
-               (r'attention\.self\.logit_scale', 'attn.logit_scale'),
-               (rf'attention\.output\.dense\.{_WB}', r'attn.proj.\1'), (rf'layernorm_before\.{_WB}', r'norm1.\1'),
-               (rf'layernorm_after\.{_WB}', r'norm2.\1'), (rf'intermediate\.dense\.{_WB}', r'mlp.fc1.\1'),
-               (rf'output\.dense\.{_WB}', r'mlp.fc2.\1')],
+        stem=[
+            (rf'embeddings\.patch_embeddings\.projection\.{_WB}', r'patch_embed.proj.\1'),
+            (rf'embeddings\.norm\.{_WB}', r'patch_embed.norm.\1'),
+            (rf'layernorm\.{_WB}', r'out_norms.{last}.\1'),
+            _MASK_TOKEN,
+        ],
+        block=[
+            (r'attention\.self\.continuous_position_bias_mlp\.(.*)', r'attn.position_bias.mlp.\1'),
+            (r'attention\.self\.(query|key|value)\.weight', r'attn.\1.weight'),
+            (r'attention\.self\.query\.bias', 'attn.q_bias'),
+            (r'attention\.self\.value\.bias', 'attn.v_bias'),
+            (r'attention\.self\.logit_scale', 'attn.logit_scale'),
+            (rf'attention\.output\.dense\.{_WB}', r'attn.proj.\1'),
+            (rf'layernorm_before\.{_WB}', r'norm1.\1'),
+            (rf'layernorm_after\.{_WB}', r'norm2.\1'),
+            (rf'intermediate\.dense\.{_WB}', r'mlp.fc1.\1'),
+            (rf'output\.dense\.{_WB}', r'mlp.fc2.\1'),
+        ],
         heads=_HEADS,
         dropped=(r'classifier\..*', r'decoder\..*'),
-        fix=_join_query_key_value),
+        fix=_join_query_key_value,
+    ),
     _Layout(
         name='mmpretrain',
         anchor=re.compile(r'(.*?\.)?stages\.\d+\.blocks\.\d+\.attn\.w_msa\.cpb_mlp\.'),
         locate=_stages(r'stages\.', 0),
-        stem=[(rf'patch_embed\.projection\.{_WB}', r'patch_embed.proj.\1'),
-              (rf'patch_embed\.norm\.{_WB}', r'patch_embed.norm.\1'), (rf'norm(\d)\.{_WB}', r'out_norms.\1.\2'),
-              _MASK_TOKEN],
-        block=[(r'attn\.w_msa\.cpb_mlp\.(0\.weight|0\.bias|2\.weight)', r'attn.position_bias.mlp.\1'),
-               (r'attn\.w_msa\.(qkv\.weight|q_bias|v_bias|logit_scale|proj\.weight|proj\.bias)', r'attn.\1'),
-               (rf'(norm1|norm2)\.{_WB}', r'\1.\2'), (rf'norm3\.{_WB}', r'extra_norm.\1'),
-               (rf'ffn\.layers\.0\.0\.{_WB}', r'mlp.fc1.\1'), (rf'ffn\.layers\.1\.{_WB}', r'mlp.fc2.\1')],
+        stem=[
+            (rf'patch_embed\.projection\.{_WB}', r'patch_embed.proj.\1'),
+            (rf'patch_embed\.norm\.{_WB}', r'patch_embed.norm.\1'),
+            (rf'norm(\d)\.{_WB}', r'out_norms.\1.\2'),
+            _MASK_TOKEN,
+        ],
+        block=[
+            (r'attn\.w_msa\.cpb_mlp\.(0\.weight|0\.bias|2\.weight)', r'attn.position_bias.mlp.\1'),
+            (r'attn\.w_msa\.(qkv\.weight|q_bias|v_bias|logit_scale|proj\.weight|proj\.bias)', r'attn.\1'),
+            (rf'(norm1|norm2)\.{_WB}', r'\1.\2'),
+            (rf'norm3\.{_WB}', r'extra_norm.\1'),
+            (rf'ffn\.layers\.0\.0\.{_WB}', r'mlp.fc1.\1'),
+            (rf'ffn\.layers\.1\.{_WB}', r'mlp.fc2.\1'),
+        ],
         heads=_HEADS[:1],
-        dropped=(r'head\..*', ),
-        fix=_reorder_merging),
+        dropped=(r'head\..*',),
+        fix=_reorder_merging,
+    ),
     _Layout(
         name='torchvision',
         anchor=re.compile(r'(.*?\.)?features\.\d+\.\d+\.attn\.cpb_mlp\.'),
         locate=_locate_torchvision,
-        stem=[(rf'features\.0\.0\.{_WB}', r'patch_embed.proj.\1'), (rf'features\.0\.2\.{_WB}', r'patch_embed.norm.\1'),
-              _OFFICIAL_STEM[1], _MASK_TOKEN],
-        block=[*_OFFICIAL_BLOCK, (r'attn\.qkv\.bias', 'attn.qkv.bias'), (rf'mlp\.0\.{_WB}', r'mlp.fc1.\1'),
-               (rf'mlp\.3\.{_WB}', r'mlp.fc2.\1')],
+        stem=[
+            (rf'features\.0\.0\.{_WB}', r'patch_embed.proj.\1'),
+            (rf'features\.0\.2\.{_WB}', r'patch_embed.norm.\1'),
+            _OFFICIAL_STEM[1],
+            _MASK_TOKEN,
+        ],
+        block=[
+            *_OFFICIAL_BLOCK,
+            (r'attn\.qkv\.bias', 'attn.qkv.bias'),
+            (rf'mlp\.0\.{_WB}', r'mlp.fc1.\1'),
+            (rf'mlp\.3\.{_WB}', r'mlp.fc2.\1'),
+        ],
         heads=_HEADS,
-        dropped=(r'head\..*', ),
-        fix=_split_qkv_bias),
+        dropped=(r'head\..*',),
+        fix=_split_qkv_bias,
+    ),
     _Layout(
         name='official DeepViT',
         family='DeepViT',
@@ -312,17 +356,20 @@ _LAYOUTS = [
         anchor=re.compile(r'((?:(?!(?:layers|stages)[._]\d+\.).)*?\.)?blocks\.\d+\.attn\.(?:qkv\.weight|reatten_matrix\.)'),
         stem=[(r'(cls_token|pos_embed|mask_token|(?:patch_embed|blocks|norm)\..*)', r'\1')],
         heads=_HEADS,
-        dropped=(r'head\..*', )),
+        dropped=(r'head\..*',),
+    ),
 ]
 
 
-def _convert(layout: _Layout, prefix: str, keys: State, outside: List[str], metadata: dict) -> Converted:
+def _convert(layout: _Layout, prefix: str, keys: State, outside: list[str], metadata: dict) -> Converted:
     keys = dict(keys)
     entry, references = keys.pop(KEY, None), _pop_references(keys)
     version = (metadata.get(prefix[:-1]) or {}).get('version')
     if entry is not None and isinstance(version, int) and version > VERSION:
-        raise InputError(f'the weights were written by a newer mmvitscale (format {version}, this one knows up to '
-                         f'{VERSION}); update mmvitscale')
+        raise InputError(
+            f'the weights were written by a newer mmvitscale (format {version}, this one knows up to '
+            f'{VERSION}); update mmvitscale'
+        )
     stages = 1 + max((place[1] for place in map(layout.locate, keys) if place), default=-1)
     weights, dropped, tables = _rename(layout, prefix, keys, stages)
     dropped = [*outside, *dropped]
@@ -334,12 +381,14 @@ def _convert(layout: _Layout, prefix: str, keys: State, outside: List[str], meta
     if entry is not None:
         lineage = WindowLineage.decode(entry)
         if len(lineage.references) != stages:
-            raise InputError(f'the lineage of the weights is of {len(lineage.references)} stages, but there are {stages}; '
-                             'take the file as it was saved')
+            raise InputError(
+                f'the lineage of the weights is of {len(lineage.references)} stages, but there are {stages}; '
+                'take the file as it was saved'
+            )
     elif layout.name == 'mmvitscale':  # of a version that recorded the references alone
         table = any(key.endswith('.table') for key in weights)
         known = tuple(None if table else references.get(i) for i in range(stages))
-        lineage = WindowLineage('table' if table else None, known, (None, ) * stages)
+        lineage = WindowLineage('table' if table else None, known, (None,) * stages)
     else:
         pairs = [windows_of_coordinates(tables[i]) if i in tables else (None, None) for i in range(stages)]
         windows, known = (tuple(column) for column in zip(*pairs))
@@ -347,7 +396,7 @@ def _convert(layout: _Layout, prefix: str, keys: State, outside: List[str], meta
     return Converted('SwinV2', layout.name, prefix, weights, dropped, lineage)
 
 
-def _rename(layout: _Layout, prefix: str, keys: State, stages: int) -> Tuple[State, List[str], Dict[int, Tensor]]:
+def _rename(layout: _Layout, prefix: str, keys: State, stages: int) -> tuple[State, list[str], dict[int, Tensor]]:
     """Weights under our names; the keys that are dropped; the table of coordinates of each stage that has one."""
     weights, dropped, unknown, tables = {}, [], [], {}
     for key, value in keys.items():
@@ -357,8 +406,10 @@ def _rename(layout: _Layout, prefix: str, keys: State, stages: int) -> Tuple[Sta
             if rest.endswith('relative_coords_table'):
                 first = tables.setdefault(stage, value)
                 if first.shape != value.shape or not torch.equal(first, value):
-                    raise InputError(f'the blocks of stage {stage} have different relative_coords_tables, so they were '
-                                     'learned with different windows; take the file as it was saved')
+                    raise InputError(
+                        f'the blocks of stage {stage} have different relative_coords_tables, so they were '
+                        'learned with different windows; take the file as it was saved'
+                    )
             continue
         rules, start = {
             'stem': (layout.stem, ''),
@@ -373,24 +424,28 @@ def _rename(layout: _Layout, prefix: str, keys: State, stages: int) -> Tuple[Sta
         else:
             unknown.append(prefix + key)
     if unknown:
-        raise InputError(f'the checkpoint has the layout of {layout.name}, but {len(unknown)} of its keys are not known '
-                         f'there: {some_of(unknown)}')
+        raise InputError(
+            f'the checkpoint has the layout of {layout.name}, but {len(unknown)} of its keys are not known '
+            f'there: {some_of(unknown)}'
+        )
     try:
         return layout.fix(weights), dropped, tables
     except (RuntimeError, IndexError, ValueError) as error:
-        raise InputError(f'the checkpoint has the layout of {layout.name}, but not the shapes that go with it ({error}); '
-                         'take the file as it was saved') from error
+        raise InputError(
+            f'the checkpoint has the layout of {layout.name}, but not the shapes that go with it ({error}); '
+            'take the file as it was saved'
+        ) from error
 
 
-def _pop_references(keys: State) -> Dict[int, Window]:
+def _pop_references(keys: State) -> dict[int, Window]:
     """Take the buffers out in which mmvitscale 0.1.0 kept reference windows -> the window of each stage."""
     found = {}
     for key in [key for key in keys if re.fullmatch(r'stages\.\d+\.reference_window', key)]:
-        found[int(key.split('.')[1])] = tuple(integers(keys.pop(key), (2, )))
+        found[int(key.split('.')[1])] = tuple(integers(keys.pop(key), (2,)))
     return found
 
 
-def _square_grid(weights: State, official: bool) -> Optional[GridLineage]:
+def _square_grid(weights: State, official: bool) -> GridLineage | None:
     """The grid of an official DeepViT is square, and its statistics are of all of it. Without its classifier the weights may
     be ours from before grids were recorded: None."""
     embedding = weights.get('pos_embed')
@@ -399,10 +454,10 @@ def _square_grid(weights: State, official: bool) -> Optional[GridLineage]:
     if not official or positions < 1 or side**2 != positions:
         return None
     blocks = 1 + max((int(key.split('.')[1]) for key in weights if key.startswith('blocks.')), default=-1)
-    return GridLineage((side, side), (1 + positions, ) * blocks)  # there every block attends to all
+    return GridLineage((side, side), (1 + positions,) * blocks)  # there every block attends to all
 
 
-def windows_of_coordinates(table: Tensor) -> Tuple[Window, Window]:
+def windows_of_coordinates(table: Tensor) -> tuple[Window, Window]:
     """(1, 2 h - 1, 2 w - 1, 2) log-coordinates as the official code saves them -> (window, reference window).
 
     An axis of W tokens has 2 W - 1 offsets; its largest coordinate t = log2(1 + 8 (W - 1) / (P - 1)) / 3 gives
@@ -410,11 +465,15 @@ def windows_of_coordinates(table: Tensor) -> Tuple[Window, Window]:
     went through half precision are recognised by all their offsets together. Raises InputError for what is no such table.
     """
     if table.ndim != 4 or table.shape[0] != 1 or table.shape[3] != 2 or not table.shape[1] % 2 or not table.shape[2] % 2:
-        raise InputError(f'a relative_coords_table has the shape {tuple(table.shape)}, but it is (1, 2 h - 1, 2 w - 1, 2); '
-                         'take the file as it was saved')
+        raise InputError(
+            f'a relative_coords_table has the shape {tuple(table.shape)}, but it is (1, 2 h - 1, 2 w - 1, 2); '
+            'take the file as it was saved'
+        )
     if not table.is_floating_point():
-        raise InputError(f'a relative_coords_table has the type {table.dtype}, but coordinates are floating-point numbers; '
-                         'take the file as it was saved')
+        raise InputError(
+            f'a relative_coords_table has the type {table.dtype}, but coordinates are floating-point numbers; '
+            'take the file as it was saved'
+        )
     window, reference = [], []
     for axis in range(2):
         coordinates = table[0, :, 0, 0] if axis == 0 else table[0, 0, :, 1]
@@ -427,7 +486,7 @@ def windows_of_coordinates(table: Tensor) -> Tuple[Window, Window]:
 def _reference_of(coordinates: Tensor, side: int) -> int:
     """(2 W - 1,) log-coordinates of an axis -> P. Raises InputError where no P gives them."""
     largest = coordinates.double().max().item()
-    exact = 1 + 8 * (side - 1) / (2**(3 * largest) - 1) if largest > 0 else float('nan')
+    exact = 1 + 8 * (side - 1) / (2 ** (3 * largest) - 1) if largest > 0 else float('nan')
     nearest = round(exact) if 1 < exact < 10000 else 0
     offsets = torch.arange(1 - side, side, dtype=torch.float64, device='cpu')
     for dtype in (coordinates.dtype, torch.float16, torch.bfloat16):  # of the table, and of what it may have been before
@@ -439,5 +498,7 @@ def _reference_of(coordinates: Tensor, side: int) -> int:
         best = min(fits, key=fits.get, default=None)
         if best is not None and fits[best] <= 2 * torch.finfo(dtype).eps:
             return best
-    raise InputError(f'a relative_coords_table of window {side} reaches {largest:.4f}, which no reference window gives (the '
-                     f'nearest is {exact:.2f}); it is no log-spaced table of SwinV2')
+    raise InputError(
+        f'a relative_coords_table of window {side} reaches {largest:.4f}, which no reference window gives (the '
+        f'nearest is {exact:.2f}); it is no log-spaced table of SwinV2'
+    )

@@ -6,8 +6,8 @@ the weights would load there and compute something else.
 """
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Callable, Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -29,10 +29,10 @@ class ConvertedBack:
     library: str
     weights: State
     content: dict
-    left_out: List[str]
+    left_out: list[str]
     python: str
-    config: Optional[dict] = None
-    notes: List[str] = field(default_factory=list)
+    config: dict | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class _Library:
     prefix: of the backbone in a classifier. head: the name of the classifier's linear layer. wrap: weights -> what a file
     holds. python: the line that builds it. config: what stands beside the weights."""
 
-    names: List[tuple]
+    names: list[tuple]
     python: Callable[[_Model], str]
     merging: int = 0
     derived: Callable[[Window, Window], State] = lambda window, reference: {}
@@ -74,19 +74,18 @@ class _Library:
     head: str = 'head'
     wrap: Callable[[State], dict] = lambda weights: weights
     change: Callable[[State], State] = lambda weights: weights
-    config: Optional[Callable[[_Model], dict]] = None
+    config: Callable[[_Model], dict] | None = None
     extra_norm: bool = False
     any_reference: bool = True
     all_norms: bool = False
 
 
-def libraries_of(family: str) -> List[str]:
+def libraries_of(family: str) -> list[str]:
     """'SwinV2' or 'DeepViT' -> the libraries that its weights can go to."""
     return list(_LIBRARIES) if family == 'SwinV2' else ['official']
 
 
-def convert_back(converted: Converted, lineage: Optional[Lineage], library: str,
-                 heads: Optional[State] = None) -> ConvertedBack:
+def convert_back(converted: Converted, lineage: Lineage | None, library: str, heads: State | None = None) -> ConvertedBack:
     """A backbone under our names -> the same as another library names it.
 
     Args:
@@ -99,8 +98,9 @@ def convert_back(converted: Converted, lineage: Optional[Lineage], library: str,
         InputError: where the library has no model that would compute the same.
     """
     if library not in libraries_of(converted.family):
-        raise InputError(f'a {converted.family} cannot go to {library}; it can go to '
-                         f'{", ".join(libraries_of(converted.family))}')
+        raise InputError(
+            f'a {converted.family} cannot go to {library}; it can go to {", ".join(libraries_of(converted.family))}'
+        )
     if not isinstance(lineage, WindowLineage):
         return _deepvit_back(converted, lineage, heads or {})
     weights = {key: value for key, value in converted.weights.items() if key != 'mask_token'}
@@ -118,7 +118,7 @@ def convert_back(converted: Converted, lineage: Optional[Lineage], library: str,
     for i, depth in enumerate(model.depths):
         for block in range(depth):
             start = _name_of(f'stages.{i}.blocks.{block}.attn.', style, model.last)
-            for name, value in style.derived((model.windows[i], ) * 2, (model.references[i], ) * 2).items():
+            for name, value in style.derived((model.windows[i],) * 2, (model.references[i],) * 2).items():
                 out[start + name] = value.clone()
     out = style.change(out)
     if heads:
@@ -128,8 +128,10 @@ def convert_back(converted: Converted, lineage: Optional[Lineage], library: str,
     if not style.all_norms and f'out_norms.{model.last}.weight' not in weights:
         notes.append(f'the checkpoint has no norm behind the last stage, which {library} has: there it starts as new')
     if library != 'mmpretrain' and not _shrinks_to(model.windows):
-        notes.append(f'{library} has one window for all stages, {max(model.windows)} here, shrunk to small maps alone; these '
-                     f'weights last ran with {show_windows([(w, w) for w in model.windows])}')
+        notes.append(
+            f'{library} has one window for all stages, {max(model.windows)} here, shrunk to small maps alone; these '
+            f'weights last ran with {show_windows([(w, w) for w in model.windows])}'
+        )
     config = style.config(model) if style.config else None
     return ConvertedBack(library, out, style.wrap(out), left_out, style.python(model), config, notes)
 
@@ -141,28 +143,35 @@ def _shrinks_to(windows: Sequence[int]) -> bool:
     return not sides or len(set(sides)) == 1 and sides[0] >= max(whole)
 
 
-def _model_of(weights: State, lineage: Optional[WindowLineage], library: str, style: _Library, heads: State) -> _Model:
+def _model_of(weights: State, lineage: WindowLineage | None, library: str, style: _Library, heads: State) -> _Model:
     kinds = dict(pre_norm='block_norm pre', extra_norm='a norm on the main branch')
     for part, what in kinds.items():
         if any(f'.{part}' in key for key in weights) and not (part == 'extra_norm' and style.extra_norm):
             raise InputError(f'{library} has no SwinV2 with {what}; it stays in mmvitscale')
     if lineage is None or lineage.position_bias not in (None, 'log_cpb') or not any('logit_scale' in key for key in weights):
-        raise InputError(f'{library} has log-spaced position biases and cosine attention alone; this backbone stays in '
-                         'mmvitscale')
+        raise InputError(
+            f'{library} has log-spaced position biases and cosine attention alone; this backbone stays in mmvitscale'
+        )
     if None in lineage.references:
-        raise InputError('the file does not tell with which windows its position biases were learned; give '
-                         '--pretrained-window-sizes')
+        raise InputError(
+            'the file does not tell with which windows its position biases were learned; give --pretrained-window-sizes'
+        )
     windows = [window or reference for window, reference in zip(lineage.windows, lineage.references)]
     for name, sides in (('windows', windows), ('reference windows', lineage.references)):
         if any(height != width for height, width in sides):
-            raise InputError(f'its {name} are {show_windows(sides)}, but those of {library} are squares; set other windows '
-                             'before you save')
+            raise InputError(
+                f'its {name} are {show_windows(sides)}, but those of {library} are squares; set other windows before you save'
+            )
     if not style.any_reference and tuple(windows) != tuple(lineage.references):
-        raise InputError(f'its position biases were learned with the windows {show_windows(lineage.references)} and it runs '
-                         f'with {show_windows(windows)}, but {library} knows no reference windows; choose another library')
+        raise InputError(
+            f'its position biases were learned with the windows {show_windows(lineage.references)} and it runs '
+            f'with {show_windows(windows)}, but {library} knows no reference windows; choose another library'
+        )
     stages = len(lineage.references)
-    blocks = [{int(match[1]) for match in (re.match(rf'stages\.{i}\.blocks\.(\d+)\.', key) for key in weights) if match}
-              for i in range(stages)]
+    blocks = [
+        {int(match[1]) for match in (re.match(rf'stages\.{i}\.blocks\.(\d+)\.', key) for key in weights) if match}
+        for i in range(stages)
+    ]
     dim, channels = weights['patch_embed.proj.weight'].shape[:2]
     return _Model(
         dim=dim,
@@ -173,30 +182,48 @@ def _model_of(weights: State, lineage: Optional[WindowLineage], library: str, st
         windows=[window[0] for window in windows],
         references=[reference[0] for reference in lineage.references],
         classes=len(heads['weight']) if heads else 0,
-        extra_norm_every=1 + min((int(match[1]) for match in (
-            re.fullmatch(r'stages\.\d+\.blocks\.(\d+)\.extra_norm\.weight', key) for key in weights) if match), default=-1))
+        extra_norm_every=1
+        + min(
+            (
+                int(match[1])
+                for match in (re.fullmatch(r'stages\.\d+\.blocks\.(\d+)\.extra_norm\.weight', key) for key in weights)
+                if match
+            ),
+            default=-1,
+        ),
+    )
 
 
-def _deepvit_back(converted: Converted, lineage: Optional[GridLineage], heads: State) -> ConvertedBack:
+def _deepvit_back(converted: Converted, lineage: GridLineage | None, heads: State) -> ConvertedBack:
     """The official names are ours; statistics that are kept for another number of tokens become those of its own grid, with
     which the official form then computes what ``reatten_statistics='carried'`` does."""
     if any('.post_norm' in key for key in converted.weights):
         raise InputError('the official DeepViT has no block_norm post; it stays in mmvitscale')
     if lineage and lineage.grid[0] != lineage.grid[1]:
-        raise InputError(f'its position embedding has the grid {show_windows([lineage.grid])}, but the official DeepViT takes '
-                         'square images; train with a square img_size')
+        raise InputError(
+            f'its position embedding has the grid {show_windows([lineage.grid])}, but the official DeepViT takes '
+            'square images; train with a square img_size'
+        )
     left_out = [key for key in converted.weights if key == 'mask_token' or '.token_law.' in key]
     weights = {key: value.clone() for key, value in converted.weights.items() if key not in left_out}
-    moved = [i for i, tokens in enumerate(lineage.tokens if lineage else ())
-             if _move_statistics(weights, f'blocks.{i}.attn', tokens, 1 + lineage.grid[0] * lineage.grid[1])]
+    moved = [
+        i
+        for i, tokens in enumerate(lineage.tokens if lineage else ())
+        if _move_statistics(weights, f'blocks.{i}.attn', tokens, 1 + lineage.grid[0] * lineage.grid[1])
+    ]
     weights.update({f'head.{name}': value.clone() for name, value in heads.items()})
     side = f', img_size={16 * lineage.grid[0]}' if lineage else ''
     notes = [] if 'norm.weight' in weights else ['the checkpoint has no norm behind the last block, which starts as new there']
     if moved:
         notes.append(f'the statistics of {len(moved)} blocks are those of the grid {show_windows([lineage.grid])} now')
-    return ConvertedBack('official', weights, weights, left_out,
-                         f'timm.create_model(NAME_OF_THE_OFFICIAL_CODE, num_classes={len(heads.get("weight", ()))}{side})',
-                         notes=notes)
+    return ConvertedBack(
+        'official',
+        weights,
+        weights,
+        left_out,
+        f'timm.create_model(NAME_OF_THE_OFFICIAL_CODE, num_classes={len(heads.get("weight", ()))}{side})',
+        notes=notes,
+    )
 
 
 def _move_statistics(weights: State, attn: str, learned: int, tokens: int) -> bool:
@@ -217,7 +244,7 @@ def _name_of(key: str, style: _Library, last: int) -> str:
     """Our name of a weight -> the library's. Stage by stage, for a patch merging may stand in the stage before."""
     merging = re.match(r'stages\.(\d+)\.downsample\.', key)
     if merging:
-        key = f'stages.{int(merging[1]) - style.merging}.{key[len(merging[0]) - len("downsample."):]}'
+        key = f'stages.{int(merging[1]) - style.merging}.{key[len(merging[0]) - len("downsample.") :]}'
     key = key.replace(f'out_norms.{last}.', 'norm.') if not style.all_norms else key
     for pattern, name in style.names:
         key = re.sub(pattern, name, key)
@@ -239,8 +266,10 @@ def _coordinates(window: Window, reference: Window) -> Tensor:
 def _index(window: Window) -> Tensor:
     """(N, N) int64: the place of each pair's offset, query minus key, among all of them row by row."""
     height, width = window
-    y, x = (part.flatten() for part in torch.meshgrid(torch.arange(height, device='cpu'), torch.arange(width, device='cpu'),
-                                                      indexing='ij'))
+    y, x = (
+        part.flatten()
+        for part in torch.meshgrid(torch.arange(height, device='cpu'), torch.arange(width, device='cpu'), indexing='ij')
+    )
     return (y[:, None] - y + height - 1) * (2 * width - 1) + x[:, None] - x + width - 1
 
 
@@ -293,32 +322,76 @@ def _arguments(**values) -> str:
 
 
 def _official_python(model: _Model) -> str:
-    return 'SwinTransformerV2(' + _arguments(
-        img_size=model.image, in_chans=model.channels, num_classes=model.classes, embed_dim=model.dim,
-        depths=list(model.depths), num_heads=list(model.heads), window_size=max(model.windows), mlp_ratio=model.mlp_ratio,
-        pretrained_window_sizes=list(model.references)) + ')'
+    return (
+        'SwinTransformerV2('
+        + _arguments(
+            img_size=model.image,
+            in_chans=model.channels,
+            num_classes=model.classes,
+            embed_dim=model.dim,
+            depths=list(model.depths),
+            num_heads=list(model.heads),
+            window_size=max(model.windows),
+            mlp_ratio=model.mlp_ratio,
+            pretrained_window_sizes=list(model.references),
+        )
+        + ')'
+    )
 
 
 def _timm_python(model: _Model) -> str:
-    return 'timm.models.swin_transformer_v2.SwinTransformerV2(' + _arguments(
-        img_size=model.image, in_chans=model.channels, num_classes=model.classes, embed_dim=model.dim, depths=model.depths,
-        num_heads=model.heads, window_size=max(model.windows), mlp_ratio=model.mlp_ratio,
-        pretrained_window_sizes=tuple(model.references)) + ')'
+    return (
+        'timm.models.swin_transformer_v2.SwinTransformerV2('
+        + _arguments(
+            img_size=model.image,
+            in_chans=model.channels,
+            num_classes=model.classes,
+            embed_dim=model.dim,
+            depths=model.depths,
+            num_heads=model.heads,
+            window_size=max(model.windows),
+            mlp_ratio=model.mlp_ratio,
+            pretrained_window_sizes=tuple(model.references),
+        )
+        + ')'
+    )
 
 
 def _mmpretrain_python(model: _Model) -> str:
-    arch = dict(embed_dims=model.dim, depths=list(model.depths), num_heads=list(model.heads),
-                extra_norm_every_n_blocks=model.extra_norm_every)
-    return 'mmpretrain.models.SwinTransformerV2(' + _arguments(
-        arch=arch, img_size=model.image, in_channels=model.channels, window_size=list(model.windows),
-        pretrained_window_sizes=list(model.references), out_indices=tuple(range(len(model.depths)))) + ')'
+    arch = dict(
+        embed_dims=model.dim,
+        depths=list(model.depths),
+        num_heads=list(model.heads),
+        extra_norm_every_n_blocks=model.extra_norm_every,
+    )
+    return (
+        'mmpretrain.models.SwinTransformerV2('
+        + _arguments(
+            arch=arch,
+            img_size=model.image,
+            in_channels=model.channels,
+            window_size=list(model.windows),
+            pretrained_window_sizes=list(model.references),
+            out_indices=tuple(range(len(model.depths))),
+        )
+        + ')'
+    )
 
 
 def _torchvision_python(model: _Model) -> str:
-    return 'torchvision.models.swin_transformer.SwinTransformer(' + _arguments(
-        patch_size=[4, 4], embed_dim=model.dim, depths=list(model.depths), num_heads=list(model.heads),
-        window_size=[max(model.windows)] * 2, mlp_ratio=model.mlp_ratio, num_classes=model.classes or 1000) + (
-            ', block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2)')
+    return (
+        'torchvision.models.swin_transformer.SwinTransformer('
+        + _arguments(
+            patch_size=[4, 4],
+            embed_dim=model.dim,
+            depths=list(model.depths),
+            num_heads=list(model.heads),
+            window_size=[max(model.windows)] * 2,
+            mlp_ratio=model.mlp_ratio,
+            num_classes=model.classes or 1000,
+        )
+        + (', block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2)')
+    )
 
 
 def _huggingface_python(model: _Model) -> str:
@@ -326,45 +399,99 @@ def _huggingface_python(model: _Model) -> str:
 
 
 def _huggingface_config(model: _Model) -> dict:
-    labels = dict(id2label={str(i): f'LABEL_{i}' for i in range(model.classes)},
-                  label2id={f'LABEL_{i}': i for i in range(model.classes)}) if model.classes else {}
+    labels = (
+        dict(
+            id2label={str(i): f'LABEL_{i}' for i in range(model.classes)},
+            label2id={f'LABEL_{i}': i for i in range(model.classes)},
+        )
+        if model.classes
+        else {}
+    )
     return dict(
         architectures=['Swinv2ForImageClassification' if model.classes else 'Swinv2Model'],
-        model_type='swinv2', image_size=model.image, patch_size=4, num_channels=model.channels, embed_dim=model.dim,
-        depths=list(model.depths), num_heads=list(model.heads), window_size=max(model.windows), mlp_ratio=model.mlp_ratio,
-        pretrained_window_sizes=list(model.references), qkv_bias=True, hidden_act='gelu', layer_norm_eps=1e-5,
-        use_absolute_embeddings=False, torch_dtype='float32', **labels)
+        model_type='swinv2',
+        image_size=model.image,
+        patch_size=4,
+        num_channels=model.channels,
+        embed_dim=model.dim,
+        depths=list(model.depths),
+        num_heads=list(model.heads),
+        window_size=max(model.windows),
+        mlp_ratio=model.mlp_ratio,
+        pretrained_window_sizes=list(model.references),
+        qkv_bias=True,
+        hidden_act='gelu',
+        layer_norm_eps=1e-5,
+        use_absolute_embeddings=False,
+        torch_dtype='float32',
+        **labels,
+    )
 
 
 _CPB = (r'attn\.position_bias\.mlp\.', 'attn.cpb_mlp.')
 _LAYERS = (r'^stages\.', 'layers.')
 
-_LIBRARIES: Dict[str, _Library] = {
+_LIBRARIES: dict[str, _Library] = {
     'official': _Library(
-        names=[_CPB, _LAYERS], merging=1, derived=_tables, wrap=lambda weights: dict(model=weights), python=_official_python),
+        names=[_CPB, _LAYERS], merging=1, derived=_tables, wrap=lambda weights: dict(model=weights), python=_official_python
+    ),
     'timm': _Library(names=[_CPB, _LAYERS], head='head.fc', python=_timm_python),
     'huggingface': _Library(
-        names=[(r'attn\.position_bias\.mlp\.', 'attention.self.continuous_position_bias_mlp.'),
-               (r'attn\.qkv\.', 'attention.self.qkv.'), (r'attn\.q_bias', 'attention.self.query.bias'),
-               (r'attn\.v_bias', 'attention.self.value.bias'), (r'attn\.logit_scale', 'attention.self.logit_scale'),
-               (r'attn\.proj\.', 'attention.output.dense.'), (r'\.norm1\.', '.layernorm_before.'),
-               (r'\.norm2\.', '.layernorm_after.'), (r'mlp\.fc1\.', 'intermediate.dense.'), (r'mlp\.fc2\.', 'output.dense.'),
-               (r'^patch_embed\.proj\.', 'embeddings.patch_embeddings.projection.'),
-               (r'^patch_embed\.norm\.', 'embeddings.norm.'), (r'^norm\.', 'layernorm.'), (r'^stages\.', 'encoder.layers.')],
-        merging=1, prefix='swinv2.', head='classifier', change=_split_query_key_value, python=_huggingface_python,
-        config=_huggingface_config),
+        names=[
+            (r'attn\.position_bias\.mlp\.', 'attention.self.continuous_position_bias_mlp.'),
+            (r'attn\.qkv\.', 'attention.self.qkv.'),
+            (r'attn\.q_bias', 'attention.self.query.bias'),
+            (r'attn\.v_bias', 'attention.self.value.bias'),
+            (r'attn\.logit_scale', 'attention.self.logit_scale'),
+            (r'attn\.proj\.', 'attention.output.dense.'),
+            (r'\.norm1\.', '.layernorm_before.'),
+            (r'\.norm2\.', '.layernorm_after.'),
+            (r'mlp\.fc1\.', 'intermediate.dense.'),
+            (r'mlp\.fc2\.', 'output.dense.'),
+            (r'^patch_embed\.proj\.', 'embeddings.patch_embeddings.projection.'),
+            (r'^patch_embed\.norm\.', 'embeddings.norm.'),
+            (r'^norm\.', 'layernorm.'),
+            (r'^stages\.', 'encoder.layers.'),
+        ],
+        merging=1,
+        prefix='swinv2.',
+        head='classifier',
+        change=_split_query_key_value,
+        python=_huggingface_python,
+        config=_huggingface_config,
+    ),
     'mmpretrain': _Library(
-        names=[(r'attn\.position_bias\.mlp\.', 'attn.cpb_mlp.'), (r'\.attn\.', '.attn.w_msa.'),
-               (r'mlp\.fc1\.', 'ffn.layers.0.0.'), (r'mlp\.fc2\.', 'ffn.layers.1.'), (r'extra_norm\.', 'norm3.'),
-               (r'^patch_embed\.proj\.', 'patch_embed.projection.'), (r'^out_norms\.(\d+)\.', r'norm\1.')],
-        derived=_tables, prefix='backbone.', head='head.fc', change=_channel_by_channel, extra_norm=True, all_norms=True,
-        wrap=lambda weights: dict(state_dict=weights, meta={}), python=_mmpretrain_python),
+        names=[
+            (r'attn\.position_bias\.mlp\.', 'attn.cpb_mlp.'),
+            (r'\.attn\.', '.attn.w_msa.'),
+            (r'mlp\.fc1\.', 'ffn.layers.0.0.'),
+            (r'mlp\.fc2\.', 'ffn.layers.1.'),
+            (r'extra_norm\.', 'norm3.'),
+            (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
+            (r'^out_norms\.(\d+)\.', r'norm\1.'),
+        ],
+        derived=_tables,
+        prefix='backbone.',
+        head='head.fc',
+        change=_channel_by_channel,
+        extra_norm=True,
+        all_norms=True,
+        wrap=lambda weights: dict(state_dict=weights, meta={}),
+        python=_mmpretrain_python,
+    ),
     'torchvision': _Library(
-        names=[_CPB, (r'mlp\.fc1\.', 'mlp.0.'), (r'mlp\.fc2\.', 'mlp.3.'), (r'^patch_embed\.proj\.', 'features.0.0.'),
-               (r'^patch_embed\.norm\.', 'features.0.2.'),
-               (r'^stages\.(\d+)\.blocks\.', lambda match: f'features.{2 * int(match[1]) + 1}.'),
-               (r'^stages\.(\d+)\.downsample\.', lambda match: f'features.{2 * int(match[1])}.')],
-        derived=_tables_flat, change=_join_qkv_bias, any_reference=False, python=_torchvision_python),
+        names=[
+            _CPB,
+            (r'mlp\.fc1\.', 'mlp.0.'),
+            (r'mlp\.fc2\.', 'mlp.3.'),
+            (r'^patch_embed\.proj\.', 'features.0.0.'),
+            (r'^patch_embed\.norm\.', 'features.0.2.'),
+            (r'^stages\.(\d+)\.blocks\.', lambda match: f'features.{2 * int(match[1]) + 1}.'),
+            (r'^stages\.(\d+)\.downsample\.', lambda match: f'features.{2 * int(match[1])}.'),
+        ],
+        derived=_tables_flat,
+        change=_join_qkv_bias,
+        any_reference=False,
+        python=_torchvision_python,
+    ),
 }
-
-

@@ -8,8 +8,9 @@ that it holds for OpenMMLab's own tools and inferencers as well; ``into_model`` 
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any
 
 import torch
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -34,12 +35,12 @@ class Entry:
 
     converted: Converted
     weights: State
-    left_out: List[str]
-    new: List[str]
-    notes: List[str]
+    left_out: list[str]
+    new: list[str]
+    notes: list[str]
 
     @property
-    def lineage(self) -> Optional[Lineage]:
+    def lineage(self) -> Lineage | None:
         """What the weights were learned with, as far as it is known."""
         return self.converted.lineage
 
@@ -55,16 +56,25 @@ class Entry:
         """One line for the log."""
         added = {unwrapped_name(key) for key in self.weights} - {*self.converted.weights, *self.new}
         taken = len(self.weights) - len(self.new) - len(added)
-        parts = [f'{backbone.describe_weights(self.converted.weights)} from {self.converted.source}: {taken} weights taken',
-                 f'{len(self.left_out)} left out{_examples(self.left_out)}',
-                 f'newly initialised: {", ".join(self.new) if self.new else "none"}', *self.notes]
+        parts = [
+            f'{backbone.describe_weights(self.converted.weights)} from {self.converted.source}: {taken} weights taken',
+            f'{len(self.left_out)} left out{_examples(self.left_out)}',
+            f'newly initialised: {", ".join(self.new) if self.new else "none"}',
+            *self.notes,
+        ]
         if isinstance(self.lineage, WindowLineage) and any(self.lineage.windows):
             parts.append(f'windows {show_windows(self.lineage.windows)} -> {show_windows(backbone.lineage.windows)}')
         return ', '.join(parts)
 
 
-def prepare(backbone: nn.Module, weights: State, prefix: Optional[str] = None, extra_channels: Optional[str] = 'repeat',
-            given: Optional[WindowLineage] = None, exact: bool = False) -> Entry:
+def prepare(
+    backbone: nn.Module,
+    weights: State,
+    prefix: str | None = None,
+    extra_channels: str | None = 'repeat',
+    given: WindowLineage | None = None,
+    exact: bool = False,
+) -> Entry:
     """Weights of any known layout -> what enters the backbone. Nothing is changed yet.
 
     Args:
@@ -83,8 +93,10 @@ def prepare(backbone: nn.Module, weights: State, prefix: Optional[str] = None, e
     """
     converted = convert(weights, prefix)
     if converted.family != backbone.family:
-        raise InputError(f'it is a {converted.family}, but the config builds a {backbone.family}; change the type of the '
-                         'backbone, or take another checkpoint')
+        raise InputError(
+            f'it is a {converted.family}, but the config builds a {backbone.family}; change the type of the '
+            'backbone, or take another checkpoint'
+        )
     if given is not None:
         converted = replace(converted, lineage=_completed(converted.lineage, given))
     converted = replace(converted, lineage=backbone.completed_lineage(converted.weights, converted.lineage))
@@ -103,7 +115,7 @@ def prepare(backbone: nn.Module, weights: State, prefix: Optional[str] = None, e
     return Entry(converted, entering, [*converted.dropped, *unused], new, notes + more)
 
 
-def _check(backbone: nn.Module, found: State, own: State, new: List[str]) -> None:
+def _check(backbone: nn.Module, found: State, own: State, new: list[str]) -> None:
     """Raise InputError unless every weight of the backbone is there, in its shape, and no unknown one."""
     missing, unknown, misshapen = _differences(own, found)
     missing = [key for key in missing if key not in new]
@@ -112,41 +124,61 @@ def _check(backbone: nn.Module, found: State, own: State, new: List[str]) -> Non
         return
     theirs, ours = backbone.describe_weights(found), backbone.describe_weights(own)
     what = f'it is a {theirs}, but the config builds a {ours}' if theirs != ours else f'it looks like a {theirs}'
-    raise InputError(f'{what}: {_listed(missing, unknown, misshapen)}; take the checkpoint of the same variant and '
-                     'options, whole and as it was saved')
+    raise InputError(
+        f'{what}: {_listed(missing, unknown, misshapen)}; take the checkpoint of the same variant and '
+        'options, whole and as it was saved'
+    )
 
 
-def _differences(own: State, found: State) -> Tuple[List[str], List[str], List[str]]:
+def _differences(own: State, found: State) -> tuple[list[str], list[str], list[str]]:
     """Names that are missing, unknown, and, with both shapes, misshapen."""
-    return ([key for key in own if key not in found], [key for key in found if key not in own],
-            [f'{key} is {tuple(found[key].shape)} instead of {tuple(own[key].shape)}'
-             for key in own if key in found and found[key].shape != own[key].shape])
+    return (
+        [key for key in own if key not in found],
+        [key for key in found if key not in own],
+        [
+            f'{key} is {tuple(found[key].shape)} instead of {tuple(own[key].shape)}'
+            for key in own
+            if key in found and found[key].shape != own[key].shape
+        ],
+    )
 
 
-def _listed(missing: List[str], unknown: List[str], misshapen: List[str]) -> str:
+def _listed(missing: list[str], unknown: list[str], misshapen: list[str]) -> str:
     """``2 weights missing (a, b); 1 weights of another shape (c is (1,) instead of (2,))``"""
-    return '; '.join(f'{len(keys)} weights {what} ({some_of(keys)})' for what, keys in
-                     (('missing', missing), ('unknown', unknown), ('of another shape', misshapen)) if keys)
+    return '; '.join(
+        f'{len(keys)} weights {what} ({some_of(keys)})'
+        for what, keys in (('missing', missing), ('unknown', unknown), ('of another shape', misshapen))
+        if keys
+    )
 
 
-def _completed(found: Optional[Lineage], given: WindowLineage) -> Lineage:
+def _completed(found: Lineage | None, given: WindowLineage) -> Lineage:
     """The lineage that weights tell, and where they do not, what is given."""
     if not isinstance(found, WindowLineage) or len(found.references) != len(given.references):
         return found
-    pairs = [tuple(own or other for own, other in zip(getattr(found, name), getattr(given, name)))
-             for name in ('references', 'windows')]
+    pairs = [
+        tuple(own or other for own, other in zip(getattr(found, name), getattr(given, name)))
+        for name in ('references', 'windows')
+    ]
     return WindowLineage(found.position_bias or given.position_bias, *pairs)
 
 
-def _fit_channels(found: State, own: State, how: Optional[str]) -> Tuple[State, List[str]]:
+def _fit_channels(found: State, own: State, how: str | None) -> tuple[State, list[str]]:
     """Carry the weights of an RGB stem over to an image of another number of channels: 'repeat' takes R, G, B, R, ...
     scaled by 3 / channels, and the sum for a single channel (both as timm does); 'zero' keeps R, G, B, and starts the others
     at zero, so that nothing changes until they are trained."""
     out, notes = dict(found), []
     for key, target in own.items():
         weight = found.get(key)
-        if how is None or weight is None or target.ndim != 4 or weight.ndim != 4 or weight.shape[1] != 3 or \
-                target.shape[1] in (3, 0) or not key.startswith('patch_embed.'):
+        if (
+            how is None
+            or weight is None
+            or target.ndim != 4
+            or weight.ndim != 4
+            or weight.shape[1] != 3
+            or target.shape[1] in (3, 0)
+            or not key.startswith('patch_embed.')
+        ):
             continue
         channels = target.shape[1]
         if weight.shape[:1] + weight.shape[2:] != target.shape[:1] + target.shape[2:]:
@@ -163,7 +195,7 @@ def _fit_channels(found: State, own: State, how: Optional[str]) -> Tuple[State, 
     return out, notes
 
 
-def backbones_of(model: nn.Module) -> Dict[str, nn.Module]:
+def backbones_of(model: nn.Module) -> dict[str, nn.Module]:
     """The backbones of mmvitscale in a model, by the prefix of their weights' names."""
     model = unwrapped(model)
     # By what they can do: the models import this file, not the other way round.
@@ -177,8 +209,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
-               tell: Callable[[str], None] = lambda line: None) -> Dict[str, Entry]:
+def into_model(
+    model: nn.Module, content: dict, name: str, exact: bool = False, tell: Callable[[str], None] = lambda line: None
+) -> dict[str, Entry]:
     """What a file held -> ``content['state_dict']`` with the names of a whole model, ready for its ``load_state_dict``.
 
     A backbone in any layout, alone or inside another model, goes into the model's backbones. Other weights stay as they are:
@@ -204,13 +237,16 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
         given = _lineage_of_meta(content)
         # A teacher and its student, say, take the weights of one model: they rename them when they load.
         renames = type(model)._load_from_state_dict is not nn.Module._load_from_state_dict and any(
-            prefix.endswith(f'.{start}') for prefix in backbones for start in find_backbones(weights) if start)
+            prefix.endswith(f'.{start}') for prefix in backbones for start in find_backbones(weights) if start
+        )
         state, entries = _enter({} if renames else backbones, weights, name, exact, given, model.state_dict())
         if exact:
             _check_exact(model.state_dict(), state, backbones, entries)
         elif backbones and not renames and not entries and not any(key in state for key in model.state_dict()):
-            raise InputError(f'it has no weight of this model; its weights are called {some_of(sorted(weights))}, the '
-                             f"model's {some_of(sorted(model.state_dict()))}")
+            raise InputError(
+                f'it has no weight of this model; its weights are called {some_of(sorted(weights))}, the '
+                f"model's {some_of(sorted(model.state_dict()))}"
+            )
         average = content.get('ema_state_dict')
         if isinstance(average, dict) and content.get('state_dict') is not None:
             # MMEngine's EMA hook exchanges it with the state dict, name by name, so it takes the same way.
@@ -220,8 +256,10 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
         intro = f'checkpoint {name} does not fit the config' if exact else str(name)
         raise InputError(f'{intro}: {error}') from error
     if backbones and not exact and not renames:
-        parts = [entries[prefix].describe(backbone) if prefix in entries else 'no weight of the backbone'
-                 for prefix, backbone in backbones.items()]
+        parts = [
+            entries[prefix].describe(backbone) if prefix in entries else 'no weight of the backbone'
+            for prefix, backbone in backbones.items()
+        ]
         tell(f'{name}: {"; ".join([*parts, _others(model.state_dict(), state, backbones)])}')
     for entry in entries.values() if exact else ():
         if entry.notes:
@@ -230,15 +268,17 @@ def into_model(model: nn.Module, content: dict, name: str, exact: bool = False,
     return entries
 
 
-def _others(own: State, state: State, backbones: Dict[str, nn.Module]) -> str:
+def _others(own: State, state: State, backbones: dict[str, nn.Module]) -> str:
     """What of the weights beside the backbones fits the model by name and shape. Nothing is changed: a detector may go on to
     rename them."""
     inside = tuple(backbones)
     beside = {key: value for key, value in own.items() if not key.startswith(inside)}
     missing, unknown, misshapen = _differences(beside, {key: state[key] for key in state if not key.startswith(inside)})
     shapes = f', {len(misshapen)} of another shape{_examples(misshapen)}' if misshapen else ''
-    return (f'beside the backbone {len(beside) - len(missing) - len(misshapen)} weights fit, {len(missing)} are not in the '
-            f'file{_examples(missing)}, {len(unknown)} are not in the model{_examples(unknown)}{shapes}')
+    return (
+        f'beside the backbone {len(beside) - len(missing) - len(misshapen)} weights fit, {len(missing)} are not in the '
+        f'file{_examples(missing)}, {len(unknown)} are not in the model{_examples(unknown)}{shapes}'
+    )
 
 
 def entered(metadata: dict) -> bool:
@@ -252,13 +292,21 @@ def has_entered(content: dict) -> bool:
     return any(map(entered, metadata.values()))
 
 
-def _enter(backbones: Dict[str, nn.Module], weights: State, name: str, exact: bool, given: Optional[WindowLineage],
-           own: Optional[State] = None) -> Tuple[State, Dict[str, Entry]]:
+def _enter(
+    backbones: dict[str, nn.Module],
+    weights: State,
+    name: str,
+    exact: bool,
+    given: WindowLineage | None,
+    own: State | None = None,
+) -> tuple[State, dict[str, Entry]]:
     """Weights of a model or of a backbone alone -> those of a model with these backbones, and what enters each. own: the
     model's weights, for heads of another library that have a place among them."""
     entries, used = {}, set()
-    behind = {prefix: OrderedDict((key[len(prefix):], value) for key, value in weights.items() if key.startswith(prefix))
-              for prefix in backbones}
+    behind = {
+        prefix: OrderedDict((key[len(prefix) :], value) for key, value in weights.items() if key.startswith(prefix))
+        for prefix in backbones
+    }
     # A file of a backbone alone, or of another model around one, is for every backbone; only where no part of the file is
     # some backbone's own.
     alone = not any(behind.values()) and bool(find_backbones(weights))
@@ -271,8 +319,11 @@ def _enter(backbones: Dict[str, nn.Module], weights: State, name: str, exact: bo
             start = entry.converted.prefix if alone else prefix
             used.update(key for key in weights if key.startswith(start))
             if alone and own is not None:
-                heads = {target: key for target, key in entry.converted.heads.items()
-                         if target in own and (exact or own[target].shape == weights[key].shape)}
+                heads = {
+                    target: key
+                    for target, key in entry.converted.heads.items()
+                    if target in own and (exact or own[target].shape == weights[key].shape)
+                }
                 used.update(heads.values())
     state = OrderedDict((key, value) for key, value in weights.items() if key not in used)
     state.update({target: weights[key] for target, key in heads.items()})
@@ -285,34 +336,41 @@ def _enter(backbones: Dict[str, nn.Module], weights: State, name: str, exact: bo
     return state, entries
 
 
-def _check_exact(own: State, found: State, backbones: Dict[str, nn.Module], entries: Dict[str, Entry]) -> None:
+def _check_exact(own: State, found: State, backbones: dict[str, nn.Module], entries: dict[str, Entry]) -> None:
     """Raise InputError unless the weights are those of the model, in name and shape."""
     # What entered a backbone has been compared; only what was let pass there is looked at.
     inside = tuple(entries)
-    own, found = ({key: value for key, value in state.items() if not (inside and key.startswith(inside))}
-                  for state in (own, found))
+    own, found = (
+        {key: value for key, value in state.items() if not (inside and key.startswith(inside))} for state in (own, found)
+    )
     missing, unknown, misshapen = _differences(own, found)
     missing += [prefix + key for prefix, entry in entries.items() for key in entry.new]
-    unknown += [prefix + key for prefix, entry in entries.items() for key in entry.left_out
-                if backbones[prefix].leaves_out(key)]
+    unknown += [
+        prefix + key for prefix, entry in entries.items() for key in entry.left_out if backbones[prefix].leaves_out(key)
+    ]
     if missing or unknown or misshapen:
         masked = any(key.endswith('mask_token') for key in unknown)
-        advice = 'it comes from masked pretraining: fine-tune from it with init_cfg' if masked else \
-            'give the config the checkpoint was trained with'
+        advice = (
+            'it comes from masked pretraining: fine-tune from it with init_cfg'
+            if masked
+            else 'give the config the checkpoint was trained with'
+        )
         raise InputError(f'{_listed(missing, unknown, misshapen)}; {advice}')
 
 
-def _lineage_of_meta(content: dict) -> Optional[WindowLineage]:
+def _lineage_of_meta(content: dict) -> WindowLineage | None:
     """The windows in a checkpoint's meta: where mmvitscale 0.1.0 wrote those that its weights last ran with."""
     meta = content.get('meta')
     lineage = meta.get('window_lineage') if isinstance(meta, dict) else None
     try:
-        columns: List[Any] = [tuple(tuple(map(int, window)) if window else None for window in lineage[name])
-                   for name in ('reference_windows', 'windows')]
+        columns: list[Any] = [
+            tuple(tuple(map(int, window)) if window else None for window in lineage[name])
+            for name in ('reference_windows', 'windows')
+        ]
         return WindowLineage(lineage.get('position_bias'), columns[0], columns[1])
     except (TypeError, KeyError, ValueError, AttributeError):
         return None
 
 
-def _examples(keys: List[str]) -> str:
+def _examples(keys: list[str]) -> str:
     return f' ({some_of(keys)})' if keys else ''

@@ -9,10 +9,11 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, BinaryIO, Callable, Iterator, List, Optional, Set, Union
+from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 import numpy as np
@@ -42,9 +43,15 @@ def _statistic_of_history(owner, name: str):
 # What checkpoints hold beside tensors and plain containers: MMEngine's training statistics, as NumPy arrays, and the
 # settings of published ones (yacs' CfgNode, argparse's Namespace), which become plain data.
 _SAFE_TYPES = [
-    HistoryBuffer, (_statistic_of_history, 'builtins.getattr'), np.ndarray, np.dtype, multiarray._reconstruct,
-    multiarray.scalar, (OrderedDict, 'yacs.config.CfgNode'), (OrderedDict, 'argparse.Namespace'),
-    *{type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'uint32', 'uint8', 'bool')}
+    HistoryBuffer,
+    (_statistic_of_history, 'builtins.getattr'),
+    np.ndarray,
+    np.dtype,
+    multiarray._reconstruct,
+    multiarray.scalar,
+    (OrderedDict, 'yacs.config.CfgNode'),
+    (OrderedDict, 'argparse.Namespace'),
+    *{type(np.dtype(name)) for name in ('float64', 'float32', 'int64', 'int32', 'uint32', 'uint8', 'bool')},
 ]
 
 # Bytes of content that a byte of a file may promise: weights that are tied stand there once and count twice or more.
@@ -52,7 +59,7 @@ _PROMISE = 8
 _SMALL = 2**26
 
 
-def read_checkpoint(source: Union[str, Path]) -> dict:
+def read_checkpoint(source: str | Path) -> dict:
     """Path or http(s) URL of a .pth, .bin or .safetensors file -> the dict in it, in the main memory. Nothing in the file is
     executed.
 
@@ -64,17 +71,22 @@ def read_checkpoint(source: Union[str, Path]) -> dict:
     """
     scheme = re.match(r'(\w{2,})://', str(source))
     if scheme and scheme[1] not in ('http', 'https', 'file'):
-        raise InputError(f'checkpoint {source} begins with {scheme[0]}, but a path or an http(s) URL is expected; '
-                         'download the file and give its path')
+        raise InputError(
+            f'checkpoint {source} begins with {scheme[0]}, but a path or an http(s) URL is expected; '
+            'download the file and give its path'
+        )
     path = fetch(str(source)) if is_url(source) else Path(str(source).removeprefix('file://')).expanduser()
     if path.is_dir():
-        raise InputError(f'checkpoint {source} is a folder; where a model lies in pieces in it, make one file of them '
-                         f'with: python tools/convert_checkpoint.py {source} DST.pth')
+        raise InputError(
+            f'checkpoint {source} is a folder; where a model lies in pieces in it, make one file of them '
+            f'with: python tools/convert_checkpoint.py {source} DST.pth'
+        )
     if not path.is_file():
         raise InputError(f'checkpoint {source} is not there; check the path')
     try:
         if path.suffix == '.safetensors':
             from safetensors.torch import load_file
+
             return load_file(path, device='cpu')
         _check_promise(_bytes_in_archive(path), path)
         with torch.serialization.safe_globals(_SAFE_TYPES):
@@ -85,16 +97,21 @@ def read_checkpoint(source: Union[str, Path]) -> dict:
         raise InputError(f'{source} needs the package safetensors; install it: pip install safetensors') from error
     except Exception as error:  # whatever a damaged file makes the readers raise
         if _is_want_of_memory(error):
-            advice = 'it is damaged, or made to fill the memory' if path.stat().st_size < _SMALL else \
-                'free some, or read it on a machine with more'
-            raise InputError(f'checkpoint {source} ({path.stat().st_size / 1e6:.1f} MB) does not fit into the free memory; '
-                             f'{advice}') from error
+            advice = (
+                'it is damaged, or made to fill the memory'
+                if path.stat().st_size < _SMALL
+                else 'free some, or read it on a machine with more'
+            )
+            raise InputError(
+                f'checkpoint {source} ({path.stat().st_size / 1e6:.1f} MB) does not fit into the free memory; {advice}'
+            ) from error
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE):
-            raise InputError(f'checkpoint {source} cannot be read ({error.strerror}); check the file and its rights') \
-                from error
+            raise InputError(f'checkpoint {source} cannot be read ({error.strerror}); check the file and its rights') from error
         if isinstance(error, UnpicklingError) and 'unsupported global' in str(error).lower():
-            raise InputError(f'checkpoint {source} holds Python objects whose loading would run code, so it was not '
-                             'loaded; save it again with tensors, numbers and strings only') from error
+            raise InputError(
+                f'checkpoint {source} holds Python objects whose loading would run code, so it was not '
+                'loaded; save it again with tensors, numbers and strings only'
+            ) from error
         raise InputError(f'{source} is no PyTorch checkpoint or is damaged; download or save it again') from error
     if not isinstance(checkpoint, dict):
         raise InputError(f'{source} holds a {type(checkpoint).__name__}, but a checkpoint is a dict of weights')
@@ -106,8 +123,10 @@ def _check_promise(content: int, path: Path) -> None:
     """Raise InputError for a file that would become far more in the memory than it is."""
     size = path.stat().st_size
     if content > max(_SMALL, _PROMISE * size):
-        raise InputError(f'{path} has {size / 1e6:.1f} MB and would take {content / 1e6:.0f} MB of memory, so it was not '
-                         'read; it is damaged, or made to fill the memory')
+        raise InputError(
+            f'{path} has {size / 1e6:.1f} MB and would take {content / 1e6:.0f} MB of memory, so it was not '
+            'read; it is damaged, or made to fill the memory'
+        )
 
 
 def _bytes_in_archive(path: Path) -> int:
@@ -119,8 +138,8 @@ def _bytes_in_archive(path: Path) -> int:
 
 def _bytes_of_tensors(content: Any) -> int:
     """As they look: a single number can be expanded to any shape."""
-    seen: Set[int] = set()
-    waiting: List[Any] = [content]
+    seen: set[int] = set()
+    waiting: list[Any] = [content]
     total = 0
     while waiting:
         item = waiting.pop()
@@ -146,8 +165,15 @@ def _bytes_of(text: str, encoding: str) -> bytes:
 class _DataUnpickler(pickle.Unpickler):
     """Reads plain containers, NumPy's arrays and PyTorch's tensors."""
 
-    _KNOWN = {('collections', 'OrderedDict'), ('numpy', 'ndarray'), ('numpy', 'dtype'), ('torch._utils', '_rebuild_tensor_v2'),
-              ('torch.storage', '_load_from_bytes'), ('builtins', 'set'), ('builtins', 'complex')}
+    _KNOWN = {
+        ('collections', 'OrderedDict'),
+        ('numpy', 'ndarray'),
+        ('numpy', 'dtype'),
+        ('torch._utils', '_rebuild_tensor_v2'),
+        ('torch.storage', '_load_from_bytes'),
+        ('builtins', 'set'),
+        ('builtins', 'complex'),
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ('_codecs', 'encode'):
@@ -166,7 +192,6 @@ def reading_data_only() -> Iterator[None]:
     from mmengine.fileio.handlers import PickleHandler, file_handlers
 
     class Handler(PickleHandler):
-
         def load_from_fileobj(self, file: Any, **options: Any) -> Any:
             return _DataUnpickler(file).load()
 
@@ -189,7 +214,7 @@ def _is_want_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or 'allocate memory' in str(error).lower()
 
 
-def is_url(source: Union[str, Path]) -> bool:
+def is_url(source: str | Path) -> bool:
     """Whether it is something to download, by http or https."""
     return urlparse(str(source)).scheme in ('http', 'https')
 
@@ -219,9 +244,11 @@ def fetch(url: str) -> Path:
         raise error
     if not path.is_file():
         reason = getattr(error, 'reason', error) or 'the first process of this machine says why'
-        raise InputError(f'checkpoint {url} cannot be reached ({reason}); download it elsewhere and put it '
-                         f'there as {path}, or name the file with --cfg-options model.backbone.init_cfg.checkpoint=FILE; '
-                         'to train from scratch: --cfg-options model.backbone.init_cfg=None') from error
+        raise InputError(
+            f'checkpoint {url} cannot be reached ({reason}); download it elsewhere and put it '
+            f'there as {path}, or name the file with --cfg-options model.backbone.init_cfg.checkpoint=FILE; '
+            'to train from scratch: --cfg-options model.backbone.init_cfg=None'
+        ) from error
     return path
 
 
@@ -232,7 +259,7 @@ def _speaks_for_machine() -> bool:
     return int(local) == 0 if local is not None else is_main_process()
 
 
-def expected_checksum(url: str) -> Optional[str]:
+def expected_checksum(url: str) -> str | None:
     """The first digits of the SHA-256 of the file behind a URL, in lower case, or None where nothing tells them."""
     parts = urlparse(url)
     match = re.fullmatch(r'sha256=([0-9a-fA-F]{8,64})', parts.fragment)
@@ -258,15 +285,18 @@ def _copy(response, file, url: str) -> None:
     if total and done != total:
         raise OSError(f'the connection ended after {done} of {total} bytes')
     if expected and not checksum.hexdigest().startswith(expected):
-        raise InputError(f'{url} gave another file than it promises: its SHA-256 begins with '
-                         f'{checksum.hexdigest()[:len(expected)]}, not {expected}; check the URL, and the connection')
+        raise InputError(
+            f'{url} gave another file than it promises: its SHA-256 begins with '
+            f'{checksum.hexdigest()[: len(expected)]}, not {expected}; check the URL, and the connection'
+        )
 
 
-def write_checkpoint(path: Union[str, Path], checkpoint: dict) -> None:
+def write_checkpoint(path: str | Path, checkpoint: dict) -> None:
     """Write ``checkpoint`` to a .pth file, or its ``state_dict`` to a .safetensors file; whole or not at all."""
     path = Path(path)
     if path.suffix == '.safetensors':
         from safetensors.torch import save
+
         weights = {key: value.contiguous() for key, value in checkpoint['state_dict'].items()}
         write_whole(path, lambda file: file.write(save(weights, metadata={'format': 'pt'})))
     else:

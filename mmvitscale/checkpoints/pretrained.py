@@ -1,7 +1,6 @@
 """``init_cfg=dict(type='Pretrained', checkpoint=...)`` on a backbone: any known checkpoint, windows carried over."""
 
 from pathlib import Path
-from typing import Optional, Union
 
 from mmengine.model.weight_init import update_init_info
 from torch import nn
@@ -28,24 +27,28 @@ class Pretrained:
             rescaled; one channel takes the sum) or, for more than three, 'zero'.
     """
 
-    def __init__(self, checkpoint: Union[str, Path], prefix: Optional[str] = None, map_location: str = 'cpu',
-                 extra_channels: str = 'repeat'):
+    def __init__(
+        self, checkpoint: str | Path, prefix: str | None = None, map_location: str = 'cpu', extra_channels: str = 'repeat'
+    ):
         if extra_channels not in EXTRA_CHANNELS:
-            raise InputError(f'extra_channels {extra_channels!r} found in init_cfg; choose one of '
-                             f'{", ".join(EXTRA_CHANNELS)}')
+            raise InputError(f'extra_channels {extra_channels!r} found in init_cfg; choose one of {", ".join(EXTRA_CHANNELS)}')
         self.checkpoint = str(checkpoint)
         self.prefix = prefix
         self.extra_channels = extra_channels
 
     def __call__(self, module: nn.Module) -> None:
         if not hasattr(module, 'load_checkpoint'):
-            raise InputError(f"init_cfg type 'mmvitscale.Pretrained' was given to a {type(module).__name__}, but it is "
-                             'for the backbones of mmvitscale; move it into the config of the backbone')
+            raise InputError(
+                f"init_cfg type 'mmvitscale.Pretrained' was given to a {type(module).__name__}, but it is "
+                'for the backbones of mmvitscale; move it into the config of the backbone'
+            )
         if not is_url(self.checkpoint) and not Path(self.checkpoint).expanduser().is_file():
-            raise InputError(f'pretrained weights {self.checkpoint} are not there; put the file there '
-                             f'({module.weights_source}), or name it with --cfg-options '
-                             'model.backbone.init_cfg.checkpoint=FILE; to train from scratch: --cfg-options '
-                             'model.backbone.init_cfg=None')
+            raise InputError(
+                f'pretrained weights {self.checkpoint} are not there; put the file there '
+                f'({module.weights_source}), or name it with --cfg-options '
+                'model.backbone.init_cfg.checkpoint=FILE; to train from scratch: --cfg-options '
+                'model.backbone.init_cfg=None'
+            )
         module.load_checkpoint(read_checkpoint(self.checkpoint), self.checkpoint, self.prefix, self.extra_channels)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'mmvitscale.Pretrained: {self.checkpoint}')

@@ -2,8 +2,8 @@
 
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List, Optional, Tuple, Union
 
 from ..errors import InputError, some_of
 from ..whole_file import whole_file
@@ -15,13 +15,13 @@ _POINTER = 'last_checkpoint'
 _NUMBERED = re.compile(r'(.*?)(\d+)\.pth')
 
 
-def write_pointer(work_dir: Union[str, Path], checkpoint: str) -> None:
+def write_pointer(work_dir: str | Path, checkpoint: str) -> None:
     """Write MMEngine's ``last_checkpoint``, whole or not at all. Raises InputError if it cannot be written."""
     with whole_file(Path(work_dir, _POINTER), durable=True) as part:
         part.write_text(checkpoint)
 
 
-def newest_whole(work_dir: Union[str, Path], tell: Callable[[str], None] = lambda line: None) -> Optional[Path]:
+def newest_whole(work_dir: str | Path, tell: Callable[[str], None] = lambda line: None) -> Path | None:
     """The newest checkpoint of a training that is whole, None where the folder has none at all. Only what its hook numbers is
     looked at: the best ones, and published ones, hold weights alone.
 
@@ -32,19 +32,21 @@ def newest_whole(work_dir: Union[str, Path], tell: Callable[[str], None] = lambd
     Raises:
         InputError: if there are some, and all are broken.
     """
-    broken: List[str] = []
+    broken: list[str] = []
     for path in _candidates(Path(work_dir)):
         if is_whole(path):
             return path
         broken.append(path.name)
         tell(f'{path} is not whole (it was cut short, or the disk has damaged it) and is skipped')
     if broken:
-        raise InputError(f'none of the checkpoints in {work_dir} is whole ({some_of(broken)}); remove them to begin anew, or '
-                         'give another one: --resume CKPT')
+        raise InputError(
+            f'none of the checkpoints in {work_dir} is whole ({some_of(broken)}); remove them to begin anew, or '
+            'give another one: --resume CKPT'
+        )
     return None
 
 
-def _candidates(work_dir: Path) -> List[Path]:
+def _candidates(work_dir: Path) -> list[Path]:
     """From the newest to the oldest: by their numbers, but those of an earlier, longer training in the same folder last."""
     pointed = _pointed(work_dir)
     last = _NUMBERED.fullmatch(pointed.name) if pointed else None
@@ -56,7 +58,7 @@ def _candidates(work_dir: Path) -> List[Path]:
             if match and match[1] in prefixes and path.is_file():
                 found[path.resolve()] = int(match[2])
 
-    def key(path: Path) -> Tuple[bool, int, int]:
+    def key(path: Path) -> tuple[bool, int, int]:
         time = path.stat().st_mtime_ns
         stale = last is not None and pointed.is_file() and found[path] > int(last[2]) and time < pointed.stat().st_mtime_ns
         return not stale, found[path], time
@@ -64,15 +66,17 @@ def _candidates(work_dir: Path) -> List[Path]:
     return sorted(found, key=key, reverse=True)
 
 
-def _pointed(work_dir: Path) -> Optional[Path]:
+def _pointed(work_dir: Path) -> Path | None:
     """The checkpoint that was written last, as far as the folder tells. Raises InputError for one that is elsewhere."""
     try:
         text = (work_dir / _POINTER).read_text().strip()
     except (OSError, ValueError):  # not there, or no text
         return None
     if '://' in text:
-        raise InputError(f'the last checkpoint of {work_dir} is {text}, which --resume does not look for by itself; copy it '
-                         'here, and give it: --resume CKPT')
+        raise InputError(
+            f'the last checkpoint of {work_dir} is {text}, which --resume does not look for by itself; copy it '
+            'here, and give it: --resume CKPT'
+        )
     return Path(text) if text else None
 
 
@@ -102,14 +106,20 @@ def check_resumable(content: dict, name: str, with_optimizer: bool = True) -> No
     counted = isinstance(meta, dict) and all(isinstance(meta.get(key), int) and meta[key] >= 0 for key in ('epoch', 'iter'))
     hub = content.get('message_hub')
     optimizer = content.get('optimizer')
-    missing = [what for what, there in (
-        ('epoch and iter in its meta', counted),
-        ('message_hub', isinstance(hub, dict)),
-        ('optimizer', not with_optimizer or isinstance(optimizer, dict)),
-    ) if not there]
+    missing = [
+        what
+        for what, there in (
+            ('epoch and iter in its meta', counted),
+            ('message_hub', isinstance(hub, dict)),
+            ('optimizer', not with_optimizer or isinstance(optimizer, dict)),
+        )
+        if not there
+    ]
     if missing:
-        raise InputError(f'checkpoint {name} has no {some_of(missing)}, so no training can go on from it; resume from one that '
-                         'a training has saved, or fine-tune from its weights: --cfg-options load_from=FILE')
+        raise InputError(
+            f'checkpoint {name} has no {some_of(missing)}, so no training can go on from it; resume from one that '
+            'a training has saved, or fine-tune from its weights: --cfg-options load_from=FILE'
+        )
     assert isinstance(meta, dict)
     # MMEngine executes a config that it finds there, only to look for a key that old ones had.
     meta.pop('config', None)

@@ -7,7 +7,6 @@ import warnings
 from collections import OrderedDict
 from inspect import signature
 from pathlib import Path
-from typing import Dict, List, Union
 
 import torch
 
@@ -15,12 +14,12 @@ from ..errors import InputError
 from .files import read_checkpoint
 
 
-def is_sharded(source: Union[str, Path]) -> bool:
+def is_sharded(source: str | Path) -> bool:
     """Whether it is a folder of one of these kinds."""
     return Path(source).is_dir()
 
 
-def read_sharded(folder: Union[str, Path]) -> dict:
+def read_sharded(folder: str | Path) -> dict:
     """Folder -> dict(state_dict=..., meta=dict(source=...)), weights in float32 where DeepSpeed keeps them so.
 
     A folder of DeepSpeed is that of one step, or the one above it, whose ``latest`` names a step.
@@ -49,7 +48,7 @@ def read_sharded(folder: Union[str, Path]) -> dict:
     return dict(state_dict=_of_deepspeed(folder, models[0]), meta=dict(source='DeepSpeed'))
 
 
-def _of_deepspeed(folder: Path, model: Path) -> Dict[str, torch.Tensor]:
+def _of_deepspeed(folder: Path, model: Path) -> dict[str, torch.Tensor]:
     content = _read_of_deepspeed(model)
     state = OrderedDict(
         (name, value.float() if value.is_floating_point() else value) for name, value in content['module'].items()
@@ -126,7 +125,7 @@ class _MetadataReader(pickle.Unpickler):
         raise pickle.UnpicklingError(f'unsupported global {module}.{name}')
 
 
-def _of_torch(folder: Path) -> Dict[str, torch.Tensor]:
+def _of_torch(folder: Path) -> dict[str, torch.Tensor]:
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint import CheckpointException, FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -134,8 +133,7 @@ def _of_torch(folder: Path) -> Dict[str, torch.Tensor]:
     class Reader(FileSystemReader):
         def read_metadata(self, *args, **kwargs):
             with open(folder / '.metadata', 'rb') as file:
-                metadata = _MetadataReader(file).load()
-            return metadata
+                return _MetadataReader(file).load()
 
     reader = Reader(str(folder))
     try:
@@ -160,5 +158,5 @@ def _of_torch(folder: Path) -> Dict[str, torch.Tensor]:
         raise InputError(
             f'{folder} is no checkpoint of torch.distributed.checkpoint or is damaged; copy or save it again'
         ) from error
-    names: List[str] = [name for name in tensors if not name.startswith(('optimizer.', 'optim.'))]
+    names: list[str] = [name for name in tensors if not name.startswith(('optimizer.', 'optim.'))]
     return OrderedDict((name.removeprefix('state_dict.').removeprefix('model.'), tensors[name]) for name in names)

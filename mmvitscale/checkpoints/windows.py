@@ -1,7 +1,6 @@
 """Which windows a model is tested with: the config's, or those that its weights last ran with."""
 
 import re
-from typing import Dict, List, Optional
 
 from mmengine.config import Config
 from torch import nn
@@ -12,7 +11,7 @@ from .door import Entry, backbones_of
 from .lineage import WindowLineage, show_windows, windows_changed
 
 
-def tested_windows(cfg: Config, options: Optional[dict] = None) -> str:
+def tested_windows(cfg: Config, options: dict | None = None) -> str:
     """``'checkpoint'`` where the config grows windows during training (``ProgressiveWindowHook``), else ``'config'``.
 
     Args:
@@ -23,15 +22,17 @@ def tested_windows(cfg: Config, options: Optional[dict] = None) -> str:
         return 'config'
     chosen = cfg.get('test_windows')
     if chosen not in (None, 'checkpoint', 'config'):
-        raise InputError(f"test_windows is {chosen!r}, but it is 'checkpoint' (the windows that the weights last ran with) "
-                         "or 'config'")
-    schedules = [hook.get('schedule') or [] for hook in cfg.get('custom_hooks') or []
-                 if type_name(hook) == 'ProgressiveWindowHook']
+        raise InputError(
+            f"test_windows is {chosen!r}, but it is 'checkpoint' (the windows that the weights last ran with) or 'config'"
+        )
+    schedules = [
+        hook.get('schedule') or [] for hook in cfg.get('custom_hooks') or [] if type_name(hook) == 'ProgressiveWindowHook'
+    ]
     grows = any('window_size' in phase for schedule in schedules for phase in schedule)
     return chosen or ('checkpoint' if grows else 'config')
 
 
-def settle_windows(model: nn.Module, entries: Dict[str, Entry], cfg: Config) -> List[str]:
+def settle_windows(model: nn.Module, entries: dict[str, Entry], cfg: Config) -> list[str]:
     """Before weights are tested: set the windows of each backbone, and return one line for each whose windows are not
     those of the config or not those that the weights last ran with.
 
@@ -51,8 +52,10 @@ def settle_windows(model: nn.Module, entries: Dict[str, Entry], cfg: Config) -> 
             before = show_windows(backbone.lineage.windows)
             unbuilt = len(backbone.depths) - len(learned.windows)
             backbone.set_window_size([*learned.windows, *learned.windows[-1:] * unbuilt])
-            lines.append(f'the windows of {show_windows(learned.windows)} tokens that the weights last ran with are used, '
-                         f'not the {before} of the config, since it grows windows; test_windows=config takes the config\'s')
+            lines.append(
+                f'the windows of {show_windows(learned.windows)} tokens that the weights last ran with are used, '
+                f"not the {before} of the config, since it grows windows; test_windows=config takes the config's"
+            )
         else:
             lines.append(changed)
     return lines

@@ -1,8 +1,8 @@
 """Data sets checked before a run starts: folders, annotation files, numbers of classes."""
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, Optional, Sequence, Tuple
 
 from mmengine.config import Config, ConfigDict
 
@@ -14,21 +14,15 @@ from .coco import check_coco
 
 # How to get the data, by the folder that OpenMMLab's configs expect it in.
 _DATA_SOURCES = {
-    'ADEChallengeData2016':
-    'unpack ADEChallengeData2016.zip of the MIT scene parsing benchmark there',
-    'coco':
-    'unpack train2017, val2017 and annotations of COCO 2017 there',
-    'stuffthingmaps':
-    'unpack stuffthingmaps_trainval2017.zip of COCO-Stuff there, or take the config without the semantic branch '
-    '(htc-without-semantic_...)',
-    'cityscapes':
-    'unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of Cityscapes there and run csCreateTrainIdLabelImgs',
-    'imagenet':
-    'unpack ImageNet there, a folder for each class under train and val',
-    'own':
-    'let tools/new_config.py write a config for your data, or put them there as configs/_base_/datasets/own_*.py say',
-    'mini':
-    'make it with: python tools/make_mini_dataset.py --out data/mini (and --depth for images of four channels)',
+    'ADEChallengeData2016': 'unpack ADEChallengeData2016.zip of the MIT scene parsing benchmark there',
+    'coco': 'unpack train2017, val2017 and annotations of COCO 2017 there',
+    'stuffthingmaps': 'unpack stuffthingmaps_trainval2017.zip of COCO-Stuff there, or take the config without the semantic '
+    'branch (htc-without-semantic_...)',
+    'cityscapes': 'unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of Cityscapes there and run '
+    'csCreateTrainIdLabelImgs',
+    'imagenet': 'unpack ImageNet there, a folder for each class under train and val',
+    'own': 'let tools/new_config.py write a config for your data, or put them there as configs/_base_/datasets/own_*.py say',
+    'mini': 'make it with: python tools/make_mini_dataset.py --out data/mini (and --depth for images of four channels)',
 }
 
 
@@ -53,9 +47,10 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
         _check_evaluator(cfg, split)
 
 
-def class_of(cfg: Config, dataset: ConfigDict) -> Optional[type]:
+def class_of(cfg: Config, dataset: ConfigDict) -> type | None:
     """The class of a data set's config, looked up in the config's scope; None if nobody knows it."""
     from mmengine.registry import DATASETS
+
     if 'type' in dataset and not isinstance(dataset.type, str):
         return dataset.type  # a config in pure Python
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope', 'mmengine')) as registry:
@@ -70,21 +65,27 @@ def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
     by_words = any(key in cfg.model for key in ('language_model', 'text_encoder'))
     for path, count in [] if by_words else _numbers_of_classes(cfg.model, 'model'):
         if count != len(classes):
-            raise InputError(f'{path} is {count}, but the {split} data set has {len(classes)} classes '
-                             f'({some_of(classes)}); make them equal')
+            raise InputError(
+                f'{path} is {count}, but the {split} data set has {len(classes)} classes ({some_of(classes)}); make them equal'
+            )
     if _is_coco(dataset_class):
         root = Path(dataset.get('data_root') or '')
         with_mask = any(step.get('with_mask', False) for step in dataset.get('pipeline', []))
-        notes = check_coco(root / dataset.ann_file, root / dataset.data_prefix.get('img', ''), classes,
-                           split == 'train', with_mask)
+        notes = check_coco(
+            root / dataset.ann_file, root / dataset.data_prefix.get('img', ''), classes, split == 'train', with_mask
+        )
         for note in notes if is_first_process() else []:
             print(f'note: {note}', file=sys.stderr)
 
 
 def _classes_of(cfg: Config, dataset: ConfigDict) -> Sequence[str]:
     """The names of a data set's classes, as far as the config or its class tells them."""
-    classes = (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes') or getattr(
-        class_of(cfg, dataset), 'METAINFO', {}).get('classes') or ()
+    classes = (
+        (dataset.get('metainfo') or {}).get('classes')
+        or dataset.get('classes')
+        or getattr(class_of(cfg, dataset), 'METAINFO', {}).get('classes')
+        or ()
+    )
     return () if isinstance(classes, str) else classes  # mmpretrain: a file with a name in each line
 
 
@@ -92,30 +93,37 @@ def _check_class_folders(folder: Path, classes: Sequence[str]) -> None:
     """Where classes are known, a data set of a folder for each has as many."""
     found = sum(path.is_dir() for path in folder.iterdir())
     if classes and found != len(classes):
-        raise InputError(f'{folder} has {found} folders, but a folder for each of {len(classes)} classes is expected; sort '
-                         'the images into folders of their classes (the validation images of ImageNet come without)')
+        raise InputError(
+            f'{folder} has {found} folders, but a folder for each of {len(classes)} classes is expected; sort '
+            'the images into folders of their classes (the validation images of ImageNet come without)'
+        )
 
 
 def _check_masks(dataset: ConfigDict) -> None:
     """The mask generator of SimMIM wants whole patches."""
     for step in dataset.get('pipeline', []):
         if type_name(step) == 'SimMIMMaskGenerator':
-            image, mask, patch = (step.get(key, default) for key, default in (
-                ('input_size', 192), ('mask_patch_size', 32), ('model_patch_size', 4)))
+            image, mask, patch = (
+                step.get(key, default)
+                for key, default in (('input_size', 192), ('mask_patch_size', 32), ('model_patch_size', 4))
+            )
             if image % mask or mask % patch:
-                raise InputError(f'SimMIMMaskGenerator has images of {image} pixels, masked patches of {mask} and patches '
-                                 f'of {patch}, but each is a multiple of the next; change input_size or mask_patch_size')
+                raise InputError(
+                    f'SimMIMMaskGenerator has images of {image} pixels, masked patches of {mask} and patches '
+                    f'of {patch}, but each is a multiple of the next; change input_size or mask_patch_size'
+                )
 
 
-def _is_coco(dataset_class: Optional[type]) -> bool:
+def _is_coco(dataset_class: type | None) -> bool:
     """Whether the data set reads its annotations as mmdet's CocoDataset does."""
     if not dataset_class or not dataset_class.__module__.startswith('mmdet.'):
         return False
     from mmdet.datasets import CocoDataset
+
     return getattr(dataset_class, 'load_data_list', None) is CocoDataset.load_data_list
 
 
-def _numbers_of_classes(model, path: str) -> Iterator[Tuple[str, int]]:
+def _numbers_of_classes(model, path: str) -> Iterator[tuple[str, int]]:
     """(where, how many) for each num_classes of a model's config that counts those of the data. A semantic branch, proposals,
     the detector of a tracker and heads for boundaries count others."""
     if isinstance(model, (list, tuple)):
@@ -125,7 +133,8 @@ def _numbers_of_classes(model, path: str) -> Iterator[Tuple[str, int]]:
             if key == 'num_classes' and isinstance(value, int):
                 yield f'{path}.{key}', value
             elif key not in ('semantic_head', 'rpn_head', 'detector') and not (
-                    isinstance(value, dict) and 'boundary_threshold' in value):
+                isinstance(value, dict) and 'boundary_threshold' in value
+            ):
                 yield from _numbers_of_classes(value, f'{path}.{key}')
 
 
@@ -134,13 +143,15 @@ def _check_evaluator(cfg: Config, split: str) -> None:
     loader, evaluators = cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')
     if not loader or not evaluators:
         return
-    files = [Path(dataset.get('data_root') or '', dataset.ann_file)
-             for dataset in plain_datasets(loader.dataset) if dataset.get('ann_file')]
+    files = [
+        Path(dataset.get('data_root') or '', dataset.ann_file)
+        for dataset in plain_datasets(loader.dataset)
+        if dataset.get('ann_file')
+    ]
     for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
         own = evaluator.get('ann_file')
         if own and files and Path(own).absolute() not in [file.absolute() for file in files]:
-            raise InputError(f'{split}_evaluator reads {own}, but the {split} data set {files[0]}; give both the same '
-                             'ann_file')
+            raise InputError(f'{split}_evaluator reads {own}, but the {split} data set {files[0]}; give both the same ann_file')
 
 
 def _check_file(path: Path) -> None:
@@ -156,6 +167,8 @@ def _check_folder(folder: Path) -> None:
 
 def _how_to_get(folder: Path) -> str:
     known = [how for part, how in _DATA_SOURCES.items() if part in folder.parts]
-    return (f'{known[-1] if known else "put the data set there"}, name another place with --cfg-options '
-            'data_root=PATH, or try the embedded scenes: python tools/make_mini_dataset.py --out data/mini, then a '
-            'config of configs/mini')
+    return (
+        f'{known[-1] if known else "put the data set there"}, name another place with --cfg-options '
+        'data_root=PATH, or try the embedded scenes: python tools/make_mini_dataset.py --out data/mini, then a '
+        'config of configs/mini'
+    )

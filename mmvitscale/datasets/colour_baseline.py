@@ -1,7 +1,7 @@
 """What colour alone tells of the embedded scenes: the bar that a network has to clear."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, Tuple, Union
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from .mini import CLASSES, SPLITS
 _LEVELS = 16  # per channel; finer bins are too empty to learn from
 
 
-def colour_baseline(root: Union[str, Path]) -> float:
+def colour_baseline(root: str | Path) -> float:
     """Folder of ``ADEChallengeData2016`` -> mIoU in [0, 1] of a per-pixel colour classifier on its validation scenes.
 
     Every training pixel votes for its class in its colour's bin, and a validation pixel takes the class its bin
@@ -31,7 +31,7 @@ def colour_baseline(root: Union[str, Path]) -> float:
     return max(_mean_iou(matrix) for matrix in confusion)
 
 
-def _pixels(root: Path, split: str) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+def _pixels(root: Path, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Colour bins and class indices of the labelled pixels, an image at a time."""
     for path in sorted((root / 'images' / split).glob('*.jpg')):
         image = cv2.imread(str(path)).astype(int) * _LEVELS // 256

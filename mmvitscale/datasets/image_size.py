@@ -4,7 +4,7 @@ import re
 import struct
 import warnings
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any
 
 from PIL import Image
 
@@ -28,11 +28,13 @@ def check_image_size(path: Any) -> None:
     pixels, size = width * height, path.stat().st_size
     if pixels >= _MAX_PIXELS or pixels * channels > max(_SMALL, _MAX_RATIO * size):
         shape = f'{width} x {height} pixels' if height > 1 else f'{width} pixels'
-        raise InputError(f'image {path} promises {shape} in {size} bytes, so it was not read; it is damaged or made to fill '
-                         'the memory, or an image of a billion pixels, which tools/predict.py --tile reads by windows as TIFF')
+        raise InputError(
+            f'image {path} promises {shape} in {size} bytes, so it was not read; it is damaged or made to fill '
+            'the memory, or an image of a billion pixels, which tools/predict.py --tile reads by windows as TIFF'
+        )
 
 
-def promised_size(path: Path) -> Optional[Tuple[int, int, int]]:
+def promised_size(path: Path) -> tuple[int, int, int] | None:
     """(width, height, channels) as an image's header says, None for what is no image. Where the format's reader gives nothing
     but a number of pixels, that is the width."""
     try:

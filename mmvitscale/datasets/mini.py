@@ -10,9 +10,9 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ def _checks(side: float) -> Texture:
 
 def _dots(y, x, rng):
     pitch = rng.uniform(12, 15)
-    return ((y % pitch - pitch / 2)**2 + (x % pitch - pitch / 2)**2 < (0.3 * pitch)**2).astype(float)
+    return ((y % pitch - pitch / 2) ** 2 + (x % pitch - pitch / 2) ** 2 < (0.3 * pitch) ** 2).astype(float)
 
 
 def _grain(y, x, rng):
@@ -75,13 +75,13 @@ def _star(y, x):
     return np.hypot(y, x) < 0.7 + 0.3 * np.cos(5 * angle)
 
 
-REGIONS: Dict[str, Texture] = {
+REGIONS: dict[str, Texture] = {
     'stripes': _waves(16),
     'checks': _checks(9),
     'dots': _dots,
     'grain': _grain,
 }
-OBJECTS: Dict[str, Tuple[Shape, Texture]] = {
+OBJECTS: dict[str, tuple[Shape, Texture]] = {
     'disc': (lambda y, x: y**2 + x**2 < 0.8, _glow),
     'square': (lambda y, x: np.maximum(abs(y), abs(x)) < 0.75, _waves(8, square=True)),
     'triangle': (lambda y, x: (y < 0.6) & (y > 2 * abs(x) - 1), _checks(4)),
@@ -89,9 +89,19 @@ OBJECTS: Dict[str, Tuple[Shape, Texture]] = {
     'cross': (lambda y, x: (np.minimum(abs(y), abs(x)) < 0.3) & (np.maximum(abs(y), abs(x)) < 0.95), _plain),
     'star': (_star, _blocks),
 }
-CLASSES: Tuple[str, ...] = (*REGIONS, *OBJECTS)
-PALETTE = ((120, 120, 120), (180, 120, 60), (6, 120, 230), (80, 170, 80), (240, 60, 60), (240, 200, 20), (20, 210, 210),
-           (160, 60, 220), (250, 130, 190), (100, 60, 20))
+CLASSES: tuple[str, ...] = (*REGIONS, *OBJECTS)
+PALETTE = (
+    (120, 120, 120),
+    (180, 120, 60),
+    (6, 120, 230),
+    (80, 170, 80),
+    (240, 60, 60),
+    (240, 200, 20),
+    (20, 210, 210),
+    (160, 60, 220),
+    (250, 130, 190),
+    (100, 60, 20),
+)
 
 SPLITS = ('training', 'validation')
 _COCO_SPLITS = {'training': 'train2017', 'validation': 'val2017'}
@@ -101,6 +111,7 @@ _MARKER = 'mini.json'
 @dataclass(frozen=True)
 class Instance:
     """One visible object: its name and its (H, W) bool mask."""
+
     name: str
     mask: np.ndarray
 
@@ -109,13 +120,14 @@ class Instance:
 class Scene:
     """image: (H, W, 3) uint8 BGR; depth: (H, W) uint8, as a camera above sees it: 215 for regions, the less the later an
     object was laid on top; labels: (H, W) uint8, 0 unlabelled, k + 1 for CLASSES[k]; instances: visible."""
+
     image: np.ndarray
     depth: np.ndarray
     labels: np.ndarray
-    instances: List[Instance]
+    instances: list[Instance]
 
 
-def draw_scene(size: int, rng: np.random.Generator, object_scale: Optional[float] = None) -> Scene:
+def draw_scene(size: int, rng: np.random.Generator, object_scale: float | None = None) -> Scene:
     """One (size, size) scene. Equal generators give equal scenes. object_scale: of objects and textures, 1 for those of a scene
     of 256 pixels; they grow with the scene if it is None."""
     y, x = np.mgrid[:size, :size].astype(float)
@@ -131,14 +143,14 @@ def draw_scene(size: int, rng: np.random.Generator, object_scale: Optional[float
         image[where] = (dark + (bright - dark) * texture(v, u, rng)[..., None])[where]
 
     sites = rng.uniform(0, size, (rng.integers(2, 5), 2))
-    nearest = np.argmin([(y - a)**2 + (x - b)**2 for a, b in sites], axis=0)
-    for i, name in enumerate(rng.permutation(list(REGIONS))[:len(sites)]):
+    nearest = np.argmin([(y - a) ** 2 + (x - b) ** 2 for a, b in sites], axis=0)
+    for i, name in enumerate(rng.permutation(list(REGIONS))[: len(sites)]):
         paint(nearest == i, REGIONS[name], sites[i])
         labels[nearest == i] = CLASSES.index(name) + 1
 
     count = rng.integers(5, 10)
     if object_scale:  # as many on an area
-        count = max(1, round(count * (size / 256 / object_scale)**2))
+        count = max(1, round(count * (size / 256 / object_scale) ** 2))
     names = list(rng.choice(list(OBJECTS), count))
     for i, name in enumerate(names):
         shape, texture = OBJECTS[name]
@@ -150,7 +162,7 @@ def draw_scene(size: int, rng: np.random.Generator, object_scale: Optional[float
 
     if rng.uniform() < 0.25:  # a smudge that belongs to no class, over everything
         centre = rng.uniform(0, size, 2)
-        inside = ((y - centre[0]) / 1.6)**2 + (x - centre[1])**2 < (9 * unit)**2
+        inside = ((y - centre[0]) / 1.6) ** 2 + (x - centre[1]) ** 2 < (9 * unit) ** 2
         paint(inside, _plain, centre)
         labels[inside], owner[inside] = 0, -1
 
@@ -166,10 +178,10 @@ def draw_scene(size: int, rng: np.random.Generator, object_scale: Optional[float
 def dominant_object(labels: np.ndarray) -> int:
     """(H, W) labels of a scene -> the class of objects with the most pixels, a number of OBJECTS; the first of equals."""
     counts = np.bincount(labels.ravel(), minlength=len(CLASSES) + 1)
-    return int(counts[1 + len(REGIONS):].argmax())
+    return int(counts[1 + len(REGIONS) :].argmax())
 
 
-def _two_colours(rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
+def _two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Two random BGR colours at least 90 apart."""
     while True:
         first, second = rng.uniform(20, 235, (2, 3))
@@ -185,8 +197,15 @@ def run_lengths(mask: np.ndarray) -> dict:
     return {'counts': [int(c) for c in (counts if counts[-1] else counts[:-1])], 'size': list(mask.shape)}
 
 
-def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, seed: int = 0, depth: bool = False,
-                  object_scale: Optional[float] = None) -> Path:
+def write_dataset(
+    out: str,
+    train: int = 64,
+    val: int = 16,
+    size: int = 256,
+    seed: int = 0,
+    depth: bool = False,
+    object_scale: float | None = None,
+) -> Path:
     """Draw ``train`` and ``val`` scenes of size x size pixels and write them under ``out``:
 
     ``ADEChallengeData2016/{images,annotations}/{training,validation}``,
@@ -203,23 +222,33 @@ def write_dataset(out: str, train: int = 64, val: int = 16, size: int = 256, see
     if object_scale is not None and not 0.1 <= object_scale <= 10:
         raise InputError(f'object_scale {object_scale} found, but it is 0.1 to 10')
     if train < 1 or val < 1 or size < 32:
-        raise InputError(f'{train} training and {val} validation scenes of {size} pixels asked for; at least 1, 1 '
-                         'and 32 are needed')
+        raise InputError(
+            f'{train} training and {val} validation scenes of {size} pixels asked for; at least 1, 1 and 32 are needed'
+        )
     if out.exists() and not (out / _MARKER).exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f'{out} exists and was not written by this command, so it is left alone; give another --out')
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
     except OSError as error:
-        raise InputError(f'cannot write to {out.parent} ({error.strerror}); give an --out in a folder that can be '
-                         'written') from error
+        raise InputError(
+            f'cannot write to {out.parent} ({error.strerror}); give an --out in a folder that can be written'
+        ) from error
     try:
         draft.chmod(0o755)
         for number, (split, count) in enumerate(zip(SPLITS, (train, val))):
             scenes = (draw_scene(size, np.random.default_rng([seed, number, i]), object_scale) for i in range(count))
             _write_split(draft, split, scenes, depth)
-        marker = dict(about='Synthetic scenes.', train=train, val=val, size=size, seed=seed, depth=depth,
-                      object_scale=object_scale, classes=CLASSES)
+        marker = dict(
+            about='Synthetic scenes.',
+            train=train,
+            val=val,
+            size=size,
+            seed=seed,
+            depth=depth,
+            object_scale=object_scale,
+            classes=CLASSES,
+        )
         (draft / _MARKER).write_text(json.dumps(marker, indent=1) + '\n')
         if out.exists():
             shutil.rmtree(out)
@@ -236,8 +265,12 @@ def _write_split(root: Path, split: str, scenes, depth: bool) -> None:
     for folder in (images, annotations, coco_images, coco_json):
         folder.mkdir(parents=True, exist_ok=True)
 
-    coco: dict = dict(info=dict(description='Synthetic scenes.'), images=[], annotations=[],
-                categories=[dict(id=i + 1, name=name) for i, name in enumerate(OBJECTS)])
+    coco: dict = dict(
+        info=dict(description='Synthetic scenes.'),
+        images=[],
+        annotations=[],
+        categories=[dict(id=i + 1, name=name) for i, name in enumerate(OBJECTS)],
+    )
     lines = []
     for number, scene in enumerate(scenes):
         name = f'scene_{number:05d}'
@@ -253,9 +286,16 @@ def _write_split(root: Path, split: str, scenes, depth: bool) -> None:
             rows, columns = np.flatnonzero(instance.mask.any(1)), np.flatnonzero(instance.mask.any(0))
             box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
             coco['annotations'].append(
-                dict(id=len(coco['annotations']) + 1, image_id=number + 1, iscrowd=0,
-                     category_id=list(OBJECTS).index(instance.name) + 1, bbox=[int(v) for v in box],
-                     area=int(instance.mask.sum()), segmentation=run_lengths(instance.mask)))
+                dict(
+                    id=len(coco['annotations']) + 1,
+                    image_id=number + 1,
+                    iscrowd=0,
+                    category_id=list(OBJECTS).index(instance.name) + 1,
+                    bbox=[int(v) for v in box],
+                    area=int(instance.mask.sum()),
+                    segmentation=run_lengths(instance.mask),
+                )
+            )
     labels = ade / 'labels' / f'{split}.txt'
     labels.parent.mkdir(exist_ok=True)
     labels.write_text('\n'.join([*lines, '']))

@@ -1,7 +1,7 @@
 """Images of any number of channels: multispectral, or colour with depth or infrared, from TIFF and NPY files."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence, Union
 
 import numpy as np
 import tifffile
@@ -39,15 +39,20 @@ def read_channels(path: Path, channel_axis: int = -1) -> np.ndarray:
             raise ValueError(f'it holds a {type(array).__name__}')
     except Exception as error:  # whatever a damaged file makes the readers raise
         if 'imagecodecs' in str(error):
-            raise InputError(f'{path} is compressed in a way that needs another package; install it: pip install '
-                             'imagecodecs, or save the file without compression') from error
-        raise InputError(f'{path} cannot be read as an image of several channels ({error}); give a .tif or .npy '
-                         'file') from error
+            raise InputError(
+                f'{path} is compressed in a way that needs another package; install it: pip install '
+                'imagecodecs, or save the file without compression'
+            ) from error
+        raise InputError(
+            f'{path} cannot be read as an image of several channels ({error}); give a .tif or .npy file'
+        ) from error
     if array.ndim == 2:
         array, axis = array[..., None], -1
     if array.ndim != 3 or array.size == 0 or array.dtype.kind not in 'buif':
-        raise InputError(f'{path} holds an array of shape {array.shape} and type {array.dtype}, but an image has rows, '
-                         'columns and channels of numbers')
+        raise InputError(
+            f'{path} holds an array of shape {array.shape} and type {array.dtype}, but an image has rows, '
+            'columns and channels of numbers'
+        )
     array = np.moveaxis(array.astype(np.uint8) if array.dtype == bool else array, axis, -1)
     if not (np.abs(array.astype(np.float64)) <= np.finfo(np.float32).max).all():
         raise InputError(f'{path} holds infinities, NaN or numbers beyond float32; fill the missing pixels first')
@@ -68,17 +73,20 @@ class LoadMultispectralImage(BaseTransform):
         show: the three channels that pictures show as red, green and blue, counted among those taken; (0, 0, 0) for one.
     """
 
-    def __init__(self, channels: Union[None, int, Sequence[int]] = None, channel_axis: int = -1,
-                 show: Sequence[int] = (0, 1, 2)):
+    def __init__(self, channels: None | int | Sequence[int] = None, channel_axis: int = -1, show: Sequence[int] = (0, 1, 2)):
         self.channels = channels
         self.channel_axis = channel_axis
         if not (channels is None or isinstance(channels, int) and channels > 0 or _are_indices(channels)):
-            raise InputError(f'LoadMultispectralImage got channels={channels!r}, but it is how many there are, or a list of '
-                             'which to take, counted from 0')
+            raise InputError(
+                f'LoadMultispectralImage got channels={channels!r}, but it is how many there are, or a list of '
+                'which to take, counted from 0'
+            )
         self.show = tuple(show) if _are_indices(show) else ()
         if len(self.show) != 3 or channel_axis not in (-1, 0):
-            raise InputError(f'LoadMultispectralImage got show={show} and channel_axis={channel_axis}, but pictures show '
-                             'three channels, and the channels of an array come first (0) or last (-1)')
+            raise InputError(
+                f'LoadMultispectralImage got show={show} and channel_axis={channel_axis}, but pictures show '
+                'three channels, and the channels of an array come first (0) or last (-1)'
+            )
 
     def transform(self, results: dict) -> dict:
         """Fills ``img``, ``img_shape`` and ``ori_shape`` from ``img_path``."""
@@ -94,12 +102,16 @@ class LoadMultispectralImage(BaseTransform):
         """The channels asked for of (H, W, C). Raises InputError if it has others."""
         found = image.shape[2]
         if isinstance(self.channels, int) and found != self.channels:
-            raise InputError(f'{path} has {found} channels, but the config says {self.channels}; correct channels of '
-                             'LoadMultispectralImage and in_channels of the backbone, or the file')
+            raise InputError(
+                f'{path} has {found} channels, but the config says {self.channels}; correct channels of '
+                'LoadMultispectralImage and in_channels of the backbone, or the file'
+            )
         if isinstance(self.channels, (list, tuple)):
             if not all(0 <= channel < found for channel in self.channels):
-                raise InputError(f'{path} has {found} channels, but the config takes {list(self.channels)}; correct '
-                                 'channels of LoadMultispectralImage')
+                raise InputError(
+                    f'{path} has {found} channels, but the config takes {list(self.channels)}; correct '
+                    'channels of LoadMultispectralImage'
+                )
             image = image[..., list(self.channels)]
         return image
 
@@ -107,8 +119,10 @@ class LoadMultispectralImage(BaseTransform):
         """What ``read`` gave -> (H, W, 3) uint8 BGR of the three channels that are shown. Other types than uint8 are
         stretched, each channel from its 2nd to its 98th percentile."""
         if max(self.show) >= image.shape[2]:
-            raise InputError(f'{path} has {image.shape[2]} channels, but pictures are to show {list(self.show)}; correct '
-                             'show of LoadMultispectralImage')
+            raise InputError(
+                f'{path} has {image.shape[2]} channels, but pictures are to show {list(self.show)}; correct '
+                'show of LoadMultispectralImage'
+            )
         shown = image[..., list(self.show[::-1])]
         if shown.dtype == np.uint8:
             return np.ascontiguousarray(shown)
@@ -128,19 +142,28 @@ class NormalizeChannels(BaseTransform):
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         try:
             self.mean, self.std = np.float32(mean), np.float32(std)
-            fits = self.mean.ndim == 1 and self.mean.shape == self.std.shape and np.isfinite(self.mean).all() and \
-                (self.std > 0).all() and np.isfinite(self.std).all()
+            fits = (
+                self.mean.ndim == 1
+                and self.mean.shape == self.std.shape
+                and np.isfinite(self.mean).all()
+                and (self.std > 0).all()
+                and np.isfinite(self.std).all()
+            )
         except (TypeError, ValueError):
             fits = False
         if not fits:
-            raise InputError(f'NormalizeChannels got the mean {mean} and the std {std}, but both have one number per '
-                             'channel, and no std is 0')
+            raise InputError(
+                f'NormalizeChannels got the mean {mean} and the std {std}, but both have one number per '
+                'channel, and no std is 0'
+            )
 
     def transform(self, results: dict) -> dict:
         """Normalises ``img``."""
         image = results['img']
         if image.shape[-1] != self.mean.size:
-            raise InputError(f'{results.get("img_path", "an image")} has {image.shape[-1]} channels, but NormalizeChannels '
-                             f'has {self.mean.size} means; make them equal')
+            raise InputError(
+                f'{results.get("img_path", "an image")} has {image.shape[-1]} channels, but NormalizeChannels '
+                f'has {self.mean.size} means; make them equal'
+            )
         results['img'] = (image.astype(np.float32) - self.mean) / self.std
         return results

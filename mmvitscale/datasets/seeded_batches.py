@@ -2,7 +2,8 @@
 training, not from what was drawn before it, in whichever process it is loaded."""
 
 import random
-from typing import Any, Iterable, Iterator, List, Optional, Tuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +19,13 @@ def seed_everything(*numbers: int) -> None:
     torch.manual_seed(int(words[2]) % 2**63)
 
 
-class SeededBatch(List[Any]):
+class SeededBatch(list[Any]):
     """Indices of the samples of a batch. Whoever goes through them finds the random generators seeded for each sample.
 
     A DataLoader does so in the process that loads: ``[dataset[index] for index in batch]``.
     """
 
-    def __init__(self, indices: Iterable[Any], place: Tuple[int, ...]):
+    def __init__(self, indices: Iterable[Any], place: tuple[int, ...]):
         super().__init__(indices)
         self.place = place
 
@@ -33,7 +34,7 @@ class SeededBatch(List[Any]):
             seed_everything(*self.place, number)
             yield index
 
-    def __reduce__(self) -> Tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self[:], self.place)  # a slice goes through nothing
 
 
@@ -107,7 +108,7 @@ def sampler_of(loader: DataLoader) -> Any:
     return loader.sampler if inner is None else inner
 
 
-def seed_batches(loader: DataLoader, seed: int, rank: int) -> Optional[SeededBatches]:
+def seed_batches(loader: DataLoader, seed: int, rank: int) -> SeededBatches | None:
     """Let a loader give ``SeededBatches``, and return them; None for one that has no batches of indices. Iterators that it has
     given already stay as they are."""
     if isinstance(loader.batch_sampler, SeededBatches):

@@ -2,10 +2,10 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -29,8 +29,8 @@ class Split:
 
     images: Path
     truth: Path
-    names: List[str]
-    listed: Optional[Path] = None
+    names: list[str]
+    listed: Path | None = None
 
 
 @dataclass
@@ -45,17 +45,17 @@ class Survey:
 
     task: str
     root: Path
-    classes: List[str]
-    splits: Dict[str, Split]
-    size: Tuple[int, int]
+    classes: list[str]
+    splits: dict[str, Split]
+    size: tuple[int, int]
     image_suffix: str = ''
     mask_suffix: str = ''
     zero_is_unknown: bool = False
-    lines: List[str] = field(default_factory=list)
-    notes: List[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def survey(data: str, task: str, classes: Optional[Sequence[str]] = None) -> Survey:
+def survey(data: str, task: str, classes: Sequence[str] | None = None) -> Survey:
     """A folder or COCO file, the task (segmentation, detection, instance) and, if wanted, names of classes -> the survey.
 
     Raises:
@@ -72,11 +72,11 @@ def survey(data: str, task: str, classes: Optional[Sequence[str]] = None) -> Sur
     return _survey_coco(path, task, classes)
 
 
-def _repeated(names: Sequence[str]) -> List[str]:
+def _repeated(names: Sequence[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def _split_of(path: Path, root: Path) -> Optional[str]:
+def _split_of(path: Path, root: Path) -> str | None:
     """Which split a file or folder belongs to, told by the last part of its name below the root that speaks of one."""
     for part in reversed(path.relative_to(root).parts):
         words = set(re.split(r'[^a-z]+', Path(part).stem.lower()))
@@ -86,13 +86,13 @@ def _split_of(path: Path, root: Path) -> Optional[str]:
     return None
 
 
-def _folders(root: Path) -> List[Path]:
+def _folders(root: Path) -> list[Path]:
     """The root and the folders below it, down to a few levels."""
     below = [path for path in sorted(root.rglob('*')) if path.is_dir() and len(path.relative_to(root).parts) <= _DEPTH]
     return [root, *(path for path in below if not any(part.startswith('.') for part in path.relative_to(root).parts))]
 
 
-def _image_size(path: Path) -> Tuple[int, int]:
+def _image_size(path: Path) -> tuple[int, int]:
     """(height, width), of an image as OpenMMLab reads it: turned as its EXIF data say."""
     check_image_size(path)
     try:
@@ -104,11 +104,11 @@ def _image_size(path: Path) -> Tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _middle(sizes: Sequence[Tuple[int, int]]) -> Tuple[int, int]:
+def _middle(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
 
 
-def _describe_images(splits: Dict[str, Split], sizes: Sequence[Tuple[int, int]]) -> str:
+def _describe_images(splits: dict[str, Split], sizes: Sequence[tuple[int, int]]) -> str:
     counts = ', '.join(f'{len(split.names)} {name}' for name, split in splits.items())
     shortest, longest = min(map(min, sizes)), max(map(max, sizes))
     return f'images: {counts}; {_middle(sizes)[0]} x {_middle(sizes)[1]} in the middle, sides of {shortest} to {longest}'
@@ -117,7 +117,7 @@ def _describe_images(splits: Dict[str, Split], sizes: Sequence[Tuple[int, int]])
 # COCO
 
 
-def _survey_coco(path: Path, task: str, classes: Optional[Sequence[str]]) -> Survey:
+def _survey_coco(path: Path, task: str, classes: Sequence[str] | None) -> Survey:
     root = path if path.is_dir() else path.parent
     if root.name == 'annotations' and not path.is_dir():
         root = root.parent  # COCO's own layout, with the images beside that folder
@@ -126,12 +126,14 @@ def _survey_coco(path: Path, task: str, classes: Optional[Sequence[str]]) -> Sur
         masks = [folder for folder in _folders(root) if _MASK_FOLDERS.search(folder.name)]
         hint = f'for the masks in {masks[0]} use --task segmentation' if masks else 'export the annotations in COCO format'
         raise InputError(f'{root} holds no COCO file (JSON with images, annotations and categories); {hint}')
-    chosen: Dict[str, Path] = {}
+    chosen: dict[str, Path] = {}
     for file in found:
         split = path.is_dir() and _split_of(file, root) or 'train'
         if split in chosen:
-            raise InputError(f'{chosen[split]} and {file} are both COCO files for {split}; give one of them as --data, or '
-                             'move the other away')
+            raise InputError(
+                f'{chosen[split]} and {file} are both COCO files for {split}; give one of them as --data, or '
+                'move the other away'
+            )
         chosen[split] = file
     if 'train' not in chosen:
         raise InputError(f'{root} has COCO files for {some_of(sorted(chosen))}, but none for training; name it train.json')
@@ -152,12 +154,13 @@ def _survey_coco(path: Path, task: str, classes: Optional[Sequence[str]]) -> Sur
 
 def _check_lists(content: dict, path: Path) -> None:
     if not all(isinstance(content.get(key), list) for key in ('images', 'annotations', 'categories')):
-        raise InputError(f'{path} is no COCO file, which has lists of images, annotations and categories; export it in COCO '
-                         'format')
+        raise InputError(
+            f'{path} is no COCO file, which has lists of images, annotations and categories; export it in COCO format'
+        )
     check_entries(content, path)
 
 
-def _coco_files(root: Path) -> Dict[Path, dict]:
+def _coco_files(root: Path) -> dict[Path, dict]:
     """The files below the root with boxes in COCO's form, and what they hold; captions and key points are COCO's own further
     files."""
     found = {}
@@ -174,11 +177,12 @@ def _coco_files(root: Path) -> Dict[Path, dict]:
     return found
 
 
-def _coco_classes(contents: Dict[str, dict], files: Dict[str, Path],
-                  classes: Optional[Sequence[str]]) -> Tuple[List[str], List[str]]:
+def _coco_classes(
+    contents: dict[str, dict], files: dict[str, Path], classes: Sequence[str] | None
+) -> tuple[list[str], list[str]]:
     """The classes to learn, in the order of the file, and notes on those left out."""
     per_split = {split: [category['name'] for category in content['categories']] for split, content in contents.items()}
-    used: Dict[str, set] = {}
+    used: dict[str, set] = {}
     for split, content in contents.items():
         ids = {item['category_id'] for item in content['annotations']}
         used[split] = {category['name'] for category in content['categories'] if category['id'] in ids}
@@ -188,19 +192,25 @@ def _coco_classes(contents: Dict[str, dict], files: Dict[str, Path],
         raise InputError(f'{files["train"]} has the category {some_of(repeated)} twice; give each a name of its own')
     for split, others in per_split.items():
         if set(others) != set(names):
-            raise InputError(f'{files[split]} has the categories {some_of(others)}, but {files["train"]} has '
-                             f'{some_of(names)}; export both with the same categories')
+            raise InputError(
+                f'{files[split]} has the categories {some_of(others)}, but {files["train"]} has '
+                f'{some_of(names)}; export both with the same categories'
+            )
     if classes:
         unknown = [name for name in classes if name not in names]
         if unknown:
-            raise InputError(f'--classes names {some_of(unknown)}, but the categories of {files["train"]} are '
-                             f'{some_of(names)}; choose among them')
+            raise InputError(
+                f'--classes names {some_of(unknown)}, but the categories of {files["train"]} are '
+                f'{some_of(names)}; choose among them'
+            )
         names = [name for name in names if name in classes]
     unseen = [name for name in names if name not in used['train']]
     elsewhere = [name for name in unseen if any(name in some for some in used.values())]
     if elsewhere:
-        raise InputError(f'class {some_of(elsewhere)} has objects in {" and ".join(sorted(set(used) - {"train"}))} but none '
-                         f'in {files["train"]}; split the data anew, or leave the class out with --classes')
+        raise InputError(
+            f'class {some_of(elsewhere)} has objects in {" and ".join(sorted(set(used) - {"train"}))} but none '
+            f'in {files["train"]}; split the data anew, or leave the class out with --classes'
+        )
     if classes and unseen:
         raise InputError(f'class {some_of(unseen)} has no object in {files["train"]}; leave it out of --classes')
     if not used['train']:
@@ -211,35 +221,40 @@ def _coco_classes(contents: Dict[str, dict], files: Dict[str, Path],
 
 def _image_folder(file: Path, names: Sequence[str], root: Path, split: str) -> Path:
     """Where the images of a COCO file are: the folder in which most of some of them are found."""
-    some = names[::max(1, len(names) // 50)]
+    some = names[:: max(1, len(names) // 50)]
     folders = sorted({file.parent, *_folders(root)}, key=lambda folder: (_split_of(folder, root) != split, folder))
     found = max(folders, key=lambda folder: sum((folder / name).is_file() for name in some))
     if not any((found / name).is_file() for name in some):
         first = names[0] if names else 'none'
-        raise InputError(f'none of the images that {file} lists is below {root} (the first: {first}); give the folder that '
-                         'holds both as --data')
+        raise InputError(
+            f'none of the images that {file} lists is below {root} (the first: {first}); give the folder that '
+            'holds both as --data'
+        )
     return found
 
 
-def _check_sizes(images: Sequence[dict], folder: Path, file: Path) -> List[Tuple[int, int]]:
+def _check_sizes(images: Sequence[dict], folder: Path, file: Path) -> list[tuple[int, int]]:
     """(height, width) of all; some are compared with the files themselves."""
-    for image in images[::max(1, len(images) // 50)]:
+    for image in images[:: max(1, len(images) // 50)]:
         height, width = _image_size(folder / image['file_name'])
         if (height, width) != (image['height'], image['width']):
-            raise InputError(f'{file} says that {image["file_name"]} is {image["width"]} x {image["height"]}, but it is '
-                             f'{width} x {height}; export the annotations again, from these images')
+            raise InputError(
+                f'{file} says that {image["file_name"]} is {image["width"]} x {image["height"]}, but it is '
+                f'{width} x {height}; export the annotations again, from these images'
+            )
     return [(image['height'], image['width']) for image in images]
 
 
-def _describe_boxes(content: dict, names: Sequence[str]) -> List[str]:
+def _describe_boxes(content: dict, names: Sequence[str]) -> list[str]:
     known = {category['id']: category['name'] for category in content['categories'] if category['name'] in names}
     boxes = [item for item in content['annotations'] if item['category_id'] in known]
     counts = Counter(known[item['category_id']] for item in boxes)
-    sides = sorted((item['bbox'][2] * item['bbox'][3])**0.5 for item in boxes)
+    sides = sorted((item['bbox'][2] * item['bbox'][3]) ** 0.5 for item in boxes)
     small, middle, large = (sides[int(share * (len(sides) - 1))] for share in (0.1, 0.5, 0.9))
     per_image = len(boxes) / max(1, len(content['images']))
     return [
-        f'{len(names)} classes: ' + ', '.join(f'{name} ({counts[name]})' for name in names[:20])
+        f'{len(names)} classes: '
+        + ', '.join(f'{name} ({counts[name]})' for name in names[:20])
         + (', ...' if len(names) > 20 else ''),
         f'objects: {len(boxes)}, {per_image:.1f} an image; sides of {small:.0f}, {middle:.0f} and {large:.0f} pixels at 10, '
         '50 and 90%',
@@ -249,7 +264,7 @@ def _describe_boxes(content: dict, names: Sequence[str]) -> List[str]:
 # Masks
 
 
-def _survey_masks(root: Path, classes: Optional[Sequence[str]]) -> Survey:
+def _survey_masks(root: Path, classes: Sequence[str] | None) -> Survey:
     if not root.is_dir():
         raise InputError(f'{root} is a file, but --task segmentation wants a folder with folders of images and of masks')
     pairs = _image_and_mask_folders(root)
@@ -259,15 +274,19 @@ def _survey_masks(root: Path, classes: Optional[Sequence[str]]) -> Survey:
         names = sorted(file.name.removesuffix(image_suffix) for file in images.iterdir() if file.name.endswith(image_suffix))
         without = [name for name in names if not (masks / (name + mask_suffix)).is_file()]
         if without:
-            raise InputError(f'{len(without)} of {len(names)} images in {images} have no mask {without[0]}{mask_suffix} in '
-                             f'{masks}; add them, or move the images away')
+            raise InputError(
+                f'{len(without)} of {len(names)} images in {images} have no mask {without[0]}{mask_suffix} in '
+                f'{masks}; add them, or move the images away'
+            )
         splits[split] = Split(images, masks, names)
         for name in names:
             size = _image_size(images / (name + image_suffix))
             mask, is_palette = _read_mask(masks / (name + mask_suffix))
             if mask.shape != size:
-                raise InputError(f'mask {masks / (name + mask_suffix)} is {mask.shape[1]} x {mask.shape[0]}, but its image '
-                                 f'is {size[1]} x {size[0]}; make them equal')
+                raise InputError(
+                    f'mask {masks / (name + mask_suffix)} is {mask.shape[1]} x {mask.shape[0]}, but its image '
+                    f'is {size[1]} x {size[0]}; make them equal'
+                )
             sizes.append(size)
             palette += [name] if is_palette else []
             values, pixels = np.unique(mask, return_counts=True)
@@ -284,21 +303,25 @@ def _survey_masks(root: Path, classes: Optional[Sequence[str]]) -> Survey:
     total = sum(counts['train', i + offset] for i in range(len(names)))
     shares = ', '.join(f'{name} ({counts["train", i + offset] / max(1, total):.1%})' for i, name in enumerate(names[:20]))
     lines = [_describe_images(splits, sizes), f'{len(names)} classes: {shares}{", ..." if len(names) > 20 else ""}']
-    return Survey('segmentation', root, names, splits, _middle(sizes), image_suffix, mask_suffix, zero_is_unknown, lines,
-                  notes)
+    return Survey('segmentation', root, names, splits, _middle(sizes), image_suffix, mask_suffix, zero_is_unknown, lines, notes)
 
 
-def _image_and_mask_folders(root: Path) -> Dict[str, Tuple[Path, Path]]:
+def _image_and_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     """Split -> its folders of images and of masks."""
     folders = [folder for folder in _folders(root) if any(file.suffix.lower() in _IMAGES for file in folder.iterdir())]
     is_mask = {folder: any(_MASK_FOLDERS.search(part) for part in folder.relative_to(root).parts) for folder in folders}
-    pairs: Dict[str, Tuple[Path, Path]] = {}
+    pairs: dict[str, tuple[Path, Path]] = {}
     for masks in (folder for folder in folders if is_mask[folder]):
         split = _split_of(masks, root) or 'train'
         stems = {file.stem for file in masks.iterdir() if file.suffix.lower() in _IMAGES}
         candidates = [folder for folder in folders if not is_mask[folder] and (_split_of(folder, root) or 'train') == split]
-        fitting = {folder: sum(any(stem.startswith(file.stem) for stem in ([file.stem] if file.stem in stems else stems))
-                               for file in list(folder.iterdir())[:50]) for folder in candidates}
+        fitting = {
+            folder: sum(
+                any(stem.startswith(file.stem) for stem in ([file.stem] if file.stem in stems else stems))
+                for file in list(folder.iterdir())[:50]
+            )
+            for folder in candidates
+        }
         images = max(fitting, key=fitting.get, default=None)
         if images is None or not fitting[images]:
             continue
@@ -308,27 +331,33 @@ def _image_and_mask_folders(root: Path) -> Dict[str, Tuple[Path, Path]]:
     if 'train' not in pairs:
         coco = _coco_files(root)
         hint = f'; for the COCO file {min(coco)} use --task detection or instance' if coco else ''
-        raise InputError(f'{root} holds no folder of masks beside a folder of images with the same names for training (such '
-                         f'as images/train and masks/train){hint}')
+        raise InputError(
+            f'{root} holds no folder of masks beside a folder of images with the same names for training (such '
+            f'as images/train and masks/train){hint}'
+        )
     return {split: pairs[split] for split in _SPLITS if split in pairs}
 
 
-def _suffixes(images: Path, masks: Path) -> Tuple[str, str]:
+def _suffixes(images: Path, masks: Path) -> tuple[str, str]:
     """What follows a name in the folder of images and in that of masks."""
     suffixes = Counter(file.suffix for file in images.iterdir() if file.suffix.lower() in _IMAGES)
     if len(suffixes) > 1:
         raise InputError(f'{images} holds images of several kinds ({some_of(sorted(suffixes))}); convert them to one')
-    suffix, = suffixes
+    (suffix,) = suffixes
     first = min(file.stem for file in images.iterdir() if file.suffix == suffix)
-    ends = sorted((file.name[len(first):] for file in masks.iterdir()
-                   if file.name.startswith(first) and file.suffix.lower() in _IMAGES), key=len)
+    ends = sorted(
+        (file.name[len(first) :] for file in masks.iterdir() if file.name.startswith(first) and file.suffix.lower() in _IMAGES),
+        key=len,
+    )
     if not ends:
-        raise InputError(f'{masks} has no mask whose name begins with {first}, as its image in {images} is called; name '
-                         'masks as their images')
+        raise InputError(
+            f'{masks} has no mask whose name begins with {first}, as its image in {images} is called; name '
+            'masks as their images'
+        )
     return suffix, ends[0]
 
 
-def _read_mask(path: Path) -> Tuple[np.ndarray, bool]:
+def _read_mask(path: Path) -> tuple[np.ndarray, bool]:
     """(H, W) of class numbers as mmsegmentation reads them, and whether they are numbers of a palette's colours."""
     try:
         with Image.open(path) as image:
@@ -336,21 +365,28 @@ def _read_mask(path: Path) -> Tuple[np.ndarray, bool]:
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InputError(f'mask {path} cannot be read as an image ({type(error).__name__}); repair or remove it') from error
     if mask.ndim != 2:
-        raise InputError(f'mask {path} has {mask.shape[2]} channels (colours), but a mask has one, the number of its class '
-                         'in each pixel; convert the colours to numbers')
+        raise InputError(
+            f'mask {path} has {mask.shape[2]} channels (colours), but a mask has one, the number of its class '
+            'in each pixel; convert the colours to numbers'
+        )
     if mask.dtype != np.uint8 and mask.dtype != bool and (mask.max(initial=0) > UNKNOWN or mask.min(initial=0) < 0):
-        raise InputError(f'mask {path} is of {mask.dtype} with values up to {mask.max()}, but class numbers are 0 to 254 (8 '
-                         'bits); number the classes anew')
+        raise InputError(
+            f'mask {path} is of {mask.dtype} with values up to {mask.max()}, but class numbers are 0 to 254 (8 '
+            'bits); number the classes anew'
+        )
     return mask.astype(np.uint8), mode == 'P'
 
 
-def _mask_classes(root: Path, values: Sequence[int], classes: Optional[Sequence[str]], splits: Dict[str, Split],
-                  mask_suffix: str) -> Tuple[List[str], bool, List[str]]:
+def _mask_classes(
+    root: Path, values: Sequence[int], classes: Sequence[str] | None, splits: dict[str, Split], mask_suffix: str
+) -> tuple[list[str], bool, list[str]]:
     """Names of the classes, whether 0 stands for unknown, and notes."""
     notes = []
     if not values:
-        raise InputError(f'every pixel of the masks in {splits["train"].truth} is {UNKNOWN}, which stands for unknown; '
-                         'write the number of its class into each')
+        raise InputError(
+            f'every pixel of the masks in {splits["train"].truth} is {UNKNOWN}, which stands for unknown; '
+            'write the number of its class into each'
+        )
     listed = root / 'classes.txt'
     if classes is None and listed.is_file():
         try:
@@ -362,13 +398,17 @@ def _mask_classes(root: Path, values: Sequence[int], classes: Optional[Sequence[
             raise InputError(f'{listed} names {some_of(repeated)} twice; give every class a name of its own')
     if classes is None:
         if values == [0]:
-            raise InputError(f'the masks in {splits["train"].truth} hold nothing but 0 and {UNKNOWN} (unknown); if '
-                             f'{UNKNOWN} is the object, write 1 instead')
+            raise InputError(
+                f'the masks in {splits["train"].truth} hold nothing but 0 and {UNKNOWN} (unknown); if '
+                f'{UNKNOWN} is the object, write 1 instead'
+            )
         classes = [f'class_{i}' for i in range(max(values) + 1)]
         notes.append(f'the classes have no names; give them with --classes, in the order of their numbers, or in {listed}')
     if len(classes) < 2:
-        raise InputError(f'one class ({some_of(list(classes))}) is named, but segmentation tells two or more apart; name '
-                         'what is around it, too')
+        raise InputError(
+            f'one class ({some_of(list(classes))}) is named, but segmentation tells two or more apart; name '
+            'what is around it, too'
+        )
     if max(values) < len(classes):
         return list(classes), False, notes
     if max(values) == len(classes) and values[0] == 0:
@@ -378,6 +418,8 @@ def _mask_classes(root: Path, values: Sequence[int], classes: Optional[Sequence[
         return list(classes), True, notes
     masks = (split.truth / (name + mask_suffix) for split in splits.values() for name in split.names)
     stranger = next(path for path in masks if np.isin(_read_mask(path)[0], [v for v in values if v >= len(classes)]).any())
-    raise InputError(f'mask {stranger} holds the value {max(values)}, but {len(classes)} classes are named '
-                     f'({some_of(classes)}), 0 to {len(classes) - 1}; name them all, or write {UNKNOWN} where the class is '
-                     'not known')
+    raise InputError(
+        f'mask {stranger} holds the value {max(values)}, but {len(classes)} classes are named '
+        f'({some_of(classes)}), 0 to {len(classes) - 1}; name them all, or write {UNKNOWN} where the class is '
+        'not known'
+    )

@@ -5,6 +5,4 @@ from .graphs import graph_of
 from .runtime import ExportedFile, is_exported, run_instead
 from .writer import FORMATS, ExportRequest, export_model
 
-__all__ = [
-    'FORMATS', 'ExportRequest', 'ExportedFile', 'about_model', 'export_model', 'graph_of', 'is_exported', 'run_instead'
-]
+__all__ = ['FORMATS', 'ExportRequest', 'ExportedFile', 'about_model', 'export_model', 'graph_of', 'is_exported', 'run_instead']

@@ -1,7 +1,6 @@
 """What a program needs to know of a file to use it, as plain data that goes with the file."""
 
 from pathlib import Path
-from typing import Optional
 
 from torch import Tensor, nn
 
@@ -25,12 +24,19 @@ def about_model(model: nn.Module, checkpoint: dict, name: str) -> dict:
     meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
     plain = {key.lower(): value for key, value in meta.items()}
     return dict(
-        input=dict(name='image', layout='NCHW', type='float32', channels='RGB' if swapped else 'BGR or as read',
-                   mean=_numbers(getattr(preprocessor, 'mean', None)), std=_numbers(getattr(preprocessor, 'std', None))),
+        input=dict(
+            name='image',
+            layout='NCHW',
+            type='float32',
+            channels='RGB' if swapped else 'BGR or as read',
+            mean=_numbers(getattr(preprocessor, 'mean', None)),
+            std=_numbers(getattr(preprocessor, 'std', None)),
+        ),
         classes=list(plain['classes']) if plain.get('classes') else None,
         palette=[list(map(int, colour)) for colour in plain['palette']] if plain.get('palette') else None,
-        checkpoint=Path(name).name)
+        checkpoint=Path(name).name,
+    )
 
 
-def _numbers(values: Optional[Tensor]) -> Optional[list]:
+def _numbers(values: Tensor | None) -> list | None:
     return None if values is None else [round(number, 4) for number in values.flatten().tolist()]

@@ -6,8 +6,8 @@ front, and places without a token are masked as keys and cut off as queries. All
 sizes, without a branch, and the results are those of the exact form to rounding.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Dict, Tuple, Type
 
 import torch
 import torch.nn.functional as F
@@ -42,10 +42,10 @@ def _copied(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def _thirds(qkv: Tensor, heads: int) -> Tuple[Tensor, ...]:
+def _thirds(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
     """(..., 3 C) -> q, k, v, each (..., heads, d): slices, which every runtime takes at any size."""
     dim = qkv.shape[-1] // 3
-    return tuple(qkv[..., i * dim:(i + 1) * dim].unflatten(-1, (heads, dim // heads)) for i in range(3))
+    return tuple(qkv[..., i * dim : (i + 1) * dim].unflatten(-1, (heads, dim // heads)) for i in range(3))
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,12 @@ def _axis(length: int, window: int, shifted: bool, device: torch.device) -> Axis
     count = (front + length + window - 1) // window
     token = torch.arange(count * window, device=device) - front
     inside = (token >= 0) & (token < length)
-    return Axis(window, count, torch.where(inside, token, torch.zeros_like(token)), inside,
-                torch.arange(length, device=device) + front)
+    return Axis(
+        window, count, torch.where(inside, token, torch.zeros_like(token)), inside, torch.arange(length, device=device) + front
+    )
 
 
-def any_size_geometry(x: Tensor, window: Tuple[int, int], shifted: bool) -> AnySizeGeometry:
+def any_size_geometry(x: Tensor, window: tuple[int, int], shifted: bool) -> AnySizeGeometry:
     """Of a map (B, H, W, C) in windows of (h, w) tokens, shifted or not."""
     rows, columns = (_axis(x.shape[1 + i], window[i], shifted, x.device) for i in range(2))
     inside = rows.inside.view(rows.count, 1, window[0], 1) & columns.inside.view(1, columns.count, 1, window[1])
@@ -94,7 +95,7 @@ def any_size_geometry(x: Tensor, window: Tuple[int, int], shifted: bool) -> AnyS
 class AnySizeAttention(nn.Module):
     """In place of a ``WindowAttention``: takes the tokens of a whole map, and cuts it into windows itself."""
 
-    def __init__(self, attn: WindowAttention, window: Tuple[int, int], reference: Tuple[int, int], budget: list):
+    def __init__(self, attn: WindowAttention, window: tuple[int, int], reference: tuple[int, int], budget: list):
         super().__init__()
         self.attn = attn
         with torch.no_grad():
@@ -109,8 +110,9 @@ class AnySizeAttention(nn.Module):
         x = x.index_select(1, rows.token).index_select(2, columns.token)
         x = x.view(geometry.batch, rows.count, rows.window, columns.count, columns.window, channels)
         x = _copied(x.permute(0, 1, 3, 2, 4, 5))
-        x = self._attend(x.view(geometry.batch, rows.count * columns.count, rows.window * columns.window, channels),
-                         geometry.mask)
+        x = self._attend(
+            x.view(geometry.batch, rows.count * columns.count, rows.window * columns.window, channels), geometry.mask
+        )
         x = x.view(geometry.batch, rows.count, columns.count, rows.window, columns.window, channels)
         x = _copied(x.permute(0, 1, 3, 2, 4, 5))
         x = x.view(geometry.batch, rows.count * rows.window, columns.count * columns.window, channels)
@@ -140,7 +142,7 @@ class AnySizeStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.downsample is not None:
             x = self.downsample(filled(filled(x, 1, 2), 2, 2))
-        geometries = [any_size_geometry(x, self.window, shifted) for shifted in (False, True)[:len(self.blocks)]]
+        geometries = [any_size_geometry(x, self.window, shifted) for shifted in (False, True)[: len(self.blocks)]]
         for i, block in enumerate(self.blocks):
             x = block(x, geometries[i % 2], None)
         return x
@@ -155,7 +157,7 @@ class AnySizeSwin(nn.Module):
         budget = new_budget()
         backbone.stages = nn.ModuleList(AnySizeStage(stage, budget) for stage in backbone.stages)
 
-    def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return self.inner(filled(filled(image, 2, 4), 3, 4))
 
 
@@ -186,8 +188,9 @@ class FoldedReAttention(PlainAttention):
         reference = attn.token_law.reference
         with torch.no_grad():
             # At N tokens the offset is behind / N, or as for the official form, where one number stands for all, shift.
-            gain, offset = gain_and_offset(norm, attn.token_law, mix, attn.reatten_matrix.bias, None, reference,
-                                           attn.statistics, 1.0)
+            gain, offset = gain_and_offset(
+                norm, attn.token_law, mix, attn.reatten_matrix.bias, None, reference, attn.statistics, 1.0
+            )
             behind = offset * reference - gain * mix.sum(1)
             always = gain * (attn.reatten_matrix.bias - norm.running_mean) + norm.bias
             carried = attn.statistics == 'carried'
@@ -209,8 +212,16 @@ class MeasuredReAttention(PlainAttention):
         attn, tokens = self.attn, _length(maps)
         weight = attn.reatten_matrix.weight.flatten(1)
         mixed = torch.einsum('hg,bgqk->bhqk', weight, maps - 1 / tokens)
-        gain, offset = gain_and_offset(attn.var_norm, attn.token_law, weight, attn.reatten_matrix.bias,
-                                       (mixed * mixed).mean((2, 3)), tokens, attn.statistics, attn.image_share)
+        gain, offset = gain_and_offset(
+            attn.var_norm,
+            attn.token_law,
+            weight,
+            attn.reatten_matrix.bias,
+            (mixed * mixed).mean((2, 3)),
+            tokens,
+            attn.statistics,
+            attn.image_share,
+        )
         return attn.out_scale * (gain[..., None, None] * mixed + offset[..., None, None])
 
 
@@ -222,7 +233,7 @@ def _length(maps: Tensor) -> Tensor:
 def plain_attention(backbone: DeepViT) -> None:
     """Give a DeepViT the attention of a file to run, in place."""
     for block in backbone.blocks:
-        kind: Type[PlainAttention] = PlainAttention
+        kind: type[PlainAttention] = PlainAttention
         if isinstance(block.attn, ReAttention):
             kind = FoldedReAttention if block.attn.statistics in ('running', 'carried') else MeasuredReAttention
         block.attn = kind(block.attn)
@@ -235,12 +246,14 @@ class AnySizeDeepViT(nn.Module):
     def __init__(self, backbone: DeepViT):
         super().__init__()
         if backbone.window is not None:
-            raise InputError(f'this DeepViT attends in windows of {backbone.window} tokens, which are cut for one size; give '
-                             'sizes instead of --any-size')
+            raise InputError(
+                f'this DeepViT attends in windows of {backbone.window} tokens, which are cut for one size; give '
+                'sizes instead of --any-size'
+            )
         self.inner = backbone
         plain_attention(backbone)
 
-    def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         own = self.inner
         patch = own.patch_size
         x = own.patch_embed(filled(filled(image, 2, patch), 3, patch))
@@ -248,8 +261,10 @@ class AnySizeDeepViT(nn.Module):
         x = torch.cat((own.cls_token.expand(x.shape[0], -1, -1), x.flatten(1, 2)), dim=1)
         grows = 1 - 1 // (1 + height // own.grid[0])  # 1 where no side shrinks, else 0
         grows = grows * (1 - 1 // (1 + width // own.grid[1]))
-        rows, columns = (cubic_weights(torch.arange(side, device=x.device, dtype=x.dtype), cells, grows)
-                         for side, cells in zip((height, width), own.grid))
+        rows, columns = (
+            cubic_weights(torch.arange(side, device=x.device, dtype=x.dtype), cells, grows)
+            for side, cells in zip((height, width), own.grid)
+        )
         maps = own.pos_embed[0, 1:].unflatten(0, own.grid)
         maps = torch.einsum('yh,xw,hwc->yxc', rows, columns, maps)
         x = x + torch.cat((own.pos_embed[:, :1], maps.flatten(0, 1)[None]), dim=1)
@@ -290,8 +305,9 @@ class AnySizeUpsample(nn.Module):
     def __init__(self, module: nn.Module):
         super().__init__()
         if module.size or int(module.scale_factor) != module.scale_factor:
-            raise InputError('an Upsample to a fixed size or by a fraction has no graph for every size; give sizes instead of '
-                             '--any-size')
+            raise InputError(
+                'an Upsample to a fixed size or by a fraction has no graph for every size; give sizes instead of --any-size'
+            )
         self.factor, self.mode, self.align_corners = int(module.scale_factor), module.mode, module.align_corners
 
     def forward(self, x: Tensor) -> Tensor:
@@ -300,7 +316,7 @@ class AnySizeUpsample(nn.Module):
         return F.interpolate(x, size=size, mode=self.mode, align_corners=self.align_corners)
 
 
-_BACKBONES: Dict[Type[nn.Module], Callable[[nn.Module], nn.Module]] = {SwinTransformerV2: AnySizeSwin, DeepViT: AnySizeDeepViT}
+_BACKBONES: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {SwinTransformerV2: AnySizeSwin, DeepViT: AnySizeDeepViT}
 
 
 def for_any_size(module: nn.Module) -> nn.Module:
@@ -316,4 +332,3 @@ def for_any_size(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         setattr(module, name, for_any_size(child))
     return module
-

@@ -1,6 +1,6 @@
 """Position biases as constants: a file to run has no use for the MLP that they come from."""
 
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +40,12 @@ class Folded(nn.Module):
 class FoldedBiases(nn.Module):
     """In place of ``ExpandedBiases``: those of the windows that it was shown before it was closed."""
 
-    def __init__(self, budget: List[int]):
+    def __init__(self, budget: list[int]):
         super().__init__()
         self.folded = nn.ModuleDict()
         self.budget = budget  # numbers left, shared by all blocks
 
-    def forward(self, bias: nn.Module, windows: Sequence[Window], reference: Window) -> List[Tensor]:
+    def forward(self, bias: nn.Module, windows: Sequence[Window], reference: Window) -> list[Tensor]:
         """The biases of windows of these shapes, in this order."""
         for height, width in windows:
             name = f'{height}x{width}'
@@ -54,23 +54,23 @@ class FoldedBiases(nn.Module):
         return [self.folded[f'{height}x{width}']() for height, width in windows]
 
 
-def fold(table: Tensor, window: Window, budget: List[int]) -> Folded:
+def fold(table: Tensor, window: Window, budget: list[int]) -> Folded:
     """(heads, 2 h - 1, 2 w - 1) -> its constant, laid out over the pairs of tokens while the budget, a list of the one number
     that is left, lasts."""
-    numbers = len(table) * (window[0] * window[1])**2
+    numbers = len(table) * (window[0] * window[1]) ** 2
     expanded = numbers <= budget[0]
     if expanded:
         budget[0] -= numbers
     return Folded(table.detach(), window, expanded)
 
 
-def new_budget() -> List[int]:
+def new_budget() -> list[int]:
     """For the biases of one model."""
     return [_EXPANDED]
 
 
 @torch.no_grad()
-def fold_biases(backbone: nn.Module, image: Tensor) -> Dict[str, int]:
+def fold_biases(backbone: nn.Module, image: Tensor) -> dict[str, int]:
     """Let the attention of a SwinV2 take its biases from constants, for images of this size.
 
     Args:

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +26,10 @@ class Graph:
     """
 
     module: nn.Module
-    outputs: List[str]
+    outputs: list[str]
     example: Tensor
     any_size: bool
-    suppress: Optional[Dict[str, float]] = None
+    suppress: dict[str, float] | None = None
 
 
 class Features(nn.Module):
@@ -40,7 +40,7 @@ class Features(nn.Module):
         self.backbone = model.backbone if hasattr(model, 'backbone') else model
         self.neck = getattr(model, 'neck', None)
 
-    def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         maps = self.backbone(image)
         return tuple(maps if self.neck is None else self.neck(maps))
 
@@ -79,12 +79,13 @@ class DenseDetector(nn.Module):
         self.smallest = float(model.test_cfg.get('min_bbox_size', -1))
         self.size = tuple(image.shape[2:])
         maps = self.features(image)
-        anchors = self.head.prior_generator.grid_priors([tuple(part.shape[2:]) for part in self.head(maps)[0]],
-                                                        device=image.device)
+        anchors = self.head.prior_generator.grid_priors(
+            [tuple(part.shape[2:]) for part in self.head(maps)[0]], device=image.device
+        )
         for i, level in enumerate(anchors):
             self.register_buffer(f'anchors{i}', level)
 
-    def forward(self, image: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = []
         for i, (scores, deltas) in enumerate(zip(*self.head(self.features(image)))):
             classes = self.head.cls_out_channels
@@ -98,7 +99,7 @@ class DenseDetector(nn.Module):
         return tuple(torch.cat(parts) for parts in zip(*found))
 
 
-def graph_of(model: nn.Module, part: str, size: Optional[Tuple[int, int]], batch: int = 1) -> Graph:
+def graph_of(model: nn.Module, part: str, size: tuple[int, int] | None, batch: int = 1) -> Graph:
     """A model in evaluation mode, or a backbone -> what to trace. The model itself stays as it is.
 
     Args:
@@ -114,8 +115,9 @@ def graph_of(model: nn.Module, part: str, size: Optional[Tuple[int, int]], batch
     model = copy.deepcopy(model).eval().cpu().requires_grad_(False)
     backbone = model.backbone if hasattr(model, 'backbone') else model
     if not isinstance(backbone, (SwinTransformerV2, DeepViT)):
-        raise InputError(f'its backbone is a {type(backbone).__name__}, but SwinTransformerV2 and DeepViT are what can be '
-                         'exported here')
+        raise InputError(
+            f'its backbone is a {type(backbone).__name__}, but SwinTransformerV2 and DeepViT are what can be exported here'
+        )
     if part == 'model' and hasattr(model, 'backbone'):
         _check_whole(model, size, batch)
     stem: Any = backbone.patch_embed
@@ -137,7 +139,7 @@ def graph_of(model: nn.Module, part: str, size: Optional[Tuple[int, int]], batch
     return Graph(module.eval(), names, example, size is None, suppress)
 
 
-def _check_whole(model: nn.Module, size: Optional[Tuple[int, int]], batch: int) -> None:
+def _check_whole(model: nn.Module, size: tuple[int, int] | None, batch: int) -> None:
     kind = _kind_of(model)
     if kind is None:
         raise InputError(f'a {type(model).__name__} has no whole form in one file; {_ELSEWHERE}')
@@ -147,7 +149,7 @@ def _check_whole(model: nn.Module, size: Optional[Tuple[int, int]], batch: int) 
         raise InputError(f'batch {batch} found, but a detector goes image by image; leave --batch-size out')
 
 
-def _kind_of(model: nn.Module) -> Optional[str]:
+def _kind_of(model: nn.Module) -> str | None:
     """segmentor, detector or classifier, where the whole of it can be traced."""
     names = {base.__name__ for base in type(model).__mro__}
     if 'EncoderDecoder' in names and any(base.__name__ == 'BaseDecodeHead' for base in type(model.decode_head).__mro__):
@@ -159,8 +161,7 @@ def _kind_of(model: nn.Module) -> Optional[str]:
     return None
 
 
-def _module_of(model: nn.Module, part: str,
-               example: Tensor) -> Tuple[nn.Module, Optional[List[str]], Optional[Dict[str, float]]]:
+def _module_of(model: nn.Module, part: str, example: Tensor) -> tuple[nn.Module, list[str] | None, dict[str, float] | None]:
     kind = _kind_of(model) if part == 'model' else None
     if kind == 'segmentor':
         return Segmentor(model), ['logits'], None
@@ -168,7 +169,10 @@ def _module_of(model: nn.Module, part: str,
         return Classifier(model), ['logits'], None
     if kind == 'detector':
         test = model.test_cfg
-        nms = dict(iou_threshold=float(test.nms.iou_threshold), score_threshold=float(test.score_thr),
-                   max_per_image=int(test.max_per_img))
+        nms = dict(
+            iou_threshold=float(test.nms.iou_threshold),
+            score_threshold=float(test.score_thr),
+            max_per_image=int(test.max_per_img),
+        )
         return DenseDetector(model, example), ['boxes', 'scores', 'labels'], nms
     return Features(model), None, None

@@ -3,7 +3,6 @@
 import inspect
 import json
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from ..errors import InputError
 SUFFIXES = ('.onnx', '.xml', '.pt2')
 
 
-def is_exported(path: Union[str, Path]) -> bool:
+def is_exported(path: str | Path) -> bool:
     """Whether a file, or a folder of files for several sizes, was exported, by its name."""
     path = Path(path)
     return path.suffix in SUFFIXES or path.is_dir() and any(path.glob('*.onnx'))
@@ -30,7 +29,7 @@ class ExportedFile:
         InputError: for a file that is not there or was not exported by mmvitscale, and where its runtime is not installed.
     """
 
-    def __init__(self, path: Union[str, Path], threads: Optional[int] = None):
+    def __init__(self, path: str | Path, threads: int | None = None):
         path = Path(path)
         if not path.is_file():
             raise InputError(f'{path} is not there; check the path')
@@ -41,34 +40,41 @@ class ExportedFile:
         try:
             self._run, about = readers[path.suffix](path, threads or torch.get_num_threads())
         except ImportError as error:
-            raise InputError(f"{path} needs a runtime that is not installed ({error}); install what export needs: "
-                             "pip install -c constraints.txt -e '.[export]'") from error
+            raise InputError(
+                f'{path} needs a runtime that is not installed ({error}); install what export needs: '
+                "pip install -c constraints.txt -e '.[export]'"
+            ) from error
         except InputError:
             raise
         except Exception as error:  # whatever a runtime raises for a damaged file
-            raise InputError(f'{path} cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__}); '
-                             'export it again') from error
+            raise InputError(
+                f'{path} cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__}); export it again'
+            ) from error
         if not about:
             raise InputError(f'{path} was not written by tools/export.py; export the checkpoint with it')
         self.about = json.loads(about)
-        self.size: Optional[Tuple[int, int]] = tuple(self.about['size']) if self.about['size'] else None
+        self.size: tuple[int, int] | None = tuple(self.about['size']) if self.about['size'] else None
 
-    def __call__(self, image: Tensor) -> List[Tensor]:
+    def __call__(self, image: Tensor) -> list[Tensor]:
         """Raises InputError for an image of another size than the file's."""
         if self.size and (tuple(image.shape[2:]) != self.size or image.shape[0] != self.about['batch']):
-            raise InputError(f'{self.path.name} is for {self.about["batch"]} x {self.size[0]} x {self.size[1]} pixels, but '
-                             f'{image.shape[0]} x {image.shape[2]} x {image.shape[3]} came; export that size, or with '
-                             '--any-size')
+            raise InputError(
+                f'{self.path.name} is for {self.about["batch"]} x {self.size[0]} x {self.size[1]} pixels, but '
+                f'{image.shape[0]} x {image.shape[2]} x {image.shape[3]} came; export that size, or with '
+                '--any-size'
+            )
         return self._run(image)
 
     @staticmethod
     def _open_onnx(path, threads):
         import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        providers = [name for name in ('CUDAExecutionProvider', 'CPUExecutionProvider')
-                     if name in onnxruntime.get_available_providers()]
+        providers = [
+            name for name in ('CUDAExecutionProvider', 'CPUExecutionProvider') if name in onnxruntime.get_available_providers()
+        ]
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
 
         def run(image):
@@ -79,10 +85,12 @@ class ExportedFile:
     @staticmethod
     def _open_openvino(path, threads):
         import openvino
+
         model = openvino.Core().read_model(path)
         about = model.get_rt_info('mmvitscale').value if model.has_rt_info('mmvitscale') else None
         compiled = openvino.Core().compile_model(
-            model, 'CPU', dict(INFERENCE_NUM_THREADS=threads, PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT='f32'))
+            model, 'CPU', dict(INFERENCE_NUM_THREADS=threads, PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT='f32')
+        )
 
         def run(image):
             return [torch.from_numpy(out.copy()) for out in compiled(image.cpu().contiguous().numpy()).to_tuple()]
@@ -109,24 +117,25 @@ class ExportedFiles:
     """Files for several sizes in one folder; the one for the image's size runs."""
 
     def __init__(self, folder: Path):
-        self.files: Dict[Optional[Tuple[int, int]], ExportedFile] = {}
+        self.files: dict[tuple[int, int] | None, ExportedFile] = {}
         for path in sorted(folder.glob('*.onnx')):
             file = ExportedFile(path)
             self.files[file.size] = file
         self.about = next(iter(self.files.values())).about
 
-    def __call__(self, image: Tensor) -> List[Tensor]:
+    def __call__(self, image: Tensor) -> list[Tensor]:
         """Raises InputError where no file is for the image's size and none for every size."""
         size = tuple(image.shape[2:])
         file = self.files.get(size) or self.files.get(None)
         if file is None:
             sizes = ', '.join(f'{height}x{width}' for height, width in sorted(self.files))
-            raise InputError(f'there are files for {sizes} pixels, but none for {size[0]}x{size[1]}; export that size, or with '
-                             '--any-size')
+            raise InputError(
+                f'there are files for {sizes} pixels, but none for {size[0]}x{size[1]}; export that size, or with --any-size'
+            )
         return file(image)
 
 
-def run_instead(model: nn.Module, path: Union[str, Path]) -> dict:
+def run_instead(model: nn.Module, path: str | Path) -> dict:
     """Let an exported file do a model's work in ``test_step``: what comes before, the data preprocessor and test-time windows,
     and behind, the data samples, stays as it is.
 
@@ -151,16 +160,20 @@ def run_instead(model: nn.Module, path: Union[str, Path]) -> dict:
         model.predict = lambda inputs, samples, rescale=True: _detect(model, file, inputs, samples, rescale)
     elif hasattr(model, 'head') and outputs == ['logits']:
         model.predict = lambda inputs, samples=None, **kwargs: model.head._get_predictions(
-            torch.cat([file(image[None])[0] for image in inputs]), samples)
+            torch.cat([file(image[None])[0] for image in inputs]), samples
+        )
     else:
-        raise InputError(f'{path} gives {", ".join(outputs)}, which a {type(model).__name__} does not predict from; give the '
-                         'config that it was exported with')
+        raise InputError(
+            f'{path} gives {", ".join(outputs)}, which a {type(model).__name__} does not predict from; give the '
+            'config that it was exported with'
+        )
     return file.about
 
 
 def _detect(model: nn.Module, file, inputs: Tensor, samples: list, rescale: bool) -> list:
     """As mmdetection's detectors: boxes in pixels of the image as it was read, where ``rescale``."""
     from mmengine.structures import InstanceData
+
     results = []
     for image, sample in zip(inputs, samples):
         boxes, scores, labels = file(image[None])

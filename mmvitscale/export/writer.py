@@ -6,10 +6,10 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class ExportRequest:
 
     format: str = 'onnx'
     part: str = 'model'
-    size: Optional[Tuple[int, int]] = None
+    size: tuple[int, int] | None = None
     batch: int = 1
     about: dict = field(default_factory=dict)
     calibration: Sequence[Tensor] = ()
@@ -59,8 +59,14 @@ def export_model(model: nn.Module, request: ExportRequest, path: Path) -> float:
         InputError: for what cannot be exported so, and where a package is missing.
     """
     graph = graph_of(model, request.part, request.size, request.batch)
-    about = dict(request.about, part=request.part, outputs=graph.outputs, int8=bool(len(request.calibration)),
-                 size=list(request.size) if request.size else None, batch=request.batch if request.size else None)
+    about = dict(
+        request.about,
+        part=request.part,
+        outputs=graph.outputs,
+        int8=bool(len(request.calibration)),
+        size=list(request.size) if request.size else None,
+        batch=request.batch if request.size else None,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{path.stem}-', dir=path.parent) as folder, torch.no_grad():
         draft = Path(folder, path.name)
@@ -78,18 +84,20 @@ def export_model(model: nn.Module, request: ExportRequest, path: Path) -> float:
                 _quantise_onnx(onnx_draft, request.calibration)
         difference = _compare(draft, graph)
         if difference > _TOLERANCE and not request.calibration:
-            raise InputError(f'{path.name} would differ from the model by {difference:.1e}, relative, more than '
-                             f'{_TOLERANCE}; it was not written')
+            raise InputError(
+                f'{path.name} would differ from the model by {difference:.1e}, relative, more than '
+                f'{_TOLERANCE}; it was not written'
+            )
         for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == path.name):  # the file itself last
             os.replace(part, path.parent / part.name)
     return difference
 
 
 def _program(graph: Graph) -> torch.export.ExportedProgram:
-    shapes = ({axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}, ) if graph.any_size else None
+    shapes = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),) if graph.any_size else None
     with warnings.catch_warnings(), _sizes_like_any_other():
         warnings.simplefilter('ignore')
-        return torch.export.export(graph.module, (graph.example, ), dynamic_shapes=shapes, strict=False)
+        return torch.export.export(graph.module, (graph.example,), dynamic_shapes=shapes, strict=False)
 
 
 @contextmanager
@@ -99,6 +107,7 @@ def _sizes_like_any_other() -> Iterator[None]:
     size by itself, PyTorch 2.13 fails on sums of three instead of saying no."""
     from torch.fx.experimental import _config
     from torch.fx.experimental.symbolic_shapes import DimConstraints
+
     can_be_said = DimConstraints._is_supported_congruence
 
     def careful(congruence):
@@ -121,8 +130,8 @@ def _write_onnx(graph: Graph, path: Path, about: dict) -> None:
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter('ignore')
         program = torch.onnx.export(
-            _program(graph), dynamo=True, input_names=['image'], output_names=graph.outputs, opset_version=_OPSET,
-            verbose=False)
+            _program(graph), dynamo=True, input_names=['image'], output_names=graph.outputs, opset_version=_OPSET, verbose=False
+        )
     program.save(str(path), external_data=False)
     model = onnx.load(path)
     if graph.suppress:
@@ -145,7 +154,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _append_suppression(onnx, model, limits: Dict[str, float]) -> None:
+def _append_suppression(onnx, model, limits: dict[str, float]) -> None:
     """Behind boxes, scores and labels: class by class, as mmcv does it by moving each class's boxes to a place of their own."""
     graph, make = model.graph, onnx.helper.make_node
     names = ['boxes', 'scores', 'labels']
@@ -153,23 +162,31 @@ def _append_suppression(onnx, model, limits: Dict[str, float]) -> None:
         node.output[:] = [f'all_{name}' if name in names else name for name in node.output]
         node.input[:] = [f'all_{name}' if name in names else name for name in node.input]
     constants = dict(
-        one=np.array([1], np.float32), axis_0=np.array([0], np.int64), axes_01=np.array([0, 1], np.int64),
-        axis_1=np.array([1], np.int64), column=np.array(2, np.int64), most=np.array([limits['max_per_image']], np.int64),
-        iou=np.array([limits['iou_threshold']], np.float32), lowest=np.array([limits['score_threshold']], np.float32))
+        one=np.array([1], np.float32),
+        axis_0=np.array([0], np.int64),
+        axes_01=np.array([0, 1], np.int64),
+        axis_1=np.array([1], np.int64),
+        column=np.array(2, np.int64),
+        most=np.array([limits['max_per_image']], np.int64),
+        iou=np.array([limits['iou_threshold']], np.float32),
+        lowest=np.array([limits['score_threshold']], np.float32),
+    )
     graph.initializer.extend(onnx.numpy_helper.from_array(value, f'nms_{name}') for name, value in constants.items())
-    graph.node.extend([
-        make('ReduceMax', ['all_boxes'], ['nms_largest'], keepdims=0),
-        make('Add', ['nms_largest', 'nms_one'], ['nms_step']),
-        make('Cast', ['all_labels'], ['nms_classes'], to=onnx.TensorProto.FLOAT),
-        make('Mul', ['nms_classes', 'nms_step'], ['nms_moves']),
-        make('Unsqueeze', ['nms_moves', 'nms_axis_1'], ['nms_move']),
-        make('Add', ['all_boxes', 'nms_move'], ['nms_apart']),
-        make('Unsqueeze', ['nms_apart', 'nms_axis_0'], ['nms_boxes']),
-        make('Unsqueeze', ['all_scores', 'nms_axes_01'], ['nms_scores']),
-        make('NonMaxSuppression', ['nms_boxes', 'nms_scores', 'nms_most', 'nms_iou', 'nms_lowest'], ['nms_selected']),
-        make('Gather', ['nms_selected', 'nms_column'], ['nms_index'], axis=1),
-        *(make('Gather', [f'all_{name}', 'nms_index'], [name], axis=0) for name in names),
-    ])
+    graph.node.extend(
+        [
+            make('ReduceMax', ['all_boxes'], ['nms_largest'], keepdims=0),
+            make('Add', ['nms_largest', 'nms_one'], ['nms_step']),
+            make('Cast', ['all_labels'], ['nms_classes'], to=onnx.TensorProto.FLOAT),
+            make('Mul', ['nms_classes', 'nms_step'], ['nms_moves']),
+            make('Unsqueeze', ['nms_moves', 'nms_axis_1'], ['nms_move']),
+            make('Add', ['all_boxes', 'nms_move'], ['nms_apart']),
+            make('Unsqueeze', ['nms_apart', 'nms_axis_0'], ['nms_boxes']),
+            make('Unsqueeze', ['all_scores', 'nms_axes_01'], ['nms_scores']),
+            make('NonMaxSuppression', ['nms_boxes', 'nms_scores', 'nms_most', 'nms_iou', 'nms_lowest'], ['nms_selected']),
+            make('Gather', ['nms_selected', 'nms_column'], ['nms_index'], axis=1),
+            *(make('Gather', [f'all_{name}', 'nms_index'], [name], axis=0) for name in names),
+        ]
+    )
     for output in graph.output:
         output.type.tensor_type.shape.dim[0].ClearField('dim_value')
         output.type.tensor_type.shape.dim[0].dim_param = 'instances'
@@ -180,8 +197,12 @@ def _write_openvino(onnx_path: Path, path: Path, about: dict, calibration: Seque
     model = openvino.convert_model(onnx_path)
     if calibration:
         nncf = _needed('nncf')
-        model = nncf.quantize(model, nncf.Dataset([image.numpy() for image in calibration]),
-                              subset_size=len(calibration), model_type=nncf.ModelType.TRANSFORMER)
+        model = nncf.quantize(
+            model,
+            nncf.Dataset([image.numpy() for image in calibration]),
+            subset_size=len(calibration),
+            model_type=nncf.ModelType.TRANSFORMER,
+        )
     model.set_rt_info(json.dumps(about), 'mmvitscale')
     openvino.save_model(model, path, compress_to_fp16=False)
 
@@ -192,7 +213,6 @@ def _quantise_onnx(path: Path, calibration: Sequence[Tensor]) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
-
         def __init__(self):
             self.images = iter(calibration)
 
@@ -202,9 +222,17 @@ def _quantise_onnx(path: Path, calibration: Sequence[Tensor]) -> None:
 
     whole, coarse = path.with_suffix('.whole'), path.with_suffix('.int8')
     quant_pre_process(str(path), str(whole), skip_symbolic_shape=True)
-    quantize_static(str(whole), str(coarse), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-                    op_types_to_quantize=['MatMul', 'Gemm', 'Conv'], extra_options=dict(MatMulConstBOnly=True))
+    quantize_static(
+        str(whole),
+        str(coarse),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=['MatMul', 'Gemm', 'Conv'],
+        extra_options=dict(MatMulConstBOnly=True),
+    )
     whole.unlink()
     shutil.move(coarse, path)
 
@@ -216,8 +244,10 @@ def _needed(*names: str):
         try:
             modules.append(__import__(name))
         except ImportError as error:
-            raise InputError(f"this format needs the package {name}, which is not installed ({error}); install what export "
-                             "needs: pip install -c constraints.txt -e '.[export]'") from error
+            raise InputError(
+                f'this format needs the package {name}, which is not installed ({error}); install what export '
+                "needs: pip install -c constraints.txt -e '.[export]'"
+            ) from error
     if 'onnx' in names:
         import onnx.numpy_helper  # noqa: F401
     return modules[0]
@@ -233,20 +263,21 @@ def _compare(path: Path, graph: Graph) -> float:
     return max(largest_difference(file(image), _outputs(graph, image)) for image in images)
 
 
-def _outputs(graph: Graph, image: Tensor) -> List[Tensor]:
+def _outputs(graph: Graph, image: Tensor) -> list[Tensor]:
     out = graph.module(image)
     out = [out] if isinstance(out, Tensor) else list(out)
     return _suppressed(out, graph.suppress) if graph.suppress else out
 
 
-def _suppressed(outputs: List[Tensor], limits: Dict[str, float]) -> List[Tensor]:
+def _suppressed(outputs: list[Tensor], limits: dict[str, float]) -> list[Tensor]:
     """Non-maximum suppression by mmcv, to compare with."""
     from mmcv.ops import batched_nms
+
     boxes, scores, labels = outputs
     kept = scores > limits['score_threshold']
     boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
     _, index = batched_nms(boxes, scores, labels, dict(type='nms', iou_threshold=limits['iou_threshold']))
-    index = index[:limits['max_per_image']]
+    index = index[: limits['max_per_image']]
     return [boxes[index], scores[index], labels[index]]
 
 
@@ -260,4 +291,3 @@ def largest_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> f
             scale = other.double().abs().max().clamp_min(1e-6)
             largest = max(largest, ((one.double() - other.double()).abs().max() / scale).item())
     return largest
-

@@ -9,6 +9,11 @@ from .log_cpb_transfer import LogCPBTransferHook
 from .progressive_window import ProgressiveWindowHook
 
 __all__ = [
-    'AttentionMonitorHook', 'CheckpointHook', 'ComparisonPictureHook', 'ExactResumeHook', 'FiniteLossHook',
-    'LogCPBTransferHook', 'ProgressiveWindowHook'
+    'AttentionMonitorHook',
+    'CheckpointHook',
+    'ComparisonPictureHook',
+    'ExactResumeHook',
+    'FiniteLossHook',
+    'LogCPBTransferHook',
+    'ProgressiveWindowHook',
 ]

@@ -1,7 +1,8 @@
 """The hook that watches attention and activations during training."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any
 
 import torch
 from mmengine.dist import is_main_process
@@ -49,15 +50,13 @@ class AttentionMonitorHook(Hook):
         if not isinstance(interval, int) or interval < 1:
             raise InputError(f'AttentionMonitorHook got interval={interval!r}, but it is a number of iterations, 1 or more')
         self.interval, self.threshold = interval, threshold
-        self._inputs: Optional[Tuple] = None
+        self._inputs: tuple | None = None
         self._hook = None
 
     def before_train(self, runner: Runner) -> None:
         """Raises InputError for a model without a backbone of ours."""
         if not backbones_of(unwrapped(runner.model)):
-            raise InputError(
-                'AttentionMonitorHook found no backbone of mmvitscale in the model; remove it from custom_hooks'
-            )
+            raise InputError('AttentionMonitorHook found no backbone of mmvitscale in the model; remove it from custom_hooks')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Starts to record where this iteration is one of those."""
@@ -83,8 +82,8 @@ class AttentionMonitorHook(Hook):
                 found = self._measure(backbone, inputs)
             runner.visualizer.add_scalars(found, step=runner.iter + 1)
 
-    def _measure(self, backbone: torch.nn.Module, inputs: Tuple) -> Dict[str, float]:
-        similar: List[Tuple[int, float]] = []
+    def _measure(self, backbone: torch.nn.Module, inputs: tuple) -> dict[str, float]:
+        similar: list[tuple[int, float]] = []
         neighbours = NeighbourSimilarity()
 
         def each(maps: AttentionMaps) -> None:

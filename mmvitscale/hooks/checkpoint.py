@@ -2,7 +2,7 @@
 
 from collections import deque
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import mmengine.hooks
 from mmengine.dist import is_main_process
@@ -49,18 +49,26 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         return isinstance(path, str) and Path(path).absolute().parent.resolve() == Path(self.out_dir).absolute().resolve()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        expired: List[int] = []
+        expired: list[int] = []
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
             kept = [*self.keep_ckpt_ids, step]
-            expired, kept = kept[:-self.max_keep_ckpts], kept[-self.max_keep_ckpts:]
+            expired, kept = kept[: -self.max_keep_ckpts], kept[-self.max_keep_ckpts :]
             self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
             runner.message_hub.update_info('keep_ckpt_ids', kept)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        runner.save_checkpoint(self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
-                               save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch,
-                               backend_args=self.backend_args, **self.args)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
         return_free_memory()  # what was saved stood in it a second time
         if not is_main_process():
             return
@@ -68,11 +76,13 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         for old in expired:
             _remove(self.file_backend, self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
 
-    def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         unknown = [key for key in self.key_indicators if key != 'auto' and key not in metrics] if self.save_best else []
         if unknown:
-            raise InputError(f'save_best={unknown[0]!r} found in the checkpoint hook, but the validation gives '
-                             f'{", ".join(metrics)}; choose one of them')
+            raise InputError(
+                f'save_best={unknown[0]!r} found in the checkpoint hook, but the validation gives '
+                f'{", ".join(metrics)}; choose one of them'
+            )
         backend = self.file_backend
         # MMEngine's removes the best one so far and then saves the new one.
         later = self.file_backend = _Later(backend)
@@ -98,7 +108,7 @@ class _Later:
 
     def __init__(self, backend: Any):
         self._backend = backend
-        self.removed: List[str] = []
+        self.removed: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)

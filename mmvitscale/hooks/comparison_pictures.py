@@ -2,8 +2,9 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -26,9 +27,9 @@ class ComparisonPictureHook(Hook):
     def __init__(self, out_dir: str, score_thr: float = 0.3):
         self.out_dir = Path(out_dir)
         self.score_thr = score_thr
-        self._names: Dict[Path, str] = {}
-        self._painter: Optional[Painter] = None
-        self._reader: Optional[ImageReader] = None
+        self._names: dict[Path, str] = {}
+        self._painter: Painter | None = None
+        self._reader: ImageReader | None = None
 
     def before_test(self, runner: Runner) -> None:
         """Names all pictures at once, so that none takes the place of another."""

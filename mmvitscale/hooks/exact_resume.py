@@ -1,6 +1,6 @@
 """The hook by which a training that was interrupted ends as if it had not been."""
 
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -31,9 +31,9 @@ class ExactResumeHook(Hook):
     priority = 'VERY_LOW'  # others may draw before a step
 
     def __init__(self) -> None:
-        self._sampler_seed: Optional[int] = None
-        self._batches_then: Optional[int] = None  # in an epoch, when the checkpoint was written
-        self._batches: Optional[SeededBatches] = None
+        self._sampler_seed: int | None = None
+        self._batches_then: int | None = None  # in an epoch, when the checkpoint was written
+        self._batches: SeededBatches | None = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keeps the seed of the order of the data, which is drawn where the config gives none, and the batches in an epoch."""
@@ -55,8 +55,9 @@ class ExactResumeHook(Hook):
             sampler_of(loader).seed = self._sampler_seed
         self._batches = seed_batches(loader, runner.seed, get_rank())
         if self._batches is None:
-            runner.logger.info('The data are no batches of numbered samples: a resumed training sees others than one that was '
-                               'not interrupted.')
+            runner.logger.info(
+                'The data are no batches of numbered samples: a resumed training sees others than one that was not interrupted.'
+            )
             return
         if hasattr(loop, 'dataloader_iterator'):
             leaves_out = hasattr(loop.dataloader_iterator, 'skip_iter')
@@ -87,9 +88,11 @@ class ExactResumeHook(Hook):
         for hook in runner.hooks:
             interval = getattr(hook, 'interval', 0)
             if accumulated > 1 and 'CheckpointHook' in type(hook).__name__ and not hook.by_epoch and interval % accumulated:
-                runner.logger.warning(f'checkpoints every {interval} iterations are no multiple of accumulative_counts='
-                                      f'{accumulated}: a training that is resumed from one loses up to {accumulated - 1} '
-                                      'batches')
+                runner.logger.warning(
+                    f'checkpoints every {interval} iterations are no multiple of accumulative_counts='
+                    f'{accumulated}: a training that is resumed from one loses up to {accumulated - 1} '
+                    'batches'
+                )
 
 
 def restart_loading(runner: Runner, iteration: int) -> None:

@@ -2,9 +2,10 @@
 
 import random
 import time
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,15 +47,15 @@ class FiniteLossHook(Hook):
 
     priority = 'LOWEST'  # what others draw before a step comes before what the step draws
 
-    def __init__(self, on_non_finite: Optional[str] = None, patience: int = 20):
+    def __init__(self, on_non_finite: str | None = None, patience: int = 20):
         if on_non_finite not in (None, 'stop', 'skip'):
             raise InputError(f"on_non_finite={on_non_finite!r} found in finite_loss, but it is 'stop' or 'skip'")
         self.on_non_finite, self.patience = on_non_finite, patience
         self._in_a_row = 0
         self._batch: Any = None
         self._random: Any = None
-        self._norms: List[nn.Module] = []
-        self._statistics: List[Tuple[Tensor, Tensor]] = []
+        self._norms: list[nn.Module] = []
+        self._statistics: list[tuple[Tensor, Tensor]] = []
 
     def before_train(self, runner: Runner) -> None:
         """Stands before the updates."""
@@ -72,8 +73,10 @@ class FiniteLossHook(Hook):
             try:
                 signature(wrapper.clip_func).bind([], **wrapper.clip_grad_kwargs)
             except TypeError as error:
-                raise InputError(f'clip_grad={dict(wrapper.clip_grad_kwargs)} found in optim_wrapper ({error}), but it is '
-                                 "max_norm=... or, with type='value', clip_value=...") from error
+                raise InputError(
+                    f'clip_grad={dict(wrapper.clip_grad_kwargs)} found in optim_wrapper ({error}), but it is '
+                    "max_norm=... or, with type='value', clip_value=..."
+                ) from error
             wrapper.clip_func = self._watched(runner, wrapper.clip_func)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -98,9 +101,12 @@ class FiniteLossHook(Hook):
                 self._stop(runner, 'the loss', float(loss.detach().float().mean()), finite)
             self._in_a_row += 1
             where = f' ({some_of(image_paths(self._batch))})' if not finite else ', in another process'
-            runner.logger.warning(f'The loss of iteration {runner.iter + 1} is not finite{where}: the batch is left out, the '
-                                  f'{self._in_a_row}. in a row.')
+            runner.logger.warning(
+                f'The loss of iteration {runner.iter + 1} is not finite{where}: the batch is left out, the '
+                f'{self._in_a_row}. in a row.'
+            )
             _count_as_done(runner.optim_wrapper)
+            return None
 
         # In a compiled step it stands between graphs, as the backward pass does.
         return torch.compiler.disable(guarded, recursive=False)
@@ -142,9 +148,10 @@ class FiniteLossHook(Hook):
         raise InputError(
             f'{what} is {value} at iteration {runner.iter + 1} (epoch {runner.epoch + 1}{terms}{where}); {first}; {kept}; '
             'lower the learning rate, clip gradients, leave out float16, or leave such batches out: --cfg-options '
-            'default_hooks.finite_loss.on_non_finite=skip')
+            'default_hooks.finite_loss.on_non_finite=skip'
+        )
 
-    def _trace(self, runner: Runner) -> Optional[Trace]:
+    def _trace(self, runner: Runner) -> Trace | None:
         model = getattr(runner.model, 'module', runner.model)
         after = _random_states()
         _set_random_states(self._random)
@@ -157,15 +164,25 @@ class FiniteLossHook(Hook):
             _set_random_states(after)
             self._set_back()
 
-    def _keep(self, runner: Runner, what: str, trace: Optional[Trace]) -> Optional[Path]:
+    def _keep(self, runner: Runner, what: str, trace: Trace | None) -> Path | None:
         model = getattr(runner.model, 'module', runner.model)
         suffix = f'_rank{get_rank()}' if get_world_size() > 1 else ''
         path = Path(runner.work_dir, 'non_finite', f'iter_{runner.iter + 1}{suffix}.pth')
         content = dict(
-            meta=dict(iter=runner.iter, epoch=runner.epoch, seed=runner.seed, rank=get_rank(), what=what,
-                      first=trace.first if trace else None, images=image_paths(self._batch), cfg=runner.cfg.pretty_text),
-            state_dict={} if hasattr(runner, 'strategy') else model.state_dict(), batch=pack(self._batch),
-            random=dict(torch=self._random[2], cuda=self._random[3]))
+            meta=dict(
+                iter=runner.iter,
+                epoch=runner.epoch,
+                seed=runner.seed,
+                rank=get_rank(),
+                what=what,
+                first=trace.first if trace else None,
+                images=image_paths(self._batch),
+                cfg=runner.cfg.pretty_text,
+            ),
+            state_dict={} if hasattr(runner, 'strategy') else model.state_dict(),
+            batch=pack(self._batch),
+            random=dict(torch=self._random[2], cuda=self._random[3]),
+        )
         try:
             with whole_file(path) as part:
                 torch.save(content, part)
@@ -192,13 +209,13 @@ def _count_as_done(wrapper: Any) -> None:
         wrapper.zero_grad()
 
 
-def _random_states() -> Tuple[Any, ...]:
+def _random_states() -> tuple[Any, ...]:
     """Of Python, NumPy, PyTorch and, where it is used, the GPU."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
 
 
-def _set_random_states(states: Tuple[Any, ...]) -> None:
+def _set_random_states(states: tuple[Any, ...]) -> None:
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])

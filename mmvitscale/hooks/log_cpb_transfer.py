@@ -40,12 +40,16 @@ class LogCPBTransferHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Reports the windows. Raises InputError where strictness asks for it."""
         for backbone in swin_backbones(runner.model):
-            runner.logger.info('Windows of the SwinV2 backbone, in tokens, and how far its position bias is used outside '
-                               f'the range it was learned in:\n{report(backbone)}')
+            runner.logger.info(
+                'Windows of the SwinV2 backbone, in tokens, and how far its position bias is used outside '
+                f'the range it was learned in:\n{report(backbone)}'
+            )
             assumed = [i for i, stage in enumerate(backbone.stages) if stage.reference_origin == 'assumed']
             if self.strict and assumed:
-                raise InputError(f'the reference windows of the stages {assumed} are only assumed to be window_size, and '
-                                 'LogCPBTransferHook is strict; set pretrained_window_sizes in the config')
+                raise InputError(
+                    f'the reference windows of the stages {assumed} are only assumed to be window_size, and '
+                    'LogCPBTransferHook is strict; set pretrained_window_sizes in the config'
+                )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Writes what the weights are learned with, of the averages, too."""

@@ -1,6 +1,7 @@
 """The hook that grows windows and crops during training."""
 
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -33,13 +34,14 @@ class ProgressiveWindowHook(Hook):
     def __init__(self, schedule: Sequence[dict]):
         begins = [phase.get('begin') for phase in schedule]
         if not begins or begins[0] != 0 or any(a >= b for a, b in zip(begins, begins[1:])):
-            raise InputError(f'the phases of ProgressiveWindowHook begin at {begins}, but they begin at 0 and at '
-                             'rising iterations')
+            raise InputError(
+                f'the phases of ProgressiveWindowHook begin at {begins}, but they begin at 0 and at rising iterations'
+            )
         unknown = sorted(set().union(*schedule) - _KEYS)
         if unknown:
             raise InputError(f'a phase of ProgressiveWindowHook has {unknown}, but it may have {sorted(_KEYS)}')
         self.schedule = [dict(phase) for phase in schedule]
-        self._settings: Optional[Dict] = None
+        self._settings: dict | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Sets the windows of the iteration that training starts with."""
@@ -74,19 +76,23 @@ class ProgressiveWindowHook(Hook):
         if self._resize_crops(runner, changed):
             restart_loading(runner, skip)
         if changed:
-            runner.logger.info(f'Iteration {runner.iter}: ' + ', '.join(
-                f'{key} {changed[key]}' for key in ('window_size', 'crop_size', 'scale') if key in changed))
+            runner.logger.info(
+                f'Iteration {runner.iter}: '
+                + ', '.join(f'{key} {changed[key]}' for key in ('window_size', 'crop_size', 'scale') if key in changed)
+            )
 
     def _resize_crops(self, runner: Runner, changed: dict) -> bool:
         """Set the sizes in the training pipeline; True if there are any."""
         steps = list(_steps(runner.train_dataloader.dataset))
-        for key, types in (('crop_size', ('RandomCrop', )), ('scale', ('RandomResize', 'Resize'))):
+        for key, types in (('crop_size', ('RandomCrop',)), ('scale', ('RandomResize', 'Resize'))):
             if key not in changed:
                 continue
             targets = [step for step in steps if type(step).__name__ in types]
             if not targets:
-                raise InputError(f'ProgressiveWindowHook has a {key}, but the training pipeline has no '
-                                 f'{" or ".join(types)}; remove it from the schedule')
+                raise InputError(
+                    f'ProgressiveWindowHook has a {key}, but the training pipeline has no '
+                    f'{" or ".join(types)}; remove it from the schedule'
+                )
             for step in targets:
                 setattr(step, key, tuple(changed[key]))
         if 'crop_size' in changed:
@@ -98,7 +104,7 @@ class ProgressiveWindowHook(Hook):
 
 def _steps(dataset) -> Iterator:
     """The transforms of a data set, through wrappers."""
-    inner: List = list(getattr(dataset, 'datasets', [])) or [getattr(dataset, 'dataset', None)]
+    inner: list = list(getattr(dataset, 'datasets', [])) or [getattr(dataset, 'dataset', None)]
     for item in filter(None, inner):
         yield from _steps(item)
     yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', [])

@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Dict, Sequence
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from ..whole_file import whole_file
 
 
-def output_names(paths: Sequence[Path], root: Path) -> Dict[Path, str]:
+def output_names(paths: Sequence[Path], root: Path) -> dict[Path, str]:
     """Files in a folder -> for each a name relative to the folder, with slashes and without suffix, that no other has: where
     ``cat.jpg`` stands beside ``cat.png`` both keep their suffix as a part of the name."""
     full = {path: path.relative_to(root).as_posix() for path in paths}

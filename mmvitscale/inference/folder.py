@@ -3,11 +3,11 @@
 import hashlib
 import json
 from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Collection, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -46,9 +46,9 @@ class Request:
     save: Sequence[str] = ()
     score_thr: float = 0.3
     batch_size: int = 1
-    tile: Optional[int] = None
+    tile: int | None = None
     overlap: int = 0
-    annotations: Optional[str] = None
+    annotations: str | None = None
     overwrite: bool = False
 
     def __post_init__(self):
@@ -78,8 +78,8 @@ class Outcome:
 
     done: int = 0
     there: int = 0
-    failures: List[str] = field(default_factory=list)
-    notes: List[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def predict_folder(cfg: Config, checkpoint: str, source: str, out: Path, request: Request = Request()) -> Outcome:
@@ -148,7 +148,7 @@ class Writer:
         if self.request.save:
             write_json(self.out / 'classes.json', self.results.classes_file())
 
-    def data(self, sample: BaseDataElement, name: str, file_name: str, size: Tuple[int, int]) -> None:
+    def data(self, sample: BaseDataElement, name: str, file_name: str, size: tuple[int, int]) -> None:
         """All kinds that are asked for."""
         for kind in self.request.save:
             path = self.out / kind / (name + _SUFFIXES[kind])
@@ -178,7 +178,7 @@ def _steps_of(path: Path) -> int:
         return 0
 
 
-def _targets(path: Path, name: str, out: Path, request: Request) -> Dict[str, Path]:
+def _targets(path: Path, name: str, out: Path, request: Request) -> dict[str, Path]:
     """What will be written of a file, by kind."""
     if _is_video(path):
         return dict(pictures=out / f'{name}.mp4') if request.pictures else {}
@@ -187,7 +187,7 @@ def _targets(path: Path, name: str, out: Path, request: Request) -> Dict[str, Pa
     return {**found, **(dict(pictures=out / f'{name}.png') if request.pictures else {})}
 
 
-def _check_places(source: Path, out: Path, names: Dict[Path, str], request: Request) -> None:
+def _check_places(source: Path, out: Path, names: dict[Path, str], request: Request) -> None:
     """Raise InputError where outputs would mix with the input or with one another."""
     inside, above = out.resolve(), source.resolve()
     if source.is_dir() and (inside == above or above in inside.parents):
@@ -259,9 +259,9 @@ def _meta_of(out: Path) -> dict:
 @dataclass
 class _Prepared:
     path: Path
-    picture: Optional[np.ndarray] = None
-    inputs: Optional[dict] = None
-    error: Optional[InputError] = None
+    picture: np.ndarray | None = None
+    inputs: dict | None = None
+    error: InputError | None = None
 
 
 def _prepare(predictor: Predictor, path: Path) -> _Prepared:
@@ -286,7 +286,7 @@ def _prepared(predictor: Predictor, paths: Sequence[Path]) -> Iterator[_Prepared
 
 def batches(items: Iterable, size_of: Callable, count: int) -> Iterator[list]:
     """Items of one size together, at most ``count``; no more than four batches wait for their like."""
-    waiting: Dict[tuple, list] = {}
+    waiting: dict[tuple, list] = {}
     for item in items:
         group = waiting.setdefault(size_of(item), [])
         group.append(item)
@@ -297,7 +297,7 @@ def batches(items: Iterable, size_of: Callable, count: int) -> Iterator[list]:
     yield from waiting.values()
 
 
-def _attempt(predictor: Predictor, batch: Sequence[_Prepared], failures: List[str]) -> Iterator:
+def _attempt(predictor: Predictor, batch: Sequence[_Prepared], failures: list[str]) -> Iterator:
     """(item, sample) of a batch; where it fails, of its images one by one, and those that fail again are listed."""
     try:
         yield from zip(batch, predictor.predict([item.inputs for item in batch]))
@@ -315,7 +315,7 @@ def _predict_images(
     predictor: Predictor,
     writer: Writer,
     paths: Sequence[Path],
-    names: Dict[Path, str],
+    names: dict[Path, str],
     batch_size: int,
     outcome: Outcome,
     advance,
@@ -377,7 +377,7 @@ def _write_video(
             fields, picture = predictor.read_image.from_array(frame, path)
             yield _Prepared(Path(f'{path} frame {number}'), picture, predictor.prepare(fields))
 
-    failures: List[str] = []
+    failures: list[str] = []
     seen, video = 0, None
     with whole_file(writer.out / f'{name}.mp4') if request.pictures else nullcontext() as part:
         for batch in batches(prepared(), lambda item: item.picture.shape, request.batch_size):
@@ -405,7 +405,7 @@ def _predict_tiled(
     predictor: Predictor,
     writer: Writer,
     paths: Sequence[Path],
-    names: Dict[Path, str],
+    names: dict[Path, str],
     request: Request,
     outcome: Outcome,
     advance,
@@ -429,7 +429,7 @@ def _predict_tiled(
 
 
 def _reconstruct(
-    reconstructor: Reconstructor, paths: Sequence[Path], targets: Dict[Path, Dict[str, Path]], outcome: Outcome
+    reconstructor: Reconstructor, paths: Sequence[Path], targets: dict[Path, dict[str, Path]], outcome: Outcome
 ) -> None:
     with progress_bar(len(paths)) as advance:
         for path in paths:

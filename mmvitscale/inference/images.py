@@ -1,7 +1,8 @@
 """Images in: files, folders and videos, read as the config's own pipeline reads them."""
 
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 VIDEO_SUFFIXES = {'.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v'}
 
 
-def list_images(path: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> List[Path]:
+def list_images(path: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
     """A file or a folder -> the files in it and in its folders that have one of the suffixes, sorted. Hidden files and
     folders are passed over. Raises InputError if there are none."""
     path = Path(path)
@@ -56,12 +57,12 @@ class ImageReader:
 
     def __init__(self, pipeline: Sequence[dict]):
         self._step = dict(pipeline[0]) if pipeline else dict(type='LoadImageFromFile')
-        self._loader: Optional[Compose] = None
+        self._loader: Compose | None = None
         self.multispectral = None
         if type_name(self._step) == 'LoadMultispectralImage':
             from ..datasets.multispectral import LoadMultispectralImage
 
-            options: Dict[str, Any] = {k: v for k, v in self._step.items() if k != 'type'}
+            options: dict[str, Any] = {k: v for k, v in self._step.items() if k != 'type'}
             self.multispectral = LoadMultispectralImage(**options)
 
     @property
@@ -78,7 +79,7 @@ class ImageReader:
         Raises InputError for what cannot be read."""
         return self.read(path)[1]
 
-    def read(self, path: Path) -> Tuple[dict, np.ndarray]:
+    def read(self, path: Path) -> tuple[dict, np.ndarray]:
         """Path -> what the pipeline's next steps take (``img`` and its sizes), and the picture. Raises InputError for what
         cannot be read."""
         path = Path(path)
@@ -100,7 +101,7 @@ class ImageReader:
                 f'{path} cannot be read as an image ({why[-1] if why else type(error).__name__}); check the file'
             ) from error
 
-    def from_array(self, image: np.ndarray, path: Path) -> Tuple[dict, np.ndarray]:
+    def from_array(self, image: np.ndarray, path: Path) -> tuple[dict, np.ndarray]:
         """The same of an image that is in memory: (H, W, 3) uint8 BGR, or the channels of a multispectral one. The path is
         the one that messages name."""
         if self.multispectral is not None:
@@ -113,7 +114,7 @@ class ImageReader:
         return dict(img_path=str(path), img_id=0, img=image, img_shape=size, ori_shape=size), picture
 
 
-def frames_of(path: Path) -> Tuple[float, int, Iterator[np.ndarray]]:
+def frames_of(path: Path) -> tuple[float, int, Iterator[np.ndarray]]:
     """A video -> frames per second, how many frames its header tells (0: it does not), and the frames, (H, W, 3) uint8 BGR.
     Raises InputError for what is no video."""
     video = cv2.VideoCapture(str(path))

@@ -1,6 +1,6 @@
 """Predictions drawn on their image."""
 
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -47,7 +47,7 @@ class Painter:
         picture, shown = self._overlay(image, sample, 'pred')
         return self._with_legend(picture, shown) if legend else picture
 
-    def _overlay(self, image: np.ndarray, sample: BaseDataElement, source: str) -> Tuple[np.ndarray, set]:
+    def _overlay(self, image: np.ndarray, sample: BaseDataElement, source: str) -> tuple[np.ndarray, set]:
         """The image with the truth (gt) or the prediction (pred) drawn on it, and the class indices for the legend."""
         if f'{source}_panoptic_seg' in sample:
             return self._panoptic(image, sample.get(f'{source}_panoptic_seg').sem_seg.squeeze(0).cpu().numpy())
@@ -59,7 +59,7 @@ class Painter:
             return self._by_mmpretrain(image, sample, source), set()
         return image, set()
 
-    def overlay_labels(self, image: np.ndarray, labels: np.ndarray) -> Tuple[np.ndarray, set]:
+    def overlay_labels(self, image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, set]:
         """(H, W, 3) BGR, and (H, W) class indices, 255 and others without a class being none -> the image with the classes'
         colours, and which there are."""
         known = labels < len(self.classes)
@@ -67,7 +67,7 @@ class Painter:
         blend = cv2.addWeighted(image, 0.4, colours, 0.6, 0)
         return np.where(known[..., None], blend, image), set(np.unique(labels[known]).tolist())
 
-    def _panoptic(self, image: np.ndarray, ids: np.ndarray) -> Tuple[np.ndarray, set]:
+    def _panoptic(self, image: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, set]:
         """(H, W) category + 1000 segment, as mmdetection has it: colours of the categories, segments framed in white."""
         picture, shown = self.overlay_labels(image, ids % 1000)
         edges = np.zeros(ids.shape, bool)
@@ -76,7 +76,7 @@ class Painter:
         picture[edges] = 255
         return picture, shown
 
-    def _instances(self, image: np.ndarray, instances: InstanceData) -> Tuple[np.ndarray, set]:
+    def _instances(self, image: np.ndarray, instances: InstanceData) -> tuple[np.ndarray, set]:
         """The image with masks, boxes, classes and scores, the best on top, and which classes there are."""
         picture = image.copy()
         instances = instances.cpu().numpy()
@@ -92,8 +92,9 @@ class Painter:
                 part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
                 inside = mask[part]
                 picture[part][inside] = (0.5 * picture[part][inside] + 0.5 * colour).astype(np.uint8)
-                outline, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE,
-                                              offset=(int(columns[0]), int(rows[0])))
+                outline, _ = cv2.findContours(
+                    inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(int(columns[0]), int(rows[0]))
+                )
                 cv2.drawContours(picture, outline, -1, (255, 255, 255), 1, cv2.LINE_AA)
         scale = min(max(image.shape[0] / 1200, 0.45), 1.5)
         for i, (box, label) in enumerate(zip(np.asarray(instances.bboxes), instances.labels)):
@@ -105,7 +106,7 @@ class Painter:
             base = max(top - below, height)  # above the box where there is room
             cv2.rectangle(picture, (left, base - height), (left + width, base + below), colour, -1)
             dark = sum(colour) < 380
-            cv2.putText(picture, text, (left, base), _FONT, scale, (255, ) * 3 if dark else (0, 0, 0), 1, cv2.LINE_AA)
+            cv2.putText(picture, text, (left, base), _FONT, scale, (255,) * 3 if dark else (0, 0, 0), 1, cv2.LINE_AA)
         return picture, set(instances.labels.tolist())
 
     def _by_mmpretrain(self, image: np.ndarray, sample: BaseDataElement, source: str) -> np.ndarray:

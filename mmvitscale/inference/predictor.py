@@ -1,8 +1,8 @@
 """A checkpoint, ready to predict."""
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ def build_model(cfg: Config) -> nn.Module:
     return MODELS.build(cfg.model).eval().to(get_device())
 
 
-def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, dict]:
+def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict]:
     """A config's model with exactly the weights of a checkpoint, and what the file held. Raises InputError where they do not
     fit.
 
@@ -70,7 +70,7 @@ def load_model(cfg: Config, checkpoint: str) -> Tuple[nn.Module, dict]:
     return model, content
 
 
-def at_own_size(pipeline: Sequence[dict]) -> List[dict]:
+def at_own_size(pipeline: Sequence[dict]) -> list[dict]:
     """A test pipeline whose images keep their size."""
     return [
         dict(type=step['type'], scale_factor=1.0, keep_ratio=True) if step['type'].split('.')[-1] == 'Resize' else step
@@ -98,7 +98,7 @@ class Predictor:
     @staticmethod
     def _declared_meta(cfg: Config) -> dict:
         dataset = cfg.test_dataloader.dataset
-        return dataset.get('metainfo') or getattr(class_of(cfg, dataset), 'METAINFO')
+        return dataset.get('metainfo') or class_of(cfg, dataset).METAINFO
 
     def prepare(self, fields: dict) -> dict:
         """What ``read_image.read`` gives -> what ``predict`` takes. Raises InputError for an image that the config's
@@ -112,7 +112,7 @@ class Predictor:
                 f'{fields["img_path"]} does not go through the pipeline of the config ({type(error).__name__}: {error})'
             ) from error
 
-    def predict(self, batch: Sequence[dict]) -> List[BaseDataElement]:
+    def predict(self, batch: Sequence[dict]) -> list[BaseDataElement]:
         """Prepared images of one size -> the task's data samples with predictions, on the CPU."""
         with torch.inference_mode():
             return [sample.cpu() for sample in self.model.test_step(pseudo_collate(list(batch)))]
@@ -121,7 +121,7 @@ class Predictor:
         """Path of an image -> the task's data sample with predictions, on the CPU."""
         return self.predict([self.prepare(self.read_image.read(path)[0])])[0]
 
-    def draw(self, path: Union[str, Path], score_thr: float = 0.3) -> Image.Image:
+    def draw(self, path: str | Path, score_thr: float = 0.3) -> Image.Image:
         """Path of an image -> the image with the prediction drawn on it, over a legend of the classes in sight.
 
         Args:
@@ -146,7 +146,7 @@ class Reconstructor:
         self.read_image = ImageReader(cfg.predict_pipeline)
         self.pipeline = Compose(cfg.predict_pipeline)
 
-    def __call__(self, path: Path) -> Tuple[np.ndarray, float]:
+    def __call__(self, path: Path) -> tuple[np.ndarray, float]:
         """Path of an image -> the masked image, what the model fills in and the original side by side, (H, 3 W, 3) uint8
         BGR, and the loss. Equal paths are masked equally."""
         np.random.seed(zlib.crc32(path.name.encode()))
@@ -166,6 +166,6 @@ class Reconstructor:
         return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()[..., ::-1]), loss
 
 
-def predictor_of(cfg: Config, checkpoint: str) -> Union[Predictor, Reconstructor]:
+def predictor_of(cfg: Config, checkpoint: str) -> Predictor | Reconstructor:
     """What the config calls for; called with the path of an image, either runs the model on it."""
     return (Reconstructor if is_masked_modelling(cfg) else Predictor)(cfg, checkpoint)

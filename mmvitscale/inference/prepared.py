@@ -2,7 +2,6 @@
 samples."""
 
 import copy
-from typing import List, Optional, Tuple
 
 import torch
 from mmengine.config import Config
@@ -15,7 +14,7 @@ from ..errors import InputError
 from .predictor import pipeline_of
 
 
-def training_images(cfg: Config, model: nn.Module, count: int, size: Optional[Tuple[int, int]], batch: int = 1) -> List[Tensor]:
+def training_images(cfg: Config, model: nn.Module, count: int, size: tuple[int, int] | None, batch: int = 1) -> list[Tensor]:
     """Training images as they would be tested, spread evenly over the set.
 
     Args:
@@ -47,10 +46,10 @@ def training_images(cfg: Config, model: nn.Module, count: int, size: Optional[Tu
     return images
 
 
-def _middle(image: Tensor, size: Tuple[int, int]) -> Tensor:
+def _middle(image: Tensor, size: tuple[int, int]) -> Tensor:
     """(1, channels, H, W) -> (1, channels, *size)."""
     out = image.new_zeros(*image.shape[:2], *size)
     cut = [min(own, asked) for own, asked in zip(image.shape[2:], size)]
     top, left = ((own - part) // 2 for own, part in zip(image.shape[2:], cut))
-    out[..., :cut[0], :cut[1]] = image[..., top:top + cut[0], left:left + cut[1]]
+    out[..., : cut[0], : cut[1]] = image[..., top : top + cut[0], left : left + cut[1]]
     return out

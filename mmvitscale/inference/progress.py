@@ -1,7 +1,7 @@
 """A bar with the remaining time, on a terminal."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Callable, Iterator
 
 
 @contextmanager

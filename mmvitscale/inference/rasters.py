@@ -1,9 +1,9 @@
 """Large images by windows: read from files that rasterio opens, label maps written as tiled TIFF with their georeference."""
 
 import importlib.util
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Callable, Iterator, Set, Tuple
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ _BY_WINDOWS = {'.tif', '.tiff', '.vrt', '.jp2', '.img'}
 # Of GDAL's own cache, in MB: by default it takes a twentieth of the memory.
 _CACHE = 64
 
-Region = Tuple[int, int, int, int]  # top, left, height, width
+Region = tuple[int, int, int, int]  # top, left, height, width
 
 
 def has_rasterio() -> bool:
@@ -23,7 +23,7 @@ def has_rasterio() -> bool:
     return importlib.util.find_spec('rasterio') is not None
 
 
-def raster_suffixes() -> Set[str]:
+def raster_suffixes() -> set[str]:
     """Of the files that are read by windows."""
     return set(_BY_WINDOWS) if has_rasterio() else set()
 
@@ -37,9 +37,9 @@ class Raster:
 
     def __init__(
         self,
-        size: Tuple[int, int],
+        size: tuple[int, int],
         read: Callable[[Region], np.ndarray],
-        overview: Callable[[Tuple[int, int]], np.ndarray],
+        overview: Callable[[tuple[int, int]], np.ndarray],
         profile: dict,
     ):
         self.size, self.read, self.overview, self.profile = size, read, overview, profile
@@ -115,7 +115,7 @@ def _windowed(path: Path, reader: ImageReader, stack: ExitStack) -> Raster:
 
 @contextmanager
 def label_raster(
-    path: Path, size: Tuple[int, int], dtype: np.dtype, profile: dict
+    path: Path, size: tuple[int, int], dtype: np.dtype, profile: dict
 ) -> Iterator[Callable[[int, int, np.ndarray], None]]:
     """A tiled TIFF of one band for (height, width) labels; entered, it is a function that writes a part, given its top and
     left. Without rasterio the file is neither compressed nor has it a place."""

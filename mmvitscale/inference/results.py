@@ -2,9 +2,9 @@
 of COCO."""
 
 import json
+from collections.abc import Iterable, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ..whole_file import whole_file
 KINDS = ('labels', 'scores', 'logits', 'json')
 
 
-def encode_mask(mask: np.ndarray, corner: Tuple[int, int] = (0, 0), size: Optional[Tuple[int, int]] = None) -> dict:
+def encode_mask(mask: np.ndarray, corner: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None) -> dict:
     """(h, w) bool -> its run lengths as COCO writes them. It may be a part of a larger mask of zeros.
 
     Args:
@@ -41,7 +41,7 @@ def encode_mask(mask: np.ndarray, corner: Tuple[int, int] = (0, 0), size: Option
     return dict(size=[height, width], counts=encoded['counts'].decode())
 
 
-def annotations_of(instances: InstanceData) -> List[dict]:
+def annotations_of(instances: InstanceData) -> list[dict]:
     """Predicted instances -> for each ``label`` (index of the class), ``score``, ``bbox`` (left, top, width, height) and, if
     there are masks, ``segmentation``. Where a model has no boxes, those of the masks."""
     found = []
@@ -66,11 +66,11 @@ class Results:
         annotations: a COCO file, whose ids of images (by file name) and of categories (by name) are to be used.
     """
 
-    def __init__(self, cfg: Config, dataset_meta: dict, annotations: Optional[str] = None):
+    def __init__(self, cfg: Config, dataset_meta: dict, annotations: str | None = None):
         self.classes: Sequence[str] = dataset_meta['classes']
         self.palette = dataset_meta.get('palette')
         self.first_value = int(counts_from_one(cfg))
-        self.image_ids: Dict[str, int] = {}
+        self.image_ids: dict[str, int] = {}
         self.category_ids = list(range(1, len(self.classes) + 1))
         if annotations:
             self._take_ids(annotations)
@@ -93,7 +93,7 @@ class Results:
             )
         self.category_ids = [ids[name] for name in self.classes]
 
-    def classes_file(self) -> List[dict]:
+    def classes_file(self) -> list[dict]:
         """Of every class the value in label maps, the id in COCO files, the name and, where known, the colour."""
         return [
             dict(
@@ -136,7 +136,7 @@ class Results:
         logits = sample.seg_logits.data.float()
         return (logits.softmax(0) if len(logits) > 1 else logits.sigmoid()).half().numpy()
 
-    def json(self, sample: BaseDataElement, name: str, size: Tuple[int, int], output: str = '') -> dict:
+    def json(self, sample: BaseDataElement, name: str, size: tuple[int, int], output: str = '') -> dict:
         """What an image holds: instances, segments, the share of pixels of each class, or the class with all scores.
 
         Args:
@@ -156,19 +156,19 @@ class Results:
             content.update(label=self.classes[best], scores=dict(zip(self.classes, sample.pred_score.tolist())))
         return content
 
-    def shares(self, counts: Sequence[int]) -> Dict[str, float]:
+    def shares(self, counts: Sequence[int]) -> dict[str, float]:
         """Pixels by class index -> the share of each class that there is, the largest first."""
         total = sum(counts) or 1
         found = {self.classes[i]: n / total for i, n in enumerate(counts[: len(self.classes)]) if n}
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
-    def _named(self, annotations: List[dict]) -> List[dict]:
+    def _named(self, annotations: list[dict]) -> list[dict]:
         return [
             dict(category=self.classes[entry['label']], category_id=self.category_ids[entry.pop('label')], **entry)
             for entry in annotations
         ]
 
-    def _segments(self, sample: BaseDataElement) -> Tuple[np.ndarray, List[dict]]:
+    def _segments(self, sample: BaseDataElement) -> tuple[np.ndarray, list[dict]]:
         """(H, W) ids from 1, 0 being nothing, and of each segment its id, category and area."""
         from mmdet.evaluation.functional import INSTANCE_OFFSET
 
@@ -247,10 +247,6 @@ def counts_from_one(cfg: Config) -> bool:
 def not_predicted(kind: str, sample: BaseDataElement) -> InputError:
     """What to raise where a kind was asked for that the model's task does not have."""
     task = (
-        'detection'
-        if 'pred_instances' in sample
-        else 'classification'
-        if 'pred_label' in sample
-        else 'panoptic segmentation'
+        'detection' if 'pred_instances' in sample else 'classification' if 'pred_label' in sample else 'panoptic segmentation'
     )
     return InputError(f'--save {kind} found, but this model does {task}, which has none; save json')

@@ -1,7 +1,7 @@
 """The test set, image by image, with truth and prediction: for what looks at single images."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, Optional, Tuple
 
 import torch
 from mmengine.config import Config
@@ -26,7 +26,7 @@ class TestedImages:
 
     __test__ = False  # no test class, whatever pytest takes its name for
 
-    def __init__(self, cfg: Config, model: nn.Module, limit: Optional[int] = None):
+    def __init__(self, cfg: Config, model: nn.Module, limit: int | None = None):
         if limit is not None and limit < 1:
             raise InputError(f'--limit {limit} found, but it is 1 or more')
         self.read_image = ImageReader(pipeline_of(cfg))
@@ -40,12 +40,12 @@ class TestedImages:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __iter__(self) -> Iterator[Tuple[int, Path, BaseDataElement]]:
+    def __iter__(self) -> Iterator[tuple[int, Path, BaseDataElement]]:
         """(index in the set, path, data sample on the CPU)."""
         for index in self.indices:
             yield self.one(index)
 
-    def one(self, index: int) -> Tuple[int, Path, BaseDataElement]:
+    def one(self, index: int) -> tuple[int, Path, BaseDataElement]:
         """One image by its index in the set."""
         data = pseudo_collate([self.dataset[index]])
         with torch.inference_mode():

@@ -7,11 +7,12 @@ width of the image, goes into files.
 """
 
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Iterator, List, Tuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -36,12 +37,12 @@ _OVERVIEW = 2048
 class Tiling:
     """Tiles along an axis: where each starts, their side, and the length of the ramps in which neighbours are blended."""
 
-    starts: Tuple[int, ...]
+    starts: tuple[int, ...]
     side: int
     length: int
     ramp: int
 
-    def region(self, i: int) -> Tuple[int, int]:
+    def region(self, i: int) -> tuple[int, int]:
         """First pixel and end of what tile i has weight in."""
         first = self._ramp_start(i - 1) if i else 0
         stop = self._ramp_start(i) + self.ramp if i + 1 < len(self.starts) else self.length
@@ -72,7 +73,7 @@ def tiling(length: int, tile: int, overlap: int) -> Tiling:
     return Tiling(starts, tile, length, min(overlap, *(b - a for a, b in zip(starts, starts[1:]))))
 
 
-def blended(rows: Tiling, columns: Tiling, scores: Iterable[Tensor], folder: Path) -> Iterator[Tuple[int, int, Tensor]]:
+def blended(rows: Tiling, columns: Tiling, scores: Iterable[Tensor], folder: Path) -> Iterator[tuple[int, int, Tensor]]:
     """Scores (C, side, side) of all tiles, row after row -> (top, left, scores (C, h, w)) of parts that cover the image
     once.
 
@@ -196,7 +197,7 @@ def _write_labels(
     columns: Tiling,
     name: str,
     file_name: str,
-    small: Tuple[int, int],
+    small: tuple[int, int],
 ) -> BaseDataElement:
     """Returns a sample with the labels of the overview."""
     results, request = writer.results, writer.request
@@ -252,7 +253,7 @@ def _write_instances(
     """Returns a sample with the boxes of the overview: masks of the size of the image would not fit."""
     height, width = raster.size
     places = [(y, x) for y in rows.starts for x in columns.starts]
-    found: List[InstanceData] = []
+    found: list[InstanceData] = []
     for number, ((y, x), sample) in enumerate(zip(places, samples)):
         if 'labels' in writer.request.save:
             raise not_predicted('labels', sample)

@@ -1,6 +1,6 @@
 """Data preprocessors that tell the backbone where a batch of unequal images is padded (layers/padding.py)."""
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class _MarksPadding:
         return {**out, 'inputs': inputs}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _marking(base: type) -> type:
     return type(f'{base.__name__}WithPadding', (_MarksPadding, base), {})
 
@@ -46,6 +46,7 @@ def _marking(base: type) -> type:
 def det_padding_preprocessor(**options: Any) -> nn.Module:
     """mmdetection's ``DetDataPreprocessor``, which also tells a DeepViT where images are padded. Arguments as there."""
     from mmdet.models import DetDataPreprocessor  # only where it is used: other tasks need no mmdetection
+
     return _marking(DetDataPreprocessor)(**options)
 
 
@@ -54,4 +55,5 @@ def seg_padding_preprocessor(**options: Any) -> nn.Module:
     """mmsegmentation's ``SegDataPreProcessor``, which also tells a DeepViT where crops are padded in training. Arguments as
     there."""
     from mmseg.models import SegDataPreProcessor
+
     return _marking(SegDataPreProcessor)(**options)

@@ -1,7 +1,8 @@
 """Mixed precision without loss scaling."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Iterator, Tuple
+from typing import Any
 
 import torch
 from mmengine.device import get_device
@@ -50,7 +51,7 @@ def _lower_precision(module: nn.Module, cache: bool) -> Iterator[None]:
     def enter(*_):
         running.enter_context(torch.autocast(get_device(), dtype=torch.bfloat16, cache_enabled=cache))
 
-    def leave(module, inputs, outputs: Tuple[Tensor, ...]):
+    def leave(module, inputs, outputs: tuple[Tensor, ...]):
         running.close()
         return None if outputs is None else tuple(out.float() for out in outputs)  # None: the pass has failed
 

@@ -1,7 +1,5 @@
 """Layer-wise learning rate decay."""
 
-from typing import Dict, Optional, Tuple
-
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -31,26 +29,26 @@ class LayerDecayOptimWrapperConstructor:
             that knows its depths.
     """
 
-    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None):
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
         paramwise_cfg = dict(paramwise_cfg or {})
         self.optim_wrapper_cfg = dict(optim_wrapper_cfg)
         self.layer_decay_rate = paramwise_cfg.pop('layer_decay_rate', 1.0)
-        self.custom_keys: Dict[str, dict] = dict(paramwise_cfg.pop('custom_keys', {}))
+        self.custom_keys: dict[str, dict] = dict(paramwise_cfg.pop('custom_keys', {}))
         if paramwise_cfg:
-            raise InputError(f'paramwise_cfg has {sorted(paramwise_cfg)}, but LayerDecayOptimWrapperConstructor knows '
-                             'layer_decay_rate and custom_keys')
+            raise InputError(
+                f'paramwise_cfg has {sorted(paramwise_cfg)}, but LayerDecayOptimWrapperConstructor knows '
+                'layer_decay_rate and custom_keys'
+            )
         for pattern, options in self.custom_keys.items():
             if not set(options) <= {'lr_mult', 'decay_mult'}:
-                raise InputError(f'custom_keys[{pattern!r}] has {sorted(options)}, but it may have lr_mult and '
-                                 'decay_mult')
+                raise InputError(f'custom_keys[{pattern!r}] has {sorted(options)}, but it may have lr_mult and decay_mult')
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         if is_model_wrapper(model):
             model = model.module
         wrapper_cfg = self.optim_wrapper_cfg.copy()
         optimizer_cfg = dict(wrapper_cfg.pop('optimizer'))
-        optimizer_cfg['params'] = self._parameter_groups(model, optimizer_cfg['lr'],
-                                                         optimizer_cfg.get('weight_decay', 0.0))
+        optimizer_cfg['params'] = self._parameter_groups(model, optimizer_cfg['lr'], optimizer_cfg.get('weight_decay', 0.0))
         wrapper_cfg.setdefault('type', 'OptimWrapper')
         wrapper_cfg['optimizer'] = OPTIMIZERS.build(optimizer_cfg)
         return ROOT_OPTIM_WRAPPERS.build(wrapper_cfg)
@@ -58,10 +56,14 @@ class LayerDecayOptimWrapperConstructor:
     def _parameter_groups(self, model: nn.Module, lr: float, weight_decay: float) -> list:
         """One group per learning rate and weight decay, in the order of first use."""
         prefix, backbone = self._backbone(model)
-        no_decay = {f'{path}.{name}' if path else name for path, module in model.named_modules()
-                    if hasattr(module, 'no_weight_decay') for name in module.no_weight_decay()}
+        no_decay = {
+            f'{path}.{name}' if path else name
+            for path, module in model.named_modules()
+            if hasattr(module, 'no_weight_decay')
+            for name in module.no_weight_decay()
+        }
         unmatched = set(self.custom_keys)
-        groups: Dict[Tuple[float, float], dict] = {}
+        groups: dict[tuple[float, float], dict] = {}
         for name, parameter in model.named_parameters():
             options = self._custom_options(name, unmatched)
             if not parameter.requires_grad:
@@ -69,14 +71,16 @@ class LayerDecayOptimWrapperConstructor:
             lr_scale = options.get('lr_mult', 1.0)
             if backbone is not None:
                 depth, depths = backbone.get_layer_depth(name, prefix)
-                lr_scale *= self.layer_decay_rate**(depths - 1 - depth)
+                lr_scale *= self.layer_decay_rate ** (depths - 1 - depth)
             decays = parameter.ndim > 1 and name not in no_decay
             decay = weight_decay * options.get('decay_mult', 1.0) if decays else 0.0
             group = groups.setdefault((lr_scale, decay), dict(params=[], lr=lr * lr_scale, weight_decay=decay))
             group['params'].append(parameter)
         if unmatched:
-            raise InputError(f'custom_keys {sorted(unmatched)} match no parameter of the model; its top-level parts '
-                             f'are {[name for name, _ in model.named_children()]}')
+            raise InputError(
+                f'custom_keys {sorted(unmatched)} match no parameter of the model; its top-level parts '
+                f'are {[name for name, _ in model.named_children()]}'
+            )
         rates = [group['lr'] for group in groups.values()]
         print_log(f'{len(groups)} parameter groups, learning rates {min(rates):.3g} to {max(rates):.3g}', 'current')
         return list(groups.values())
@@ -86,13 +90,15 @@ class LayerDecayOptimWrapperConstructor:
         unmatched.difference_update(matching)
         return self.custom_keys[max(matching, key=len)] if matching else {}
 
-    def _backbone(self, model: nn.Module) -> Tuple[str, Optional[nn.Module]]:
+    def _backbone(self, model: nn.Module) -> tuple[str, nn.Module | None]:
         """The first module that knows its depths, and the prefix of its parameters' names."""
         for name, module in model.named_modules():
             if hasattr(module, 'get_layer_depth') and hasattr(module, 'no_weight_decay'):
                 return f'{name}.' if name else '', module
         if self.layer_decay_rate != 1:
-            raise InputError(f'layer_decay_rate is {self.layer_decay_rate}, but no part of '
-                             f'{type(model).__name__} says how deep its layers are (get_layer_depth, '
-                             'no_weight_decay); use a backbone of mmvitscale, or leave layer_decay_rate out')
+            raise InputError(
+                f'layer_decay_rate is {self.layer_decay_rate}, but no part of '
+                f'{type(model).__name__} says how deep its layers are (get_layer_depth, '
+                'no_weight_decay); use a backbone of mmvitscale, or leave layer_decay_rate out'
+            )
         return '', None

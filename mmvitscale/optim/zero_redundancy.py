@@ -1,6 +1,7 @@
 """ZeRO stage 1 inside the plain runner: optimizer states shared out over the processes."""
 
-from typing import Any, Iterable, Union
+from collections.abc import Iterable
+from typing import Any
 
 import torch.distributed.optim
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -36,7 +37,7 @@ def shard_states(optim_wrapper: dict) -> dict:
     return {**optim_wrapper, 'optimizer': {**optimizer, 'type': 'mmvitscale.ZeroRedundancyOptimizer'}}
 
 
-def gather_states(optim_wrapper: Union[OptimWrapper, OptimWrapperDict]) -> None:
+def gather_states(optim_wrapper: OptimWrapper | OptimWrapperDict) -> None:
     """Before a checkpoint is written, in every process: bring the states of all to the first one. Without effect on other
     optimizers."""
     wrappers = optim_wrapper.values() if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]

@@ -1,7 +1,8 @@
 """DeepSpeed's ZeRO stages 1 and 2, with recipes as they are and checkpoints like everybody's."""
 
 import copy
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import mmengine._strategy.deepspeed as mmengine_deepspeed
 import torch
@@ -48,9 +49,9 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
         InputError: for stage 3, or a precision that this machine cannot do.
     """
 
-    _inputs_to_half: Optional[list]  # MMEngine's
+    _inputs_to_half: list | None  # MMEngine's
 
-    def __init__(self, *, sync_bn: Optional[str] = None, **kwargs: Any):
+    def __init__(self, *, sync_bn: str | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.sync_bn = sync_bn
         self.config.setdefault('zero_optimization', dict(stage=1))
@@ -76,7 +77,7 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
         """Whether the model's own weights have 16 bits."""
         return self._enabled('bf16') or self._enabled('fp16')
 
-    def build_optim_wrapper(self, optim_wrapper: dict, model: Optional[nn.Module] = None) -> BaseOptimWrapper:
+    def build_optim_wrapper(self, optim_wrapper: dict, model: nn.Module | None = None) -> BaseOptimWrapper:
         """As MMEngine's, of any recipe's config."""
         cfg = dict(optim_wrapper)
         kind = str(cfg.pop('type', '')).split('.')[-1]
@@ -97,7 +98,7 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
             cfg.pop(option, None)
         wrapper = super().build_optim_wrapper(dict(cfg, type='DeepSpeedOptimWrapper'), model)
         # DeepSpeed puts flat pieces in the place of the parameters.
-        self._parameters: List[List[nn.Parameter]] = [list(group['params']) for group in wrapper.optimizer.param_groups]
+        self._parameters: list[list[nn.Parameter]] = [list(group['params']) for group in wrapper.optimizer.param_groups]
         return wrapper
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
@@ -127,7 +128,7 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
         return state
 
     def load_model_state_dict(
-        self, state_dict: dict, *, strict: bool = False, revise_keys: Sequence[Tuple[str, str]] = ((r'^module\.', ''),)
+        self, state_dict: dict, *, strict: bool = False, revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),)
     ) -> None:
         """Takes float32 weights, into what the optimizer holds of them as well."""
         super().load_model_state_dict(state_dict, strict=strict, revise_keys=revise_keys)
@@ -138,7 +139,7 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
                 if name in state_dict:
                     _utils().safe_set_full_fp32_param(parameter, state_dict[name].to(parameter.device, torch.float32))
 
-    def _groups(self) -> Iterator[Tuple[dict, dict, List[Tuple[int, nn.Parameter]]]]:
+    def _groups(self) -> Iterator[tuple[dict, dict, list[tuple[int, nn.Parameter]]]]:
         """For each group of parameters: its options, this process's states of its flat piece, and the parameters with their
         numbers."""
         first = 0
@@ -147,7 +148,7 @@ class DeepSpeedStrategy(WholeCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
             yield group, self.model.optimizer.optimizer.state[piece], list(enumerate(parameters, first))
             first += len(parameters)
 
-    def _link_states(self, group: dict, parameters: List[Tuple[int, nn.Parameter]]) -> None:
+    def _link_states(self, group: dict, parameters: list[tuple[int, nn.Parameter]]) -> None:
         """Tell each parameter where its states are. DeepSpeed does so when the first group of all has been updated, when
         those of the others are not there yet."""
         _utils().lazy_init_hp_params_optimizer_state(

@@ -1,7 +1,8 @@
 """FSDP: parameters, gradients and optimizer states shared out over the processes, block by block."""
 
 from collections import OrderedDict
-from typing import Any, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any
 
 from mmengine._strategy import DDPStrategy
 from mmengine.device import get_device
@@ -65,7 +66,7 @@ class FSDPStrategy(WholeCheckpoints, DDPStrategy):
         return self._gathered(self.optim_wrapper.state_dict())
 
     def load_model_state_dict(
-        self, state_dict: dict, *, strict: bool = False, revise_keys: Sequence[Tuple[str, str]] = ((r'^module\.', ''),)
+        self, state_dict: dict, *, strict: bool = False, revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),)
     ) -> None:
         """Takes a whole one, and keeps this process's shards of it."""
         own = self.model.state_dict()
@@ -100,7 +101,7 @@ class FSDPStrategy(WholeCheckpoints, DDPStrategy):
         return value
 
 
-def _shard(value: Any, like: Optional[Tensor]) -> Any:
+def _shard(value: Any, like: Tensor | None) -> Any:
     """A whole tensor -> this process's shard of it, distributed as ``like`` is; other values as they are."""
     if (
         not isinstance(value, Tensor)
@@ -111,6 +112,6 @@ def _shard(value: Any, like: Optional[Tensor]) -> Any:
         return value
     device = like.to_local().device
     # Every process has read the file: nothing need be sent.
-    return distribute_tensor(
-        value.to(like.device_mesh.device_type), like.device_mesh, like.placements, src_data_rank=None
-    ).to(device)
+    return distribute_tensor(value.to(like.device_mesh.device_type), like.device_mesh, like.placements, src_data_rank=None).to(
+        device
+    )

@@ -1,7 +1,8 @@
 """Checkpoints of sharded trainings in the form that a single process writes and reads."""
 
 import time
-from typing import Any, Callable, Optional, Sequence, Tuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import mmengine
 import torch
@@ -39,8 +40,8 @@ class WholeCheckpoints:
         *,
         map_location: Any = 'cpu',
         strict: bool = False,
-        revise_keys: Sequence[Tuple[str, str]] = ((r'^module\.', ''),),
-        callback: Optional[Callable] = None,
+        revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),),
+        callback: Callable | None = None,
     ) -> dict:
         """As MMEngine's. Files are read into the main memory, and code in them is not run."""
         checkpoint = read_checkpoint(filename)
@@ -59,8 +60,8 @@ class WholeCheckpoints:
         *,
         save_optimizer: bool = True,
         save_param_scheduler: bool = True,
-        extra_ckpt: Optional[dict] = None,
-        callback: Optional[Callable] = None,
+        extra_ckpt: dict | None = None,
+        callback: Callable | None = None,
     ) -> None:
         """As MMEngine's, in all processes."""
         content = {'state_dict': self.model_state_dict()}

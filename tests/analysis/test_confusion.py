@@ -31,9 +31,7 @@ def test_pixel_confusion_equals_a_per_pixel_count():
                 expected[t, f] += 1
     assert np.array_equal(matrix.counts, expected) and matrix.unit == 'pixels'
     entry = matrix.per_class()[1]
-    assert (
-        entry['recall'] == expected[1, 1] / expected[1].sum() and entry['precision'] == expected[1, 1] / expected[:, 1].sum()
-    )
+    assert entry['recall'] == expected[1, 1] / expected[1].sum() and entry['precision'] == expected[1, 1] / expected[:, 1].sum()
     assert entry['iou'] == expected[1, 1] / (expected[1].sum() + expected[:, 1].sum() - expected[1, 1])
     assert matrix.quality(np.diag([3, 0, 1])) == 1 and matrix.quality(own) < 1
     assert draw_confusion(matrix).axes

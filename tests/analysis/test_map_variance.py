@@ -49,11 +49,11 @@ def test_recalibration_sets_running_statistics_to_those_of_the_images():
 def test_recalibration_fits_exponents_and_statistics_from_several_sizes():
     model = DeepViT(VIT, 64).eval()
     law = torch.tensor([1.2, 1.5, 1.8])
-    found = {f'blocks.{i}.attn': [(n, 0.01 * (n / 17)**-law) for n in (17, 37, 65)] for i in (1, 2)}
+    found = {f'blocks.{i}.attn': [(n, 0.01 * (n / 17) ** -law) for n in (17, 37, 65)] for i in (1, 2)}
     recalibrate(model, found)
     attn = model.blocks[2].attn
     assert torch.allclose(attn.token_law.exponent(), law, atol=0.06)
-    assert torch.allclose(attn.var_norm.running_var, torch.full((3, ), 0.01), rtol=0.06)
+    assert torch.allclose(attn.var_norm.running_var, torch.full((3,), 0.01), rtol=0.06)
     assert model.lineage.tokens == (0, 17, 17)
     assert list(means_of(found['blocks.1.attn'])) == [17, 37, 65]
 

@@ -201,7 +201,7 @@ def test_the_size_of_training_images_is_read_from_the_config(name, size):
 
 def test_a_config_without_an_image_size_is_refused():
     with pytest.raises(InputError, match='give it with --size'):
-        training_size(Config(dict(model=dict()), filename=__file__))
+        training_size(Config(dict(model={}), filename=__file__))
 
 
 def test_the_setting_of_a_config_is_recognised():

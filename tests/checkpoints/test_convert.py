@@ -20,10 +20,13 @@ CASES = {
     'tiny-w16': ('tiny', 256, (16, 16, 16, 8), None),
     'base-w12to24': ('base', 384, (24, 24, 24, 12), (12, 12, 12, 6)),
 }
-RUNS = [pytest.param(peer, case, marks=() if case == 'tiny-w8' else pytest.mark.slow)
-        for peer in peers.PEERS for case in CASES
-        # torchvision keeps window 16 as the reference where the map is 8 x 8, and has no other reference windows
-        if peer != 'torchvision' or case == 'tiny-w8']
+RUNS = [
+    pytest.param(peer, case, marks=() if case == 'tiny-w8' else pytest.mark.slow)
+    for peer in peers.PEERS
+    for case in CASES
+    # torchvision keeps window 16 as the reference where the map is 8 x 8, and has no other reference windows
+    if peer != 'torchvision' or case == 'tiny-w8'
+]
 
 
 @pytest.mark.parametrize('peer, case', RUNS)
@@ -37,7 +40,7 @@ def test_converted_weights_reproduce_every_stage_of_the_reference_model(peer, ca
     converted = convert(weights_in(content))
     assert converted.source == peer and f'SwinV2-{arch} ' in describe_weights(converted.weights)
     told = peer in ('mmpretrain', 'torchvision')  # which save their tables
-    assert converted.lineage.references == (tuple((p, p) for p in references or windows) if told else (None, ) * 4)
+    assert converted.lineage.references == (tuple((p, p) for p in references or windows) if told else (None,) * 4)
     ours = SwinTransformerV2(arch, windows, None if told else references or windows, out_norm=False).eval()
     ours.load_checkpoint(content, 'peer.pth')
     image = torch.randn(1, 3, size, size)
@@ -74,7 +77,12 @@ def test_windows_and_pretrained_windows_are_read_from_official_files(name):
     assert converted.lineage.windows == tuple((w, w) for w in windows)
     assert converted.lineage.references == tuple((p, p) for p in references)
     assert {key.split('.')[-1] for key in converted.dropped} == {
-        'relative_coords_table', 'relative_position_index', 'attn_mask', 'weight', 'bias'}
+        'relative_coords_table',
+        'relative_position_index',
+        'attn_mask',
+        'weight',
+        'bias',
+    }
     assert [key for key in converted.dropped if 'layers' not in key] == ['head.weight', 'head.bias']
 
     ours = SwinTransformerV2(SMALL, windows)
@@ -100,17 +108,26 @@ def test_pretrained_windows_are_recovered_from_coordinate_tables():
 
 
 def simmim(weights):
-    return dict(model={**{f'encoder.{key}': value for key, value in weights.items()}, 'encoder.mask_token': torch.ones(1),
-                       'decoder.0.weight': torch.ones(1)})
+    return dict(
+        model={
+            **{f'encoder.{key}': value for key, value in weights.items()},
+            'encoder.mask_token': torch.ones(1),
+            'decoder.0.weight': torch.ones(1),
+        }
+    )
 
 
-@pytest.mark.parametrize('wrap', [
-    simmim, lambda weights: {f'module.{key}': value for key, value in weights.items()},
-    lambda weights: dict(state_dict_ema=weights, state_dict=None, epoch=3)
-])
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        simmim,
+        lambda weights: {f'module.{key}': value for key, value in weights.items()},
+        lambda weights: dict(state_dict_ema=weights, state_dict=None, epoch=3),
+    ],
+)
 def test_wrapped_checkpoints_convert_like_plain_ones(wrap):
     source = SwinTransformerV2(SMALL, 8)
-    official = official_state_dict(source, (8, ) * 4, (8, ) * 4)
+    official = official_state_dict(source, (8,) * 4, (8,) * 4)
     converted = convert(weights_in(wrap(official)))
     plain = convert(weights_in(official))
     assert converted.weights.keys() - {'mask_token'} == plain.weights.keys() and converted.lineage == plain.lineage
@@ -136,7 +153,7 @@ def test_extra_norms_and_mlp_ratio_are_inferred_from_the_weights():
 
 def broken(**changes):
     """An official checkpoint with some entries replaced, or removed where the value is None."""
-    state = official_state_dict(SwinTransformerV2(SMALL, 8), (8, ) * 4, (8, ) * 4)
+    state = official_state_dict(SwinTransformerV2(SMALL, 8), (8,) * 4, (8,) * 4)
     state.update({key.replace('__', '.'): value for key, value in changes.items()})
     return {key: value for key, value in state.items() if value is not None}
 
@@ -145,8 +162,9 @@ def broken(**changes):
 def test_windows_are_recovered_from_half_precision_coordinate_tables(dtype):
     """All published windows and the ones of high resolution, cast as whole checkpoints are."""
     for window, reference in ((8, 8), (16, 16), (16, 12), (24, 12), (12, 6), (32, 12), (40, 12), (56, 12), (7, 7), (14, 12)):
-        state = official_state_dict(SwinTransformerV2(dict(embed_dims=4, depths=(1, ), num_heads=(1, )), [8]),
-                                    (window, ), (reference, ))
+        state = official_state_dict(
+            SwinTransformerV2(dict(embed_dims=4, depths=(1,), num_heads=(1,)), [8]), (window,), (reference,)
+        )
         table = state['layers.0.blocks.0.attn.relative_coords_table'].to(dtype)
         assert windows_of_coordinates(table) == ((window, window), (reference, reference))
         assert windows_of_coordinates(table.float()) == ((window, window), (reference, reference))
@@ -158,14 +176,18 @@ def test_unconvertible_checkpoints_are_refused_with_the_reason():
         ({'layers.0.blocks.0.attn.relative_position_bias_table': torch.ones(1)}, 'this is a SwinV1 checkpoint'),
         ({'conv1.weight': torch.ones(1)}, 'no SwinV2 or DeepViT of a known layout.*are called conv1.weight'),
         ({}, 'it holds no weights'),
-        (broken(layers__2__blocks__1__attn__relative_coords_table=torch.zeros(1, 31, 31, 2)),
-         'the blocks of stage 2 have different relative_coords_tables'),
+        (
+            broken(layers__2__blocks__1__attn__relative_coords_table=torch.zeros(1, 31, 31, 2)),
+            'the blocks of stage 2 have different relative_coords_tables',
+        ),
         (broken(layers__3__blocks__0__attn__relative_coords_table=torch.zeros(0, 15, 15, 2)), r'has the shape \(0, 15'),
         (broken(layers__3__blocks__0__attn__relative_coords_table=torch.zeros(1, 15, 15, 2).int()), 'the type torch.int32'),
         ({**broken(), 'module.head.bias': torch.ones(1)}, 'it holds weights twice'),
         ({**broken(), **SwinTransformerV2(SMALL, 8).state_dict()}, 'the layouts of mmvitscale and official are mixed'),
-        ({f'{name}.{key}': value for name in ('student', 'teacher') for key, value in broken().items()},
-         'behind the prefixes student., teacher.; choose one with prefix'),
+        (
+            {f'{name}.{key}': value for name in ('student', 'teacher') for key, value in broken().items()},
+            'behind the prefixes student., teacher.; choose one with prefix',
+        ),
     ):
         with pytest.raises(InputError, match=message):
             convert(weights_in(checkpoint))
@@ -178,8 +200,10 @@ def test_incomplete_checkpoints_are_refused_and_complete_ones_accepted():
     half = dict(list(broken().items())[::2])
     for checkpoint, message in (
         (broken(layers__1__blocks__1__norm1__weight=None), r'1 weights missing \(stages.1.blocks.1.norm1.weight\)'),
-        (broken(layers__1__blocks__1__norm1__weight=torch.ones(17)),
-         r'1 weights of another shape \(stages.1.blocks.1.norm1.weight is \(17,\) instead of \(16,\)\)'),
+        (
+            broken(layers__1__blocks__1__norm1__weight=torch.ones(17)),
+            r'1 weights of another shape \(stages.1.blocks.1.norm1.weight is \(17,\) instead of \(16,\)\)',
+        ),
         (broken(patch_embed__proj__weight=None), 'incomplete'),
         (half, r'67 weights missing \(patch_embed.proj.bias'),
     ):

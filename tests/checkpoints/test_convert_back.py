@@ -36,7 +36,7 @@ def test_weights_converted_back_reproduce_our_features_in_each_library(library, 
     """Windows larger than those of pretraining, where the library knows the difference."""
     references = None if library == 'torchvision' else [4, 4, 4, 2]
     ours = randomise(SwinTransformerV2(SMALL, 8, references, out_norm=False)).eval()
-    theirs, stages = peers.PEERS[PEERS[library]](SMALL, 256, (8, ) * 4, references)
+    theirs, stages = peers.PEERS[PEERS[library]](SMALL, 256, (8,) * 4, references)
     randomise(theirs)
     back = back_of(ours, library)
     wanted = {key: value for key, value in theirs.state_dict().items() if not key.startswith(('norm', 'head', 'layernorm'))}
@@ -52,7 +52,7 @@ def test_weights_converted_back_reproduce_our_features_in_each_library(library, 
 
 def test_the_last_output_norm_is_converted_back_to_the_final_norm_of_timm(image):
     ours = randomise(SwinTransformerV2(SMALL, 8, out_indices=[3])).eval()
-    theirs, _ = peers.timm(SMALL, 256, (8, ) * 4, None)
+    theirs, _ = peers.timm(SMALL, 256, (8,) * 4, None)
     back = back_of(ours, 'timm', weight=torch.randn(10, 64), bias=torch.randn(10))
     theirs.load_state_dict(back.weights, strict=True)
     with torch.no_grad():
@@ -61,10 +61,16 @@ def test_the_last_output_norm_is_converted_back_to_the_final_norm_of_timm(image)
 
 def test_all_output_norms_and_extra_norms_are_converted_back_to_mmpretrain(image):
     from mmpretrain.models import SwinTransformerV2 as Theirs
+
     arch = dict(SMALL, extra_norm_every=2)
     ours = randomise(SwinTransformerV2(arch, 8, 4)).eval()
-    theirs = Theirs(arch=dict(SMALL, extra_norm_every_n_blocks=2), img_size=256, window_size=[8] * 4,
-                    pretrained_window_sizes=[4] * 4, out_indices=(0, 1, 2, 3))
+    theirs = Theirs(
+        arch=dict(SMALL, extra_norm_every_n_blocks=2),
+        img_size=256,
+        window_size=[8] * 4,
+        pretrained_window_sizes=[4] * 4,
+        out_indices=(0, 1, 2, 3),
+    )
     back = back_of(ours, 'mmpretrain')
     loaded = theirs.load_state_dict(back.weights, strict=False)  # it makes what depends on windows anew
     assert not loaded.unexpected_keys and all('relative_' in key for key in loaded.missing_keys)
@@ -72,7 +78,7 @@ def test_all_output_norms_and_extra_norms_are_converted_back_to_mmpretrain(image
     with torch.no_grad():
         for out, expected in zip(ours(image), theirs(image), strict=True):
             assert torch.allclose(out, expected, atol=1e-4)
-    assert 'extra_norm_every_n_blocks\': 2' in back.python
+    assert "extra_norm_every_n_blocks': 2" in back.python
 
 
 @pytest.mark.parametrize('library', libraries_of('SwinV2'))
@@ -94,8 +100,11 @@ def test_round_trip_is_exact(library, channels):
 
 def test_converting_back_to_official_gives_the_layout_of_public_files():
     ours = randomise(SwinTransformerV2(SMALL, [8, 8, 8, 4], [6, 6, 6, 3], out_indices=[3]))
-    expected = {key: value for key, value in official_state_dict(ours, (8, 8, 8, 4), (6, 6, 6, 3)).items()
-                if not key.startswith('head.') and 'attn_mask' not in key}
+    expected = {
+        key: value
+        for key, value in official_state_dict(ours, (8, 8, 8, 4), (6, 6, 6, 3)).items()
+        if not key.startswith('head.') and 'attn_mask' not in key
+    }
     found = back_of(ours, 'official').weights
     assert set(found) == set(expected)
     for key, value in expected.items():
@@ -103,22 +112,27 @@ def test_converting_back_to_official_gives_the_layout_of_public_files():
             assert torch.allclose(found[key], value, atol=1e-6), key
 
 
-@pytest.mark.parametrize('arguments, library, message', [
-    (dict(block_norm='pre'), 'timm', 'timm has no SwinV2 with block_norm pre'),
-    (dict(arch=dict(SMALL, extra_norm_every=1)), 'official', 'official has no SwinV2 with a norm on the main branch'),
-    (dict(position_bias='table'), 'mmpretrain', 'log-spaced position biases and cosine attention alone'),
-    (dict(similarity='dot_product'), 'huggingface', 'log-spaced position biases and cosine attention alone'),
-    (dict(window_size=[(4, 8)] * 4), 'timm', 'its windows are 4x8, but those of timm are squares'),
-    (dict(pretrained_window_sizes=4), 'torchvision', 'torchvision knows no reference windows'),
-])
+@pytest.mark.parametrize(
+    'arguments, library, message',
+    [
+        (dict(block_norm='pre'), 'timm', 'timm has no SwinV2 with block_norm pre'),
+        (dict(arch=dict(SMALL, extra_norm_every=1)), 'official', 'official has no SwinV2 with a norm on the main branch'),
+        (dict(position_bias='table'), 'mmpretrain', 'log-spaced position biases and cosine attention alone'),
+        (dict(similarity='dot_product'), 'huggingface', 'log-spaced position biases and cosine attention alone'),
+        (dict(window_size=[(4, 8)] * 4), 'timm', 'its windows are 4x8, but those of timm are squares'),
+        (dict(pretrained_window_sizes=4), 'torchvision', 'torchvision knows no reference windows'),
+    ],
+)
 def test_what_the_library_would_compute_differently_is_refused(arguments, library, message):
     backbone = SwinTransformerV2(**{**dict(arch=SMALL, window_size=8), **arguments})
     with pytest.raises(InputError, match=message):
         back_of(backbone, library)
 
 
-@pytest.mark.parametrize('windows, noted', [([8, 8, 8, 4], False), ([8, 8, 8, 8], False), ([4, 8, 8, 8], True),
-                                            ([8, 8, 4, 4], True), ([8, 8, 4, 2], False)])
+@pytest.mark.parametrize(
+    'windows, noted',
+    [([8, 8, 8, 4], False), ([8, 8, 8, 8], False), ([4, 8, 8, 8], True), ([8, 8, 4, 4], True), ([8, 8, 4, 2], False)],
+)
 def test_windows_that_one_window_size_cannot_express_are_noted(windows, noted):
     notes = back_of(SwinTransformerV2(SMALL, windows), 'timm').notes
     assert any('one window for all stages' in note for note in notes) == noted

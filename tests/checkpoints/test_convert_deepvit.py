@@ -26,8 +26,14 @@ def official(arch=SMALL, img_size=64):
 def test_an_official_checkpoint_gives_the_same_features(stem, tmp_path):
     source, weights = official({**SMALL, 'stem': stem})
     torch.save(weights, tmp_path / 'deepvit.pth')
-    ours = MODELS.build(dict(type='mmvitscale.DeepViT', arch={**SMALL, 'stem': stem}, img_size=64, init_cfg=dict(
-        type='mmvitscale.Pretrained', checkpoint=str(tmp_path / 'deepvit.pth'))))
+    ours = MODELS.build(
+        dict(
+            type='mmvitscale.DeepViT',
+            arch={**SMALL, 'stem': stem},
+            img_size=64,
+            init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=str(tmp_path / 'deepvit.pth')),
+        )
+    )
     ours.init_weights()
     image = torch.randn(1, 3, 64, 64)
     assert torch.equal(ours.eval()(image)[0], source.eval()(image)[0])
@@ -60,10 +66,12 @@ def test_deepvit_variants_are_recognised_from_their_weights(name):
 def test_mismatched_checkpoints_are_refused_with_the_reason(tmp_path):
     _, weights = official()
     ours = DeepViT(SMALL, 64)
-    for change, message in (({'surprise': torch.ones(1)}, '1 of its keys are not known there: surprise'),
-                            ({'blocks.1.surprise': torch.ones(1)}, '1 weights unknown .blocks.1.surprise'),
-                            ({'blocks.1.norm1.weight': torch.ones(13)}, r'of another shape.*\(13,\) instead of \(12,\)'),
-                            ({'blocks.0.attn.reatten_matrix.weight': torch.ones(1)}, '1 weights unknown .blocks.0.attn.re')):
+    for change, message in (
+        ({'surprise': torch.ones(1)}, '1 of its keys are not known there: surprise'),
+        ({'blocks.1.surprise': torch.ones(1)}, '1 weights unknown .blocks.1.surprise'),
+        ({'blocks.1.norm1.weight': torch.ones(13)}, r'of another shape.*\(13,\) instead of \(12,\)'),
+        ({'blocks.0.attn.reatten_matrix.weight': torch.ones(1)}, '1 weights unknown .blocks.0.attn.re'),
+    ):
         with pytest.raises(InputError, match=message):
             ours.load_checkpoint({**weights, **change}, 'a.pth')
         with pytest.raises(InputError, match=message):

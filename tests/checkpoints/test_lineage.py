@@ -26,7 +26,7 @@ def test_checkpoint_metadata_survives_encoding_and_casts(kind):
 
 
 def test_invalid_checkpoint_metadata_is_refused():
-    entry = WindowLineage('log_cpb', ((8, 8), ) * 2, ((8, 8), ) * 2).encode()
+    entry = WindowLineage('log_cpb', ((8, 8),) * 2, ((8, 8),) * 2).encode()
     mixed = entry.clone()
     mixed[0, 0] = 3
     half = entry.clone()
@@ -56,21 +56,24 @@ def test_contradicting_windows_are_refused_and_changed_ones_reported():
     check_agreement(((8, 8), None), ((8, 8), (4, 4)), 'pretrained_window_sizes')
     with pytest.raises(InputError, match=r'8x8, unknown, but pretrained_window_sizes says 16x16, 4x4 \(stage 0 differs\)'):
         check_agreement(((8, 8), None), ((16, 16), (4, 4)), 'pretrained_window_sizes')
-    own = WindowLineage('log_cpb', ((8, 8), ) * 2, ((16, 16), ) * 2)
+    own = WindowLineage('log_cpb', ((8, 8),) * 2, ((16, 16),) * 2)
     assert windows_changed(own, own) is None and windows_changed(GridLineage((1, 2)), own) is None
     learned = WindowLineage(None, (None, None), ((8, 8), None))
     assert 'last ran with windows of 8x8, unknown tokens, here they run with 16x16' in windows_changed(learned, own)
     assert show_windows([(8, 8), (8, 8)]) == '8x8'
 
 
-@pytest.mark.parametrize('name, windows', [
-    ('swinv2_tiny_patch4_window8_256.pth', [8, 8, 8, 8]),
-    ('swinv2_base_patch4_window16_256.pth', [16, 16, 16, 8]),
-    ('swinv2_large_patch4_window12_192_22k.pth', [12, 12, 12, 6]),
-    ('swinv2_base_patch4_window12to16_192to256_22kto1k_ft.pth', [12, 12, 12, 6]),
-    ('swinv2_large_window12to24_192to384.ms_in22k_ft_in1k/model.safetensors', [12, 12, 12, 6]),
-    ('microsoft/swinv2-tiny-patch4-window16-256', [16, 16, 16, 8]),
-    ('my_best_model.pth', None),
-])
+@pytest.mark.parametrize(
+    'name, windows',
+    [
+        ('swinv2_tiny_patch4_window8_256.pth', [8, 8, 8, 8]),
+        ('swinv2_base_patch4_window16_256.pth', [16, 16, 16, 8]),
+        ('swinv2_large_patch4_window12_192_22k.pth', [12, 12, 12, 6]),
+        ('swinv2_base_patch4_window12to16_192to256_22kto1k_ft.pth', [12, 12, 12, 6]),
+        ('swinv2_large_window12to24_192to384.ms_in22k_ft_in1k/model.safetensors', [12, 12, 12, 6]),
+        ('microsoft/swinv2-tiny-patch4-window16-256', [16, 16, 16, 8]),
+        ('my_best_model.pth', None),
+    ],
+)
 def test_pretrained_windows_are_inferred_from_published_file_names(name, windows):
     assert reference_of_name(name) == windows

@@ -48,8 +48,10 @@ def by_mmengine(cfg, path, find, tmp_path):
     """As OpenMMLab's inferencers load: no runner, no hook. They expect the weights of a whole model."""
     weights = find(torch.load(path, weights_only=True))
     inside = all(key.startswith(('backbone.', 'decode', 'rpn', 'head')) for key in weights)
-    torch.save(dict(state_dict=weights if inside else {f'backbone.{key}': value for key, value in weights.items()}),
-               tmp_path / 'whole.pth')
+    torch.save(
+        dict(state_dict=weights if inside else {f'backbone.{key}': value for key, value in weights.items()}),
+        tmp_path / 'whole.pth',
+    )
     model = toy.Toy(cfg)
     load_checkpoint(model, str(tmp_path / 'whole.pth'), map_location='cpu')
     return model.backbone
@@ -87,7 +89,7 @@ def matrix():
     cells = {}
     yield cells
     width = max(map(len, LAYOUTS))
-    print('\n\nLargest difference from the library\'s own outputs, relative: same window | twice the window')
+    print("\n\nLargest difference from the library's own outputs, relative: same window | twice the window")
     print(' ' * width + '  ' + '  '.join(way.rjust(13) for way in WAYS))
     for layout in LAYOUTS:
         row = (' | '.join(cells.get((layout, way, larger), '-') for larger in (False, True)) for way in WAYS)
@@ -98,8 +100,9 @@ def cells():
     """All of layout x way of loading x window; the quick half has every pair of two of them."""
     for (i, layout), (j, way), larger in itertools.product(enumerate(LAYOUTS), enumerate(WAYS), (False, True)):
         quick = (i + j + larger) % 2 == 0
-        yield pytest.param(layout, way, larger, id=f'{layout}-{way}-{"larger" if larger else "same"}',
-                           marks=() if quick else pytest.mark.slow)
+        yield pytest.param(
+            layout, way, larger, id=f'{layout}-{way}-{"larger" if larger else "same"}', marks=() if quick else pytest.mark.slow
+        )
 
 
 @pytest.mark.parametrize('layout, way, larger', cells())
@@ -150,20 +153,27 @@ REFUSED = {
     'the patch embedding missing': without('patch'),
     'the qkv weight missing': without('qkv'),
     'the bias of an MLP missing': lambda weights: {
-        key: value for key, value in weights.items() if key != first(weights, 'fc1').replace('weight', 'bias')},
+        key: value for key, value in weights.items() if key != first(weights, 'fc1').replace('weight', 'bias')
+    },
     'all of the first blocks missing': lambda weights: {
-        key: value for key, value in weights.items() if 'blocks.0.' not in key and '.1.0.' not in key},
+        key: value for key, value in weights.items() if 'blocks.0.' not in key and '.1.0.' not in key
+    },
     'every second key missing': lambda weights: dict(list(weights.items())[::2]),
     'the patch embedding renamed': renamed('patch'),
     'a norm renamed': renamed('norm'),
-    'an unknown key in a block': lambda weights: {
-        **weights, first(weights, 'fc1').replace('weight', 'gamma'): torch.ones(3)},
+    'an unknown key in a block': lambda weights: {**weights, first(weights, 'fc1').replace('weight', 'gamma'): torch.ones(3)},
     'transposed': changed('fc1', lambda value: value.T),
     'of a wider variant': lambda weights: {
-        key: torch.cat((value, value)) if value.ndim == 1 else value for key, value in weights.items()},
-    'of a deeper variant': lambda weights: {**weights, **{
-        key.replace('blocks.0.', 'blocks.7.').replace('features.1.0.', 'features.1.7.'): value
-        for key, value in weights.items() if 'blocks.0.' in key or 'features.1.0.' in key}},
+        key: torch.cat((value, value)) if value.ndim == 1 else value for key, value in weights.items()
+    },
+    'of a deeper variant': lambda weights: {
+        **weights,
+        **{
+            key.replace('blocks.0.', 'blocks.7.').replace('features.1.0.', 'features.1.7.'): value
+            for key, value in weights.items()
+            if 'blocks.0.' in key or 'features.1.0.' in key
+        },
+    },
     'a scalar in place of a weight': changed('qkv', lambda value: torch.ones(())),
     'an empty weight': changed('norm', lambda value: value[:0]),
     'a list in place of a weight': changed('norm', lambda value: value.tolist()),
@@ -186,8 +196,9 @@ def thirds(variants):
     """(layout, a third of the variants); each layout has another third among the quick tests."""
     for i, layout in enumerate(LAYOUTS):
         for part in range(3):
-            yield pytest.param(layout, list(variants)[part::3], id=f'{layout}-{part}',
-                               marks=() if part == i % 3 else pytest.mark.slow)
+            yield pytest.param(
+                layout, list(variants)[part::3], id=f'{layout}-{part}', marks=() if part == i % 3 else pytest.mark.slow
+            )
 
 
 @pytest.mark.parametrize('layout, names', thirds(REFUSED))

@@ -24,8 +24,12 @@ BACKBONES = {
     'log_cpb': dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=8),
     'linear_cpb': dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=8, position_bias='linear_cpb'),
     'table': dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=8, position_bias='table'),
-    'deepvit': dict(type='mmvitscale.DeepViT', arch=dict(embed_dims=12, depth=2, re_attention=1, num_heads=3),
-                    img_size=(64, 32), reatten_statistics='running'),  # the only form then
+    'deepvit': dict(
+        type='mmvitscale.DeepViT',
+        arch=dict(embed_dims=12, depth=2, re_attention=1, num_heads=3),
+        img_size=(64, 32),
+        reatten_statistics='running',
+    ),  # the only form then
 }
 GROWS = [dict(begin=0, window_size=4), dict(begin=1, window_size=8)]
 
@@ -53,7 +57,7 @@ def test_v1_backbones_load_strictly_and_give_the_v1_outputs(name, way, expected,
     if way == 'init_cfg':
         backbone = MODELS.build({**BACKBONES[name], 'init_cfg': dict(type='Pretrained', checkpoint=path)})
         backbone.init_weights()
-        line, = told
+        (line,) = told
         assert 'newly initialised: none' in line and ', 0 left out' in line
     else:
         backbone = MODELS.build(BACKBONES[name])
@@ -78,13 +82,13 @@ def test_v1_runs_with_grown_windows_are_tested_with_the_last_windows(expected):
     content = read_checkpoint(DATA / 'v1_run.pth')
     entries = into_model(model, content, 'v1_run.pth', exact=True)
     growing = dict(custom_hooks=[dict(type='mmvitscale.ProgressiveWindowHook', schedule=GROWS)])
-    line, = settle_windows(model, entries, growing)
+    (line,) = settle_windows(model, entries, growing)
     assert 'the windows of 8x8 tokens that the weights last ran with are used, not the 4x4 of the config' in line
     model.load_state_dict(content['state_dict'])
     check(model.backbone, expected, 'run')
 
     model = toy.Toy({**BACKBONES['log_cpb'], 'window_size': 4})
-    line, = settle_windows(model, into_model(model, read_checkpoint(DATA / 'v1_run.pth'), 'v1_run.pth', exact=True), {})
+    (line,) = settle_windows(model, into_model(model, read_checkpoint(DATA / 'v1_run.pth'), 'v1_run.pth', exact=True), {})
     assert line == 'the weights last ran with windows of 8x8 tokens, here they run with 4x4'
     assert model.backbone.stages[0].window == (4, 4)
 

@@ -47,11 +47,11 @@ def test_init_cfg_loads_official_files_with_their_pretrained_windows(official, s
         path = path.rename(path.with_suffix('.bin'))
     if suffix == '.safetensors':
         from safetensors.torch import save_file
+
         weights = torch.load(path, weights_only=True)['model']
         save_file({key: value.contiguous().clone() for key, value in weights.items()}, path.with_suffix(suffix))
         path = path.with_suffix(suffix)
-    backbone = MODELS.build(backbone_cfg(
-        window_size=16, init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=str(path))))
+    backbone = MODELS.build(backbone_cfg(window_size=16, init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=str(path))))
     backbone.init_weights()
     assert references(backbone) == [(8, 8)] * 3 + [(4, 4)]
     assert [stage.window for stage in backbone.stages] == [(16, 16)] * 4
@@ -118,8 +118,8 @@ def test_a_table_is_resized_bicubically_on_load(route, tmp_path):
 def test_changing_the_window_preserves_the_bias_of_common_offsets():
     generator = torch.Generator().manual_seed(3)
     for _ in range(20):
-        first, second = (tuple(torch.randint(2, 25, (2, ), generator=generator).tolist()) for _ in range(2))
-        backbone = randomise(SwinTransformerV2(dict(embed_dims=8, depths=(1, ), num_heads=(2, )), [first]))
+        first, second = (tuple(torch.randint(2, 25, (2,), generator=generator).tolist()) for _ in range(2))
+        backbone = randomise(SwinTransformerV2(dict(embed_dims=8, depths=(1,), num_heads=(2,)), [first]))
         stage, bias = backbone.stages[0], backbone.stages[0].blocks[0].attn.position_bias
         before = bias(stage.window, stage.reference)
         backbone.set_window_size([second])
@@ -129,7 +129,7 @@ def test_changing_the_window_preserves_the_bias_of_common_offsets():
 
         def offsets(table, window):
             (top, left), (h, w) = [[n - c for n, c in zip(window, common)], common]
-            return table[:, top:top + 2 * h - 1, left:left + 2 * w - 1]
+            return table[:, top : top + 2 * h - 1, left : left + 2 * w - 1]
 
         assert (offsets(before, first) - offsets(after, second)).abs().max() < 1e-6
 
@@ -137,8 +137,9 @@ def test_changing_the_window_preserves_the_bias_of_common_offsets():
 @pytest.mark.parametrize('route', ['init_cfg', 'load_from', 'resume'])
 def test_successive_fine_tunings_keep_the_first_pretrained_window(route, official, tmp_path):
     """w8 (official file) -> w16 -> w24, a training each, with EMA."""
-    first = toy.train(tmp_path / 'w16', backbone_cfg(window_size=16, init_cfg=dict(
-        type='mmvitscale.Pretrained', checkpoint=str(official[1]))))
+    first = toy.train(
+        tmp_path / 'w16', backbone_cfg(window_size=16, init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=str(official[1])))
+    )
     expected = [(8, 8)] * 3 + [(4, 4)]
     assert references(first.model.backbone) == expected
     second_checkpoint = str(tmp_path / 'w16' / 'iter_1.pth')
@@ -155,9 +156,11 @@ def test_successive_fine_tunings_keep_the_first_pretrained_window(route, officia
     saved = torch.load(tmp_path / 'w24' / toy.last(tmp_path / 'w24'), weights_only=False)
     for state, prefix in ((saved['state_dict'], ''), (saved['ema_state_dict'], 'module.')):
         assert WindowLineage.decode(state[f'{prefix}backbone.lineage']) == WindowLineage(
-            'log_cpb', tuple(expected), ((24, 24), ) * 4)
+            'log_cpb', tuple(expected), ((24, 24),) * 4
+        )
     assert saved['meta']['window_lineage'] == dict(
-        position_bias='log_cpb', reference_windows=[list(window) for window in expected], windows=[[24, 24]] * 4)
+        position_bias='log_cpb', reference_windows=[list(window) for window in expected], windows=[[24, 24]] * 4
+    )
     reloaded = SwinTransformerV2(SMALL, 32)
     pretrained.Pretrained(tmp_path / 'w24' / toy.last(tmp_path / 'w24'))(reloaded)
     assert references(reloaded) == expected
@@ -176,8 +179,9 @@ def test_load_from_loads_an_official_file_into_the_backbone(official, tmp_path):
 def test_a_converted_checkpoint_loads_with_its_pretrained_windows(official, tmp_path):
     converted = convert(weights_in(read_checkpoint(official[1])))
     write_checkpoint(tmp_path / 'ours.pth', dict(state_dict=converted.state_dict()))
-    backbone = MODELS.build(backbone_cfg(window_size=16, init_cfg=dict(
-        type='Pretrained', checkpoint=str(tmp_path / 'ours.pth'))))
+    backbone = MODELS.build(
+        backbone_cfg(window_size=16, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'ours.pth')))
+    )
     backbone.init_weights()
     assert references(backbone) == [(8, 8)] * 3 + [(4, 4)]
     assert torch.equal(backbone.stages[1].blocks[0].mlp.fc1.weight, official[0].stages[1].blocks[0].mlp.fc1.weight)
@@ -185,8 +189,7 @@ def test_a_converted_checkpoint_loads_with_its_pretrained_windows(official, tmp_
 
 def test_init_cfg_refuses_a_checkpoint_that_would_run_code(tmp_path):
     torch.save(dict(state_dict={'a': torch.ones(1)}, meta=Attack(tmp_path / 'marker')), tmp_path / 'evil.pth')
-    backbone = MODELS.build(backbone_cfg(init_cfg=dict(
-        type='mmvitscale.Pretrained', checkpoint=str(tmp_path / 'evil.pth'))))
+    backbone = MODELS.build(backbone_cfg(init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=str(tmp_path / 'evil.pth'))))
     with pytest.raises(InputError, match='would run code'):
         backbone.init_weights()
     assert not (tmp_path / 'marker').exists()
@@ -214,10 +217,14 @@ def test_downloads_are_checked_against_the_sha256_in_name_or_url(tmp_path, monke
     content = b'weights'
     right = hashlib.sha256(content).hexdigest()
     files_of = {
-        'plain.pth': True, f'swin_v2_t-{right[:8]}.pth': True,
-        f'swinv2-tiny-w8_3rdparty_in1k-256px_20220803-{right[:8]}.pth': True, f'pinned.pth#sha256={right.upper()}': True,
-        'model-20220803.pth': True, 'swinv2-window8-256.pth': True,  # a date, a side
-        'swin_v2_t-00000000.pth': False, f'other.pth#sha256={"0" * 64}': False,
+        'plain.pth': True,
+        f'swin_v2_t-{right[:8]}.pth': True,
+        f'swinv2-tiny-w8_3rdparty_in1k-256px_20220803-{right[:8]}.pth': True,
+        f'pinned.pth#sha256={right.upper()}': True,
+        'model-20220803.pth': True,
+        'swinv2-window8-256.pth': True,  # a date, a side
+        'swin_v2_t-00000000.pth': False,
+        f'other.pth#sha256={"0" * 64}': False,
     }
     for name, good in files_of.items():
         name, fragment = (name + '#').split('#')[:2]

@@ -7,9 +7,15 @@ from mmvitscale.errors import InputError
 pytestmark = pytest.mark.unit
 
 
-@pytest.mark.parametrize('root, folder, hint', [
-    ('data/coco', 'stuffthingmaps/train2017/', 'htc-without-semantic'), ('data/cityscapes', 'leftImg8bit/train', 'csCreate'),
-    ('data/own', 'images/train', 'tools/new_config.py'), ('data/coco', 'train2017/', 'unpack train2017')])
+@pytest.mark.parametrize(
+    'root, folder, hint',
+    [
+        ('data/coco', 'stuffthingmaps/train2017/', 'htc-without-semantic'),
+        ('data/cityscapes', 'leftImg8bit/train', 'csCreate'),
+        ('data/own', 'images/train', 'tools/new_config.py'),
+        ('data/coco', 'train2017/', 'unpack train2017'),
+    ],
+)
 def test_a_missing_data_folder_is_refused_with_how_to_get_it(root, folder, hint, tmp_path):
     data = dict(data_root=str(tmp_path / root), data_prefix=dict(img=folder))
     with pytest.raises(InputError, match=f'{folder.rstrip("/")} is not there; .*{hint}'):

@@ -14,8 +14,11 @@ pytestmark = pytest.mark.unit
 GOOD = dict(
     images=[dict(id=1, file_name='a.jpg', height=40, width=60), dict(id=2, file_name='sub/b.jpg', height=40, width=60)],
     categories=[dict(id=5, name='cat'), dict(id=3, name='dog')],
-    annotations=[dict(id=1, image_id=1, category_id=5, bbox=[1, 2, 10, 10], area=100, segmentation=[[1, 2, 11, 2, 11, 12]]),
-                 dict(id=2, image_id=2, category_id=3, bbox=[1, 2, 10, 10.5], area=100, segmentation=[[1, 2, 3, 4, 5, 6]])])
+    annotations=[
+        dict(id=1, image_id=1, category_id=5, bbox=[1, 2, 10, 10], area=100, segmentation=[[1, 2, 11, 2, 11, 12]]),
+        dict(id=2, image_id=2, category_id=3, bbox=[1, 2, 10, 10.5], area=100, segmentation=[[1, 2, 3, 4, 5, 6]]),
+    ],
+)
 CLASSES = ('cat', 'dog')
 
 
@@ -39,23 +42,29 @@ def test_a_valid_annotation_file_gives_no_notes(check):
     assert check() == []
 
 
-@pytest.mark.parametrize('change, message', [
-    (lambda c: '{"images": [', r'a\.json is not JSON in UTF-8 \(Expecting value: line 1 column 13'),
-    (lambda c: '[]', 'holds a list, but COCO format is an object with images, annotations and categories'),
-    (lambda c: c.pop('categories') and None, 'no list of categories'),
-    (lambda c: c.update(categories=[]), 'an empty list of categories'),
-    (lambda c: c.update(images=[]), 'an empty list of images'),
-    (lambda c: c.pop('annotations') and None, 'no list of annotations'),
-    (lambda c: c['images'][1].pop('width') and None, r'images\[1\] in .*a\.json has no width'),
-    (lambda c: c['annotations'][0].pop('area') and None, r'annotations\[0\] in .*a\.json has no area'),
-    (lambda c: c['annotations'][1].update(bbox=[1, 2, 3]), r'annotations\[1\] .* has the bbox \[1, 2, 3\], but a bbox is'),
-    (lambda c: c['annotations'][1].update(bbox=[1, 2, 3, float('nan')]), r'has the bbox \[1, 2, 3, nan\]'),
-    (lambda c: c['annotations'][1].update(id=1), 'uses the annotation id 1 twice'),
-    (lambda c: c['images'][1].update(file_name='sub/c.jpg'), r'1 of 2 images .* are not in .*img \(sub/c\.jpg\)'),
-    (lambda c: c['images'][1].update(file_name='no/b.jpg'), r'1 of 2 images .* are not in .*img \(no/b\.jpg\)'),
-    (lambda c: c['annotations'][1].update(segmentation=[]), r'1 of 2 annotations .* have no segmentation \(the first: id 2'),
-    (lambda c: c.update(annotations=[]), r'has no box of any of the 2 classes \(cat, dog\)'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda c: '{"images": [', r'a\.json is not JSON in UTF-8 \(Expecting value: line 1 column 13'),
+        (lambda c: '[]', 'holds a list, but COCO format is an object with images, annotations and categories'),
+        (lambda c: c.pop('categories') and None, 'no list of categories'),
+        (lambda c: c.update(categories=[]), 'an empty list of categories'),
+        (lambda c: c.update(images=[]), 'an empty list of images'),
+        (lambda c: c.pop('annotations') and None, 'no list of annotations'),
+        (lambda c: c['images'][1].pop('width') and None, r'images\[1\] in .*a\.json has no width'),
+        (lambda c: c['annotations'][0].pop('area') and None, r'annotations\[0\] in .*a\.json has no area'),
+        (lambda c: c['annotations'][1].update(bbox=[1, 2, 3]), r'annotations\[1\] .* has the bbox \[1, 2, 3\], but a bbox is'),
+        (lambda c: c['annotations'][1].update(bbox=[1, 2, 3, float('nan')]), r'has the bbox \[1, 2, 3, nan\]'),
+        (lambda c: c['annotations'][1].update(id=1), 'uses the annotation id 1 twice'),
+        (lambda c: c['images'][1].update(file_name='sub/c.jpg'), r'1 of 2 images .* are not in .*img \(sub/c\.jpg\)'),
+        (lambda c: c['images'][1].update(file_name='no/b.jpg'), r'1 of 2 images .* are not in .*img \(no/b\.jpg\)'),
+        (
+            lambda c: c['annotations'][1].update(segmentation=[]),
+            r'1 of 2 annotations .* have no segmentation \(the first: id 2',
+        ),
+        (lambda c: c.update(annotations=[]), r'has no box of any of the 2 classes \(cat, dog\)'),
+    ],
+)
 def test_invalid_annotation_files_are_refused_with_the_reason(check, change, message):
     with pytest.raises(InputError) as error:
         check(change)
@@ -74,10 +83,12 @@ def test_ignored_boxes_classes_and_annotations_are_noted(check):
         content['annotations'][0]['bbox'][2] = 0
 
     assert [note.split(': ', 1)[1] for note in check(flatten)] == [
-        '1 boxes of no size, or outside their image, are left out (annotation ids 1)', '1 of 2 images have no object']
+        '1 boxes of no size, or outside their image, are left out (annotation ids 1)',
+        '1 of 2 images have no object',
+    ]
     for box in ([1, 2, -3, 10], [70, 2, 10, 10], [-20, 2, 10, 10]):
         assert 'boxes of no size' in check(lambda c: c['annotations'][0].update(bbox=box))[0]
-    assert 'no class of the config are left out (dog)' in check(classes=('cat', ))[0]
+    assert 'no class of the config are left out (dog)' in check(classes=('cat',))[0]
     assert '1 annotations of images that are not listed' in check(lambda c: c['annotations'][0].update(image_id=9))[0]
 
 

@@ -57,7 +57,8 @@ def test_coco_layout_describes_the_same_scenes(scenes):
     for image in annotations['images']:
         stem = Path(image['file_name']).stem
         assert (scenes / 'coco/train2017' / image['file_name']).read_bytes() == (
-            scenes / f'ADEChallengeData2016/images/training/{stem}.jpg').read_bytes()
+            scenes / f'ADEChallengeData2016/images/training/{stem}.jpg'
+        ).read_bytes()
         labels[image['id']] = cv2.imread(str(scenes / f'ADEChallengeData2016/annotations/training/{stem}.png'), -1)
     for annotation in annotations['annotations']:
         mask = decode(annotation['segmentation'])
@@ -65,7 +66,7 @@ def test_coco_layout_describes_the_same_scenes(scenes):
         assert np.all(here[mask] == mini.CLASSES.index(names[annotation['category_id']]) + 1)
         assert mask.sum() == annotation['area'] > 0
         left, top, width, height = annotation['bbox']
-        assert mask[top:top + height, left:left + width].sum() == mask.sum()
+        assert mask[top : top + height, left : left + width].sum() == mask.sum()
         assert mask[top].any() and mask[top + height - 1].any()
         assert mask[:, left].any() and mask[:, left + width - 1].any()
 
@@ -104,6 +105,7 @@ def test_a_colour_classifier_is_perfect_where_colour_determines_class(tmp_path):
 
 def test_the_mini_config_has_the_classes_and_palette_of_the_dataset():
     from mmengine.config import Config
+
     cfg = Config.fromfile(ROOT / 'configs/_base_/datasets/mini_ade20k.py')
     metainfo = cfg.train_dataloader.dataset.metainfo
     assert tuple(metainfo.classes) == mini.CLASSES

@@ -61,21 +61,30 @@ def test_invalid_images_and_options_are_refused_with_the_reason(tmp_path):
     np.save(tmp_path / 'four.npy', IMAGE[None])
     np.save(tmp_path / 'empty.npy', IMAGE[:0])
     np.save(tmp_path / 'nan.npy', np.full((4, 4, 4), np.nan, np.float32))
-    np.save(tmp_path / 'objects.npy', np.array([dict()]), allow_pickle=True)
+    np.save(tmp_path / 'objects.npy', np.array([{}]), allow_pickle=True)
     np.save(tmp_path / 'beyond.npy', np.full((4, 4, 4), 1e300))
     np.save(tmp_path / 'complex.npy', np.full((4, 4, 4), 1j))
     with open(tmp_path / 'archive.npy', 'wb') as file:
         np.savez(file, a=IMAGE)
     (tmp_path / 'cut.tif').write_bytes(b'II*\0')
-    for name, message in (('cut.tif', 'cannot be read as an image'), ('text.npy', 'an image has rows'),
-                          ('four.npy', 'an image has rows'), ('empty.npy', 'an image has rows'),
-                          ('nan.npy', 'holds infinities, NaN'), ('objects.npy', 'cannot be read as an image'),
-                          ('nowhere.tif', 'is not there'), ('archive.npy', 'cannot be read as an image'),
-                          ('beyond.npy', 'holds infinities, NaN or numbers beyond'), ('complex.npy', 'an image has rows')):
+    for name, message in (
+        ('cut.tif', 'cannot be read as an image'),
+        ('text.npy', 'an image has rows'),
+        ('four.npy', 'an image has rows'),
+        ('empty.npy', 'an image has rows'),
+        ('nan.npy', 'holds infinities, NaN'),
+        ('objects.npy', 'cannot be read as an image'),
+        ('nowhere.tif', 'is not there'),
+        ('archive.npy', 'cannot be read as an image'),
+        ('beyond.npy', 'holds infinities, NaN or numbers beyond'),
+        ('complex.npy', 'an image has rows'),
+    ):
         with pytest.raises(InputError, match=message):
             read_channels(tmp_path / name)
-    for options, message in ((dict(channels=4), 'has 5 channels, but the config says 4'),
-                             (dict(channels=[0, 5]), r'has 5 channels, but the config takes \[0, 5\]')):
+    for options, message in (
+        (dict(channels=4), 'has 5 channels, but the config says 4'),
+        (dict(channels=[0, 5]), r'has 5 channels, but the config takes \[0, 5\]'),
+    ):
         with pytest.raises(InputError, match=message):
             LoadMultispectralImage(**options).read(tmp_path / 'a.npy')
     with pytest.raises(InputError, match=r'pictures are to show \[0, 1, 7\]'):
@@ -117,18 +126,21 @@ def test_a_detector_takes_four_channels(tmp_path):
     from mmengine.registry import MODELS, init_default_scope
 
     from mmvitscale.config import load_config
+
     cfg = load_config(str(ROOT / 'configs/mini/swinv2_retinanet_mini.py'))
     init_default_scope('mmdet')
     cfg.model.backbone.in_channels = 4
     cfg.model.data_preprocessor.update(mean=None, std=None, bgr_to_rgb=False)
     model = MODELS.build(cfg.model).eval()
     np.save(tmp_path / 'a.npy', IMAGE[..., :4])
-    pipeline = Compose([
-        dict(type='mmvitscale.LoadMultispectralImage', channels=4),
-        dict(type='mmvitscale.NormalizeChannels', mean=[1000.0] * 4, std=[500.0] * 4),
-        dict(type='Resize', scale=(96, 64), keep_ratio=True),
-        dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-    ])
+    pipeline = Compose(
+        [
+            dict(type='mmvitscale.LoadMultispectralImage', channels=4),
+            dict(type='mmvitscale.NormalizeChannels', mean=[1000.0] * 4, std=[500.0] * 4),
+            dict(type='Resize', scale=(96, 64), keep_ratio=True),
+            dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+        ]
+    )
     with torch.no_grad():
-        result, = model.test_step(pseudo_collate([pipeline(dict(img_path=str(tmp_path / 'a.npy'), img_id=0))]))
+        (result,) = model.test_step(pseudo_collate([pipeline(dict(img_path=str(tmp_path / 'a.npy'), img_id=0))]))
     assert result.pred_instances.bboxes.isfinite().all()

@@ -24,7 +24,7 @@ def scenes(tmp_path_factory):
 
 def refusal(*arguments):
     with pytest.raises(InputError) as caught:
-        survey(*map(lambda a: str(a) if not isinstance(a, (list, type(None))) else a, arguments))
+        survey(*(str(a) if not isinstance(a, (list, type(None))) else a for a in arguments))
     message = str(caught.value)
     assert '\n' not in message
     return message
@@ -79,8 +79,10 @@ def test_roboflow_exports_with_a_folder_per_split_are_found(tmp_path):
         write_coco(tmp_path, split, edit=above).rename(tmp_path / split / '_annotations.coco.json')
     found = survey(str(tmp_path), 'detection')
     assert found.classes == ['a', 'b'] and found.splits['val'].images == tmp_path / 'valid'
-    assert found.notes == ['category cells has no object and is left out',
-                           *(note for note in found.notes[1:] if 'cells' not in note)]
+    assert found.notes == [
+        'category cells has no object and is left out',
+        *(note for note in found.notes[1:] if 'cells' not in note),
+    ]
 
 
 def test_selected_classes_are_used_and_the_others_noted(tmp_path):
@@ -93,7 +95,7 @@ def test_unusable_coco_files_are_refused_with_the_reason(tmp_path):
     file = write_coco(tmp_path / 'a')
     assert 'are not there; give a folder, or a COCO file' in refusal(tmp_path / 'no', 'detection')
     assert 'holds no COCO file' in refusal(tmp_path / 'a/train', 'detection')
-    assert "--classes names c, but the categories of" in refusal(file, 'detection', ['c'])
+    assert '--classes names c, but the categories of' in refusal(file, 'detection', ['c'])
     assert '--classes names a twice' in refusal(file, 'detection', ['a', 'a'])
     (tmp_path / 'a/train/1.jpg').unlink()
     assert '1 of 2 images' in refusal(tmp_path / 'a', 'detection')
@@ -187,14 +189,18 @@ def test_palette_one_bit_and_16_bit_masks_are_read(tmp_path):
     assert len(found.classes) == 2
 
 
-@pytest.mark.parametrize('masks, classes, message', [
-    ([mask(0, 7)], ['a', 'b'], '0.png holds the value 7, but 2 classes are named (a, b), 0 to 1'),
-    ([mask(0, 700, dtype=np.uint16)], None, '0.png is of uint16 with values up to 700'),
-    ([np.zeros((8, 12, 3), np.uint8)], None, '0.png has 3 channels (colours), but a mask has one'),
-    ([mask(0, 255)], None, 'hold nothing but 0 and 255 (unknown); if 255 is the object, write 1'),
-    ([mask(255)], None, 'is 255, which stands for unknown'),
-    ([mask(0)], ['a'], 'one class (a) is named, but segmentation tells two or more apart'),
-    ([mask(0, 1)], ['a', 'a'], '--classes names a twice')])
+@pytest.mark.parametrize(
+    'masks, classes, message',
+    [
+        ([mask(0, 7)], ['a', 'b'], '0.png holds the value 7, but 2 classes are named (a, b), 0 to 1'),
+        ([mask(0, 700, dtype=np.uint16)], None, '0.png is of uint16 with values up to 700'),
+        ([np.zeros((8, 12, 3), np.uint8)], None, '0.png has 3 channels (colours), but a mask has one'),
+        ([mask(0, 255)], None, 'hold nothing but 0 and 255 (unknown); if 255 is the object, write 1'),
+        ([mask(255)], None, 'is 255, which stands for unknown'),
+        ([mask(0)], ['a'], 'one class (a) is named, but segmentation tells two or more apart'),
+        ([mask(0, 1)], ['a', 'a'], '--classes names a twice'),
+    ],
+)
 def test_unusable_masks_are_refused_with_the_reason(masks, classes, message, tmp_path):
     assert message in refusal(write_masks(tmp_path, masks), 'segmentation', classes)
 

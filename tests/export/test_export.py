@@ -75,6 +75,7 @@ def test_the_dynamic_size_graph_equals_the_model_at_every_size(kind):
 @pytest.mark.parametrize('budget', [2**26, 0], ids=['expanded', 'tables'])
 def test_the_fixed_size_graph_equals_the_model(kind, budget, monkeypatch):
     from mmvitscale.export import folding
+
     monkeypatch.setattr(folding, '_EXPANDED', budget)
     model = built(kind).double()
     graph = graph_of(model, 'backbone', (33, 70), batch=2)
@@ -97,7 +98,8 @@ def test_an_exported_backbone_equals_the_model_in_every_format(kind, format, tmp
     path = tmp_path / f'one{FORMATS[format]}'
     assert export_model(model, ExportRequest(format, 'backbone', (48, 80), about=dict(classes=['a'])), path) < 1e-4
     assert sorted(part.name for part in tmp_path.iterdir()) == sorted(
-        [path.name, *(['one.bin'] if format == 'openvino' else [])])
+        [path.name, *(['one.bin'] if format == 'openvino' else [])]
+    )
     file, image = ExportedFile(path), torch.randn(1, 3, 48, 80)
     with torch.no_grad():
         assert largest_difference(file(image), model(image)) < 1e-4
@@ -127,8 +129,11 @@ def whole(config, **options):
     return cfg, model
 
 
-SMALL = {'model.backbone.arch': dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)),
-         'model.decode_head.in_channels': [8, 16, 32, 64], 'model.auxiliary_head.in_channels': 32}
+SMALL = {
+    'model.backbone.arch': dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)),
+    'model.decode_head.in_channels': [8, 16, 32, 64],
+    'model.auxiliary_head.in_channels': 32,
+}
 
 
 @pytest.fixture(scope='module')
@@ -149,7 +154,7 @@ def test_a_dynamic_size_segmentor_equals_the_model_at_every_size(segmentor):
         image = torch.randn(1, 3, *size)
         with torch.no_grad():
             expected = model.encode_decode(image, [dict(img_shape=size)])
-        logits, = file(image)
+        (logits,) = file(image)
         assert logits.shape == expected.shape == (1, 10, *size)
         assert (logits - expected).abs().max() < 1e-3
 
@@ -179,8 +184,12 @@ def test_an_exported_segmentor_predicts_like_its_model_in_testing(segmentor, mod
 def test_an_exported_detector_gives_the_models_boxes_scores_and_labels(tmp_path):
     """Boxes, scores and labels behind non-maximum suppression."""
     from mmdet.structures import DetDataSample
-    small = {'model.backbone.arch': dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)),
-             'model.neck.in_channels': [16, 32, 64], 'model.test_cfg.score_thr': 0.5}
+
+    small = {
+        'model.backbone.arch': dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)),
+        'model.neck.in_channels': [16, 32, 64],
+        'model.test_cfg.score_thr': 0.5,
+    }
     _, model = whole('configs/mini/swinv2_retinanet_mini.py', **small)
     size = (96, 128)
     path = tmp_path / 'detector.onnx'
@@ -211,6 +220,7 @@ def test_int8_export_quantises_with_a_bounded_difference(segmentor, tmp_path):
         difference = export_model(model, ExportRequest(format, size=(64, 64), calibration=images), path)
         assert 1e-6 < difference < 0.5 and ExportedFile(path).about['int8']
     import onnx
+
     kinds = {node.op_type for node in onnx.load(tmp_path / 'int8.onnx').graph.node}
     assert 'QuantizeLinear' in kinds
     with pytest.raises(InputError, match='int8 is written by ONNX Runtime and OpenVINO'):
@@ -220,6 +230,7 @@ def test_int8_export_quantises_with_a_bounded_difference(segmentor, tmp_path):
 
 def test_a_file_that_would_differ_is_not_written(tmp_path, monkeypatch):
     from mmvitscale.export import writer
+
     monkeypatch.setattr(writer, '_compare', lambda path, graph: 0.01)
     with pytest.raises(InputError, match='would differ from the model by 1.0e-02'):
         export_model(built('deepvit'), ExportRequest('torch-export', 'backbone', (32, 32)), tmp_path / 'a.pt2')
@@ -251,14 +262,20 @@ def test_models_and_files_that_cannot_be_exported_are_refused(tmp_path):
 def test_files_hold_their_metadata_and_refuse_models_they_do_not_fit(segmentor, tmp_path):
     model, path = segmentor
     import onnx
+
     about = json.loads({prop.key: prop.value for prop in onnx.load(path).metadata_props}['mmvitscale'])
     assert about['outputs'] == ['logits'] and about['size'] is None and about['part'] == 'model'
     _, detector = whole('configs/mini/swinv2_retinanet_mini.py')
     with pytest.raises(InputError, match='gives logits, which a RetinaNet does not predict from'):
         run_instead(detector, path)
-    plain = onnx.helper.make_model(onnx.helper.make_graph(
-        [onnx.helper.make_node('Identity', ['x'], ['y'])], 'g',
-        [onnx.helper.make_tensor_value_info('x', 1, [1])], [onnx.helper.make_tensor_value_info('y', 1, [1])]))
+    plain = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node('Identity', ['x'], ['y'])],
+            'g',
+            [onnx.helper.make_tensor_value_info('x', 1, [1])],
+            [onnx.helper.make_tensor_value_info('y', 1, [1])],
+        )
+    )
     onnx.save(plain, tmp_path / 'theirs.onnx')
     with pytest.raises(InputError, match='was not written by tools/export.py'):
         ExportedFile(tmp_path / 'theirs.onnx')

@@ -37,8 +37,12 @@ def attention(attn, x, window, shifted, reference):
     for i in range(height):
         for j in range(width):
             own = cell(i, height, window[0], shifted), cell(j, width, window[1], shifted)
-            keys = [(a, b) for a in range(height) for b in range(width)
-                    if (cell(a, height, window[0], shifted), cell(b, width, window[1], shifted)) == own]
+            keys = [
+                (a, b)
+                for a in range(height)
+                for b in range(width)
+                if (cell(a, height, window[0], shifted), cell(b, width, window[1], shifted)) == own
+            ]
             bias = []
             for a, b in keys:
                 if (i - a, j - b) not in biases:

@@ -17,8 +17,11 @@ from mmengine.utils import manager
 ROOT = Path(__file__).parents[2]
 
 # Nothing in the background: the tests are too short to gain from it.
-FOREGROUND = [f'{split}_dataloader.{option}' for split in ('train', 'val', 'test')
-              for option in ('num_workers=0', 'persistent_workers=False')]
+FOREGROUND = [
+    f'{split}_dataloader.{option}'
+    for split in ('train', 'val', 'test')
+    for option in ('num_workers=0', 'persistent_workers=False')
+]
 
 
 def in_process(tool, *arguments):
@@ -58,7 +61,6 @@ def path_without_deepspeed():
 def run(*command, expect=0):
     """Run a tool in a process of its own and return it; its exit status is zero if and only if ``expect`` is."""
     environment = {**os.environ, 'OMP_NUM_THREADS': '2', 'PYTHONPATH': path_without_deepspeed()}
-    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True,
-                            env=environment)
+    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert (result.returncode == 0) == (expect == 0), result.stdout + result.stderr
     return result

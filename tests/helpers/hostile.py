@@ -4,9 +4,8 @@ import os
 
 
 class Attack:
-
     def __init__(self, marker):
         self.marker = str(marker)
 
     def __reduce__(self):
-        return os.mkdir, (self.marker, )
+        return os.mkdir, (self.marker,)

@@ -1,7 +1,7 @@
 """The same backbone as every known library would save it, from random parameters."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, List, Optional
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class File:
 
     content: dict
     weights: Callable[[dict], dict]
-    features: Callable[[bool], List[Tensor]]
+    features: Callable[[bool], list[Tensor]]
     options: dict
 
 
@@ -41,7 +41,7 @@ def _state(content):
     return content['state_dict']
 
 
-def _ours(larger: bool, source: SwinTransformerV2) -> List[Tensor]:
+def _ours(larger: bool, source: SwinTransformerV2) -> list[Tensor]:
     twin = SwinTransformerV2(ARCH, 8 if larger else 4, 4, out_norm=False).eval()
     for name, parameter in twin.named_parameters():  # by hand: the door is what is tested
         parameter.data.copy_(source.get_parameter(name).data)
@@ -69,19 +69,24 @@ def whole(weights, prefix='backbone.', other='decode_head.conv_seg.weight'):
 
 
 def official(source):
-    return official_state_dict(source, (4, ) * 4, (4, ) * 4)
+    return official_state_dict(source, (4,) * 4, (4,) * 4)
 
 
 def simmim(source):
     weights = {key: value for key, value in official(source).items() if not key.startswith('head.')}
-    return dict(model={**{f'encoder.{key}': value for key, value in weights.items()},
-                       'encoder.mask_token': torch.ones(1, 1, 8), 'decoder.0.weight': torch.ones(3)})
+    return dict(
+        model={
+            **{f'encoder.{key}': value for key, value in weights.items()},
+            'encoder.mask_token': torch.ones(1, 1, 8),
+            'decoder.0.weight': torch.ones(3),
+        }
+    )
 
 
 def peer(name, wrap=_top, find=_top, told=False):
 
     def make():
-        model, stages = peers.PEERS[name](ARCH, SIDE, (4, ) * 4, None)
+        model, stages = peers.PEERS[name](ARCH, SIDE, (4,) * 4, None)
         randomise(model)
 
         def features(larger):
@@ -93,10 +98,11 @@ def peer(name, wrap=_top, find=_top, told=False):
                     for key, value in _by_hand(model.state_dict()).items():
                         source.get_parameter(key).data.copy_(value)
                     return _ours(True, source)
-                wider, wide_stages = peers.PEERS[name](ARCH, SIDE, (8, 8, 8, 4), (4, ) * 4)
+                wider, wide_stages = peers.PEERS[name](ARCH, SIDE, (8, 8, 8, 4), (4,) * 4)
                 derived = ('relative_coords_table', 'relative_position_index', 'attn_mask')
-                wider.load_state_dict({key: value for key, value in model.state_dict().items()
-                                       if not key.endswith(derived)}, strict=False)
+                wider.load_state_dict(
+                    {key: value for key, value in model.state_dict().items() if not key.endswith(derived)}, strict=False
+                )
                 return wide_stages(IMAGE)
 
         return File(wrap(model.state_dict()), find, features, {} if told else dict(pretrained_window_sizes=4))
@@ -111,7 +117,7 @@ def _by_hand(weights):
     for key, value in weights.items():
         parts = key.split('.')
         if key.startswith('features.0.'):
-            out[f'patch_embed.{dict([("0", "proj"), ("2", "norm")])[parts[2]]}.{parts[3]}'] = value
+            out[f'patch_embed.{ {"0": "proj", "2": "norm"}[parts[2]] }.{parts[3]}'] = value
         elif key.startswith('features.') and int(parts[1]) % 2 == 0:
             out[f'stages.{int(parts[1]) // 2}.downsample.{".".join(parts[2:])}'] = value
         elif key.startswith('features.') and 'relative' not in key:
@@ -120,7 +126,7 @@ def _by_hand(weights):
                 rest = rest.replace(theirs, ours) if rest.startswith(theirs) else rest
             start = f'stages.{int(parts[1]) // 2}.blocks.{parts[2]}.'
             if rest == 'attn.qkv.bias':
-                out[start + 'attn.q_bias'], out[start + 'attn.v_bias'] = value[:len(value) // 3], value[-len(value) // 3:]
+                out[start + 'attn.q_bias'], out[start + 'attn.v_bias'] = value[: len(value) // 3], value[-len(value) // 3 :]
             else:
                 out[start + rest] = value
     return out
@@ -166,16 +172,27 @@ LAYOUTS = {
     'SimMIM': own(simmim, _model),
     'timm': peer('timm'),
     'Hugging Face': peer('Hugging Face'),
-    'Hugging Face, classifier': peer('Hugging Face', lambda weights: whole(
-        weights, 'swinv2.', 'classifier.weight')),
+    'Hugging Face, classifier': peer('Hugging Face', lambda weights: whole(weights, 'swinv2.', 'classifier.weight')),
     'mmpretrain': peer('mmpretrain', told=True),
     'mmpretrain, classifier': peer('mmpretrain', classifier, _state, told=True),
-    'mmdet around mmpretrain': peer('mmpretrain', lambda weights: dict(
-        state_dict=whole(weights, other='rpn_head.rpn_conv.weight')), _state, told=True),
+    'mmdet around mmpretrain': peer(
+        'mmpretrain', lambda weights: dict(state_dict=whole(weights, other='rpn_head.rpn_conv.weight')), _state, told=True
+    ),
     # as timm names it when it returns features, and without what classifies
-    'mmseg around timm': peer('timm', lambda weights: dict(state_dict=whole(
-        {key.replace('layers.', 'layers_', 1): value for key, value in weights.items() if key[:5] not in ('norm.', 'head.')},
-        'backbone.timm_model.')), _state),
+    'mmseg around timm': peer(
+        'timm',
+        lambda weights: dict(
+            state_dict=whole(
+                {
+                    key.replace('layers.', 'layers_', 1): value
+                    for key, value in weights.items()
+                    if key[:5] not in ('norm.', 'head.')
+                },
+                'backbone.timm_model.',
+            )
+        ),
+        _state,
+    ),
     'torchvision': peer('torchvision', told=True),
     'ours, DeepViT': deepvit(lambda source: source.state_dict()),
     'official DeepViT': deepvit(official_deepvit),
@@ -183,12 +200,19 @@ LAYOUTS = {
 }
 
 
-def build_cfg(layout: str, file: File, larger: bool, init_cfg: Optional[dict] = None) -> dict:
+def build_cfg(layout: str, file: File, larger: bool, init_cfg: dict | None = None) -> dict:
     if 'DeepViT' in layout:
-        return dict(type='mmvitscale.DeepViT', arch=VIT, img_size=2 * SIDE if larger else SIDE, out_indices=(0, 1),
-                    init_cfg=init_cfg)
-    return dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=8 if larger else 4, out_norm=False,
-                init_cfg=init_cfg, **file.options)
+        return dict(
+            type='mmvitscale.DeepViT', arch=VIT, img_size=2 * SIDE if larger else SIDE, out_indices=(0, 1), init_cfg=init_cfg
+        )
+    return dict(
+        type='mmvitscale.SwinTransformerV2',
+        arch=ARCH,
+        window_size=8 if larger else 4,
+        out_norm=False,
+        init_cfg=init_cfg,
+        **file.options,
+    )
 
 
 def difference(layout: str, file: File, backbone, larger: bool) -> float:
@@ -196,5 +220,7 @@ def difference(layout: str, file: File, backbone, larger: bool) -> float:
     image = IMAGE.repeat(1, 1, 2, 2) if larger and 'DeepViT' in layout else IMAGE
     with torch.no_grad():
         found = backbone.eval()(image)
-    return max(((out - expected).abs().max() / expected.abs().max()).item()
-               for out, expected in zip(found, file.features(larger), strict=True))
+    return max(
+        ((out - expected).abs().max() / expected.abs().max()).item()
+        for out, expected in zip(found, file.features(larger), strict=True)
+    )

@@ -14,5 +14,5 @@ def randomise(module):
         elif parameter.ndim == 1:
             parameter.normal_(std=0.2)
         else:
-            parameter.normal_(std=parameter[0].numel()**-0.5)
+            parameter.normal_(std=parameter[0].numel() ** -0.5)
     return module

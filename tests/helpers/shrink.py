@@ -19,8 +19,13 @@ def shrink(model, size):
     if backbone.type == 'mmvitscale.DeepViT':
         arch = DEEPVIT.resolve(backbone.arch)
         wide, narrow = [arch['embed_dims']], [24]
-        backbone.arch = {**arch, 'embed_dims': 24, 'depth': 4, 'num_heads': 4, 're_attention': 4 * arch['re_attention']
-                         // arch['depth']}
+        backbone.arch = {
+            **arch,
+            'embed_dims': 24,
+            'depth': 4,
+            'num_heads': 4,
+            're_attention': 4 * arch['re_attention'] // arch['depth'],
+        }
         backbone.out_indices = [0, 1, 2, 3] if backbone.get('out_indices') else None
         if backbone.get('global_blocks'):
             backbone.update(window_size=3, global_blocks=[3])
@@ -37,8 +42,9 @@ def shrink(model, size):
     for reader in readers if isinstance(readers, list) else [readers]:
         if reader:
             channels = reader.in_channels
-            reader.in_channels = (narrow[wide.index(channels)] if isinstance(channels, int) else
-                                  [narrow[wide.index(c)] for c in channels])
+            reader.in_channels = (
+                narrow[wide.index(channels)] if isinstance(channels, int) else [narrow[wide.index(c)] for c in channels]
+            )
             if reader.type == 'mmvitscale.GlobalAttention':
                 reader.num_heads = 8
     edit(model, 'fc_out_channels', lambda channels: 64)

@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 from collections import OrderedDict
-from typing import List
 
 import pytest
 from mmengine.registry import DefaultScope
@@ -22,8 +21,20 @@ from mmvitscale.torchvision_shim import make_torchvision_importable
 
 TIERS = ('unit', 'integration', 'slow')
 # What `make test-fast` does not install. To a unit test these count as not installed, wherever it runs.
-NOT_FOR_UNIT_TESTS = ('mmdet', 'mmseg', 'mmpretrain', 'pycocotools', 'timm', 'torchvision', 'transformers', 'deepspeed', 'onnx',
-                      'onnxruntime', 'openvino', 'rasterio')
+NOT_FOR_UNIT_TESTS = (
+    'mmdet',
+    'mmseg',
+    'mmpretrain',
+    'pycocotools',
+    'timm',
+    'torchvision',
+    'transformers',
+    'deepspeed',
+    'onnx',
+    'onnxruntime',
+    'openvino',
+    'rasterio',
+)
 
 
 def tier_of(item: pytest.Item) -> str:
@@ -40,8 +51,9 @@ def tier_of(item: pytest.Item) -> str:
             raise pytest.UsageError(f'{item.nodeid} is in the tiers {" and ".join(tiers)}; leave one of the markers')
         if tiers:
             return tiers[0]
-    raise pytest.UsageError(f'{item.nodeid} is in no tier; mark it, or its file, with one of '
-                            + ', '.join(f'pytest.mark.{tier}' for tier in TIERS))
+    raise pytest.UsageError(
+        f'{item.nodeid} is in no tier; mark it, or its file, with one of ' + ', '.join(f'pytest.mark.{tier}' for tier in TIERS)
+    )
 
 
 def _hide_packages() -> dict:
@@ -81,7 +93,7 @@ def pytest_ignore_collect(collection_path, config: pytest.Config):
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
-def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave each test the marker of its own tier alone, so that ``-m unit`` selects what is said here."""
     tiers = {item: tier_of(item) for item in items}
     for item in items:

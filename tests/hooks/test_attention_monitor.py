@@ -42,7 +42,7 @@ def test_training_mode_comes_back_and_frozen_parts_stay_frozen():
     """Loops over epochs set the mode at the start of each only."""
     backbone = MODELS.build(dict(SWIN, frozen_stages=1)).train()
     modes = [module.training for module in backbone.modules()]
-    AttentionMonitorHook()._measure(backbone, (torch.randn(1, 3, 32, 32), ))
+    AttentionMonitorHook()._measure(backbone, (torch.randn(1, 3, 32, 32),))
     assert [module.training for module in backbone.modules()] == modes and True in modes and False in modes
 
 

@@ -17,8 +17,7 @@ from tests.helpers import toy
 
 pytestmark = pytest.mark.unit
 
-BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)),
-                window_size=4)
+BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)), window_size=4)
 
 
 @HOOKS.register_module(force=True)
@@ -113,7 +112,7 @@ def test_resume_uses_the_latest_complete_checkpoint(tmp_path, monkeypatch):
     for name, is_cut in (('iter_3.pth', True), ('iter_2.pth', False)):
         content = bytearray((tmp_path / name).read_bytes())
         if is_cut:
-            content = content[:len(content) // 2]
+            content = content[: len(content) // 2]
         else:  # a byte of a weight, which PyTorch does not see
             weights = read_checkpoint(tmp_path / name)['state_dict'].values()
             largest = max((value for value in weights if value.is_floating_point()), key=torch.numel)
@@ -174,20 +173,30 @@ def test_resuming_deletes_no_file_outside_the_work_folder(tmp_path):
         (other / Path(name).name).write_text('mine')
     (work / 'iter_').mkdir()
     train(work, 3, [dict(type='Measures')], resume=True, **options)
-    toy.train(work, BACKBONE, [dict(type='Measures')], 4, resume=True, load_from=str(tmp_path / 'stranger.pth'),
-              default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1, **options)))
+    toy.train(
+        work,
+        BACKBONE,
+        [dict(type='Measures')],
+        4,
+        resume=True,
+        load_from=str(tmp_path / 'stranger.pth'),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1, **options)),
+    )
     assert sorted(path.name for path in other.iterdir()) == ['best.pth', 'x.pth']
 
 
-@pytest.mark.parametrize('spoil, message', [
-    (lambda content: content.pop('optimizer'), 'has no optimizer'),
-    (lambda content: content.pop('message_hub'), 'has no message_hub'),
-    (lambda content: content['meta'].pop('iter'), 'has no epoch and iter'),
-    (lambda content: content.update(meta='text'), 'has no epoch and iter'),
-    (lambda content: content['optimizer'].update(param_groups=[]), 'cannot be resumed from'),
-    (lambda content: content['optimizer'].update(state='text'), 'cannot be resumed from'),
-    (lambda content: content.update(message_hub=dict(log_scalars=5)), 'cannot be resumed from'),
-])
+@pytest.mark.parametrize(
+    'spoil, message',
+    [
+        (lambda content: content.pop('optimizer'), 'has no optimizer'),
+        (lambda content: content.pop('message_hub'), 'has no message_hub'),
+        (lambda content: content['meta'].pop('iter'), 'has no epoch and iter'),
+        (lambda content: content.update(meta='text'), 'has no epoch and iter'),
+        (lambda content: content['optimizer'].update(param_groups=[]), 'cannot be resumed from'),
+        (lambda content: content['optimizer'].update(state='text'), 'cannot be resumed from'),
+        (lambda content: content.update(message_hub=dict(log_scalars=5)), 'cannot be resumed from'),
+    ],
+)
 def test_resuming_from_an_invalid_training_state_is_refused(spoil, message, tmp_path):
     train(tmp_path, 1)
     content = torch.load(tmp_path / 'iter_1.pth', weights_only=False)

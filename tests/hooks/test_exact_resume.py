@@ -15,8 +15,12 @@ from tests.helpers import toy
 
 pytestmark = pytest.mark.unit
 
-BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)),
-                window_size=4, drop_path_rate=0.5)
+BACKBONE = dict(
+    type='mmvitscale.SwinTransformerV2',
+    arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)),
+    window_size=4,
+    drop_path_rate=0.5,
+)
 
 
 class Drawn(toy.Images):
@@ -83,7 +87,6 @@ def indices_seen(runner):
 
 
 class Noted(Drawn):
-
     def __init__(self):
         super().__init__()
         self.seen = []
@@ -121,16 +124,20 @@ def test_resume_within_an_epoch_continues_with_the_same_samples(loop, tmp_path, 
 def test_resume_is_exact_with_a_batch_sampler_that_holds_the_sampler(loop, tmp_path, monkeypatch):
     """As mmdet's configs have it. PyTorch's loader shows another sampler in its place, and no seed is given."""
     from mmdet.datasets import AspectRatioBatchSampler
+
     monkeypatch.setattr('mmengine.runner.loops.time', SimpleNamespace(sleep=lambda seconds: None))
 
     class Shaped(Noted):
-
         def get_data_info(self, index):
             return dict(width=1 + index % 3, height=2)
 
     limits = dict(by_epoch=True, max_epochs=3) if loop == 'epochs' else dict(by_epoch=False, max_iters=12)
-    options = dict(sampler=dict(type='DefaultSampler', shuffle=True), train_cfg=limits, randomness=dict(seed=None),
-                   batch_sampler=dict(type=AspectRatioBatchSampler))
+    options = dict(
+        sampler=dict(type='DefaultSampler', shuffle=True),
+        train_cfg=limits,
+        randomness=dict(seed=None),
+        batch_sampler=dict(type=AspectRatioBatchSampler),
+    )
     whole = train(tmp_path, monkeypatch, 12, images=Shaped(), **options)
     resumed = train(tmp_path, monkeypatch, 12, images=Shaped(), resume=True, load_from=str(tmp_path / 'iter_6.pth'), **options)
     assert indices_seen(resumed) == indices_seen(whole)[12:]
@@ -146,7 +153,6 @@ def test_resume_at_the_end_of_an_epoch_is_exact(tmp_path, monkeypatch):
     assert torch.equal(parameters(resumed), parameters(whole))
 
     class Fewer(Noted):
-
         def __len__(self):
             return 6
 

@@ -1,6 +1,5 @@
 """No infinity and no NaN gets into the weights, and what was the matter can be looked at."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -15,14 +14,20 @@ from tests.helpers import toy
 
 pytestmark = pytest.mark.unit
 
-BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)),
-                window_size=4, drop_path_rate=0.0)
-VIT = dict(type='mmvitscale.DeepViT', arch=dict(embed_dims=12, depth=2, re_attention=2, num_heads=3), img_size=32,
-           drop_path_rate=0.0)
+BACKBONE = dict(
+    type='mmvitscale.SwinTransformerV2',
+    arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)),
+    window_size=4,
+    drop_path_rate=0.0,
+)
+VIT = dict(
+    type='mmvitscale.DeepViT', arch=dict(embed_dims=12, depth=2, re_attention=2, num_heads=3), img_size=32, drop_path_rate=0.0
+)
 
 
 class Poisoned(toy.Images):
     """NaN in the image of this index."""
+
     at = 4
 
     def __getitem__(self, index):
@@ -31,7 +36,6 @@ class Poisoned(toy.Images):
 
 
 class WithNorm(toy.Toy):
-
     def __init__(self, backbone):
         super().__init__(backbone)
         self.norm = nn.BatchNorm2d(3)
@@ -43,13 +47,18 @@ class WithNorm(toy.Toy):
 def train(work_dir, max_iters=4, images=None, backbone=BACKBONE, **options):
     finite_loss = options.pop('finite_loss', {})
     checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=1)
-    return toy.train(work_dir, backbone, max_iters=max_iters, images=images or Poisoned(),
-                     default_hooks=dict(checkpoint=checkpoint, finite_loss=finite_loss), **options)
+    return toy.train(
+        work_dir,
+        backbone,
+        max_iters=max_iters,
+        images=images or Poisoned(),
+        default_hooks=dict(checkpoint=checkpoint, finite_loss=finite_loss),
+        **options,
+    )
 
 
 def is_finite(runner):
-    return all(bool(torch.isfinite(value).all()) for value in runner.model.state_dict().values()
-               if value.is_floating_point())
+    return all(bool(torch.isfinite(value).all()) for value in runner.model.state_dict().values() if value.is_floating_point())
 
 
 def test_a_nan_loss_stops_training_before_weights_change(tmp_path):
@@ -86,7 +95,6 @@ def test_skipping_a_nan_batch_equals_training_without_it(tmp_path):
 
     # What comes after is what would have come after a training without that batch.
     class Short(toy.Images):
-
         def __getitem__(self, index):
             return super().__getitem__({4: 6, 5: 7}.get(index, index))
 
@@ -111,7 +119,6 @@ def test_nan_batches_are_skipped_with_a_loss_scaler(tmp_path):
 
 def test_too_many_consecutive_nan_batches_stop_training(tmp_path):
     class All(toy.Images):
-
         def __getitem__(self, index):
             return dict(inputs=super().__getitem__(index)['inputs'] * float('inf'))
 
@@ -127,7 +134,6 @@ def test_a_skipped_batch_counts_towards_gradient_accumulation(tmp_path):
 
 def test_a_nan_gradient_norm_stops_training_with_finite_weights(tmp_path):
     class Steep(toy.Toy):
-
         def forward(self, inputs, data_samples=None, mode='tensor'):
             x = self.backbone(inputs)[-1].mean()
             return dict(loss=(x - x.detach()).abs().sqrt())  # 0, with an infinite slope
@@ -141,6 +147,7 @@ def test_a_nan_gradient_norm_stops_training_with_finite_weights(tmp_path):
 @pytest.mark.parametrize('attention', ['eager', 'sequential'])
 def test_nan_inputs_do_not_change_re_attention_statistics(attention, tmp_path):
     from mmvitscale.models import DeepViT
+
     model = DeepViT(**{**{key: value for key, value in VIT.items() if key != 'type'}, 'attention': attention}).train()
     image = torch.rand(2, 3, 32, 32)
     model(image)[-1].sum().backward()
@@ -155,8 +162,9 @@ def test_nan_inputs_do_not_change_re_attention_statistics(attention, tmp_path):
 
 def test_the_check_can_be_disabled_and_unknown_actions_are_refused(tmp_path):
     checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=1)
-    runner = toy.train(tmp_path, BACKBONE, max_iters=3, images=Poisoned(), default_hooks=dict(
-        checkpoint=checkpoint, finite_loss=None))
+    runner = toy.train(
+        tmp_path, BACKBONE, max_iters=3, images=Poisoned(), default_hooks=dict(checkpoint=checkpoint, finite_loss=None)
+    )
     assert not is_finite(runner)
     with pytest.raises(InputError, match="'stop' or 'skip'"):
         train(tmp_path, finite_loss=dict(on_non_finite='ignore'))
@@ -186,8 +194,9 @@ def test_boxes_and_masks_survive_packing():
     from mmdet import structures
     from mmdet.structures.bbox import HorizontalBoxes
     from mmdet.structures.mask import BitmapMasks, PolygonMasks
+
     sample = structures.DetDataSample()
-    polygons = PolygonMasks([[np.array([0., 0, 3, 0, 3, 3])]], 4, 5)
+    polygons = PolygonMasks([[np.array([0.0, 0, 3, 0, 3, 3])]], 4, 5)
     bitmaps = BitmapMasks(np.ones((1, 4, 5), np.uint8), 4, 5)
     sample.gt_instances = InstanceData(bboxes=HorizontalBoxes(torch.rand(1, 4)), masks=polygons)
     sample.ignored_instances = InstanceData(masks=bitmaps)
@@ -204,7 +213,6 @@ def test_tracing_the_losses_twice_gives_equal_losses():
     from mmseg.structures import SegDataSample
 
     class Model(nn.Module):
-
         def __init__(self):
             super().__init__()
             self.data_preprocessor = SegDataPreProcessor(size=(8, 8), pad_val=0, seg_pad_val=255)
@@ -213,8 +221,7 @@ def test_tracing_the_losses_twice_gives_equal_losses():
             assert data_samples[0].gt_sem_seg.data.shape[-2:] == inputs.shape[-2:]
             return dict(loss=inputs.mean())
 
-    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 5, 5, dtype=torch.long)),
-                           metainfo=dict(img_shape=(5, 5)))
+    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 5, 5, dtype=torch.long)), metainfo=dict(img_shape=(5, 5)))
     batch = dict(inputs=[torch.rand(3, 5, 5)], data_samples=[sample])
     model = Model()
     first = trace_losses(model, batch)

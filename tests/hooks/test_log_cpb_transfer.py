@@ -15,8 +15,12 @@ STRICT = dict(type='mmvitscale.LogCPBTransferHook', strict=True)
 def test_strict_refuses_assumed_pretrained_windows(tmp_path):
     weights = {key: value for key, value in SwinTransformerV2(ARCH, 8).state_dict().items() if key != 'lineage'}
     torch.save(weights, tmp_path / 'a.pth')
-    cfg = dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=16,
-               init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=str(tmp_path / 'a.pth')))
+    cfg = dict(
+        type='mmvitscale.SwinTransformerV2',
+        arch=ARCH,
+        window_size=16,
+        init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=str(tmp_path / 'a.pth')),
+    )
     with pytest.raises(InputError, match=r'of the stages \[0, 1\] are only assumed'):
         toy.train(tmp_path / 'refused', cfg, [STRICT])
     toy.train(tmp_path / 'told', {**cfg, 'pretrained_window_sizes': 8}, [STRICT])
@@ -41,6 +45,7 @@ def test_the_window_schedule_runs_before_the_transfer_report_and_ema(tmp_path):
 def test_a_head_only_checkpoint_is_marked_as_loaded(tmp_path):
     """Whichever runner reads it, and without a word about a backbone."""
     from mmvitscale.checkpoints.door import has_entered, into_model
+
     model = toy.Toy(dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=6))
     model.add_module('head', torch.nn.Linear(1, 1))
     content = dict(state_dict={'head.bias': torch.ones(1)})
@@ -51,8 +56,12 @@ def test_a_head_only_checkpoint_is_marked_as_loaded(tmp_path):
 
 def test_ema_checkpoints_keep_the_trained_token_counts_of_a_deepvit(tmp_path):
     """The official form learns with the image's 5 tokens, whatever the grid is; so say the averages, which are saved."""
-    cfg = dict(type='mmvitscale.DeepViT', arch=dict(embed_dims=8, depth=2, re_attention=1, num_heads=2), img_size=64,
-               reatten_statistics='running')
+    cfg = dict(
+        type='mmvitscale.DeepViT',
+        arch=dict(embed_dims=8, depth=2, re_attention=1, num_heads=2),
+        img_size=64,
+        reatten_statistics='running',
+    )
     runner = toy.train(tmp_path, cfg, [dict(type='EMAHook', _scope_='mmengine')])
     learned = runner.model.backbone.lineage
     assert learned.tokens != (0, 17)

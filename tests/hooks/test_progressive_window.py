@@ -6,8 +6,7 @@ from tests.helpers import toy
 
 pytestmark = pytest.mark.unit
 
-BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)),
-                window_size=4)
+BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)), window_size=4)
 SCHEDULE = [dict(begin=0, window_size=4, crop_size=(32, 32)), dict(begin=2, window_size=[8, 6], crop_size=(48, 64))]
 HOOK = dict(type='mmvitscale.ProgressiveWindowHook', schedule=SCHEDULE)
 
@@ -24,12 +23,15 @@ def test_windows_and_crops_follow_the_schedule_also_after_resume(num_workers, tm
     assert [stage.reference for stage in resumed.model.backbone.stages] == [(4, 4)] * 2
 
 
-@pytest.mark.parametrize('schedule, message', [
-    ([], r'begin at \[\]'),
-    ([dict(begin=5)], r'begin at \[5\]'),
-    ([dict(begin=0), dict(begin=0)], r'begin at \[0, 0\]'),
-    ([dict(begin=0, window=8)], r"\['window'\]"),
-])
+@pytest.mark.parametrize(
+    'schedule, message',
+    [
+        ([], r'begin at \[\]'),
+        ([dict(begin=5)], r'begin at \[5\]'),
+        ([dict(begin=0), dict(begin=0)], r'begin at \[0, 0\]'),
+        ([dict(begin=0, window=8)], r"\['window'\]"),
+    ],
+)
 def test_invalid_schedules_are_refused(schedule, message):
     with pytest.raises(InputError, match=message):
         ProgressiveWindowHook(schedule)

@@ -44,9 +44,7 @@ def test_tiles_that_agree_give_the_whole_map(size, tile, overlap, tmp_path):
 
 def test_scores_of_overlapping_tiles_are_blended_in_a_ramp(tmp_path):
     rows, columns = tiling(64, 64, 16), tiling(112, 64, 16)
-    parts = dict(
-        (left, part) for _, left, part in blended(rows, columns, [torch.zeros(1, 64, 64), torch.ones(1, 64, 64)], tmp_path)
-    )
+    parts = {left: part for _, left, part in blended(rows, columns, [torch.zeros(1, 64, 64), torch.ones(1, 64, 64)], tmp_path)}
     line = torch.cat([parts[left][0, 5] for left in sorted(parts)])
     assert (line[:48] == 0).all() and (line[64:] == 1).all() and (line[48:64].diff() > 0).all()
 

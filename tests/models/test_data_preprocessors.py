@@ -21,8 +21,9 @@ def detection(**options):
 
 
 def batch(*sizes):
-    samples = [DetDataSample(metainfo=dict(img_shape=size), gt_instances=InstanceData(bboxes=torch.zeros(0, 4)))
-               for size in sizes]
+    samples = [
+        DetDataSample(metainfo=dict(img_shape=size), gt_instances=InstanceData(bboxes=torch.zeros(0, 4))) for size in sizes
+    ]
     return dict(inputs=[torch.randint(1, 255, (3, *size)) for size in sizes], data_samples=samples)
 
 
@@ -48,7 +49,6 @@ def test_padding_is_zero_whatever_the_pad_value():
 
 
 class Augment(torch.nn.Module):
-
     def __init__(self, change):
         super().__init__()
         self.change = change
@@ -57,11 +57,14 @@ class Augment(torch.nn.Module):
         return self.change(inputs), samples
 
 
-@pytest.mark.parametrize('sizes, change, expected', [
-    (((64, 32), (64, 64)), lambda x: torch.nn.functional.interpolate(x, (96, 96), mode='bilinear'), [(6, 3), (6, 6)]),
-    (((40, 50), (64, 64)), lambda x: torch.nn.functional.interpolate(x, (160, 160), mode='bilinear'), [(7, 8), (10, 10)]),
-    (((64, 64), (64, 64)), lambda x: torch.nn.functional.pad(x, (0, 32, 0, 32)), [(4, 4), (4, 4)]),
-])
+@pytest.mark.parametrize(
+    'sizes, change, expected',
+    [
+        (((64, 32), (64, 64)), lambda x: torch.nn.functional.interpolate(x, (96, 96), mode='bilinear'), [(6, 3), (6, 6)]),
+        (((40, 50), (64, 64)), lambda x: torch.nn.functional.interpolate(x, (160, 160), mode='bilinear'), [(7, 8), (10, 10)]),
+        (((64, 64), (64, 64)), lambda x: torch.nn.functional.pad(x, (0, 32, 0, 32)), [(4, 4), (4, 4)]),
+    ],
+)
 def test_batch_augmentations_transform_the_validity_channel(sizes, change, expected):
     model = detection()
     model.batch_augments = torch.nn.ModuleList([Augment(change)])

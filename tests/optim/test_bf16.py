@@ -17,12 +17,11 @@ class Detector(BaseModel):
         self.head = nn.Linear(4, 1)
 
     def forward(self, inputs, data_samples=None, mode='loss'):
-        features, = self.backbone(inputs)
+        (features,) = self.backbone(inputs)
         return dict(loss=self.head(features).square().mean(), seen=features)
 
 
 class Backbone(nn.Module):
-
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(4, 4)
@@ -32,7 +31,7 @@ class Backbone(nn.Module):
         if self.fails:
             raise ValueError('no')
         self.dtype = (self.linear(x)).dtype
-        return (self.linear(x), )
+        return (self.linear(x),)
 
 
 @pytest.mark.parametrize('backbone_only', [False, True])

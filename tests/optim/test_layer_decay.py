@@ -11,7 +11,6 @@ pytestmark = pytest.mark.unit
 
 
 class Segmentor(nn.Module):
-
     def __init__(self):
         super().__init__()
         arch = dict(embed_dims=8, depths=(1, 2), num_heads=(1, 2))
@@ -25,14 +24,19 @@ def build(model, **paramwise_cfg):
         dict(
             optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.5),
             constructor='mmvitscale.LayerDecayOptimWrapperConstructor',
-            paramwise_cfg=paramwise_cfg))
+            paramwise_cfg=paramwise_cfg,
+        ),
+    )
 
 
 def settings(model, wrapper):
     """Parameter name -> (learning rate, weight decay)."""
     names = {parameter: name for name, parameter in model.named_parameters()}
-    return {names[parameter]: (group['lr'], group['weight_decay'])
-            for group in wrapper.optimizer.param_groups for parameter in group['params']}
+    return {
+        names[parameter]: (group['lr'], group['weight_decay'])
+        for group in wrapper.optimizer.param_groups
+        for parameter in group['params']
+    }
 
 
 def test_learning_rates_and_weight_decays_follow_layer_depth():
@@ -61,11 +65,8 @@ def test_learning_rates_and_weight_decays_follow_layer_depth():
 def test_custom_keys_multiply_and_the_longest_wins():
     model = Segmentor()
     found = settings(
-        model,
-        build(model, custom_keys={
-            'backbone': dict(lr_mult=0.1),
-            'backbone.stages.1': dict(lr_mult=0.5, decay_mult=0.2)
-        }))
+        model, build(model, custom_keys={'backbone': dict(lr_mult=0.1), 'backbone.stages.1': dict(lr_mult=0.5, decay_mult=0.2)})
+    )
     assert found['backbone.stages.0.blocks.0.attn.qkv.weight'] == pytest.approx((0.1, 0.5))
     assert found['backbone.stages.1.blocks.0.attn.qkv.weight'] == pytest.approx((0.5, 0.1))
     assert found['decode_head.0.weight'] == pytest.approx((1.0, 0.5))
@@ -92,7 +93,7 @@ def test_layer_decay_is_refused_for_models_without_layer_depths():
 
 def test_mixed_precision_on_a_cpu_trains_in_bfloat16():
     model = nn.Linear(4, 4)
-    wrapper = build_optim_wrapper(model, dict(type='mmvitscale.BF16OptimWrapper', optimizer=dict(type='SGD', lr=1.)))
+    wrapper = build_optim_wrapper(model, dict(type='mmvitscale.BF16OptimWrapper', optimizer=dict(type='SGD', lr=1.0)))
     before = model.weight.clone()
     with wrapper.optim_context(model):
         out = model(torch.ones(1, 4))
@@ -105,6 +106,11 @@ def test_attention_in_necks_is_exempt_from_decay_as_in_the_backbone():
     model = Segmentor()
     model.neck = GlobalAttention(16, 2, 4)
     found = settings(model, build(model))
-    for name, decay in (('attn.logit_scale', 0.0), ('attn.position_bias.mlp.2.weight', 0.0), ('attn.qkv.weight', 0.5),
-                        ('norm1.weight', 0.0), ('mlp.fc1.weight', 0.5)):
+    for name, decay in (
+        ('attn.logit_scale', 0.0),
+        ('attn.position_bias.mlp.2.weight', 0.0),
+        ('attn.qkv.weight', 0.5),
+        ('norm1.weight', 0.0),
+        ('mlp.fc1.weight', 0.5),
+    ):
         assert found[f'neck.block.{name}'] == (1.0, decay), name

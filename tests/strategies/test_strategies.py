@@ -157,9 +157,17 @@ def test_two_processes_equal_one_process_with_their_joint_batch(name, norm, iter
     assert largest_difference(saved, runner.model.state_dict()) < 1e-5
 
 
-@pytest.mark.parametrize('name', [
-    'batch_norm', 're_attention', 're_attention_of_torch', 're_attention_carried', 'windows',
-    *(f'padded_{statistics}' for statistics in STATISTICS)])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'batch_norm',
+        're_attention',
+        're_attention_of_torch',
+        're_attention_carried',
+        'windows',
+        *(f'padded_{statistics}' for statistics in STATISTICS),
+    ],
+)
 def test_synchronised_norms_equal_those_of_the_joint_batch(name, found):
     assert max(found['norm'][name]) < 1e-10
 

@@ -34,8 +34,11 @@ from tests.helpers.hostile import Attack  # noqa: E402
 
 LIMIT = 4 << 30
 SEG = 'swinv2_upernet_mini'
-SIZES = ["model.backbone.arch={'embed_dims':8,'depths':[1,1,1,1],'num_heads':[1,1,1,1]}",
-         'model.decode_head.in_channels=[8,16,32,64]', 'model.auxiliary_head.in_channels=32']
+SIZES = [
+    "model.backbone.arch={'embed_dims':8,'depths':[1,1,1,1],'num_heads':[1,1,1,1]}",
+    'model.decode_head.in_channels=[8,16,32,64]',
+    'model.auxiliary_head.in_channels=32',
+]
 
 
 class Maker:
@@ -99,13 +102,24 @@ class Maker:
         return ['tools/train.py', SEG, *arguments, *self.tail('train_dataloader.batch_size=2', 'train_cfg.max_iters=3', *more)]
 
     def tail(self, *more):
-        quick = [f'{split}_dataloader.{option}' for split in ('train', 'val', 'test')
-                 for option in ('num_workers=0', 'persistent_workers=False')]
+        quick = [
+            f'{split}_dataloader.{option}'
+            for split in ('train', 'val', 'test')
+            for option in ('num_workers=0', 'persistent_workers=False')
+        ]
         return ['--work-dir', self.folder / 'out', '--cfg-options', f'data_root={self.data}', *SIZES, *quick, *more]
 
     def predict(self, image):
-        return ['tools/predict.py', SEG, self.saved(self.good, 'good.pth'), image, '--out', self.folder / 'out',
-                '--cfg-options', *SIZES]
+        return [
+            'tools/predict.py',
+            SEG,
+            self.saved(self.good, 'good.pth'),
+            image,
+            '--out',
+            self.folder / 'out',
+            '--cfg-options',
+            *SIZES,
+        ]
 
 
 def png(width, height, colours=2):
@@ -118,8 +132,17 @@ def png(width, height, colours=2):
 
 def tiff(width, height):
     """A head that promises that many pixels of 8 bits, uncompressed, in one strip."""
-    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 200), (277, 3, 1),
-            (278, 4, height), (279, 4, 64)]
+    tags = [
+        (256, 4, width),
+        (257, 4, height),
+        (258, 3, 8),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 200),
+        (277, 3, 1),
+        (278, 4, height),
+        (279, 4, 64),
+    ]
     entries = b''.join(struct.pack('<HHII', tag, kind, 1, value) for tag, kind, value in tags)
     return b'II*\0' + struct.pack('<I', 8) + struct.pack('<H', len(tags)) + entries + struct.pack('<I', 0) + bytes(200)
 
@@ -149,9 +172,12 @@ def distributed(maker):
 
 
 def resumable(maker, **changes):
-    content = dict(maker.good, optimizer=dict(state={}, param_groups=[]), message_hub=dict(
-        log_scalars={}, runtime_info={}, resumed_keys={}), **changes)
-    return content
+    return dict(
+        maker.good,
+        optimizer=dict(state={}, param_groups=[]),
+        message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
+        **changes,
+    )
 
 
 def work_dir(maker):
@@ -161,8 +187,14 @@ def work_dir(maker):
 
 def nested_json(maker):
     (maker.coco / 'annotations/instances_train2017.json').write_text('[' * 10**6)
-    return ['tools/train.py', 'swinv2_retinanet_mini', '--work-dir', maker.folder / 'out', '--cfg-options',
-            f'data_root={maker.coco}/']
+    return [
+        'tools/train.py',
+        'swinv2_retinanet_mini',
+        '--work-dir',
+        maker.folder / 'out',
+        '--cfg-options',
+        f'data_root={maker.coco}/',
+    ]
 
 
 def train_image(maker):
@@ -174,51 +206,92 @@ def train_image(maker):
 def multispectral(maker, image):
     stem = {'backbone.patch_embed.proj.weight': torch.zeros(8, 4, 4, 4)}
     state = {**maker.good['state_dict'], **stem}
-    return ['tools/predict.py', 'swinv2_upernet_mini_rgbd', maker.saved(dict(maker.good, state_dict=state), 'good.pth'), image,
-            '--out', maker.folder / 'out', '--cfg-options', *SIZES]
+    return [
+        'tools/predict.py',
+        'swinv2_upernet_mini_rgbd',
+        maker.saved(dict(maker.good, state_dict=state), 'good.pth'),
+        image,
+        '--out',
+        maker.folder / 'out',
+        '--cfg-options',
+        *SIZES,
+    ]
 
 
 FILES = {
     'attack as state dict, tested': lambda m: m.test(m.with_attack('state_dict')),
     'attack among weights, tested': lambda m: m.test(m.with_attack('state_dict', 'decode_head.conv_seg.bias')),
     'attack in meta, tested': lambda m: m.test(m.with_attack('meta', 'cfg')),
-    'attack in meta, predicted': lambda m: ['tools/predict.py', SEG, m.with_attack('meta', 'x'), m.data, '--out', m.folder /
-    'o'], 'attack in meta, exported': lambda m: ['tools/export.py', SEG, m.with_attack('meta', 'x'), '--out', m.folder / 'o',
-                                           '--size', '64x64', '--cfg-options', *SIZES],
+    'attack in meta, predicted': lambda m: [
+        'tools/predict.py',
+        SEG,
+        m.with_attack('meta', 'x'),
+        m.data,
+        '--out',
+        m.folder / 'o',
+    ],
+    'attack in meta, exported': lambda m: [
+        'tools/export.py',
+        SEG,
+        m.with_attack('meta', 'x'),
+        '--out',
+        m.folder / 'o',
+        '--size',
+        '64x64',
+        '--cfg-options',
+        *SIZES,
+    ],
     'attack in meta, converted': lambda m: ['tools/convert_checkpoint.py', m.with_attack('meta', 'x')],
     'attack as averages, resumed': lambda m: m.train(arguments=['--resume', m.saved(resumable(m, ema_state_dict=m.attack))]),
     'attack as optimizer, resumed': lambda m: m.train(arguments=['--resume', m.saved({**resumable(m), 'optimizer': m.attack})]),
     'attack as history, resumed': lambda m: m.train(arguments=['--resume', m.saved({**resumable(m), 'message_hub': m.attack})]),
-    'program as config in meta, resumed': lambda m: m.train(arguments=['--resume', m.saved({**resumable(m), 'meta': dict(
-        epoch=0, iter=1, config=f"import os\nos.mkdir('{m.marker}')")})]),
+    'program as config in meta, resumed': lambda m: m.train(
+        arguments=[
+            '--resume',
+            m.saved({**resumable(m), 'meta': dict(epoch=0, iter=1, config=f"import os\nos.mkdir('{m.marker}')")}),
+        ]
+    ),
     'attack in the newest of a work folder, resumed': work_dir,
     'attack, load_from': lambda m: m.train(f'load_from={m.with_attack("meta", "x")}'),
     'attack, init_cfg of the backbone': lambda m: m.train(
-        f"model.backbone.init_cfg={{'type':'Pretrained','checkpoint':'{m.with_attack('meta', 'x')}'}}"),
+        f"model.backbone.init_cfg={{'type':'Pretrained','checkpoint':'{m.with_attack('meta', 'x')}'}}"
+    ),
     'attack, init_cfg of a head': lambda m: m.train(
-        f"model.decode_head.init_cfg={{'type':'Pretrained','checkpoint':'{m.with_attack('meta', 'x')}'}}"),
+        f"model.decode_head.init_cfg={{'type':'Pretrained','checkpoint':'{m.with_attack('meta', 'x')}'}}"
+    ),
     'attack, init_cfg of the model': lambda m: m.train(
-        f"model.init_cfg={{'type':'Pretrained','checkpoint':'{m.with_attack('meta', 'x')}'}}"),
-    'attack in the old format, tested': lambda m: m.test(m.saved(dict(state_dict=m.attack), 'a.pth',
-                                                                 _use_new_zipfile_serialization=False)),
+        f"model.init_cfg={{'type':'Pretrained','checkpoint':'{m.with_attack('meta', 'x')}'}}"
+    ),
+    'attack in the old format, tested': lambda m: m.test(
+        m.saved(dict(state_dict=m.attack), 'a.pth', _use_new_zipfile_serialization=False)
+    ),
     'attack as bare pickle, tested': lambda m: m.test(m.written('a.pth', pickle.dumps(m.attack))),
     'attack as batch, replayed': lambda m: ['tools/analysis/replay.py', SEG, m.with_attack('batch')],
-    'foreign type as batch, replayed': lambda m: ['tools/analysis/replay.py', SEG, m.saved(dict(
-        m.good, batch={'__type__': 'os:mkdir', 'metainfo': str(m.marker), 'data': {}}))],
+    'foreign type as batch, replayed': lambda m: [
+        'tools/analysis/replay.py',
+        SEG,
+        m.saved(dict(m.good, batch={'__type__': 'os:mkdir', 'metainfo': str(m.marker), 'data': {}})),
+    ],
     'attack in a piece of DeepSpeed, converted': lambda m: ['tools/convert_checkpoint.py', deepspeed(m)],
     'attack as metadata of pieces, converted': lambda m: ['tools/convert_checkpoint.py', distributed(m)],
     'attack as annotations, trained': lambda m: m.train(
         "train_dataloader.dataset={'_delete_':True,'type':'mmdet.BaseDetDataset','data_root':'/',"
-        f"'ann_file':'{m.written('a.pkl', pickle.dumps(m.attack))}','pipeline':[]}}"),
+        f"'ann_file':'{m.written('a.pkl', pickle.dumps(m.attack))}','pipeline':[]}}"
+    ),
     'attack as array of objects, predicted': lambda m: multispectral(m, m.written('a.npy', _objects(m.attack))),
     'archive of 6 GB in 6 MB, tested': lambda m: m.test(m.archive('a.pth', 1610612736, zipfile.ZIP_DEFLATED, 6 << 30)),
-    'number expanded to 10^12, tested': lambda m: m.test(m.saved(dict(m.good, state_dict=dict(
-        m.good['state_dict'], **{'decode_head.conv_seg.bias': torch.ones(1).expand(10**12)})))),
+    'number expanded to 10^12, tested': lambda m: m.test(
+        m.saved(
+            dict(m.good, state_dict=dict(m.good['state_dict'], **{'decode_head.conv_seg.bias': torch.ones(1).expand(10**12)}))
+        )
+    ),
     'tensor larger than its file, tested': lambda m: m.test(m.archive('a.pth', 2 * 10**9, zipfile.ZIP_STORED, 1 << 20)),
     'tensor larger than its file, old format, tested': lambda m: m.test(legacy(m)),
     'lists of lists without end, tested': lambda m: m.test(m.saved(dict(state_dict=dict(a='x'), meta=laughs()))),
-    'safetensors whose head has 2^60 bytes, tested': lambda m: m.test(m.written('a.safetensors', struct.pack('<Q', 2**60) +
-    b'{}')), 'safetensors of 10^15 numbers, tested': lambda m: m.test(m.written('a.safetensors', _safetensors(10**15))),
+    'safetensors whose head has 2^60 bytes, tested': lambda m: m.test(
+        m.written('a.safetensors', struct.pack('<Q', 2**60) + b'{}')
+    ),
+    'safetensors of 10^15 numbers, tested': lambda m: m.test(m.written('a.safetensors', _safetensors(10**15))),
     'image of 100000 x 100000, predicted': lambda m: m.predict(m.written('a.png', png(100000, 100000))),
     'image of 32000 x 32000, predicted': lambda m: m.predict(m.written('a.png', png(32000, 32000))),
     'images of 100000 x 100000, trained': train_image,
@@ -262,6 +335,7 @@ def run(command, log):
             os._exit(int(stop.code or 0))
         except BaseException:
             import traceback
+
             traceback.print_exc()
         os._exit(99)
     _, status, usage = os.wait4(pid, 0)
@@ -275,6 +349,7 @@ def main():
     from mmengine.registry import MODELS, init_default_scope
 
     from mmvitscale.commands import ConfigOptions
+
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('--every', type=int, default=1, metavar='N', help='each N-th file only')
     parser.add_argument('-v', action='store_true', help='show what else was printed, where it is not one sentence')
@@ -287,7 +362,7 @@ def main():
     good = dict(state_dict=MODELS.build(cfg.model).state_dict(), meta=dict(epoch=0, iter=1))
     ran = tracebacks = accepted = 0
     print('| file, way in | exit | MB | what is said |\n| --- | --- | --- | --- |')
-    chosen = list(FILES.items())[::args.every]
+    chosen = list(FILES.items())[:: args.every]
     for name, make in chosen:
         folder = Path(tempfile.mkdtemp())
         write_dataset(folder / 'data', 3, 1, size=64)

@@ -71,7 +71,7 @@ def main():
     without_data()
     reasons = collections.Counter()
     for package in ('mmdet', 'mmseg'):
-        paths = configs_of(package)[::args.every]
+        paths = configs_of(package)[:: args.every]
         passed, refused = scan(paths)
         print(f'{package}: {len(paths)} configs, {passed} passed, {len(refused)} refused')
         for path, reason in refused:

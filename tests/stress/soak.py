@@ -39,12 +39,24 @@ def held():
 
 
 def options(data, crop, iters):
-    return [f'data_root={data}', 'train_dataloader.batch_size=2', f'train_cfg.max_iters={iters}', 'train_cfg.val_interval=5',
-            'default_hooks.checkpoint.interval=5', 'default_hooks.checkpoint.max_keep_ckpts=1',
-            f'train_dataloader.dataset.pipeline.2.crop_size=({crop[0]},{crop[1]})', 'model.data_preprocessor.size=None',
-            'model.data_preprocessor.size_divisor=1', 'default_hooks.logger.interval=100', 'log_level=ERROR',
-            *(f'{split}_dataloader.{option}' for split in ('train', 'val', 'test')
-              for option in ('num_workers=0', 'persistent_workers=False'))]
+    return [
+        f'data_root={data}',
+        'train_dataloader.batch_size=2',
+        f'train_cfg.max_iters={iters}',
+        'train_cfg.val_interval=5',
+        'default_hooks.checkpoint.interval=5',
+        'default_hooks.checkpoint.max_keep_ckpts=1',
+        f'train_dataloader.dataset.pipeline.2.crop_size=({crop[0]},{crop[1]})',
+        'model.data_preprocessor.size=None',
+        'model.data_preprocessor.size_divisor=1',
+        'default_hooks.logger.interval=100',
+        'log_level=ERROR',
+        *(
+            f'{split}_dataloader.{option}'
+            for split in ('train', 'val', 'test')
+            for option in ('num_workers=0', 'persistent_workers=False')
+        ),
+    ]
 
 
 def cycle(folder, dice, number):
@@ -52,6 +64,7 @@ def cycle(folder, dice, number):
     from mmengine.logging import MMLogger
     from mmengine.registry import RUNNERS
     from mmengine.visualization import Visualizer
+
     crop = dice.randrange(48, 129), dice.randrange(48, 129)
     parser = argparse.ArgumentParser()
     parser.add_argument('--options', nargs='+', action=ConfigOptions)
@@ -69,6 +82,7 @@ def cycle(folder, dice, number):
         predictor(folder / 'image.png')
     # What MMEngine keeps by name for the life of a process: here there is a training after the other.
     from mmengine.utils.manager import ManagerMixin
+
     for kind in ManagerMixin.__subclasses__() + [MMLogger, Visualizer, *Visualizer.__subclasses__()]:
         for instance in list(getattr(kind, '_instance_dict', {}).values()):
             for handler in getattr(instance, 'handlers', []):
@@ -88,6 +102,7 @@ def main():
     if not args.as_it_comes:
         limit_kernel_cache()
     from yapf.yapflib import yapf_api
+
     yapf_api.FormatCode = lambda text, *arguments, **more: (text, False)  # of configs that are logged
     dice, rows = random.Random(0), []
     began = time.monotonic()
@@ -105,10 +120,12 @@ def main():
     tenth = max(1, len(warm) // 10)
     first, last = (statistics.median(row[1] for row in part) for part in (warm[:tenth], warm[-tenth:]))
     files, threads = ([row[i] for row in warm] for i in (2, 3))
-    print(f'{len(rows)} cycles in {rows[-1][0] / 60:.1f} minutes: resident memory {first:.0f} -> {last:.0f} MB '
-          f'({100 * (last / first - 1):+.1f}%), open files {min(files)} to {max(files)}, threads {min(threads)} to '
-          f'{max(threads)} '
-          f'({threading.active_count()} of Python)')
+    print(
+        f'{len(rows)} cycles in {rows[-1][0] / 60:.1f} minutes: resident memory {first:.0f} -> {last:.0f} MB '
+        f'({100 * (last / first - 1):+.1f}%), open files {min(files)} to {max(files)}, threads {min(threads)} to '
+        f'{max(threads)} '
+        f'({threading.active_count()} of Python)'
+    )
     return 1 if last > 1.03 * first or files[-1] > files[0] else 0
 
 

@@ -70,9 +70,7 @@ def test_attention_similarity_compares_selected_layers_of_two_models(saved, imag
     assert code == 0, err
     first, second = json.loads((tmp_path / 'similarity.json').read_text()).values()
     assert first == second and first['names'] == ['backbone.blocks.0', 'backbone.blocks.3']
-    assert 'layer 4 found, but the backbone has the layers 0 to 3' in error_of(
-        *command, '--layers', 0, 4, *cfg_options(SMALL)
-    )
+    assert 'layer 4 found, but the backbone has the layers 0 to 3' in error_of(*command, '--layers', 0, 4, *cfg_options(SMALL))
     assert 'one layer found, but at least 2' in error_of(*command, '--layers', 0, *cfg_options(SMALL))
 
 
@@ -111,15 +109,11 @@ def test_position_bias_compares_models_and_keeps_common_offsets(saved, run_here,
     assert 'block 2 found' in error_of(*command, '--block', 2)
     assert '--head 1 found' in error_of(*command, '--head', 1)
     vit = saved('deepvit_upernet_mini', *SMALL)
-    assert 'has no SwinV2 backbone' in error_of(
-        command[0], 'deepvit_upernet_mini', vit, '--out', tmp_path, *cfg_options(SMALL)
-    )
+    assert 'has no SwinV2 backbone' in error_of(command[0], 'deepvit_upernet_mini', vit, '--out', tmp_path, *cfg_options(SMALL))
 
 
 def test_get_flops_counts_of_stages_sum_to_the_backbone(run_here, error_of, tmp_path):
-    code, out, err = run_here(
-        'tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--shape', 64, 96, '--json', tmp_path / 'f'
-    )
+    code, out, err = run_here('tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--shape', 64, 96, '--json', tmp_path / 'f')
     assert code == 0, err
     parts = {part['name']: part for part in json.loads((tmp_path / 'f').read_text())['parts']}
     stages = [parts[f'stage {i}']['multiply_adds'] for i in range(4)]
@@ -131,8 +125,20 @@ def test_get_flops_counts_of_stages_sum_to_the_backbone(run_here, error_of, tmp_
 def test_recalibrate_changes_only_the_re_attention_statistics(saved, image, run_here, tmp_path):
     """A test of what it writes takes it; no other weight changes."""
     checkpoint = saved('deepvit_upernet_mini', *SMALL)
-    code, out, err = run_here('tools/analysis/recalibrate.py', 'deepvit_upernet_mini', checkpoint, image, '--sizes', 128, 192,
-                              '--out', tmp_path, '--cfg-options', *SMALL, 'model.test_cfg.mode=whole')
+    code, out, err = run_here(
+        'tools/analysis/recalibrate.py',
+        'deepvit_upernet_mini',
+        checkpoint,
+        image,
+        '--sizes',
+        128,
+        192,
+        '--out',
+        tmp_path,
+        '--cfg-options',
+        *SMALL,
+        'model.test_cfg.mode=whole',
+    )
     assert code == 0, err
     assert '1 images, 65, 145 tokens' in out and 'blocks.3.attn    kept for 65 tokens' in out
     found = json.loads((tmp_path / 'exponents.json').read_text())
@@ -142,8 +148,16 @@ def test_recalibrate_changes_only_the_re_attention_statistics(saved, image, run_
     assert before.keys() == after.keys()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed and all('.attn.var_norm.running_' in key or '.attn.token_law.' in key for key in changed)
-    code, _, err = run_here('tools/predict.py', 'deepvit_upernet_mini', tmp_path / 'recalibrated.pth', image, '--out',
-                            tmp_path / 'predicted', '--cfg-options', *SMALL)
+    code, _, err = run_here(
+        'tools/predict.py',
+        'deepvit_upernet_mini',
+        tmp_path / 'recalibrated.pth',
+        image,
+        '--out',
+        tmp_path / 'predicted',
+        '--cfg-options',
+        *SMALL,
+    )
     assert code == 0, err
 
 
@@ -157,9 +171,23 @@ def test_token_transfer_reports_a_metric_for_each_statistics_option(saved, run_h
     from mmvitscale.datasets import mini
 
     root = mini.write_dataset(tmp_path / 'scenes', 1, 1, 96, object_scale=1.0) / 'ADEChallengeData2016'
-    code, out, err = run_here('tools/analysis/token_transfer.py', 'deepvit_upernet_mini', saved('deepvit_upernet_mini', *SMALL),
-                              '--data-roots', root, '--statistics', 'carried', 'running', '--crop', 64, 32,
-                              '--out', tmp_path / 'out', '--cfg-options', *SMALL)
+    code, out, err = run_here(
+        'tools/analysis/token_transfer.py',
+        'deepvit_upernet_mini',
+        saved('deepvit_upernet_mini', *SMALL),
+        '--data-roots',
+        root,
+        '--statistics',
+        'carried',
+        'running',
+        '--crop',
+        64,
+        32,
+        '--out',
+        tmp_path / 'out',
+        '--cfg-options',
+        *SMALL,
+    )
     assert code == 0, err
     found = json.loads((tmp_path / 'out' / 'token_transfer.json').read_text())
     assert set(found['results']) == {'slid', 'carried', 'running'} and found['metric'] == 'mIoU'

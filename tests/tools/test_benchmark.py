@@ -22,18 +22,46 @@ pytestmark = pytest.mark.integration
 @pytest.mark.slow
 def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
     path = tmp_path / 'report.json'
-    result = run('tools/benchmark.py', '--size', 64, '--window', 4, '--mode', 'training', '--rounds', 2, '--memory', '--way',
-                 'plain', 'checkpointed', '--peers', 'timm', 'torchvision', '--threads', 2, '--profile', '--json', path)
+    result = run(
+        'tools/benchmark.py',
+        '--size',
+        64,
+        '--window',
+        4,
+        '--mode',
+        'training',
+        '--rounds',
+        2,
+        '--memory',
+        '--way',
+        'plain',
+        'checkpointed',
+        '--peers',
+        'timm',
+        'torchvision',
+        '--threads',
+        2,
+        '--profile',
+        '--json',
+        path,
+    )
     report = json.loads(path.read_text())
-    case, = report['cases']
+    (case,) = report['cases']
     rows = {(item['who']['name'], item['who']['way']): item for item in case['results']}
-    assert list(rows) == [(OURS, 'plain'), ('timm', 'plain'), ('torchvision', 'plain'), (OURS, 'checkpointed'),
-                          ('timm', 'checkpointed'), (FLOOR, 'plain')]
+    assert list(rows) == [
+        (OURS, 'plain'),
+        ('timm', 'plain'),
+        ('torchvision', 'plain'),
+        (OURS, 'checkpointed'),
+        ('timm', 'checkpointed'),
+        (FLOOR, 'plain'),
+    ]
     assert 'torchvision has no checkpointing of its own' in result.stdout
     for way, suffix in (('plain', ''), ('checkpointed', ', checkpointed')):
         rivals = [row for (name, its), row in rows.items() if its == way and name not in (OURS, FLOOR)]
-        fastest, leanest = (min(values) for values in ([row['seconds'] for row in rivals],
-                                                       [row['memory']['peak'] for row in rivals]))
+        fastest, leanest = (
+            min(values) for values in ([row['seconds'] for row in rivals], [row['memory']['peak'] for row in rivals])
+        )
         assert case['ratios'][f'speedup{suffix}'] == pytest.approx(fastest / rows[OURS, way]['seconds'])
         assert case['ratios'][f'memory{suffix}'] == pytest.approx(rows[OURS, way]['memory']['peak'] / leanest)
     floor = rows[OURS, 'plain']['seconds'] / rows[FLOOR, 'plain']['seconds']
@@ -43,15 +71,29 @@ def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
     assert 'not installed: none' in result.stdout and 'fastest other / ours' in result.stdout
     kinds = {share['kind']: share for share in case['profile']}
     assert kinds['matrix products']['count'] > 100 and kinds['other']['seconds'] < 0.5 * sum(
-        share['seconds'] for share in kinds.values())
+        share['seconds'] for share in kinds.values()
+    )
     assert all(name in report['machine'] for name in processor.features())
 
 
 def test_deepvit_is_compared_with_its_official_form_and_plain_attention(tmp_path):
     path = tmp_path / 'report.json'
-    run('tools/benchmark.py', '--arch', 'deepvit-16b', '--depth', 2, '--size', 64, '--mode', 'training', '--rounds', 1,
-        '--json', path)
-    case, = json.loads(path.read_text())['cases']
+    run(
+        'tools/benchmark.py',
+        '--arch',
+        'deepvit-16b',
+        '--depth',
+        2,
+        '--size',
+        64,
+        '--mode',
+        'training',
+        '--rounds',
+        1,
+        '--json',
+        path,
+    )
+    (case,) = json.loads(path.read_text())['cases']
     rows = {item['who']['name']: item for item in case['results']}
     assert set(rows) == {OURS, OURS_EAGER, 'official form', benchmark.peers.TIMM_VIT, PLAIN, FLOOR}
     for name in (OURS_EAGER, 'official form', benchmark.peers.TIMM_VIT):
@@ -100,7 +142,7 @@ def test_a_baseline_that_computes_other_outputs_is_detected(monkeypatch):
     case = Case(size=64, window=4)
 
     def other(arch, image_size, windows, references):  # the same names, other reference windows
-        return benchmark.peers.PEERS['timm'](arch, image_size, windows, (16, ) * 4)
+        return benchmark.peers.PEERS['timm'](arch, image_size, windows, (16,) * 4)
 
     monkeypatch.setitem(benchmark.peers.PEERS, 'other', other)
     assert benchmark.difference('timm', case) < 1e-4 < 1e-3 < benchmark.difference('other', case)
@@ -110,21 +152,25 @@ def test_matrix_products_equal_the_flop_counter_of_pytorch():
     """Their multiplications are counted by PyTorch during a real forward pass."""
     for case in (Case(size=64, window=4, batch=2), Case(size=100, window=8)):
         products = benchmark.matrix_products(case)
-        ours = 2 * sum(count * batch * rows * inner * columns
-                       for (batch, rows, inner, columns), count in products.items())
+        ours = 2 * sum(count * batch * rows * inner * columns for (batch, rows, inner, columns), count in products.items())
         model = SwinTransformerV2(case.arch, case.window, attention='eager').eval()
         with FlopCounterMode(display=False) as counter:
             model(torch.randn(case.batch, 3, case.size, case.size))
         # Beyond them only the small MLPs of the position biases.
-        table = 2 * sum(512 * (2 + block.attn.num_heads) * (2 * side - 1)**2
-                        for stage, side in zip(model.stages, case.windows()) for block in stage.blocks)
+        table = 2 * sum(
+            512 * (2 + block.attn.num_heads) * (2 * side - 1) ** 2
+            for stage, side in zip(model.stages, case.windows())
+            for block in stage.blocks
+        )
         assert counter.get_total_flops() == ours + table
 
 
 def test_matrix_products_of_deepvit_equal_those_of_plain_attention():
     case = Case('deepvit-16b', 100, 0, depth=3, batch=2)
-    ours = 2 * sum(count * batch * rows * inner * columns
-                   for (batch, rows, inner, columns), count in benchmark.matrix_products(case).items())
+    ours = 2 * sum(
+        count * batch * rows * inner * columns
+        for (batch, rows, inner, columns), count in benchmark.matrix_products(case).items()
+    )
     model, outputs_of = benchmark._build(Contestant(PLAIN), case)
     # In single steps: what the fused kernel for CPUs multiplies is not counted.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

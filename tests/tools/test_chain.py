@@ -15,7 +15,7 @@ from tests.helpers.randomise import randomise
 
 pytestmark = pytest.mark.integration
 
-CONFIG = '''
+CONFIG = """
 _base_ = {base!r}
 model = dict(backbone=dict(window_size=8, init_cfg=dict(type='Pretrained', checkpoint={weights!r})))
 custom_hooks = [
@@ -23,7 +23,7 @@ custom_hooks = [
     dict(type='mmvitscale.ProgressiveWindowHook', schedule=[dict(begin=0, window_size=8), dict(begin=1, window_size=16)]),
     {ema}
 ]
-'''
+"""
 
 
 @pytest.fixture
@@ -48,17 +48,32 @@ def test_grown_windows_persist_through_resume_test_and_predict(averages, run, tm
     base = str(ROOT / 'configs/mini/swinv2_upernet_mini.py')
     arch = {key: value for key, value in load_config(base).model.backbone.arch.items() if key != '_delete_'}
     source = randomise(SwinTransformerV2(arch, 8))
-    torch.save(dict(model=official_state_dict(source, (8, ) * 4, (8, ) * 4)), tmp_path / 'w8.pth')
+    torch.save(dict(model=official_state_dict(source, (8,) * 4, (8,) * 4)), tmp_path / 'w8.pth')
     config, work_dir = tmp_path / 'chain.py', tmp_path / 'work'
     ema = "dict(type='EMAHook')" if averages else ''
     config.write_text(CONFIG.format(base=base, weights=str(tmp_path / 'w8.pth'), ema=ema))
-    options = [f'data_root={scenes}/ADEChallengeData2016', 'train_dataloader.batch_size=2', *FOREGROUND,
-               'model.data_preprocessor.size=(64,64)', 'train_dataloader.dataset.pipeline.2.crop_size=(64,64)',
-               'default_hooks.checkpoint.interval=1', 'default_hooks.logger.interval=1']
+    options = [
+        f'data_root={scenes}/ADEChallengeData2016',
+        'train_dataloader.batch_size=2',
+        *FOREGROUND,
+        'model.data_preprocessor.size=(64,64)',
+        'train_dataloader.dataset.pipeline.2.crop_size=(64,64)',
+        'default_hooks.checkpoint.interval=1',
+        'default_hooks.logger.interval=1',
+    ]
 
     def train(iterations, *arguments):
-        return run('tools/train.py', config, '--work-dir', work_dir, *arguments, '--cfg-options', *options,
-                   f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}')
+        return run(
+            'tools/train.py',
+            config,
+            '--work-dir',
+            work_dir,
+            *arguments,
+            '--cfg-options',
+            *options,
+            f'train_cfg.max_iters={iterations}',
+            f'train_cfg.val_interval={iterations}',
+        )
 
     assert 'window_size 16' in train(2)
     resumed = train(3, '--resume')
@@ -72,8 +87,16 @@ def test_grown_windows_persist_through_resume_test_and_predict(averages, run, tm
     assert metrics(tested) == validated
 
     # A window in the command wins, and it is said.
-    tested = run('tools/test.py', config, checkpoint, '--work-dir', tmp_path / 'test', '--cfg-options', *options,
-                 'model.backbone.window_size=8')
+    tested = run(
+        'tools/test.py',
+        config,
+        checkpoint,
+        '--work-dir',
+        tmp_path / 'test',
+        '--cfg-options',
+        *options,
+        'model.backbone.window_size=8',
+    )
     assert 'last ran with windows of 16x16 tokens, here they run with 8x8' in tested and 'not the 8x8' not in tested
 
     # Predicting takes the same windows, and they matter.

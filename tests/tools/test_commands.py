@@ -22,8 +22,14 @@ pytestmark = pytest.mark.integration
 
 CONFIG = 'configs/mini/swinv2_upernet_mini.py'
 # two iterations of a network that is smaller still
-OPTIONS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2', *FOREGROUND,
-           'model.data_preprocessor.size=(64,64)', 'train_dataloader.dataset.pipeline.2.crop_size=(64,64)']
+OPTIONS = [
+    'train_cfg.max_iters=2',
+    'train_cfg.val_interval=2',
+    'train_dataloader.batch_size=2',
+    *FOREGROUND,
+    'model.data_preprocessor.size=(64,64)',
+    'train_dataloader.dataset.pipeline.2.crop_size=(64,64)',
+]
 
 
 @pytest.fixture(scope='session')
@@ -60,8 +66,7 @@ def miou(output):
 def test_training_logs_the_windows_and_saves_them_in_the_checkpoint(trained, checkpoint):
     assert 'reference window' in trained[1] and 'BF16OptimWrapper' in trained[1]
     meta = torch.load(checkpoint, weights_only=False)['meta']
-    assert meta['window_lineage'] == dict(
-        position_bias='log_cpb', reference_windows=[[8, 8]] * 4, windows=[[8, 8]] * 4)
+    assert meta['window_lineage'] == dict(position_bias='log_cpb', reference_windows=[[8, 8]] * 4, windows=[[8, 8]] * 4)
 
 
 @pytest.mark.slow
@@ -70,8 +75,9 @@ def test_training_with_compiled_blocks_gives_the_same_weights(options, run_here,
     weights = []
     try:
         for name, more in (('plain', []), ('compiled', ['compile.target=blocks', 'compile.backend=aot_eager'])):
-            code, out, err = run_here('tools/train.py', CONFIG, '--work-dir', tmp_path / name, '--cfg-options', *options,
-                                      'randomness.seed=0', *more)
+            code, out, err = run_here(
+                'tools/train.py', CONFIG, '--work-dir', tmp_path / name, '--cfg-options', *options, 'randomness.seed=0', *more
+            )
             assert code == 0, out + err
             assert ('blocks of the backbone are compiled' in out + err) == bool(more)
             weights.append(torch.load(tmp_path / name / 'iter_2.pth', weights_only=False)['state_dict'])
@@ -85,8 +91,19 @@ def test_training_with_compiled_blocks_gives_the_same_weights(options, run_here,
 
 def test_testing_equals_the_validation_of_training(trained, checkpoint, options, run_here, tmp_path):
     # the training's validation ran outside autocast, as testing does
-    code, told, err = run_here('tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path, '--show-dir',
-                               tmp_path / 'pictures', '--out', tmp_path / 'metrics.json', '--cfg-options', *options)
+    code, told, err = run_here(
+        'tools/test.py',
+        CONFIG,
+        checkpoint,
+        '--work-dir',
+        tmp_path,
+        '--show-dir',
+        tmp_path / 'pictures',
+        '--out',
+        tmp_path / 'metrics.json',
+        '--cfg-options',
+        *options,
+    )
     assert code == 0 and miou(told + err) == miou(trained[1])
     assert json.loads((tmp_path / 'metrics.json').read_text())['mIoU'] == pytest.approx(miou(trained[1]))
     pictures = sorted((tmp_path / 'pictures').glob('*.png'))
@@ -98,8 +115,18 @@ def test_testing_equals_the_validation_of_training(trained, checkpoint, options,
 
 
 def test_test_time_augmentation_writes_predictions_to_a_file(checkpoint, options, run_here, tmp_path):
-    code, told, err = run_here('tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path, '--tta', '--out',
-                               tmp_path / 'p.pkl', '--cfg-options', *options)
+    code, told, err = run_here(
+        'tools/test.py',
+        CONFIG,
+        checkpoint,
+        '--work-dir',
+        tmp_path,
+        '--tta',
+        '--out',
+        tmp_path / 'p.pkl',
+        '--cfg-options',
+        *options,
+    )
     assert code == 0 and 0 <= miou(told + err) <= 100
     assert (tmp_path / 'p.pkl').stat().st_size > 0
 
@@ -109,15 +136,26 @@ def test_resuming_goes_on_where_training_stopped(trained, options, tmp_path):
     work_dir = tmp_path / 'work'
     shutil.copytree(trained[0], work_dir)
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter_2.pth'))
-    result = run('tools/train.py', CONFIG, '--work-dir', work_dir, '--resume', '--cfg-options', *options,
-                 'train_cfg.max_iters=3', 'train_cfg.val_interval=3', 'default_hooks.logger.interval=1',
-                 'default_hooks.checkpoint.interval=1')
+    result = run(
+        'tools/train.py',
+        CONFIG,
+        '--work-dir',
+        work_dir,
+        '--resume',
+        '--cfg-options',
+        *options,
+        'train_cfg.max_iters=3',
+        'train_cfg.val_interval=3',
+        'default_hooks.logger.interval=1',
+        'default_hooks.checkpoint.interval=1',
+    )
     iterations = re.findall(r'Iter\(train\) \[(\d+)/3\]', result.stdout + result.stderr)
     assert iterations == ['3']
 
 
 def test_a_picture_that_cannot_be_drawn_ends_no_evaluation(checkpoint, options, run_here, tmp_path):
     from mmvitscale.inference import Painter
+
     scenes = mini.write_dataset(tmp_path / 'mini', train=1, val=2, size=64) / 'ADEChallengeData2016'
     first = scenes / 'images/validation/scene_00000.jpg'
     cv2.imwrite(str(first), cv2.imread(str(first), cv2.IMREAD_GRAYSCALE))
@@ -134,8 +172,16 @@ def test_a_picture_that_cannot_be_drawn_ends_no_evaluation(checkpoint, options, 
             raise ValueError('no colour left')
         return compare(self, *arguments)
 
-    command = ['tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path / 'work', '--cfg-options',
-               *[o for o in options if not o.startswith('data_root')], f'data_root={scenes}']
+    command = [
+        'tools/test.py',
+        CONFIG,
+        checkpoint,
+        '--work-dir',
+        tmp_path / 'work',
+        '--cfg-options',
+        *[o for o in options if not o.startswith('data_root')],
+        f'data_root={scenes}',
+    ]
     code, _, err = run_here(*command[:3], '--show-dir', tmp_path / 'pictures', *command[3:])
     assert code == 0, err
     names = sorted(path.relative_to(tmp_path / 'pictures').as_posix() for path in (tmp_path / 'pictures').rglob('*.png'))
@@ -150,9 +196,23 @@ def test_a_picture_that_cannot_be_drawn_ends_no_evaluation(checkpoint, options, 
 @pytest.mark.slow
 def test_two_cpu_processes_train_together_and_log_once(options, tmp_path):
     environment = {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': path_without_deepspeed()}  # on a free port
-    result = subprocess.run(['bash', 'tools/dist_train.sh', CONFIG, '2', '--work-dir', str(tmp_path), '--cfg-options',
-                             *options, 'default_hooks.logger.interval=1'],
-                            cwd=ROOT, capture_output=True, text=True, env=environment)
+    result = subprocess.run(
+        [
+            'bash',
+            'tools/dist_train.sh',
+            CONFIG,
+            '2',
+            '--work-dir',
+            str(tmp_path),
+            '--cfg-options',
+            *options,
+            'default_hooks.logger.interval=1',
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
     assert 'Distributed training: True' in output and 'GPU number: 2' in output
@@ -164,15 +224,21 @@ def test_two_cpu_processes_train_together_and_log_once(options, tmp_path):
 
 
 def test_missing_and_empty_datasets_are_refused_with_how_to_get_them(error_of, tmp_path):
-    error = error_of('tools/train.py', 'configs/swinv2_upernet_ade20k.py', '--work-dir', tmp_path / 'w',
-                     '--cfg-options', f'data_root={tmp_path}/ADEChallengeData2016')
+    error = error_of(
+        'tools/train.py',
+        'configs/swinv2_upernet_ade20k.py',
+        '--work-dir',
+        tmp_path / 'w',
+        '--cfg-options',
+        f'data_root={tmp_path}/ADEChallengeData2016',
+    )
     assert f'{tmp_path}/ADEChallengeData2016/images/training is not there' in error
     assert 'ADEChallengeData2016.zip' in error and 'make_mini_dataset.py' in error
     assert not (tmp_path / 'w').exists()
     (tmp_path / 'ADEChallengeData2016/images/training').mkdir(parents=True)
     assert 'images/training is empty' in error_of(
-        'tools/train.py', 'configs/swinv2_upernet_ade20k.py', '--cfg-options',
-        f'data_root={tmp_path}/ADEChallengeData2016')
+        'tools/train.py', 'configs/swinv2_upernet_ade20k.py', '--cfg-options', f'data_root={tmp_path}/ADEChallengeData2016'
+    )
 
 
 def test_invalid_configs_and_options_are_refused_with_the_reason(error_of, options, checkpoint, tmp_path):
@@ -180,20 +246,24 @@ def test_invalid_configs_and_options_are_refused_with_the_reason(error_of, optio
     (tmp_path / 'broken.py').write_text('model = dict(')
     assert 'broken.py cannot be read' in error_of('tools/train.py', tmp_path / 'broken.py')
     (tmp_path / 'file').write_text('')
-    assert 'cannot write into' in error_of('tools/train.py', CONFIG, '--work-dir', tmp_path / 'file' / 'work',
-                                           '--cfg-options', *options)
+    assert 'cannot write into' in error_of(
+        'tools/train.py', CONFIG, '--work-dir', tmp_path / 'file' / 'work', '--cfg-options', *options
+    )
     assert 'it ends in .json (metrics) or .pkl' in error_of('tools/test.py', CONFIG, checkpoint, '--out', 'a.txt')
-    for option, message in (('model.backbone.window_size=0', 'window 0 found'),
-                            ('model.backbone.window_size=[8,8]', 'window_size has 2 values'),
-                            ('model.decode_head.num_classes=4', 'num_classes is 4, but the train data set has 10 classes'),
-                            ('model.backbone.arch=gigantic', "unknown SwinV2 arch 'gigantic'")):
-        assert message in error_of('tools/train.py', CONFIG, '--work-dir', tmp_path / 'work', '--cfg-options',
-                                   *options, option)
+    for option, message in (
+        ('model.backbone.window_size=0', 'window 0 found'),
+        ('model.backbone.window_size=[8,8]', 'window_size has 2 values'),
+        ('model.decode_head.num_classes=4', 'num_classes is 4, but the train data set has 10 classes'),
+        ('model.backbone.arch=gigantic', "unknown SwinV2 arch 'gigantic'"),
+    ):
+        assert message in error_of('tools/train.py', CONFIG, '--work-dir', tmp_path / 'work', '--cfg-options', *options, option)
 
 
 def test_a_mismatched_checkpoint_is_refused_by_test_and_predict(error_of, checkpoint, options, tmp_path):
-    for tool in (['tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path],
-                 ['tools/predict.py', CONFIG, checkpoint, ROOT / 'tests', '--out', tmp_path / 'out']):
+    for tool in (
+        ['tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path],
+        ['tools/predict.py', CONFIG, checkpoint, ROOT / 'tests', '--out', tmp_path / 'out'],
+    ):
         if 'predict' in tool[0]:
             cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((40, 40, 3), np.uint8))
             tool[3] = tmp_path / 'a.png'
@@ -205,18 +275,28 @@ def test_a_mismatched_checkpoint_is_refused_by_test_and_predict(error_of, checkp
 def test_code_in_a_checkpoint_does_not_run(error_of, options, tmp_path):
     torch.save(dict(state_dict={}, meta=Attack(tmp_path / 'marker')), tmp_path / 'evil.pth')
     cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((40, 40, 3), np.uint8))
-    for command in (['tools/predict.py', CONFIG, tmp_path / 'evil.pth', tmp_path / 'a.png', '--out', tmp_path / 'out'],
-                    ['tools/test.py', CONFIG, tmp_path / 'evil.pth', '--work-dir', tmp_path / 'test', '--cfg-options',
-                     *options],
-                    ['tools/train.py', CONFIG, '--resume', tmp_path / 'evil.pth', '--work-dir', tmp_path / 'train',
-                     '--cfg-options', *options]):
+    for command in (
+        ['tools/predict.py', CONFIG, tmp_path / 'evil.pth', tmp_path / 'a.png', '--out', tmp_path / 'out'],
+        ['tools/test.py', CONFIG, tmp_path / 'evil.pth', '--work-dir', tmp_path / 'test', '--cfg-options', *options],
+        [
+            'tools/train.py',
+            CONFIG,
+            '--resume',
+            tmp_path / 'evil.pth',
+            '--work-dir',
+            tmp_path / 'train',
+            '--cfg-options',
+            *options,
+        ],
+    ):
         assert 'evil.pth holds Python objects whose loading would run code' in error_of(*command)
     assert not (tmp_path / 'marker').exists()
 
 
 def test_missing_images_and_folders_without_images_are_refused(error_of, checkpoint, tmp_path):
-    assert 'nothing.png is not there' in error_of('tools/predict.py', CONFIG, checkpoint, tmp_path / 'nothing.png',
-                                                  '--out', tmp_path)
+    assert 'nothing.png is not there' in error_of(
+        'tools/predict.py', CONFIG, checkpoint, tmp_path / 'nothing.png', '--out', tmp_path
+    )
     assert 'holds no image' in error_of('tools/predict.py', CONFIG, checkpoint, tmp_path, '--out', tmp_path)
 
 

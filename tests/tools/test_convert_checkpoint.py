@@ -75,11 +75,11 @@ def test_unknown_pretrained_windows_can_be_given_as_an_option(convert, silent):
     dst = silent.parent / 'out.pth'
     code, out, _ = convert(silent, dst)
     assert code == 0 and 'reference windows  unknown' in out and 'give --pretrained-window-sizes' in out
-    assert read(dst).lineage.references == (None, ) * 4
+    assert read(dst).lineage.references == (None,) * 4
     assert convert(silent, dst, '--force', '--pretrained-window-sizes', 12, 12, 12, 6)[0] == 0
     assert read(dst).lineage.references == ((12, 12), (12, 12), (12, 12), (6, 6))
     assert convert(silent, dst, '--force', '--pretrained-window-sizes', 8)[0] == 0
-    assert read(dst).lineage.references == ((8, 8), ) * 4
+    assert read(dst).lineage.references == ((8, 8),) * 4
     telling = silent.rename(silent.parent / 'swinv2_base_window12to24_192to384_22kft1k.pth')
     assert '--pretrained-window-sizes 12 12 12 6 here' in convert(telling)[1]
 
@@ -128,19 +128,25 @@ def test_bad_input_is_one_line_and_nothing_is_written(convert, official, silent,
 
 def test_hugging_face_loads_the_converted_folder_with_equal_outputs(tmp_path, run_here):
     from transformers import Swinv2Backbone, Swinv2ForImageClassification, Swinv2Model
+
     image = torch.randn(2, 3, 256, 256)
     ours = randomise(SwinTransformerV2(SMALL, 8, [4, 4, 4, 2])).eval()
-    classifier = {**{f'backbone.{key}': value for key, value in ours.state_dict().items()},
-                  'head.fc.weight': torch.randn(7, 64), 'head.fc.bias': torch.randn(7)}
+    classifier = {
+        **{f'backbone.{key}': value for key, value in ours.state_dict().items()},
+        'head.fc.weight': torch.randn(7, 64),
+        'head.fc.bias': torch.randn(7),
+    }
     for name, weights in dict(backbone=ours.state_dict(), classifier=classifier).items():
         torch.save(dict(state_dict=weights), tmp_path / f'{name}.pth')
-        code, out, err = run_here('tools/convert_checkpoint.py', tmp_path / f'{name}.pth', tmp_path / name, '--to',
-                                  'huggingface')
+        code, out, err = run_here(
+            'tools/convert_checkpoint.py', tmp_path / f'{name}.pth', tmp_path / name, '--to', 'huggingface'
+        )
         assert code == 0 and 'from_pretrained' in out and 'left here          out_norms.0.weight' in out, err
     with torch.no_grad():
         expected = ours(image)[-1].flatten(2).transpose(1, 2)
-        for model, loading in (Swinv2Model.from_pretrained(tmp_path / name, output_loading_info=True) for name in
-                               ('backbone', 'classifier')):
+        for model, loading in (
+            Swinv2Model.from_pretrained(tmp_path / name, output_loading_info=True) for name in ('backbone', 'classifier')
+        ):
             assert not loading['missing_keys']
             assert torch.allclose(model.eval()(image).last_hidden_state, expected, atol=1e-4)
         model = Swinv2ForImageClassification.from_pretrained(tmp_path / 'classifier').eval()
@@ -163,7 +169,7 @@ def test_converting_back_to_official_writes_a_readable_file(suffix, tmp_path, ru
     code, out, _ = run_here('tools/convert_checkpoint.py', tmp_path / 'a.pth', target, '--to', 'official')
     assert code == 0 and 'pretrained_window_sizes=[4, 4, 4, 2]' in out
     again = read(target)
-    assert again.lineage.references == ((4, 4), ) * 3 + ((2, 2), )
+    assert again.lineage.references == ((4, 4),) * 3 + ((2, 2),)
     assert torch.equal(again.weights['stages.2.blocks.1.attn.q_bias'], ours.stages[2].blocks[1].attn.q_bias)
     assert 'exists' in error_of('tools/convert_checkpoint.py', tmp_path / 'a.pth', target, '--to', 'official')
     assert 'without DST' in error_of('tools/convert_checkpoint.py', tmp_path / 'a.pth', '--to', 'timm')
@@ -173,9 +179,11 @@ def test_converting_back_to_official_writes_a_readable_file(suffix, tmp_path, ru
 def test_converting_back_requires_known_pretrained_windows(tmp_path, run_here, error_of):
     silent = {key: value for key, value in SwinTransformerV2(SMALL, 8).state_dict().items() if key != 'lineage'}
     torch.save(silent, tmp_path / 'a.pth')
-    assert 'give --pretrained-window-sizes' in error_of('tools/convert_checkpoint.py', tmp_path / 'a.pth',
-                                                        tmp_path / 'b.pth', '--to', 'timm')
+    assert 'give --pretrained-window-sizes' in error_of(
+        'tools/convert_checkpoint.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--to', 'timm'
+    )
     assert not (tmp_path / 'b.pth').exists()
-    code, out, _ = run_here('tools/convert_checkpoint.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--to', 'timm',
-                            '--pretrained-window-sizes', '6')
+    code, out, _ = run_here(
+        'tools/convert_checkpoint.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--to', 'timm', '--pretrained-window-sizes', '6'
+    )
     assert code == 0 and 'window_size=6' in out

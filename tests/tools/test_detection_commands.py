@@ -17,9 +17,15 @@ from tests.helpers.shared import made_once
 pytestmark = pytest.mark.integration
 
 MASK_RCNN, RETINANET = 'configs/mini/swinv2_mask_rcnn_mini.py', 'configs/mini/swinv2_retinanet_mini.py'
-OPTIONS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2',
-           'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1',
-           'model.test_cfg.rcnn.score_thr=0.0', *FOREGROUND]
+OPTIONS = [
+    'train_cfg.max_iters=2',
+    'train_cfg.val_interval=2',
+    'train_dataloader.batch_size=2',
+    'default_hooks.checkpoint.interval=2',
+    'default_hooks.logger.interval=1',
+    'model.test_cfg.rcnn.score_thr=0.0',
+    *FOREGROUND,
+]
 
 
 @pytest.fixture(scope='session')
@@ -62,8 +68,19 @@ def average_precisions(output):
 def test_testing_gives_the_aps_of_training_and_draws_pictures(trained, options, run_here, tmp_path):
     work_dir, output = trained
     assert 'reference window' in output
-    code, told, err = run_here('tools/test.py', MASK_RCNN, work_dir / 'iter_2.pth', '--work-dir', tmp_path, '--show-dir',
-                               tmp_path / 'pictures', '--out', tmp_path / 'metrics.json', '--cfg-options', *options)
+    code, told, err = run_here(
+        'tools/test.py',
+        MASK_RCNN,
+        work_dir / 'iter_2.pth',
+        '--work-dir',
+        tmp_path,
+        '--show-dir',
+        tmp_path / 'pictures',
+        '--out',
+        tmp_path / 'metrics.json',
+        '--cfg-options',
+        *options,
+    )
     assert code == 0 and average_precisions(told + err) == average_precisions(output)
     assert {'coco/bbox_mAP_50', 'coco/segm_mAP_50'} <= set(json.loads((tmp_path / 'metrics.json').read_text()))
     picture = cv2.imread(str(tmp_path / 'pictures/scene_00000.png'))
@@ -73,8 +90,18 @@ def test_testing_gives_the_aps_of_training_and_draws_pictures(trained, options, 
 
 
 def test_test_time_augmentation_reports_box_and_mask_aps(trained, options, run_here, tmp_path):
-    code, _, err = run_here('tools/test.py', MASK_RCNN, trained[0] / 'iter_2.pth', '--work-dir', tmp_path, '--tta',
-                            '--out', tmp_path / 'metrics.json', '--cfg-options', *options)
+    code, _, err = run_here(
+        'tools/test.py',
+        MASK_RCNN,
+        trained[0] / 'iter_2.pth',
+        '--work-dir',
+        tmp_path,
+        '--tta',
+        '--out',
+        tmp_path / 'metrics.json',
+        '--cfg-options',
+        *options,
+    )
     assert code == 0, err
     assert {'coco/bbox_mAP_50', 'coco/segm_mAP_50'} <= set(json.loads((tmp_path / 'metrics.json').read_text()))
 
@@ -83,8 +110,7 @@ def test_predictions_are_drawn_above_the_score(trained, scenes, run_here, tmp_pa
     arguments = [MASK_RCNN, trained[0] / 'iter_2.pth', scenes / 'val2017']
     cfg_options = ['--cfg-options', OPTIONS[-len(FOREGROUND) - 1]]
     for name, score in (('all', 0), ('none', 1.1)):
-        code, _, err = run_here('tools/predict.py', *arguments, '--out', tmp_path / name, '--score-thr', score,
-                                *cfg_options)
+        code, _, err = run_here('tools/predict.py', *arguments, '--out', tmp_path / name, '--score-thr', score, *cfg_options)
         assert code == 0, err
     image = cv2.imread(str(scenes / 'val2017/scene_00001.jpg'))
     everything, nothing = (cv2.imread(str(tmp_path / name / 'scene_00001.png')) for name in ('all', 'none'))
@@ -96,12 +122,36 @@ def test_saved_coco_results_give_the_aps_of_testing(trained, scenes, options, ru
     """COCO's own evaluation, on the file."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
+
     truth, checkpoint = scenes / 'annotations/instances_val2017.json', trained[0] / 'iter_2.pth'
-    run_here('tools/test.py', MASK_RCNN, checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 'metrics.json',
-             '--cfg-options', *options)
-    code, _, err = run_here('tools/predict.py', MASK_RCNN, checkpoint, scenes / 'val2017', '--out', tmp_path / 'out',
-                            '--save', 'json', '--no-pictures', '--annotations', truth, '--batch-size', 2,
-                            '--cfg-options', *options)
+    run_here(
+        'tools/test.py',
+        MASK_RCNN,
+        checkpoint,
+        '--work-dir',
+        tmp_path,
+        '--out',
+        tmp_path / 'metrics.json',
+        '--cfg-options',
+        *options,
+    )
+    code, _, err = run_here(
+        'tools/predict.py',
+        MASK_RCNN,
+        checkpoint,
+        scenes / 'val2017',
+        '--out',
+        tmp_path / 'out',
+        '--save',
+        'json',
+        '--no-pictures',
+        '--annotations',
+        truth,
+        '--batch-size',
+        2,
+        '--cfg-options',
+        *options,
+    )
     assert code == 0, err
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
     coco = COCO(str(truth))
@@ -123,14 +173,28 @@ def test_an_image_without_objects_trains_and_is_tested(scenes, run_here, tmp_pat
         content['annotations'] = [item for item in content['annotations'] if item['image_id'] != 1]
 
     data = change(change(scenes, tmp_path / 'a', 'train', clear), tmp_path / 'b', 'val', clear)
-    options = [*OPTIONS, f'data_root={data}', 'train_dataloader.dataset.filter_cfg.filter_empty_gt=False',
-               'train_dataloader.batch_size=1', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4']
+    options = [
+        *OPTIONS,
+        f'data_root={data}',
+        'train_dataloader.dataset.filter_cfg.filter_empty_gt=False',
+        'train_dataloader.batch_size=1',
+        'train_cfg.max_iters=4',
+        'train_cfg.val_interval=4',
+    ]
     options[options.index('model.test_cfg.rcnn.score_thr=0.0')] = 'model.test_cfg.score_thr=0.0'
     code, told, err = run_here('tools/train.py', RETINANET, '--work-dir', tmp_path / 'work', '--cfg-options', *options)
     assert code == 0 and 'instances_train2017.json: 1 of 4 images have no object' in err
     assert re.findall(r'Iter\(train\) \[(\d)/4\].* loss: [\d.]+ ', told + err) == list('1234')
-    code, told, err = run_here('tools/test.py', RETINANET, tmp_path / 'work/iter_2.pth', '--work-dir', tmp_path / 'work',
-                               '--tta', '--cfg-options', *options)
+    code, told, err = run_here(
+        'tools/test.py',
+        RETINANET,
+        tmp_path / 'work/iter_2.pth',
+        '--work-dir',
+        tmp_path / 'work',
+        '--tta',
+        '--cfg-options',
+        *options,
+    )
     assert code == 0 and 'bbox_mAP_copypaste' in told + err
 
 
@@ -142,18 +206,29 @@ def test_invalid_annotation_files_are_refused_with_the_reason(error_of, scenes, 
     def error_with(split, edit, *more):
         folder = tmp_path / f'{len(list(tmp_path.iterdir()))}'
         data = change(scenes, folder, split, edit)
-        return error_of('tools/train.py', MASK_RCNN, '--work-dir', tmp_path / 'w', '--cfg-options', *options[:-1],
-                        f'data_root={data}', *more)
+        return error_of(
+            'tools/train.py',
+            MASK_RCNN,
+            '--work-dir',
+            tmp_path / 'w',
+            '--cfg-options',
+            *options[:-1],
+            f'data_root={data}',
+            *more,
+        )
 
     assert 'no list of categories' in error_with('train', lambda c: c.pop('categories'))
     assert "1 of the config's 6 classes are not among them (disc)" in error_with(
-        'val', lambda c: c['categories'][0].update(name='disk'))
+        'val', lambda c: c['categories'][0].update(name='disk')
+    )
     assert '1 of 4 images' in error_with('train', lambda c: c['images'][0].update(file_name='gone.jpg'))
     assert 'have no segmentation' in error_with('train', lambda c: [item.pop('segmentation') for item in c['annotations']])
     assert 'model.roi_head.bbox_head.num_classes is 7, but the train data set has 6 classes (disc, square' in error_with(
-        'train', lambda c: None, 'model.roi_head.bbox_head.num_classes=7')
+        'train', lambda c: None, 'model.roi_head.bbox_head.num_classes=7'
+    )
     assert 'val_evaluator reads nowhere.json, but the val data set' in error_with(
-        'train', lambda c: None, 'val_evaluator.ann_file=nowhere.json')
+        'train', lambda c: None, 'val_evaluator.ann_file=nowhere.json'
+    )
     path = tmp_path / 'broken/annotations/instances_train2017.json'
     shutil.copytree(scenes, tmp_path / 'broken')
     path.write_text('{')
@@ -172,9 +247,11 @@ def test_a_missing_coco_dataset_is_refused_with_how_to_get_it(error_of, tmp_path
 def test_missing_mmcv_operators_are_reported_with_how_to_get_them(error_of, monkeypatch, scenes, options, trained, tmp_path):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'mmcv._ext' else find_spec(name))
-    for command in (['tools/train.py', MASK_RCNN, '--cfg-options', *options],
-                    ['tools/test.py', RETINANET, 'c.pth', '--cfg-options', *options],
-                    ['tools/predict.py', MASK_RCNN, trained[0] / 'iter_2.pth', scenes / 'val2017', '--out', tmp_path],
-                    ['tools/train.py', 'configs/swinv2_mask2former_ade20k.py']):
+    for command in (
+        ['tools/train.py', MASK_RCNN, '--cfg-options', *options],
+        ['tools/test.py', RETINANET, 'c.pth', '--cfg-options', *options],
+        ['tools/predict.py', MASK_RCNN, trained[0] / 'iter_2.pth', scenes / 'val2017', '--out', tmp_path],
+        ['tools/train.py', 'configs/swinv2_mask2former_ade20k.py'],
+    ):
         error = error_of(*command)
         assert 'needs the compiled operators of mmcv (NMS, RoIAlign)' in error and 'tools/install_mmcv_ops.py' in error

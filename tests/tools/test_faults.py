@@ -31,20 +31,41 @@ def data(tmp_path_factory):
 
 
 def train(data, work_dir, *more):
-    return ['tools/train.py', SEG, '--work-dir', work_dir, '--cfg-options', f'data_root={data}',
-            'train_dataloader.batch_size=2', 'train_cfg.max_iters=3', *FOREGROUND, *more]
+    return [
+        'tools/train.py',
+        SEG,
+        '--work-dir',
+        work_dir,
+        '--cfg-options',
+        f'data_root={data}',
+        'train_dataloader.batch_size=2',
+        'train_cfg.max_iters=3',
+        *FOREGROUND,
+        *more,
+    ]
 
 
 def test_replaying_a_diverged_batch_names_the_layer_of_the_error(data, tmp_path, run_here):
     """From the sentence to the layer, in the precision of the training and in a higher one."""
-    code, out, err = run_here(*train(data, tmp_path, 'model.backbone.arch.embed_dims=32', 'optim_wrapper.optimizer.lr=1e30',
-                                     "param_scheduler=[{'type':'ConstantLR','factor':1.0}]", 'optim_wrapper.clip_grad=None'))
+    code, out, err = run_here(
+        *train(
+            data,
+            tmp_path,
+            'model.backbone.arch.embed_dims=32',
+            'optim_wrapper.optimizer.lr=1e30',
+            "param_scheduler=[{'type':'ConstantLR','factor':1.0}]",
+            'optim_wrapper.clip_grad=None',
+        )
+    )
     assert code == 1, out + err
     told = re.search(r'error: the loss is \S+ at iteration (\d).*images .*scene_.*came out of (\S+) .*are in (\S+\.pth)', err)
     assert told, err
     kept = read_checkpoint(told[3])
-    assert all(bool(torch.isfinite(value).all()) for key, value in kept['state_dict'].items()
-               if value.is_floating_point() and 'running' in key)
+    assert all(
+        bool(torch.isfinite(value).all())
+        for key, value in kept['state_dict'].items()
+        if value.is_floating_point() and 'running' in key
+    )
     code, out, err = run_here('tools/analysis/replay.py', SEG, told[3])
     assert code == 0, out + err
     assert f'in float32: the first value that is not finite came out of {told[2]}' in out
@@ -71,6 +92,7 @@ def test_configs_with_classes_in_place_of_type_names_train(data, tmp_path):
     from mmseg.models import EncoderDecoder
 
     from mmvitscale.hooks import CheckpointHook as Ours
+
     cfg = load_config(SEG, dict(data_root=str(data), **{'train_dataloader.batch_size': 2}))
     cfg.model.type = EncoderDecoder
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
@@ -116,6 +138,7 @@ def test_reading_data_only_blocks_code_and_restores_the_process(tmp_path):
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
     """Built by a registry as a user's mistake would be."""
     from mmvitscale.models.layers import patch_embed
+
     init_default_scope('mmseg')
 
     def explained(**options):

@@ -10,8 +10,9 @@ MINI = 'configs/mini/swinv2_upernet_mini.py'
 
 
 def test_the_plan_divides_parameters_and_states_by_strategy(run_here, tmp_path):
-    code, told, err = run_here('tools/analysis/memory_plan.py', MINI, '--gpus', 1, 4, '--memory', 3, '--json',
-                               tmp_path / 'plan.json')
+    code, told, err = run_here(
+        'tools/analysis/memory_plan.py', MINI, '--gpus', 1, 4, '--memory', 3, '--json', tmp_path / 'plan.json'
+    )
     assert code == 0, err
     assert 'decode_head' in told and 'checkpointing, sequential attention' in told
     plan = json.loads((tmp_path / 'plan.json').read_text())
@@ -23,14 +24,16 @@ def test_the_plan_divides_parameters_and_states_by_strategy(run_here, tmp_path):
     assert rows['fsdp', 4]['shares']['parameters'] == weights // 4
     assert rows['zero1', 4]['shares']['states'] == rows['zero1', 1]['shares']['states'] // 4
     assert all(row['fits']['3.0']['setting'] == 'fused attention' for row in rows.values())  # nothing need be saved here
-    assert all(row['own'] >= sum(row['shares'][name] for name in ('parameters', 'gradients', 'states'))
-               for row in rows.values())
+    assert all(
+        row['own'] >= sum(row['shares'][name] for name in ('parameters', 'gradients', 'states')) for row in rows.values()
+    )
 
 
 @pytest.mark.slow
 def test_a_detector_without_image_size_is_planned_at_the_given_size(run_here):
-    code, told, err = run_here('tools/analysis/memory_plan.py', 'swinv2_retinanet_mini', '--gpus', 2, '--strategy', 'fsdp',
-                               '--images', 1, '--size', 64)
+    code, told, err = run_here(
+        'tools/analysis/memory_plan.py', 'swinv2_retinanet_mini', '--gpus', 2, '--strategy', 'fsdp', '--images', 1, '--size', 64
+    )
     assert code == 0 and 'fsdp' in told.splitlines()[-2], err
 
 

@@ -33,10 +33,19 @@ def arguments(scenes, task):
 MACHINES = dict(cpu=[], small=['--memory', 6], large=['--memory', 80, '--frozen'])
 
 
-@pytest.mark.parametrize('task, options', [
-    pytest.param(task, options, id=f'{task}-{machine}',
-                 marks=() if machine == 'cpu' or (task, machine) in QUICK else pytest.mark.slow)
-    for task in ('segmentation', 'detection', 'instance') for machine, options in MACHINES.items()])
+@pytest.mark.parametrize(
+    'task, options',
+    [
+        pytest.param(
+            task,
+            options,
+            id=f'{task}-{machine}',
+            marks=() if machine == 'cpu' or (task, machine) in QUICK else pytest.mark.slow,
+        )
+        for task in ('segmentation', 'detection', 'instance')
+        for machine, options in MACHINES.items()
+    ],
+)
 def test_generated_configs_build_models_and_datasets_for_every_task(task, options, scenes, run_here, tmp_path):
     out = tmp_path / 'own.py'
     code, printed, _ = run_here('tools/new_config.py', *arguments(scenes, task), '--out', out, *options)
@@ -60,13 +69,24 @@ def test_generated_configs_build_models_and_datasets_for_every_task(task, option
 def test_a_generated_config_trains_and_predicts(scenes, run_here, tmp_path):
     out, work = tmp_path / 'own.py', tmp_path / 'work'
     assert run_here('tools/new_config.py', *arguments(scenes, 'detection'), '--out', out)[0] == 0
-    code, printed, err = run_here('tools/train.py', out, '--work-dir', work, '--cfg-options', *FOREGROUND, 'iters=2',
-                                  'train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2',
-                                  'default_hooks.checkpoint.interval=2')
+    code, printed, err = run_here(
+        'tools/train.py',
+        out,
+        '--work-dir',
+        work,
+        '--cfg-options',
+        *FOREGROUND,
+        'iters=2',
+        'train_cfg.max_iters=2',
+        'train_cfg.val_interval=2',
+        'train_dataloader.batch_size=2',
+        'default_hooks.checkpoint.interval=2',
+    )
     assert code == 0, err
     image = scenes / 'coco/val2017/scene_00000.jpg'
-    code, _, err = run_here('tools/predict.py', out, work / 'iter_2.pth', image, '--out', tmp_path / 'pictures',
-                            '--score-thr', 0)
+    code, _, err = run_here(
+        'tools/predict.py', out, work / 'iter_2.pth', image, '--out', tmp_path / 'pictures', '--score-thr', 0
+    )
     assert code == 0, err
     assert cv2.imread(str(tmp_path / 'pictures/scene_00000.png')) is not None
 

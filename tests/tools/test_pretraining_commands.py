@@ -230,9 +230,7 @@ def test_invalid_pretraining_input_is_refused_with_the_reason(error_of, options,
     assert '2 --sizes found for 1 windows' in error_of(
         'tools/analysis/window_transfer.py', DENSE, pretrained, *out, '--windows', 6, '--sizes', 96, 192
     )
-    assert 'has no test; give the config of a SwinV2' in error_of(
-        'tools/analysis/window_transfer.py', SIMMIM, pretrained, *out
-    )
+    assert 'has no test; give the config of a SwinV2' in error_of('tools/analysis/window_transfer.py', SIMMIM, pretrained, *out)
     assert 'has no windows' in error_of(
         'tools/analysis/window_transfer.py', 'configs/mini/vit_classifier_mini.py', pretrained, *out
     )

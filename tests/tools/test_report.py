@@ -81,9 +81,7 @@ def test_the_report_page_is_self_contained_for_every_task(config, options, secti
     for kind, data in re.findall(r'src="data:image/([^;]+);base64,([^"]+)"', page):
         content = base64.b64decode(data)
         assert (
-            content.startswith(b'<?xml')
-            if kind == 'svg+xml'
-            else cv2.imdecode(np.frombuffer(content, np.uint8), 1) is not None
+            content.startswith(b'<?xml') if kind == 'svg+xml' else cv2.imdecode(np.frombuffer(content, np.uint8), 1) is not None
         )
     assert 'viewport' in page
 
@@ -141,9 +139,7 @@ def test_ious_of_the_confusion_matrix_give_the_miou_of_testing(run_here, error_o
     )
 
 
-@pytest.mark.parametrize(
-    'config', [SEGMENTATION, DETECTION, CLASSES, 'swinv2_upernet_mini_rgbd', 'swinv2_simmim_mini_96_w6']
-)
+@pytest.mark.parametrize('config', [SEGMENTATION, DETECTION, CLASSES, 'swinv2_upernet_mini_rgbd', 'swinv2_simmim_mini_96_w6'])
 def test_browse_dataset_draws_the_requested_number_of_images(config, run_here, error_of, scenes, tmp_path):
     root = data_root(config, scenes)
     if config.endswith('rgbd'):

@@ -62,9 +62,7 @@ def test_the_pretraining_study_differs_from_scratch_only_in_weights(run_here, pr
     from mmvitscale import inference
 
     trained, tested = pretended
-    monkeypatch.setattr(
-        inference, 'Reconstructor', lambda cfg, checkpoint: lambda path: (np.zeros((4, 12, 3), np.uint8), 0.5)
-    )
+    monkeypatch.setattr(inference, 'Reconstructor', lambda cfg, checkpoint: lambda path: (np.zeros((4, 12, 3), np.uint8), 0.5))
     scalars = tmp_path / 'out/pretrained/run/vis_data/scalars.json'
     scalars.parent.mkdir(parents=True)
     scalars.write_text('\n'.join(json.dumps(dict(step=i, loss=loss)) for i, loss in enumerate((0.8, 0.6, 0.4))))

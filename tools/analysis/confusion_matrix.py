@@ -19,9 +19,7 @@ def parse_args():
     parser.add_argument('--out', required=True, metavar='D', help='folder of confusion_matrix.png and confusion_matrix.json')
     parser.add_argument('--limit', type=int, metavar='N', help='images, spread evenly over the set (default: all)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='count objects of at least this score (default 0.3)')
-    parser.add_argument(
-        '--iou-thr', type=float, default=0.5, help='overlap from which on a box covers an object (default 0.5)'
-    )
+    parser.add_argument('--iou-thr', type=float, default=0.5, help='overlap from which on a box covers an object (default 0.5)')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 

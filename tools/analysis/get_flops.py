@@ -38,9 +38,7 @@ def count(cfg, height, width):
     with torch.device('meta'):
         model = MODELS.build(cfg.model).eval()
         if not backbones_of(model) or not hasattr(model, 'backbone'):
-            raise InputError(
-                f'{cfg.filename} has no backbone of mmvitscale; give the config of a SwinV2, a DeepViT or a ViT'
-            )
+            raise InputError(f'{cfg.filename} has no backbone of mmvitscale; give the config of a SwinV2, a DeepViT or a ViT')
         parts, features = count_backbone(model.backbone, height, width)
         for name, module in model.named_children():
             if name in ('backbone', 'data_preprocessor') or not sum(p.numel() for p in module.parameters()):
@@ -54,9 +52,7 @@ def count(cfg, height, width):
 def main():
     args = parse_args()
     if len(args.shape) > 2 or min(args.shape) < 1:
-        raise InputError(
-            f'--shape {" ".join(map(str, args.shape))} found, but it is one side, or height and width, in pixels'
-        )
+        raise InputError(f'--shape {" ".join(map(str, args.shape))} found, but it is one side, or height and width, in pixels')
     height, width = args.shape[0], args.shape[-1]
     parts, parameters = count(load_config(args.config, args.cfg_options), height, width)
     print(f'{"":24} {"parameters":>14} {"multiply-adds":>16}')

@@ -84,8 +84,7 @@ def check(args, cfg):
         raise InputError(f'--size {" ".join(map(str, args.size))} found, but it is one side, or height and width, in pixels')
     if min(args.memory) <= args.reserve:
         raise InputError(
-            f'--memory {min(args.memory):g} found, of which {args.reserve:g} GB are reserved; give more, or a '
-            'smaller --reserve'
+            f'--memory {min(args.memory):g} found, of which {args.reserve:g} GB are reserved; give more, or a smaller --reserve'
         )
     if args.sixteen and args.precision == 'fp32':
         raise InputError('--16-bit-weights found with --precision fp32; add --precision bf16 or fp16')
@@ -101,18 +100,14 @@ def show_activations(model, steps, heads, strategies):
         f'what lasts\n{"":53}' + ''.join(f'{name:>16}' for name in parts) + f'{"peak":>10}'
     )
     for setting, found in steps.items():
-        print(
-            f'{str(setting):53}' + ''.join(f'{found.kept[name] / GB:16.2f}' for name in parts) + f'{found.peak / GB:10.2f}'
-        )
+        print(f'{str(setting):53}' + ''.join(f'{found.kept[name] / GB:16.2f}' for name in parts) + f'{found.peak / GB:10.2f}')
     left_out = [
         name
         for name, module in model.named_children()
         if name not in ('backbone', 'data_preprocessor', *heads) and any(True for _ in module.parameters())
     ]
     if left_out:
-        print(
-            f'Of {", ".join(left_out)} the parameters are counted, not the activations: they do not run on features alone.'
-        )
+        print(f'Of {", ".join(left_out)} the parameters are counted, not the activations: they do not run on features alone.')
 
 
 def show_plans(rows, memories):
@@ -210,6 +205,7 @@ def main():
             blocks=measured,
         )
         save_json(content, args.json)
+    return None
 
 
 def _channels(backbone):

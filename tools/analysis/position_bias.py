@@ -29,9 +29,7 @@ def measure(model, args):
     loaded, _ = load_model(load_test_config(model.config, model.options), model.checkpoint)
     backbones = swin_backbones(loaded)
     if not backbones:
-        raise InputError(
-            f'{model.config} has no SwinV2 backbone, whose position bias could be drawn; give the config of one'
-        )
+        raise InputError(f'{model.config} has no SwinV2 backbone, whose position bias could be drawn; give the config of one')
     learned = bias_surfaces(backbones[0], [backbones[0].stages[0].window], args.stage, args.block)[0].learned
     surfaces = bias_surfaces(backbones[0], args.windows or [learned, tuple(2 * n for n in learned)], args.stage, args.block)
     heads = len(surfaces[0].surface)
@@ -70,9 +68,7 @@ def main():
         content[label] = [dict(position_bias=kind, **s.summary(), surface=s.surface.tolist()) for s in surfaces]
         print(f'{label}: {kind}, stage {args.stage}, block {args.block}, mean over heads')
         for entry in content[label]:
-            inside, outside = (
-                '-' if r is None else f'{r[0]:.3f} ... {r[1]:.3f}' for r in (entry['inside'], entry['outside'])
-            )
+            inside, outside = ('-' if r is None else f'{r[0]:.3f} ... {r[1]:.3f}' for r in (entry['inside'], entry['outside']))
             print(
                 '  window {}x{}'.format(*entry['window']),
                 'learned with {}x{}:'.format(*entry['learned']),

@@ -17,9 +17,7 @@ SPLITS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument(
-        '--out', default='work_dirs/position_bias_study', help='folder of runs, results.json and results.png'
-    )
+    parser.add_argument('--out', default='work_dirs/position_bias_study', help='folder of runs, results.json and results.png')
     parser.add_argument('--data', default='data/mini', help='scenes of tools/make_mini_dataset.py')
     parser.add_argument('--biases', nargs='+', choices=BIASES, default=list(BIASES))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])

@@ -57,7 +57,7 @@ def draw(means, path):
     axes = figure.subplots(1, 2)
     for name, of_size in means.items():
         tokens = list(of_size)
-        line, = axes[0].plot(tokens, [float(var.mean()) for var in of_size.values()], marker='o', ms=3, label=short(name))
+        (line,) = axes[0].plot(tokens, [float(var.mean()) for var in of_size.values()], marker='o', ms=3, label=short(name))
         for points in zip(*(var.tolist() for var in of_size.values())):
             axes[0].plot(tokens, points, color=line.get_color(), alpha=0.25, lw=0.8)
     axes[0].set(xscale='log', yscale='log', xlabel='tokens', ylabel='variance of the mixed maps (mean, and each head)')
@@ -102,15 +102,15 @@ def main():
     print(f'{images} images, {", ".join(map(str, sizes))} tokens')
     for name, module in re_attentions_of(model).items():
         change = (module.var_norm.running_var / before[name]).tolist()
-        print(f'{name.removeprefix("backbone."):16} kept for {module.token_law.reference} tokens; variance x '
-              f'{", ".join(f"{value:.2f}" for value in change)}'
-              + (f'; exponents {", ".join(f"{p:.2f}" for p in slopes(means[name]))}' if len(means[name]) > 1 else ''))
+        print(
+            f'{name.removeprefix("backbone."):16} kept for {module.token_law.reference} tokens; variance x '
+            f'{", ".join(f"{value:.2f}" for value in change)}'
+            + (f'; exponents {", ".join(f"{p:.2f}" for p in slopes(means[name]))}' if len(means[name]) > 1 else '')
+        )
     if len(sizes) > 1:
         several = {name: of_size for name, of_size in means.items() if len(of_size) > 1}
         content = {
-            name: dict(
-                tokens=list(of_size), variance=[var.tolist() for var in of_size.values()], exponents=slopes(of_size)
-            )
+            name: dict(tokens=list(of_size), variance=[var.tolist() for var in of_size.values()], exponents=slopes(of_size))
             for name, of_size in several.items()
         }
         save_json(content, out / 'exponents.json')

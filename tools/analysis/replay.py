@@ -23,8 +23,12 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('kept', help='file that the training left in <work dir>/non_finite')
-    parser.add_argument('--precision', choices=PRECISIONS, default='float32',
-                        help='float64 and float32 throughout, the others as mixed precision (default float32)')
+    parser.add_argument(
+        '--precision',
+        choices=PRECISIONS,
+        default='float32',
+        help='float64 and float32 throughout, the others as mixed precision (default float32)',
+    )
     parser.add_argument('--top', type=int, default=10, metavar='N', help='show so many of the largest layers (default 10)')
     parser.add_argument('--all', action='store_true', help='show every layer, in the order in which they ended')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
@@ -37,8 +41,10 @@ def read_kept(path):
     try:
         return unpack(content['batch']), dict(content['meta']), content
     except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
-        raise InputError(f'{path} holds no batch of a training ({type(error).__name__}: {error}); give a file that one has '
-                         'left in <work dir>/non_finite') from error
+        raise InputError(
+            f'{path} holds no batch of a training ({type(error).__name__}: {error}); give a file that one has '
+            'left in <work dir>/non_finite'
+        ) from error
 
 
 def replay(cfg, path, precision):
@@ -81,12 +87,18 @@ def main():
     print(f'then: {meta.get("what")}, first out of {meta.get("first")}')
     for name, value in trace.losses.items():
         print(f'{name:28} {value:.6g}')
-    layers = trace.layers if args.all else sorted(trace.layers, key=lambda layer: -layer[2])[:args.top]
+    layers = trace.layers if args.all else sorted(trace.layers, key=lambda layer: -layer[2])[: args.top]
     print(f'{"layer":60} {"largest output":>14}')
     for name, kind, largest, finite in layers:
         print(f'{name + " (" + kind + ")":60} {largest:14.6g}{"" if finite else "  and values that are not finite"}')
-    print(f'in {args.precision}: ' + (f'the first value that is not finite came out of {trace.first}' if trace.first else
-                                      'every value of the forward pass is finite'))
+    print(
+        f'in {args.precision}: '
+        + (
+            f'the first value that is not finite came out of {trace.first}'
+            if trace.first
+            else 'every value of the forward pass is finite'
+        )
+    )
 
 
 if __name__ == '__main__':

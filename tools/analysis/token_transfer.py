@@ -71,8 +71,9 @@ def main():
             results = [evaluate(args, place, way, path, out) for path in args.checkpoints]
             found[way][label] = [value for _, value in results]
         print(f'{way:10}', *(f'{study.describe(values):>16}' for values in found[way].values()), flush=True)
-    save_json(dict(config=args.config, checkpoints=args.checkpoints, metric=results[0][0], results=found),
-              out / 'token_transfer.json')
+    save_json(
+        dict(config=args.config, checkpoints=args.checkpoints, metric=results[0][0], results=found), out / 'token_transfer.json'
+    )
     print(f'{results[0][0]} of {len(args.checkpoints)} checkpoints; {out / "token_transfer.json"}')
 
 

@@ -23,8 +23,7 @@ def parse_args():
         type=int,
         nargs='+',
         metavar='W',
-        help='windows of the first stage; those of the others grow with it (default: 1, 1.5, 2, 2.5 and 3 '
-        "times the config's)",
+        help="windows of the first stage; those of the others grow with it (default: 1, 1.5, 2, 2.5 and 3 times the config's)",
     )
     parser.add_argument(
         '--sizes',

@@ -5,6 +5,7 @@ resize = dict(
     type='RandomChoiceResize',
     scales=[int(0.1 * tenths * 640) for tenths in range(5, 21)],
     resize_type='ResizeShortestEdge',
-    max_size=2560)
+    max_size=2560,
+)
 train_pipeline = [resize if step.type == 'RandomResize' else step for step in _base_.train_pipeline]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -8,5 +8,6 @@ tta_pipeline = [
         transforms=[
             [step for step in _base_.tta_pipeline[1].transforms[0] if min(step.scale) >= 512],
             *_base_.tta_pipeline[1].transforms[1:],
-        ]),
+        ],
+    ),
 ]

@@ -14,8 +14,11 @@ tta_pipeline = [_base_.tta_pipeline[0], dict(type='TestTimeAug', transforms=[res
 dataset = dict(type=dataset_type, data_root=data_root)
 train_dataloader = dict(
     dataset=dict(
-        data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'), pipeline=train_pipeline, **dataset))
+        data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'), pipeline=train_pipeline, **dataset
+    )
+)
 val_dataloader = dict(
-    dataset=dict(data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'), pipeline=test_pipeline, **dataset))
+    dataset=dict(data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'), pipeline=test_pipeline, **dataset)
+)
 test_dataloader = val_dataloader
 del scale, changes, resizes, steps

@@ -18,7 +18,8 @@ tta_pipeline = [
         transforms=[
             [dict(type='Resize', scale=(s * 5 // 3, s), keep_ratio=True) for s in (800, 1000, 1100, 1200, 1400)],
             *_base_.tta_steps[1].transforms[1:],
-        ]),
+        ],
+    ),
 ]
 tta_model = dict(nms=dict(_delete_=True, type='soft_nms', iou_threshold=0.5))
 train_dataloader = dict(batch_size=1, dataset=dict(pipeline=train_pipeline))

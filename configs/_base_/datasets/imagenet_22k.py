@@ -3,8 +3,8 @@
 _base_ = './imagenet.py'
 data_root = 'data/imagenet22k'
 train_dataloader = dict(
-    dataset=dict(
-        _delete_=True, type='ImageNet21k', data_root=data_root, split='', pipeline=_base_.size.px192.train))
+    dataset=dict(_delete_=True, type='ImageNet21k', data_root=data_root, split='', pipeline=_base_.size.px192.train)
+)
 val_dataloader = None
 val_evaluator = None
 test_dataloader = None

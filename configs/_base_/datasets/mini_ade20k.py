@@ -3,8 +3,18 @@ _base_ = './ade20k.py'
 data_root = 'data/mini/ADEChallengeData2016'
 crop_size = (128, 128)
 classes = ('stripes', 'checks', 'dots', 'grain', 'disc', 'square', 'triangle', 'ring', 'cross', 'star')
-palette = [[120, 120, 120], [180, 120, 60], [6, 120, 230], [80, 170, 80], [240, 60, 60], [240, 200, 20],
-           [20, 210, 210], [160, 60, 220], [250, 130, 190], [100, 60, 20]]
+palette = [
+    [120, 120, 120],
+    [180, 120, 60],
+    [6, 120, 230],
+    [80, 170, 80],
+    [240, 60, 60],
+    [240, 200, 20],
+    [20, 210, 210],
+    [160, 60, 220],
+    [250, 130, 190],
+    [100, 60, 20],
+]
 dataset = dict(
     _delete_=True,
     type='BaseSegDataset',
@@ -12,7 +22,8 @@ dataset = dict(
     metainfo=dict(classes=classes, palette=palette),
     img_suffix='.jpg',
     seg_map_suffix='.png',
-    reduce_zero_label=True)
+    reduce_zero_label=True,
+)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
@@ -36,19 +47,20 @@ tta_pipeline = [
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],
-        ]),
+        ],
+    ),
 ]
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
     dataset=dict(
-        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-        pipeline=train_pipeline,
-        **dataset))
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'), pipeline=train_pipeline, **dataset
+    ),
+)
 val_dataloader = dict(
     num_workers=1,
     dataset=dict(
-        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=test_pipeline,
-        **dataset))
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'), pipeline=test_pipeline, **dataset
+    ),
+)
 test_dataloader = val_dataloader

@@ -22,8 +22,14 @@ train_dataloader = dict(
     sampler=dict(type='InfiniteSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='CustomDataset', data_root=data_root, data_prefix='images/training', ann_file='labels/training.txt',
-        classes=classes, pipeline=train_pipeline))
+        type='CustomDataset',
+        data_root=data_root,
+        data_prefix='images/training',
+        ann_file='labels/training.txt',
+        classes=classes,
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     batch_size=16,
     num_workers=1,
@@ -31,10 +37,16 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='CustomDataset', data_root=data_root, data_prefix='images/validation', ann_file='labels/validation.txt',
-        classes=classes, pipeline=test_pipeline))
+        type='CustomDataset',
+        data_root=data_root,
+        data_prefix='images/validation',
+        ann_file='labels/validation.txt',
+        classes=classes,
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = val_dataloader
-val_evaluator = dict(type='Accuracy', topk=(1, ))
+val_evaluator = dict(type='Accuracy', topk=(1,))
 test_evaluator = val_evaluator
-val_cfg = dict()
-test_cfg = dict()
+val_cfg = {}
+test_cfg = {}

@@ -14,8 +14,7 @@ test_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
-tta_model = dict(
-    _delete_=True, type='mmvitscale.MaskTTAModel', nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+tta_model = dict(_delete_=True, type='mmvitscale.MaskTTAModel', nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -24,5 +24,6 @@ train_dataloader = dict(
     sampler=dict(type='InfiniteSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='CustomDataset', data_root=data_root, data_prefix='images/training', with_label=False,
-        pipeline=train_pipeline))
+        type='CustomDataset', data_root=data_root, data_prefix='images/training', with_label=False, pipeline=train_pipeline
+    ),
+)

@@ -10,11 +10,14 @@ dataset = dict(
     data_root=data_root,
     metainfo=dict(classes=classes),
     img_suffix='.jpg',
-    seg_map_suffix='.png')
+    seg_map_suffix='.png',
+)
 train_dataloader = dict(
     dataset=dict(
-        data_prefix=dict(img_path='images/train', seg_map_path='masks/train'), pipeline=_base_.train_pipeline, **dataset))
+        data_prefix=dict(img_path='images/train', seg_map_path='masks/train'), pipeline=_base_.train_pipeline, **dataset
+    )
+)
 val_dataloader = dict(
-    dataset=dict(
-        data_prefix=dict(img_path='images/val', seg_map_path='masks/val'), pipeline=_base_.test_pipeline, **dataset))
+    dataset=dict(data_prefix=dict(img_path='images/val', seg_map_path='masks/val'), pipeline=_base_.test_pipeline, **dataset)
+)
 test_dataloader = val_dataloader

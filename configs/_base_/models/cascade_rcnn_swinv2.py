@@ -17,10 +17,12 @@ bbox_head = [
         reg_decoded_bbox=True,
         norm_cfg=dict(type='BN', requires_grad=True),
         loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-        loss_bbox=dict(type='GIoULoss', loss_weight=10.0))
+        loss_bbox=dict(type='GIoULoss', loss_weight=10.0),
+    )
     for stds in ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
 ]
 model = dict(
     backbone=dict(_delete_=True, **_base_.swinv2_detector),
     neck=dict(in_channels=_base_.swinv2_channels.t),
-    roi_head=dict(bbox_head=bbox_head))
+    roi_head=dict(bbox_head=bbox_head),
+)

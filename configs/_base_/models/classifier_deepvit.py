@@ -4,7 +4,8 @@ _base_ = './classifier_swinv2.py'
 model = dict(
     data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5]),
     backbone=dict(
-        _delete_=True, type='mmvitscale.DeepViT', arch='deepvit-16b', img_size=224, out_type='cls_token',
-        drop_path_rate=0.2),
+        _delete_=True, type='mmvitscale.DeepViT', arch='deepvit-16b', img_size=224, out_type='cls_token', drop_path_rate=0.2
+    ),
     neck=None,
-    head=dict(in_channels=384))
+    head=dict(in_channels=384),
+)

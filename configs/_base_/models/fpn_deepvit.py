@@ -6,4 +6,5 @@ model = dict(
     backbone=dict(_delete_=True, type='mmvitscale.DeepViT', img_size=512, drop_path_rate=0.2, **size.backbone),
     neck=dict(_delete_=True, type='mmvitscale.SimplePyramid', in_channels=[size.channels] * 4, out_channels=256),
     # Whole images (mode='whole') are a little worse than crops of the trained size: docs/deepvit.md.
-    test_cfg=dict(_delete_=True, mode='slide', crop_size=(512, 512), stride=(341, 341)))
+    test_cfg=dict(_delete_=True, mode='slide', crop_size=(512, 512), stride=(341, 341)),
+)

@@ -7,7 +7,8 @@ model = dict(
             type='SingleRoIExtractor',
             roi_layer=dict(type='RoIAlign', output_size=14, sampling_ratio=0),
             out_channels=256,
-            featmap_strides=[8]),
+            featmap_strides=[8],
+        ),
         semantic_head=dict(
             type='FusedSemanticHead',
             num_ins=5,
@@ -17,4 +18,7 @@ model = dict(
             in_channels=256,
             conv_out_channels=256,
             num_classes=183,
-            loss_seg=dict(type='CrossEntropyLoss', ignore_index=255, loss_weight=0.2))))
+            loss_seg=dict(type='CrossEntropyLoss', ignore_index=255, loss_weight=0.2),
+        ),
+    ),
+)

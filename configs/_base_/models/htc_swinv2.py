@@ -8,7 +8,8 @@ mask_head = dict(
     in_channels=256,
     conv_out_channels=256,
     num_classes=80,
-    loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0))
+    loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
+)
 model = dict(
     type='HybridTaskCascade',
     backbone=dict(window_size=32, attention=['sequential', 'sequential', 'auto', 'auto'], **_base_.swinv2.l_in22k),
@@ -21,5 +22,7 @@ model = dict(
         interleaved=True,
         mask_info_flow=True,
         bbox_head=[dict(stage, reg_class_agnostic=True) for stage in _base_.model.roi_head.bbox_head],
-        mask_head=[dict(mask_head, with_conv_res=False), mask_head, mask_head]),
-    test_cfg=dict(rcnn=dict(score_thr=0.001, nms=dict(_delete_=True, type='soft_nms', iou_threshold=0.5))))
+        mask_head=[dict(mask_head, with_conv_res=False), mask_head, mask_head],
+    ),
+    test_cfg=dict(rcnn=dict(score_thr=0.001, nms=dict(_delete_=True, type='soft_nms', iou_threshold=0.5))),
+)

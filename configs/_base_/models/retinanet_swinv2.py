@@ -2,4 +2,5 @@
 _base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', '../swinv2.py']
 model = dict(
     backbone=dict(_delete_=True, out_indices=[1, 2, 3], **_base_.swinv2_detector),
-    neck=dict(in_channels=_base_.swinv2_channels.t[1:], start_level=0))
+    neck=dict(in_channels=_base_.swinv2_channels.t[1:], start_level=0),
+)

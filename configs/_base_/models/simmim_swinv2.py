@@ -4,13 +4,11 @@ _base_ = '../swinv2.py'
 model = dict(
     type='SimMIM',
     data_preprocessor=dict(
-        type='SelfSupDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True),
+        type='SelfSupDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
+    ),
     backbone=dict(
-        type='mmvitscale.MaskedSwinTransformerV2',
-        arch='base',
-        window_size=[12, 12, 12, 6],
-        out_indices=[3],
-        drop_path_rate=0.1),
+        type='mmvitscale.MaskedSwinTransformerV2', arch='base', window_size=[12, 12, 12, 6], out_indices=[3], drop_path_rate=0.1
+    ),
     neck=dict(type='SimMIMLinearDecoder', in_channels=1024, encoder_stride=32),
     head=dict(
         type='SimMIMHead',
@@ -18,4 +16,7 @@ model = dict(
         loss=dict(
             type='mmvitscale.LocallyNormalizedTarget',
             size=47,
-            loss=dict(type='PixelReconstructionLoss', criterion='L1', channel=3))))
+            loss=dict(type='PixelReconstructionLoss', criterion='L1', channel=3),
+        ),
+    ),
+)

@@ -8,4 +8,5 @@ model = dict(
     decode_head=dict(in_channels=[384] * 4),
     auxiliary_head=dict(in_channels=384),
     # Whole images (mode='whole') are a little worse than crops of the trained size: docs/deepvit.md.
-    test_cfg=dict(_delete_=True, mode='slide', crop_size=(512, 512), stride=(341, 341)))
+    test_cfg=dict(_delete_=True, mode='slide', crop_size=(512, 512), stride=(341, 341)),
+)

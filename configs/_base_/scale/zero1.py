@@ -2,4 +2,5 @@
 # bytes a parameter with AdamW (ZeRO stage 1, arXiv 1910.02054), by PyTorch's ZeroRedundancyOptimizer.
 shard_optimizer = True
 model_wrapper_cfg = dict(
-    type='MMDistributedDataParallel', broadcast_buffers=False, find_unused_parameters=False, gradient_as_bucket_view=True)
+    type='MMDistributedDataParallel', broadcast_buffers=False, find_unused_parameters=False, gradient_as_bucket_view=True
+)

@@ -2,7 +2,8 @@
 # Warm-up and end of the cosine are not in the paper.
 _base_ = './imagenet_300e.py'
 optim_wrapper = dict(
-    optimizer=dict(lr=0.0014, weight_decay=0.1), paramwise_cfg=dict(layer_decay_rate=0.87), clip_grad=dict(max_norm=100.0))
+    optimizer=dict(lr=0.0014, weight_decay=0.1), paramwise_cfg=dict(layer_decay_rate=0.87), clip_grad=dict(max_norm=100.0)
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=True, begin=0, end=1, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=1.4e-05, by_epoch=True, begin=1, end=30, convert_to_iter_based=True),

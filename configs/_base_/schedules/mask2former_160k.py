@@ -8,7 +8,8 @@ optim_wrapper = dict(
     optimizer=dict(lr=1e-4),
     paramwise_cfg=dict(
         layer_decay_rate=1.0,
-        custom_keys=dict(
-            backbone=dict(lr_mult=0.1), query_embed=no_decay, query_feat=no_decay, level_embed=no_decay)),
-    clip_grad=dict(max_norm=0.01))
+        custom_keys=dict(backbone=dict(lr_mult=0.1), query_embed=no_decay, query_feat=no_decay, level_embed=no_decay),
+    ),
+    clip_grad=dict(max_norm=0.01),
+)
 param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0.0, by_epoch=False, begin=0, end=_base_.iters)]

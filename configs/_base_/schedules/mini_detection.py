@@ -6,7 +6,8 @@ optim_wrapper = dict(
     constructor='mmvitscale.LayerDecayOptimWrapperConstructor',
     # The blocks' norms start at zero and grow by about a learning rate an iteration: too slow for so short a training.
     paramwise_cfg=dict(custom_keys={'norm1': dict(lr_mult=10.0), 'norm2': dict(lr_mult=10.0)}),
-    clip_grad=dict(max_norm=5.0))
+    clip_grad=dict(max_norm=5.0),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=50, end=iters),

@@ -1,7 +1,7 @@
 """What the backbones share: weights enter through one door, and what they were learned with travels with them."""
 
 from collections import OrderedDict
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
@@ -37,23 +37,23 @@ class Backbone(BaseModule):
         """What its weights are learned with, as it stands now."""
         raise NotImplementedError
 
-    def completed_lineage(self, weights: State, lineage: Optional[Lineage]) -> Optional[Lineage]:
+    def completed_lineage(self, weights: State, lineage: Lineage | None) -> Lineage | None:
         """The lineage that weights tell, with what can be told from their shapes. Raises InputError where they contradict each
         other."""
         return lineage
 
-    def check_lineage(self, lineage: Optional[Lineage]) -> None:
+    def check_lineage(self, lineage: Lineage | None) -> None:
         """Raise InputError if weights learned so contradict the config."""
 
-    def take_lineage(self, lineage: Optional[Lineage]) -> None:
+    def take_lineage(self, lineage: Lineage | None) -> None:
         """Make the lineage of weights that are being loaded the backbone's own. None: they do not tell."""
 
-    def fit_positions(self, weights: State, lineage: Optional[Lineage], exact: bool) -> Tuple[State, List[str]]:
+    def fit_positions(self, weights: State, lineage: Lineage | None, exact: bool) -> tuple[State, list[str]]:
         """Weights under our names -> the same with what depends on positions fitted to this backbone, and notes. exact: to
         go on with, not to fine-tune."""
         return weights, []
 
-    def transformer_blocks(self) -> List[nn.Module]:
+    def transformer_blocks(self) -> list[nn.Module]:
         """Its blocks, from the first to the last: what is compiled, and shared out over processes, one at a time."""
         raise NotImplementedError
 
@@ -78,12 +78,13 @@ class Backbone(BaseModule):
         """MMEngine's initialisation. Type ``Pretrained``, the OpenMMLab spelling, is our own here, and comes last."""
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg or [])
         pretrained = [cfg for cfg in cfgs if _is_pretrained(cfg)]
-        self.init_cfg = [*(cfg for cfg in cfgs if not _is_pretrained(cfg)),
-                         *({**cfg, 'type': 'mmvitscale.Pretrained'} for cfg in pretrained)] or None
+        self.init_cfg = [
+            *(cfg for cfg in cfgs if not _is_pretrained(cfg)),
+            *({**cfg, 'type': 'mmvitscale.Pretrained'} for cfg in pretrained),
+        ] or None
         super().init_weights()
 
-    def load_checkpoint(self, content: dict, name: str, prefix: Optional[str] = None,
-                        extra_channels: str = 'repeat') -> Entry:
+    def load_checkpoint(self, content: dict, name: str, prefix: str | None = None, extra_channels: str = 'repeat') -> Entry:
         """Load what a checkpoint file held, and say in one log line what was taken, left out and newly initialised.
 
         Args:
@@ -115,7 +116,7 @@ class Backbone(BaseModule):
         destination[prefix + KEY] = self.lineage.encode()
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args, **kwargs):
-        inside = OrderedDict((key[len(prefix):], value) for key, value in state_dict.items() if key.startswith(prefix))
+        inside = OrderedDict((key[len(prefix) :], value) for key, value in state_dict.items() if key.startswith(prefix))
         inside._metadata = {'': local_metadata}
         if entered(local_metadata):
             lineage = type(self.lineage).decode(inside[KEY]) if KEY in inside else None

@@ -1,9 +1,10 @@
 """DeepViT for dense prediction (Zhou et al. 2021, DeepViT: Towards Deeper Vision Transformer, arXiv 2103.11886)."""
 
 import re
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from math import ceil, isqrt
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ _OUT_TYPES = ('featmap', 'cls_token')
 _STEMS = {'linear': LinearStem, 'conv': ConvStem}
 
 
-def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry, keys: Optional[Tensor] = None) -> Tensor:
+def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry, keys: Tensor | None = None) -> Tensor:
     """(B, 1 + H W, C), the class token first -> the same: ``attn``, which maps (B, N, C) to (B, N, C), inside each window of
     the map (ViTDet, arXiv 2203.16527, section 3).
 
@@ -42,17 +43,24 @@ def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry, keys
     batch, _, channels = x.shape
     token = x[:, None, :1]
     sizes = [group.tokens for group in geometry.groups]
-    parts = [part.view(batch, -1, group.window[0] * group.window[1], channels)
-             for part, group in zip(window_partition(x[:, 1:], geometry).split(sizes), geometry.groups)]
+    parts = [
+        part.view(batch, -1, group.window[0] * group.window[1], channels)
+        for part, group in zip(window_partition(x[:, 1:], geometry).split(sizes), geometry.groups)
+    ]
     parts = [torch.cat((token.expand(-1, part.shape[1], -1, -1), part), dim=2) for part in parts]
-    kept: List[Optional[Tensor]] = [None] * len(parts)
+    kept: list[Tensor | None] = [None] * len(parts)
     if keys is not None:
         inside = window_partition(keys[:, 1:, None], geometry).split(sizes)
         kept = [F.pad(own.view(*part.shape[:2], -1), (1, 0), value=True) for own, part in zip(inside, parts)]
     # In training one batch, however many shapes: it has one set of statistics, over all processes and their images.
-    outs = _at_once(attn, parts, kept) if attn.training and len(parts) > 1 else [
-        attn(part.flatten(0, 1), *(() if own is None else (own.flatten(0, 1), ))).view(part.shape)
-        for part, own in zip(parts, kept)]
+    outs = (
+        _at_once(attn, parts, kept)
+        if attn.training and len(parts) > 1
+        else [
+            attn(part.flatten(0, 1), *(() if own is None else (own.flatten(0, 1),))).view(part.shape)
+            for part, own in zip(parts, kept)
+        ]
+    )
     token_sum, windows = 0, 0
     for out, own in zip(outs, kept):
         some = out.new_ones(out.shape[:2], dtype=torch.bool) if own is None else own[:, :, 1:].any(2)
@@ -63,17 +71,17 @@ def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry, keys
     return torch.cat((token_sum / windows, merged), dim=1)
 
 
-def _at_once(attn: nn.Module, parts: Sequence[Tensor], kept: Sequence[Optional[Tensor]]) -> List[Tensor]:
+def _at_once(attn: nn.Module, parts: Sequence[Tensor], kept: Sequence[Tensor | None]) -> list[Tensor]:
     """Windows of several shapes, (B, windows, N, C) each, filled up to the largest for one call."""
     most = max(part.shape[2] for part in parts)
     filled = torch.cat([F.pad(part, (0, 0, 0, most - part.shape[2])) for part in parts], dim=1)
     inside = [part.new_ones(part.shape[:3], dtype=torch.bool) if own is None else own for part, own in zip(parts, kept)]
     keys = torch.cat([F.pad(own, (0, most - own.shape[2])) for own in inside], dim=1)
     out = attn(filled.flatten(0, 1), keys.flatten(0, 1)).view(filled.shape)
-    return [own[:, :, :part.shape[2]] for own, part in zip(out.split([part.shape[1] for part in parts], dim=1), parts)]
+    return [own[:, :, : part.shape[2]] for own, part in zip(out.split([part.shape[1] for part in parts], dim=1), parts)]
 
 
-Maps = Tuple[int, MapRows]  # rows to ask for at a time, and what makes them
+Maps = tuple[int, MapRows]  # rows to ask for at a time, and what makes them
 
 
 class Block(nn.Module):
@@ -92,20 +100,22 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
         self.residual_scale = residual_scale
 
-    def forward(self, x: Tensor, geometry: Optional[WindowGeometry] = None, with_maps: bool = False,
-                keys: Optional[Tensor] = None) -> Union[Tensor, Tuple[Tensor, Maps]]:
+    def forward(
+        self, x: Tensor, geometry: WindowGeometry | None = None, with_maps: bool = False, keys: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Maps]:
         r = self.residual_scale
         attended, maps = self._attend(self.norm1(x * r), geometry, with_maps, keys)
         x = x + self.drop_path(attended) / r
         x = x + self.drop_path(self.mlp(self.norm2(x * r))) / r
         return (x, maps) if with_maps else x
 
-    def _attend(self, x: Tensor, geometry: Optional[WindowGeometry], with_maps: bool,
-                keys: Optional[Tensor]) -> Tuple[Tensor, Optional[Maps]]:
+    def _attend(
+        self, x: Tensor, geometry: WindowGeometry | None, with_maps: bool, keys: Tensor | None
+    ) -> tuple[Tensor, Maps | None]:
         if with_maps:
             attended, *maps = self.attn.forward_with_maps(x, keys)
             return attended, tuple(maps)
-        some = () if keys is None else (keys, )
+        some = () if keys is None else (keys,)
         return self.attn(x, *some) if geometry is None else attend_in_windows(self.attn, x, geometry, *some), None
 
 
@@ -123,8 +133,9 @@ class PostNormBlock(Block):
         self.post_norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.post_norm2 = nn.LayerNorm(dim, eps=1e-6)
 
-    def forward(self, x: Tensor, geometry: Optional[WindowGeometry] = None, with_maps: bool = False,
-                keys: Optional[Tensor] = None) -> Union[Tensor, Tuple[Tensor, Maps]]:
+    def forward(
+        self, x: Tensor, geometry: WindowGeometry | None = None, with_maps: bool = False, keys: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Maps]:
         r = self.residual_scale
         attended, maps = self._attend(x * r, geometry, with_maps, keys)
         x = x + self.drop_path(self.post_norm1(attended)) / r
@@ -189,24 +200,26 @@ class DeepViT(Backbone):
     patch_size = 16
     _version = VERSION
 
-    def __init__(self,
-                 arch: Union[str, dict] = 'deepvit-32b',
-                 img_size: Union[int, Tuple[int, int]] = 224,
-                 out_indices: Optional[Sequence[int]] = None,
-                 out_type: str = 'featmap',
-                 window_size: Union[None, int, Window] = None,
-                 global_blocks: Sequence[int] = (),
-                 attention: str = 'auto',
-                 attn_drop_rate: float = 0.0,
-                 reatten_statistics: str = 'carried',
-                 reatten_image_share: float = 1.0,
-                 block_norm: str = 'pre',
-                 similarity_weight: float = 0.0,
-                 drop_path_rate: float = 0.2,
-                 with_cp: bool = False,
-                 frozen_stages: int = -1,
-                 in_channels: int = 3,
-                 init_cfg: Optional[dict] = None):
+    def __init__(
+        self,
+        arch: str | dict = 'deepvit-32b',
+        img_size: int | tuple[int, int] = 224,
+        out_indices: Sequence[int] | None = None,
+        out_type: str = 'featmap',
+        window_size: None | int | Window = None,
+        global_blocks: Sequence[int] = (),
+        attention: str = 'auto',
+        attn_drop_rate: float = 0.0,
+        reatten_statistics: str = 'carried',
+        reatten_image_share: float = 1.0,
+        block_norm: str = 'pre',
+        similarity_weight: float = 0.0,
+        drop_path_rate: float = 0.2,
+        with_cp: bool = False,
+        frozen_stages: int = -1,
+        in_channels: int = 3,
+        init_cfg: dict | None = None,
+    ):
         super().__init__(init_cfg)
         self.arch = arch = DEEPVIT.resolve(arch)
         if arch['stem'] not in _STEMS:
@@ -214,15 +227,17 @@ class DeepViT(Backbone):
         if not 0 <= arch['re_attention'] <= arch['depth']:
             raise InputError(f're_attention {arch["re_attention"]} found, but it is 0 to {arch["depth"]}, the depth')
         dim, depth = arch['embed_dims'], arch['depth']
-        self.out_indices = (depth - 1, ) if out_indices is None else tuple(out_indices)
+        self.out_indices = (depth - 1,) if out_indices is None else tuple(out_indices)
         if not self.out_indices or not all(0 <= i < depth for i in self.out_indices):
             raise InputError(f'out_indices {self.out_indices} found, but this model has blocks 0 to {depth - 1}')
         self.window = None if window_size is None else to_window(window_size)
         self.global_blocks = frozenset(global_blocks)
         if not all(0 <= i < depth for i in self.global_blocks) or self.global_blocks and self.window is None:
-            raise InputError(f'global_blocks {sorted(self.global_blocks)} found with window_size {window_size}, but they '
-                             f'are those of the blocks 0 to {depth - 1} that do not attend in windows; give window_size, '
-                             'too, or leave them out')
+            raise InputError(
+                f'global_blocks {sorted(self.global_blocks)} found with window_size {window_size}, but they '
+                f'are those of the blocks 0 to {depth - 1} that do not attend in windows; give window_size, '
+                'too, or leave them out'
+            )
         if out_type not in _OUT_TYPES:
             raise InputError(f'unknown out_type {out_type!r}; choose one of {", ".join(_OUT_TYPES)}')
         self.out_type = out_type
@@ -235,9 +250,11 @@ class DeepViT(Backbone):
         if block_norm not in _BLOCK_NORMS:
             raise InputError(f'unknown block_norm {block_norm!r}; choose one of {", ".join(_BLOCK_NORMS)}')
         if similarity_weight and (depth < 2 or self.window is not None):
-            raise InputError(f'similarity_weight {similarity_weight} found with {depth} blocks and window_size '
-                             f'{window_size}, but it compares the maps of all tokens of neighbouring blocks; leave it out, '
-                             'or window_size')
+            raise InputError(
+                f'similarity_weight {similarity_weight} found with {depth} blocks and window_size '
+                f'{window_size}, but it compares the maps of all tokens of neighbouring blocks; leave it out, '
+                'or window_size'
+            )
         if not -1 <= frozen_stages <= depth:
             raise InputError(f'frozen_stages {frozen_stages} found, but it is -1 (nothing) to {depth} (all blocks)')
         for name, rate in (('drop_path_rate', drop_path_rate), ('attn_drop_rate', attn_drop_rate)):
@@ -249,7 +266,7 @@ class DeepViT(Backbone):
         # What the training loop multiplies its loss with; our runner tells (mixed precision, accumulated gradients).
         self.gradient_scale: Callable[[], float] = _unscaled
         sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.grid: Tuple[int, int] = tuple(ceil(side / self.patch_size) for side in sides)  # type: ignore[assignment]
+        self.grid: tuple[int, int] = tuple(ceil(side / self.patch_size) for side in sides)  # type: ignore[assignment]
 
         self.patch_embed: nn.Module = _STEMS[arch['stem']](in_channels, dim, self.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -258,8 +275,15 @@ class DeepViT(Backbone):
         self.blocks = nn.ModuleList()
         for i in range(max(self.out_indices) + 1):
             if i >= depth - arch['re_attention']:
-                attn = ReAttention(dim, arch['num_heads'], arch['transform_scale'], attention, attn_drop_rate,
-                                   reatten_statistics, reatten_image_share)
+                attn = ReAttention(
+                    dim,
+                    arch['num_heads'],
+                    arch['transform_scale'],
+                    attention,
+                    attn_drop_rate,
+                    reatten_statistics,
+                    reatten_image_share,
+                )
             else:
                 attn = SelfAttention(dim, arch['num_heads'], attn_drop_rate)
             self.blocks.append(_BLOCK_NORMS[block_norm](dim, attn, arch['mlp_ratio'], drop_paths[i], arch['residual_scale']))
@@ -269,12 +293,12 @@ class DeepViT(Backbone):
         self.reset_parameters()
         self._freeze()
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         image, validity = split_validity(x, self.in_channels)
         sizes = None if validity is None else valid_sizes(validity, self.patch_size)
         return self.forward_tokens(self.patch_embed(image) if sizes is None else self.patch_embed(image, sizes), sizes)
 
-    def forward_tokens(self, x: Tensor, sizes: Optional[List[Window]] = None) -> Tuple[Tensor, ...]:
+    def forward_tokens(self, x: Tensor, sizes: list[Window] | None = None) -> tuple[Tensor, ...]:
         """The stem's (B, ceil(H / 16), ceil(W / 16), C) -> the outputs. sizes: of each image in tokens, from the top left;
         None: all fill the map."""
         batch, height, width, _ = x.shape
@@ -292,7 +316,7 @@ class DeepViT(Backbone):
             if self.with_cp and torch.is_grad_enabled():
                 x = self._recomputed(block, x, geometry, compares, keys)
             else:
-                x = block(x, geometry, compares, *(() if keys is None else (keys, )))
+                x = block(x, geometry, compares, *(() if keys is None else (keys,)))
             if compares:
                 x, (rows, maps) = x
                 if before is not None:
@@ -304,7 +328,7 @@ class DeepViT(Backbone):
                 outs.append(self.output_of(x, i, (height, width), keys))
         return tuple(outs)
 
-    def _positions(self, size: Window, sizes: Optional[List[Window]]) -> Tensor:
+    def _positions(self, size: Window, sizes: list[Window] | None) -> Tensor:
         """(1 or B, 1 + H W, C) for maps of a size (H, W), or of those sizes in it, from the top left."""
         if sizes is None:
             return resize_position_embedding(self.pos_embed, self.grid, size)
@@ -319,7 +343,7 @@ class DeepViT(Backbone):
             found[height, width] = torch.cat((own[:, :1], tokens.flatten(1, 2)), dim=1)
         return torch.cat([found[own] for own in sizes])
 
-    def output_of(self, x: Tensor, block: int, size: Window, keys: Optional[Tensor] = None) -> Tensor:
+    def output_of(self, x: Tensor, block: int, size: Window, keys: Tensor | None = None) -> Tensor:
         """(B, 1 + H W, C), the tokens after a block, and (H, W) -> its output, as ``out_type`` says. keys: (B, 1 + H W), the
         tokens that there are; None for all."""
         out = self.norm(x) if block == self.arch['depth'] - 1 else x
@@ -330,11 +354,10 @@ class DeepViT(Backbone):
         return out[:, 1:].transpose(1, 2).unflatten(2, size).contiguous()
 
     @staticmethod
-    def _recomputed(block: nn.Module, x: Tensor, geometry: Optional[WindowGeometry], with_maps: bool,
-                    keys: Optional[Tensor]) -> Any:
+    def _recomputed(block: nn.Module, x: Tensor, geometry: WindowGeometry | None, with_maps: bool, keys: Tensor | None) -> Any:
         return checkpoint(
-            block, x, geometry, with_maps, keys, use_reentrant=False,
-            context_fn=lambda: (nullcontext(), statistics_kept(block)))
+            block, x, geometry, with_maps, keys, use_reentrant=False, context_fn=lambda: (nullcontext(), statistics_kept(block))
+        )
 
     def _regularised(self, x: Tensor, similarity: Tensor) -> Tensor:
         MessageHub.get_current_instance().update_scalar('train/similarity', similarity.detach())
@@ -354,25 +377,26 @@ class DeepViT(Backbone):
                     nn.init.zeros_(norm.weight)
                     nn.init.zeros_(norm.bias)
 
-    def transformer_blocks(self) -> List[nn.Module]:
+    def transformer_blocks(self) -> list[nn.Module]:
         """Its blocks, from the first to the last."""
         return list(self.blocks)
 
-    def get_layer_depth(self, name: str, prefix: str = '') -> Tuple[int, int]:
+    def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:
         """Parameter name -> (depth, number of depths), for layer-wise learning rates: stem and embeddings 0, block i
         i + 1, and all else (final norm, heads: what does not start with ``prefix``) the last depth."""
         num_depths = self.arch['depth'] + 2
         if not name.startswith(prefix):
             return num_depths - 1, num_depths
-        parts = name[len(prefix):].split('.')
+        parts = name[len(prefix) :].split('.')
         if parts[0] in ('patch_embed', 'cls_token', 'pos_embed'):
             return 0, num_depths
         return (int(parts[1]) + 1 if parts[0] == 'blocks' else num_depths - 1), num_depths
 
-    def no_weight_decay(self) -> Set[str]:
+    def no_weight_decay(self) -> set[str]:
         """Names of the parameters that take no weight decay: embeddings, norms and biases."""
-        return {name for name, parameter in self.named_parameters()
-                if parameter.ndim <= 1 or name in ('cls_token', 'pos_embed')}
+        return {
+            name for name, parameter in self.named_parameters() if parameter.ndim <= 1 or name in ('cls_token', 'pos_embed')
+        }
 
     def train(self, mode: bool = True) -> 'DeepViT':
         """Training mode for all but the frozen blocks."""
@@ -381,8 +405,8 @@ class DeepViT(Backbone):
             module.eval()
         return self
 
-    def _frozen_modules(self) -> List[nn.Module]:
-        return [] if self.frozen_stages < 0 else [self.patch_embed, *self.blocks[:self.frozen_stages]]
+    def _frozen_modules(self) -> list[nn.Module]:
+        return [] if self.frozen_stages < 0 else [self.patch_embed, *self.blocks[: self.frozen_stages]]
 
     def _freeze(self) -> None:
         for module in self._frozen_modules():
@@ -392,7 +416,7 @@ class DeepViT(Backbone):
             self.cls_token.requires_grad_(False)
             self.pos_embed.requires_grad_(False)
 
-    def _re_attentions(self) -> Dict[int, ReAttention]:
+    def _re_attentions(self) -> dict[int, ReAttention]:
         return {i: block.attn for i, block in enumerate(self.blocks) if isinstance(block.attn, ReAttention)}
 
     @property
@@ -406,7 +430,7 @@ class DeepViT(Backbone):
         within = self.grid if self.window is None or block in self.global_blocks else self.window
         return 1 + min(within[0], self.grid[0]) * min(within[1], self.grid[1])
 
-    def completed_lineage(self, weights: State, lineage: Optional[GridLineage]) -> Optional[GridLineage]:
+    def completed_lineage(self, weights: State, lineage: GridLineage | None) -> GridLineage | None:
         """Weights of before grids were recorded are taken to have this grid if they have as many positions, else a square one,
         and to have learned their statistics with all of it; those of before tokens were recorded, with this model's windows,
         if they have its grid."""
@@ -418,8 +442,10 @@ class DeepViT(Backbone):
         grid = lineage.grid if lineage else self.grid if positions == self.grid[0] * self.grid[1] else (side, side)
         if grid[0] * grid[1] != positions or not positions:
             what = 'grid of {}x{}'.format(*grid) if lineage else 'square grid'
-            raise InputError(f'its position embedding has {positions} positions, which is no {what}, and the model\'s is '
-                             f'{self.grid}; set img_size to the size the checkpoint was trained with')
+            raise InputError(
+                f"its position embedding has {positions} positions, which is no {what}, and the model's is "
+                f'{self.grid}; set img_size to the size the checkpoint was trained with'
+            )
         known = lineage.tokens if lineage else ()
         tokens = []
         for i in range(len(self.blocks)):
@@ -427,7 +453,7 @@ class DeepViT(Backbone):
             tokens.append(0 if i not in self._re_attentions() else known[i] if i < len(known) and known[i] else guess)
         return GridLineage(grid, tuple(tokens))
 
-    def take_lineage(self, lineage: Optional[GridLineage]) -> None:
+    def take_lineage(self, lineage: GridLineage | None) -> None:
         """The tokens that the statistics were learned with become the ones that they are kept for."""
         for i, attn in self._re_attentions().items():
             known = lineage.tokens[i] if lineage and i < len(lineage.tokens) else 0
@@ -437,7 +463,7 @@ class DeepViT(Backbone):
         """Keep statistics for what another model of the same config keeps them for."""
         self.take_lineage(other.lineage)
 
-    def fit_positions(self, weights: State, lineage: Optional[GridLineage], exact: bool) -> Tuple[State, List[str]]:
+    def fit_positions(self, weights: State, lineage: GridLineage | None, exact: bool) -> tuple[State, list[str]]:
         """The position embedding resized bicubically from the grid that it was learned with to this one. Weights of before
         exponents were learned have the usual ones."""
         weights = dict(weights)
@@ -450,8 +476,9 @@ class DeepViT(Backbone):
             return weights, []
         grid = lineage.grid
         resized = resize_position_embedding(weights['pos_embed'], grid, self.grid)
-        return {**weights, 'pos_embed': resized}, [f'position embedding resized from {grid[0]}x{grid[1]} to '
-                                                   f'{self.grid[0]}x{self.grid[1]}']
+        return {**weights, 'pos_embed': resized}, [
+            f'position embedding resized from {grid[0]}x{grid[1]} to {self.grid[0]}x{self.grid[1]}'
+        ]
 
     def may_be_new(self, key: str) -> bool:
         """The final norm."""
@@ -461,5 +488,10 @@ class DeepViT(Backbone):
         """Blocks after the last output, the final norm where the last block is not returned, and what pretraining puts for
         masked patches."""
         block = re.match(r'blocks\.(\d+)\.', key)
-        return key == 'mask_token' or key.startswith('norm.') and self.norm is None or \
-            bool(block) and len(self.blocks) <= int(block[1]) < self.arch['depth']
+        return (
+            key == 'mask_token'
+            or key.startswith('norm.')
+            and self.norm is None
+            or bool(block)
+            and len(self.blocks) <= int(block[1]) < self.arch['depth']
+        )

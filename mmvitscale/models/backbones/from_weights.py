@@ -18,8 +18,10 @@ def check_complete(converted: Converted) -> None:
         with torch.device('meta'):
             backbone = _build(converted)
     except (KeyError, ValueError, ZeroDivisionError, IndexError) as error:
-        raise InputError(f'the checkpoint is incomplete: it looks like a {describe_weights(converted.weights)}, and no '
-                         f'backbone has these sizes ({error}); take the file as it was saved') from error
+        raise InputError(
+            f'the checkpoint is incomplete: it looks like a {describe_weights(converted.weights)}, and no '
+            f'backbone has these sizes ({error}); take the file as it was saved'
+        ) from error
     prepare(backbone, converted.state_dict(), prefix='', extra_channels=None)
 
 
@@ -33,16 +35,28 @@ def _build(converted: Converted) -> Backbone:
     if converted.family == 'DeepViT':
         grid = lineage.grid if isinstance(lineage, GridLineage) else (1, weights['pos_embed'].shape[1] - 1)
         size = (DeepViT.patch_size * grid[0], DeepViT.patch_size * grid[1])
-        return DeepViT({'num_heads': 1, **arch}, size, in_channels=channels,
-                       block_norm='post' if any('.post_norm' in key for key in weights) else 'pre')
+        return DeepViT(
+            {'num_heads': 1, **arch},
+            size,
+            in_channels=channels,
+            block_norm='post' if any('.post_norm' in key for key in weights) else 'pre',
+        )
     stages = len(arch['depths'])
     assert isinstance(lineage, WindowLineage)  # what a SwinV2 comes with
     windows, bias = [8] * stages, lineage.position_bias or 'log_cpb'
     if bias == 'table':
-        windows = [tuple((side + 1) // 2 for side in weights[f'stages.{i}.blocks.0.attn.position_bias.table'].shape[1:])
-                   for i in range(stages)]
+        windows = [
+            tuple((side + 1) // 2 for side in weights[f'stages.{i}.blocks.0.attn.position_bias.table'].shape[1:])
+            for i in range(stages)
+        ]
     norms = [int(key.split('.')[1]) for key in weights if key.startswith('out_norms.') and key.endswith('.weight')]
     pre_norm, cosine = (any(part in key for key in weights) for part in ('.pre_norm', '.attn.logit_scale'))
-    return SwinTransformerV2(arch, windows, position_bias=bias, out_indices=sorted({*norms, stages - 1}),
-                             in_channels=channels, block_norm='pre' if pre_norm else 'post',
-                             similarity='cosine' if cosine else 'dot_product')
+    return SwinTransformerV2(
+        arch,
+        windows,
+        position_bias=bias,
+        out_indices=sorted({*norms, stages - 1}),
+        in_channels=channels,
+        block_norm='pre' if pre_norm else 'post',
+        similarity='cosine' if cosine else 'dot_product',
+    )

@@ -1,7 +1,6 @@
 """Weights under our names -> which backbone has them. For messages, and for files that come without a config."""
 
 import re
-from typing import Optional
 
 from ...checkpoints.convert import State
 from .variants import DEEPVIT, SWIN_V2
@@ -45,28 +44,39 @@ def _heads(weights: State, attn: str) -> int:
 
 
 def _swin_v2(weights: State) -> dict:
-    places = {tuple(map(int, match.groups()))
-              for match in (re.match(r'stages\.(\d+)\.blocks\.(\d+)\.', key) for key in weights) if match}
+    places = {
+        tuple(map(int, match.groups()))
+        for match in (re.match(r'stages\.(\d+)\.blocks\.(\d+)\.', key) for key in weights)
+        if match
+    }
     stages = 1 + max((stage for stage, _ in places), default=-1)
     depths = tuple(1 + max((block for stage, block in places if stage == i), default=-1) for i in range(stages))
     dim = _side(weights, 'patch_embed.proj.weight') or _side(weights, 'stages.0.blocks.0.norm1.weight')
-    extra = [int(match[1]) + 1 for match in (re.fullmatch(r'stages\.\d+\.blocks\.(\d+)\.extra_norm\.weight', key)
-                                             for key in weights) if match]
+    extra = [
+        int(match[1]) + 1
+        for match in (re.fullmatch(r'stages\.\d+\.blocks\.(\d+)\.extra_norm\.weight', key) for key in weights)
+        if match
+    ]
     return dict(
         embed_dims=dim,
         depths=depths,
         num_heads=tuple(_heads(weights, f'stages.{i}.blocks.0.attn.') for i in range(stages)),
         mlp_ratio=_ratio(_side(weights, 'stages.0.blocks.0.mlp.fc1.bias'), dim),
-        extra_norm_every=min(extra, default=0))
+        extra_norm_every=min(extra, default=0),
+    )
 
 
 def _deepvit(weights: State) -> dict:
     blocks = {int(match[1]) for match in (re.match(r'blocks\.(\d+)\.', key) for key in weights) if match}
     mixing = [int(key.split('.')[1]) for key in weights if key.endswith('attn.reatten_matrix.weight')]
     dim = _side(weights, 'cls_token', 2) or _side(weights, 'blocks.0.norm1.weight')
-    arch = dict(embed_dims=dim, depth=1 + max(blocks, default=-1), re_attention=len(mixing),
-                mlp_ratio=_ratio(_side(weights, 'blocks.0.mlp.fc1.bias'), dim),
-                stem='conv' if any(key.startswith('patch_embed.conv1') for key in weights) else 'linear')
+    arch = dict(
+        embed_dims=dim,
+        depth=1 + max(blocks, default=-1),
+        re_attention=len(mixing),
+        mlp_ratio=_ratio(_side(weights, 'blocks.0.mlp.fc1.bias'), dim),
+        stem='conv' if any(key.startswith('patch_embed.conv1') for key in weights) else 'linear',
+    )
     # A plain ViT's heads do not show in its weights.
-    heads: Optional[int] = _side(weights, f'blocks.{max(mixing)}.attn.var_norm.weight') if mixing else None
+    heads: int | None = _side(weights, f'blocks.{max(mixing)}.attn.var_norm.weight') if mixing else None
     return {**arch, 'num_heads': heads} if heads else arch

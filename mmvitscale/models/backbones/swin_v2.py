@@ -2,7 +2,8 @@
 
 import logging
 import re
-from typing import Any, List, Optional, Sequence, Set, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -22,15 +23,18 @@ from ..layers.windows import Window, WindowGeometry, to_window, window_geometry,
 from .backbone import Backbone
 from .variants import SWIN_V2
 
-WindowSize = Union[int, Sequence[int]]
+WindowSize = int | Sequence[int]
+
 
 def per_stage(value: Any, stages: int, name: str) -> list:
     """One value or a sequence of one per stage -> a list of ``stages`` values. A tuple or list is a sequence."""
     if not isinstance(value, (list, tuple)):
         return [value] * stages
     if len(value) != stages:
-        raise InputError(f'{name} has {len(value)} values, {list(value)}, for {stages} stages; give one value for all '
-                         f'stages or a list of {stages}')
+        raise InputError(
+            f'{name} has {len(value)} values, {list(value)}, for {stages} stages; give one value for all '
+            f'stages or a list of {stages}'
+        )
     return list(value)
 
 
@@ -93,10 +97,13 @@ def reset_blocks(module: nn.Module) -> None:
                 nn.init.zeros_(norm.bias)
 
 
-def names_without_decay(module: nn.Module) -> Set[str]:
+def names_without_decay(module: nn.Module) -> set[str]:
     """Names of the parameters inside that take no weight decay: position biases, logit scales, norms and biases."""
-    return {name for name, parameter in module.named_parameters()
-            if parameter.ndim <= 1 or 'position_bias' in name or 'logit_scale' in name}
+    return {
+        name
+        for name, parameter in module.named_parameters()
+        if parameter.ndim <= 1 or 'position_bias' in name or 'logit_scale' in name
+    }
 
 
 class Stage(nn.Module):
@@ -108,8 +115,9 @@ class Stage(nn.Module):
     where weights were loaded and nobody did.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], downsample: Optional[nn.Module], window: Window,
-                 reference: Optional[Window], with_cp: bool):
+    def __init__(
+        self, blocks: Sequence[nn.Module], downsample: nn.Module | None, window: Window, reference: Window | None, with_cp: bool
+    ):
         super().__init__()
         self.downsample = downsample
         self.blocks = nn.ModuleList(blocks)
@@ -122,8 +130,7 @@ class Stage(nn.Module):
         if self.downsample is not None:
             x = self.downsample(x)
         geometries = [
-            window_geometry(x.shape[0], tuple(x.shape[1:3]), self.window, shifted, x.device)
-            for shifted in (False, True)
+            window_geometry(x.shape[0], tuple(x.shape[1:3]), self.window, shifted, x.device) for shifted in (False, True)
         ]
         for i, block in enumerate(self.blocks):
             if self.with_cp and torch.is_grad_enabled():
@@ -171,27 +178,31 @@ class SwinTransformerV2(Backbone):
     family = 'SwinV2'
     weights_source = 'the public ones are listed in the README of github.com/microsoft/Swin-Transformer'
 
-    def __init__(self,
-                 arch: Union[str, dict] = 'tiny',
-                 window_size: Union[int, Sequence[WindowSize]] = 16,
-                 pretrained_window_sizes: Union[None, int, Sequence[WindowSize]] = None,
-                 position_bias: str = 'log_cpb',
-                 attention: Union[str, Sequence[str]] = 'auto',
-                 block_norm: str = 'post',
-                 similarity: str = 'cosine',
-                 out_indices: Optional[Sequence[int]] = None,
-                 out_norm: bool = True,
-                 drop_path_rate: float = 0.2,
-                 with_cp: bool = False,
-                 frozen_stages: int = -1,
-                 in_channels: int = 3,
-                 init_cfg: Optional[dict] = None):
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        window_size: int | Sequence[WindowSize] = 16,
+        pretrained_window_sizes: None | int | Sequence[WindowSize] = None,
+        position_bias: str = 'log_cpb',
+        attention: str | Sequence[str] = 'auto',
+        block_norm: str = 'post',
+        similarity: str = 'cosine',
+        out_indices: Sequence[int] | None = None,
+        out_norm: bool = True,
+        drop_path_rate: float = 0.2,
+        with_cp: bool = False,
+        frozen_stages: int = -1,
+        in_channels: int = 3,
+        init_cfg: dict | None = None,
+    ):
         super().__init__(init_cfg)
         self.arch = arch = SWIN_V2.resolve(arch)
         if len(arch['depths']) != len(arch['num_heads']):
-            raise InputError(f'a SwinV2 arch has one depth and one number of heads per stage, but depths {arch["depths"]} '
-                             f'and num_heads {arch["num_heads"]} differ in length')
-        self.depths: Tuple[int, ...] = arch['depths']
+            raise InputError(
+                f'a SwinV2 arch has one depth and one number of heads per stage, but depths {arch["depths"]} '
+                f'and num_heads {arch["num_heads"]} differ in length'
+            )
+        self.depths: tuple[int, ...] = arch['depths']
         stages = len(self.depths)
         self.out_indices = tuple(range(stages) if out_indices is None else out_indices)
         if not self.out_indices or not all(0 <= i < stages for i in self.out_indices):
@@ -206,8 +217,10 @@ class SwinTransformerV2(Backbone):
         check_rate('drop_path_rate', drop_path_rate)
         kernels = per_stage(attention, stages, 'attention')
         if not set(kernels) <= set(KERNELS):
-            raise InputError(f'unknown attention {attention!r}; choose from {", ".join(KERNELS)}, one for all stages '
-                             'or a list of one per stage')
+            raise InputError(
+                f'unknown attention {attention!r}; choose from {", ".join(KERNELS)}, one for all stages '
+                'or a list of one per stage'
+            )
         windows = self._windows(window_size, 'window_size')
         references = [None] * stages
         if pretrained_window_sizes is not None:
@@ -230,17 +243,15 @@ class SwinTransformerV2(Backbone):
                 blocks.append(BLOCK_NORMS[block_norm](dims[i], attn, arch['mlp_ratio'], next(drop_paths), extra_norm))
             downsample = PatchMerging(dims[i - 1], block_norm == 'pre') if i else None
             self.stages.append(Stage(blocks, downsample, windows[i], references[i], with_cp))
-        self.out_norms = nn.ModuleDict(
-            {str(i): nn.LayerNorm(dims[i]) if out_norm else nn.Identity()
-             for i in self.out_indices})
+        self.out_norms = nn.ModuleDict({str(i): nn.LayerNorm(dims[i]) if out_norm else nn.Identity() for i in self.out_indices})
 
         self.reset_parameters()
         self._freeze()
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.forward_tokens(self.patch_embed(x))
 
-    def forward_tokens(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward_tokens(self, x: Tensor) -> tuple[Tensor, ...]:
         """The patch embedding's (B, ceil(H / 4), ceil(W / 4), C) -> the outputs."""
         outs = []
         for i, stage in enumerate(self.stages):
@@ -249,7 +260,7 @@ class SwinTransformerV2(Backbone):
                 outs.append(self.out_norms[str(i)](x).permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
 
-    def set_window_size(self, window_size: Union[int, Sequence[WindowSize]]) -> None:
+    def set_window_size(self, window_size: int | Sequence[WindowSize]) -> None:
         """Change the windows, in the form of the constructor's argument, at any time, and keep the function that was
         learned: the bias of an offset does not move (a table is read bicubically). No parameter changes."""
         for stage, window in zip(self.stages, self._windows(window_size, 'window_size')):
@@ -259,20 +270,25 @@ class SwinTransformerV2(Backbone):
     def lineage(self) -> WindowLineage:
         """The kind of its position bias, and the reference windows and windows as they stand now."""
         table = self.position_bias == 'table'
-        return WindowLineage(self.position_bias, tuple(None if table else stage.reference for stage in self.stages),
-                             tuple(stage.window for stage in self.stages))
+        return WindowLineage(
+            self.position_bias,
+            tuple(None if table else stage.reference for stage in self.stages),
+            tuple(stage.window for stage in self.stages),
+        )
 
     def check_lineage(self, lineage: WindowLineage) -> None:
         """Raise InputError if the weights' position bias is of another kind, or was learned with other windows, than the
         config says."""
         if lineage.position_bias not in (None, self.position_bias):
-            raise InputError(f'its position bias is of the kind {lineage.position_bias}, but the config says position_bias '
-                             f'{self.position_bias}, another function of the offset; make them equal')
+            raise InputError(
+                f'its position bias is of the kind {lineage.position_bias}, but the config says position_bias '
+                f'{self.position_bias}, another function of the offset; make them equal'
+            )
         if self.position_bias != 'table':
             given = [stage.reference if stage.reference_origin == 'config' else None for stage in self.stages]
             check_agreement(lineage.references, given, 'pretrained_window_sizes')
 
-    def take_lineage(self, lineage: Optional[WindowLineage]) -> None:
+    def take_lineage(self, lineage: WindowLineage | None) -> None:
         """Take the reference windows of weights that are being loaded."""
         references = lineage.references if lineage else [None] * len(self.stages)
         for stage, reference in zip(self.stages, references):
@@ -288,13 +304,20 @@ class SwinTransformerV2(Backbone):
         if not assumed:
             return
         proposal = reference_of_name(name)
-        advice = (f'its name speaks for pretrained_window_sizes={proposal}: set it' if proposal else
-                  'set pretrained_window_sizes, e.g. 8 for *_window8_256')
-        print_log(f'{name} does not say with which windows its position biases were learned, and neither does the config: '
-                  f'window_size is assumed, {show_windows(list(assumed.values()))} in the stages {list(assumed)}. If that '
-                  f'is not so, the biases come out wrong; {advice}', 'current', level=logging.WARNING)
+        advice = (
+            f'its name speaks for pretrained_window_sizes={proposal}: set it'
+            if proposal
+            else 'set pretrained_window_sizes, e.g. 8 for *_window8_256'
+        )
+        print_log(
+            f'{name} does not say with which windows its position biases were learned, and neither does the config: '
+            f'window_size is assumed, {show_windows(list(assumed.values()))} in the stages {list(assumed)}. If that '
+            f'is not so, the biases come out wrong; {advice}',
+            'current',
+            level=logging.WARNING,
+        )
 
-    def fit_positions(self, weights: State, lineage: Optional[WindowLineage], exact: bool) -> Tuple[State, List[str]]:
+    def fit_positions(self, weights: State, lineage: WindowLineage | None, exact: bool) -> tuple[State, list[str]]:
         """Bias tables resized bicubically to the windows of their stages, as is the practice for fine-tuning. Those of the
         shape that the model's have already, and all where weights go on being trained or are tested, stay as they are: they
         are read bicubically."""
@@ -313,7 +336,7 @@ class SwinTransformerV2(Backbone):
         own = self._table(key)
         return own is not None and own.fits(weight)
 
-    def _table(self, key: str) -> Optional[BiasTable]:
+    def _table(self, key: str) -> BiasTable | None:
         """The bias table with this name, if there is one."""
         match = re.fullmatch(r'stages\.(\d+)\.blocks\.(\d+)\.attn\.position_bias\.table', key)
         if match is None or self.position_bias != 'table' or int(match[1]) >= len(self.stages):
@@ -342,11 +365,11 @@ class SwinTransformerV2(Backbone):
         """The paper's initialisation."""
         reset_blocks(self)
 
-    def transformer_blocks(self) -> List[nn.Module]:
+    def transformer_blocks(self) -> list[nn.Module]:
         """Its blocks, from the first to the last."""
         return [block for stage in self.stages for block in stage.blocks]
 
-    def get_layer_depth(self, name: str, prefix: str = '') -> Tuple[int, int]:
+    def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:
         """Parameter name -> (depth, number of depths), for layer-wise learning rates.
 
         The patch embedding is 0, block j of all blocks j + 1, patch merging as the block before it, and all else
@@ -355,15 +378,15 @@ class SwinTransformerV2(Backbone):
         num_depths = sum(self.depths) + 2
         if not name.startswith(prefix):
             return num_depths - 1, num_depths
-        parts = name[len(prefix):].split('.')
+        parts = name[len(prefix) :].split('.')
         if parts[0] == 'patch_embed':
             return 0, num_depths
         if parts[0] == 'stages':
-            before = sum(self.depths[:int(parts[1])])
+            before = sum(self.depths[: int(parts[1])])
             return (before + int(parts[3]) + 1 if parts[2] == 'blocks' else before), num_depths
         return num_depths - 1, num_depths
 
-    def no_weight_decay(self) -> Set[str]:
+    def no_weight_decay(self) -> set[str]:
         """Names of the parameters that take no weight decay: position biases, logit scales, norms and biases."""
         return names_without_decay(self)
 
@@ -374,10 +397,10 @@ class SwinTransformerV2(Backbone):
             module.eval()
         return self
 
-    def _windows(self, value, name: str) -> List[Window]:
+    def _windows(self, value, name: str) -> list[Window]:
         return [to_window(window) for window in per_stage(value, len(self.depths), name)]
 
-    def _frozen_modules(self) -> List[nn.Module]:
+    def _frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
             return []
         frozen = range(min(self.frozen_stages, len(self.stages)))

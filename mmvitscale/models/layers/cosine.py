@@ -1,8 +1,6 @@
 """Queries and keys of scaled cosine attention (SwinV2, section 3.2, eq. 2), or of the dot product: functional, in place, and
 their gradient."""
 
-from typing import Optional, Tuple, Union
-
 import torch
 from torch import Tensor
 
@@ -21,19 +19,19 @@ def unit_vectors(x: Tensor) -> Tensor:
     return x * (square.clamp_min(_MIN_LENGTH**2).rsqrt() * (square > _MIN_LENGTH**2))
 
 
-def scaled_query_key(q: Tensor, k: Tensor, scale: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+def scaled_query_key(q: Tensor, k: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     """q, k (T, heads, d) -> the vectors whose dot product is the logit, but for the bias."""
     if scale is None:
-        return q * q.shape[-1]**-0.5, k
+        return q * q.shape[-1] ** -0.5, k
     return unit_vectors(q) * scale[:, None], unit_vectors(k)
 
 
-def scale_(qkv: Tensor, scale: Optional[Tensor]) -> Optional[Tensor]:
+def scale_(qkv: Tensor, scale: Tensor | None) -> Tensor | None:
     """``scaled_query_key`` for q and k of qkv (T, 3, heads, d), in place. With a scale it returns one over their lengths,
     (T, 2, heads, 1) float32 or float64, zero where there is none."""
     qk = qkv[:, :2]
     if scale is None:
-        qk[:, 0].mul_(qkv.shape[-1]**-0.5)
+        qk[:, 0].mul_(qkv.shape[-1] ** -0.5)
         return None
     scales = _scales(scale)
     inverse = qk.new_empty(*qk.shape[:3], 1, dtype=torch.promote_types(scale.dtype, torch.float32))
@@ -54,7 +52,7 @@ def _scales(scale: Tensor) -> Tensor:
     return torch.stack((scale, torch.ones_like(scale)))[:, :, None]
 
 
-def backward_of_scale_(grad: Tensor, scaled: Tensor, inverse: Tensor, scale: Union[Tensor, float]) -> Tuple[Tensor, Tensor]:
+def backward_of_scale_(grad: Tensor, scaled: Tensor, inverse: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor]:
     """The gradient of s u, u = x / |x| -> that of x, and that of s at each vector; uses ``grad`` up.
 
     u has the slope (1 - u u') / |x|: no part of the gradient along u is left.

@@ -7,9 +7,9 @@ language models, and blocks of the sequence without a common window are skipped.
 the table, counted from its middle. The table's gradient is summed where scores are, never per window.
 """
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from inspect import signature
-from typing import Callable, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ _BLOCK = 128
 
 # A block that is compiled has a gap here, and this its own graph: in a larger one PyTorch 2.13 loses the table's gradient.
 @torch.compiler.disable(recursive=False)
-def flex_attention(qkv: Tensor, scale: Optional[Tensor], table: Tensor, groups: Sequence[WindowGroup]) -> Tensor:
+def flex_attention(qkv: Tensor, scale: Tensor | None, table: Tensor, groups: Sequence[WindowGroup]) -> Tensor:
     """qkv (T, 3, heads, d), the scale (heads,) or None for the dot product, the table of biases (heads, 2 h - 1, 2 w - 1) of
     a window that all fit into -> (T, heads, d)."""
     # Cloned, for PyTorch 2.13's compiled FlexAttention gives no gradient to a view.
@@ -32,8 +32,9 @@ def flex_attention(qkv: Tensor, scale: Optional[Tensor], table: Tensor, groups: 
     return compiled()(qkv, scale, table, *_kept_sequence(tuple(groups), qkv.device))
 
 
-def _attend(qkv: Tensor, scale: Optional[Tensor], table: Tensor, window: Tensor, queries: Tensor, keys: Tensor,
-            mask: tuple) -> Tensor:
+def _attend(
+    qkv: Tensor, scale: Tensor | None, table: Tensor, window: Tensor, queries: Tensor, keys: Tensor, mask: tuple
+) -> Tensor:
     from torch.nn.attention.flex_attention import BlockMask
     from torch.nn.attention.flex_attention import flex_attention as attend
 
@@ -50,9 +51,18 @@ def _attend(qkv: Tensor, scale: Optional[Tensor], table: Tensor, window: Tensor,
     # Tokens see each other or not: a block of keys is seen by the blocks that it sees as one of queries.
     partly, which_partly, entirely, which_entirely = mask
     block_mask = BlockMask(
-        seq_lengths=(tokens, tokens), BLOCK_SIZE=(_BLOCK, _BLOCK), mask_mod=same_window,
-        kv_num_blocks=partly, kv_indices=which_partly, full_kv_num_blocks=entirely, full_kv_indices=which_entirely,
-        q_num_blocks=partly, q_indices=which_partly, full_q_num_blocks=entirely, full_q_indices=which_entirely)
+        seq_lengths=(tokens, tokens),
+        BLOCK_SIZE=(_BLOCK, _BLOCK),
+        mask_mod=same_window,
+        kv_num_blocks=partly,
+        kv_indices=which_partly,
+        full_kv_num_blocks=entirely,
+        full_kv_indices=which_entirely,
+        q_num_blocks=partly,
+        q_indices=which_partly,
+        full_q_num_blocks=entirely,
+        full_q_indices=which_entirely,
+    )
     return attend(q, k, v, score_mod=add_bias, block_mask=block_mask, scale=1.0)[0].transpose(0, 1)
 
 
@@ -69,16 +79,16 @@ def compiled() -> Callable[..., Tensor]:
 
 
 # Window, number as a query and number as a key of each token, and the blocks of keys that blocks of queries see.
-Layout = Tuple[Tensor, Tensor, Tensor, Tuple[Tensor, Tensor, Tensor, Tensor]]
+Layout = tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 @lru_cache(maxsize=16)
-def _kept_sequence(groups: Tuple[WindowGroup, ...], device: torch.device) -> Layout:
+def _kept_sequence(groups: tuple[WindowGroup, ...], device: torch.device) -> Layout:
     with torch.inference_mode(False):  # a tensor made under inference mode could not serve a later training step
         return _cut_sequence(groups, device)
 
 
-def _cut_sequence(groups: Tuple[WindowGroup, ...], device: torch.device) -> Layout:
+def _cut_sequence(groups: tuple[WindowGroup, ...], device: torch.device) -> Layout:
     """For each token its window, its number as a query and as a key (the table's place is their difference); and the blocks
     of keys that a block of queries sees in part and entirely: how many, and which come first."""
     height, width = largest([group.window for group in groups])

@@ -16,7 +16,8 @@ tokens. In training statistics are of the batch, brought to N0 by the law of p, 
 tokens holds for the others. With N0 tokens all is the official BatchNorm.
 """
 
-from typing import Any, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,7 +32,7 @@ from .sync_batch_norm import SyncBatchNorm
 STATISTICS = ('carried', 'running', 'scaled', 'image')
 
 # One number of tokens for all images, or (B,), one for each.
-Tokens = Union[int, Tensor]
+Tokens = int | Tensor
 
 # Where nothing is known: the average of small models on images of several sizes with objects of one (docs/deepvit.md).
 _USUAL_EXPONENT = 1.7
@@ -66,14 +67,14 @@ class TokenLaw(nn.Module):
         spread, covariance = self.tokens[2].to(wide), self.moments[1].to(wide)
         return ((_PRIOR * _USUAL_EXPONENT - covariance) / (spread + _PRIOR)).clamp(1, 2)
 
-    def ratio(self, tokens: Tokens) -> Union[float, Tensor]:
+    def ratio(self, tokens: Tokens) -> float | Tensor:
         """N / N0, a number or (B, 1)."""
         return _column(tokens) / self.reference
 
-    def growth(self, tokens: Tokens, power: float = 1.0) -> Union[float, Tensor]:
+    def growth(self, tokens: Tokens, power: float = 1.0) -> float | Tensor:
         """(N / N0)^(p power), (heads,) or (B, heads); exactly 1 for N0."""
         ratio = self.ratio(tokens)
-        return 1.0 if isinstance(ratio, float) and ratio == 1 else ratio**(power * self.exponent())
+        return 1.0 if isinstance(ratio, float) and ratio == 1 else ratio ** (power * self.exponent())
 
     @torch.no_grad()
     def observed(self, var: Tensor, tokens: Tokens, count: Tensor) -> Tensor:
@@ -92,10 +93,16 @@ class TokenLaw(nn.Module):
         (seen, old_x, old_xx), (old_y, old_xy) = self.tokens.to(x.dtype), self.moments.to(x.dtype)
         weight = seen + momentum * (1 - seen)
         rate = momentum / weight if momentum else 0.0  # so that the first batch counts whole
-        new_tokens = torch.stack([weight, old_x + rate * (x - old_x), (1 - rate) * (old_xx + rate * (x - old_x)**2) +
-                                  rate * (xx - x * x).clamp_min(0)])
-        new_moments = torch.stack([old_y + rate * (y - old_y), (1 - rate) * (old_xy + rate * (x - old_x) * (y - old_y)) +
-                                   rate * (xy - x * y)])
+        new_tokens = torch.stack(
+            [
+                weight,
+                old_x + rate * (x - old_x),
+                (1 - rate) * (old_xx + rate * (x - old_x) ** 2) + rate * (xx - x * x).clamp_min(0),
+            ]
+        )
+        new_moments = torch.stack(
+            [old_y + rate * (y - old_y), (1 - rate) * (old_xy + rate * (x - old_x) * (y - old_y)) + rate * (xy - x * y)]
+        )
         # One batch that is not finite, or that has no map, must not spoil all that follows.
         finite = observed.isfinite().all() & (observed[0] > 0)
         for mean, new in ((self.tokens, new_tokens), (self.moments, new_moments)):
@@ -112,8 +119,16 @@ class TokenLaw(nn.Module):
         return f'reference={self.reference}'
 
 
-def gain_and_offset(norm: nn.Module, law: TokenLaw, mixing: Tensor, bias: Tensor, var: Optional[Tensor], tokens: Tokens,
-                    statistics: str, image_share: float) -> Tuple[Tensor, Tensor]:
+def gain_and_offset(
+    norm: nn.Module,
+    law: TokenLaw,
+    mixing: Tensor,
+    bias: Tensor,
+    var: Tensor | None,
+    tokens: Tokens,
+    statistics: str,
+    image_share: float,
+) -> tuple[Tensor, Tensor]:
     """a and b of the normalised maps a S' + b, each (heads,) or (B, heads); in training the running statistics follow.
 
     Args:
@@ -147,18 +162,21 @@ def _filled(tokens: Tokens, var: Tensor) -> Tensor:
     return tokens[:, None].to(var.dtype) if isinstance(tokens, Tensor) else var.new_full((len(var), 1), tokens)
 
 
-def _column(tokens: Tokens) -> Union[int, Tensor]:
+def _column(tokens: Tokens) -> int | Tensor:
     return tokens[:, None] if isinstance(tokens, Tensor) else tokens
 
 
-def _of_batch(norm: nn.Module, law: TokenLaw, total: Tensor, bias: Tensor, var: Tensor, tokens: Tokens,
-              statistics: str) -> Tuple[Tensor, Tensor]:
+def _of_batch(
+    norm: nn.Module, law: TokenLaw, total: Tensor, bias: Tensor, var: Tensor, tokens: Tokens, statistics: str
+) -> tuple[Tensor, Tensor]:
     """With the statistics of the batch, over all processes if the norm is synchronised; the running ones follow."""
     if len(var) == 1 and not isinstance(tokens, Tensor) and tokens == 1:
-        raise InputError('Re-attention cannot normalise a single value in training (one image, one token); use larger '
-                         'images or evaluation mode')
+        raise InputError(
+            'Re-attention cannot normalise a single value in training (one image, one token); use larger '
+            'images or evaluation mode'
+        )
     official = statistics == 'running'
-    count = _filled(tokens, var)**2
+    count = _filled(tokens, var) ** 2
     if isinstance(tokens, Tensor):
         count = count * (count > 1)  # windows of padding hold the class token alone
     own_mean = 1 / _column(tokens)  # of an image's plain maps
@@ -170,7 +188,7 @@ def _of_batch(norm: nn.Module, law: TokenLaw, total: Tensor, bias: Tensor, var: 
     elements = sums[0].clamp_min(2)  # none where all is padding
     mean = sums[1] / elements
     if official:  # maps of different N have different means, which count as variance, too
-        pooled = (count * (var + (total * (own_mean - mean))**2)).sum(0)
+        pooled = (count * (var + (total * (own_mean - mean)) ** 2)).sum(0)
     else:
         pooled = (count * var * law.growth(tokens)).sum(0)
     pooled = (all_reduce(pooled, group=group) if synchronised else pooled) / elements
@@ -182,12 +200,17 @@ def _of_batch(norm: nn.Module, law: TokenLaw, total: Tensor, bias: Tensor, var: 
         offset = offset / law.ratio(tokens)
     elif not official:
         gain = gain * law.growth(tokens, 0.5)
-    _follow(norm, law, total * (mean if official else 1 / law.reference) + bias, pooled * (elements / (elements - 1)),
-            None if official else sums[2:] / (dist.get_world_size(group) if synchronised else 1))
+    _follow(
+        norm,
+        law,
+        total * (mean if official else 1 / law.reference) + bias,
+        pooled * (elements / (elements - 1)),
+        None if official else sums[2:] / (dist.get_world_size(group) if synchronised else 1),
+    )
     return gain, offset
 
 
-def _processes(norm: nn.Module) -> Tuple[Any, bool]:
+def _processes(norm: nn.Module) -> tuple[Any, bool]:
     """Those that the norm is synchronised over, and whether there are several."""
     if not isinstance(norm, (nn.SyncBatchNorm, SyncBatchNorm)) or not dist.is_initialized():
         return None, False
@@ -195,7 +218,7 @@ def _processes(norm: nn.Module) -> Tuple[Any, bool]:
 
 
 @torch.no_grad()
-def _follow(norm: nn.Module, law: TokenLaw, mean: Tensor, var: Tensor, observed: Optional[Tensor]) -> None:
+def _follow(norm: nn.Module, law: TokenLaw, mean: Tensor, var: Tensor, observed: Tensor | None) -> None:
     """Running statistics as BatchNorm's own forward would leave them."""
     norm.num_batches_tracked += 1
     momentum = 1 / norm.num_batches_tracked.item() if norm.momentum is None else norm.momentum

@@ -4,14 +4,14 @@ A data preprocessor of ours marks it in the batch itself: a last channel that is
 up at its bottom and right. So it goes wherever the batch goes, through every wrapper of a model.
 """
 
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ...errors import InputError
 
-Size = Tuple[int, int]  # (height, width)
+Size = tuple[int, int]  # (height, width)
 
 
 def with_validity(images: Tensor, sizes: Sequence[Size]) -> Tensor:
@@ -20,19 +20,21 @@ def with_validity(images: Tensor, sizes: Sequence[Size]) -> Tensor:
     return torch.cat((images * inside, inside), dim=1)
 
 
-def split_validity(x: Tensor, channels: int) -> Tuple[Tensor, Optional[Tensor]]:
+def split_validity(x: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
     """A batch with or without that channel -> (B, channels, H, W) and (B, H, W), or None."""
     return (x, None) if x.shape[1] != channels + 1 else (x[:, :channels], x[:, channels])
 
 
-def valid_sizes(validity: Tensor, patch_size: int) -> Optional[List[Size]]:
+def valid_sizes(validity: Tensor, patch_size: int) -> list[Size] | None:
     """(B, H, W) -> the size of each image in patches, None where all fill the batch. Raises InputError for a channel of
     something else."""
     inside = validity > 0.5
     sizes = torch.stack([inside[:, :, 0].sum(1), inside[:, 0].sum(1)], 1).tolist()
     if not torch.equal(rectangles(sizes, validity.shape[1:], validity.device).to(validity.dtype), validity):
-        raise InputError('a batch with one channel more than the backbone has in_channels found, and it does not tell where '
-                         'images are padded; set in_channels to the number of channels of the images')
+        raise InputError(
+            'a batch with one channel more than the backbone has in_channels found, and it does not tell where '
+            'images are padded; set in_channels to the number of channels of the images'
+        )
     tokens = [(-(-height // patch_size), -(-width // patch_size)) for height, width in sizes]
     full = tuple(-(-side // patch_size) for side in validity.shape[1:])
     return None if all(size == full for size in tokens) else tokens

@@ -1,6 +1,6 @@
 """Patch embeddings, and the patch merging between stages."""
 
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class LinearStem(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
 
-    def forward(self, x: Tensor, sizes: Optional[Sequence[Tuple[int, int]]] = None) -> Tensor:
+    def forward(self, x: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Tensor:
         """sizes: of the images in patches, where they do not fill the batch; a patch sees its own pixels alone."""
         return embed_patches(x, self.proj)
 
@@ -67,12 +67,16 @@ class ConvStem(nn.Module):
         self.bn2 = nn.BatchNorm2d(64)
         self.proj = nn.Conv2d(64, dim, patch_size // 2, patch_size // 2)
 
-    def forward(self, x: Tensor, sizes: Optional[Sequence[Tuple[int, int]]] = None) -> Tensor:
+    def forward(self, x: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Tensor:
         """sizes: of the images in patches, where they do not fill the batch."""
         x = F.relu(self.bn1(self.conv1(pad_to_patches(x, self.patch_size))))
         if sizes is not None:  # the second convolution sees zeros beyond an image, as at the border of the batch
-            x = x * rectangles([(h * self.patch_size // 2, w * self.patch_size // 2) for h, w in sizes], x.shape[-2:],
-                               x.device)[:, None]
+            x = (
+                x
+                * rectangles([(h * self.patch_size // 2, w * self.patch_size // 2) for h, w in sizes], x.shape[-2:], x.device)[
+                    :, None
+                ]
+            )
         x = F.relu(self.bn2(self.conv2(x)))
         return embed_patches(x, self.proj)
 

@@ -5,9 +5,9 @@ Each is a module ``bias(window, reference) -> (heads, 2 h - 1, 2 w - 1)``: one n
 them out over the pairs of tokens.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +38,9 @@ def relative_offsets(length: int) -> Tensor:
     return torch.arange(1 - length, length, dtype=torch.float64, device='cpu')
 
 
-def coordinate_grid(coordinates: Callable, window: Window, reference: Window, device: torch.device,
-                    dtype: torch.dtype) -> Tensor:
+def coordinate_grid(
+    coordinates: Callable, window: Window, reference: Window, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """(2 h - 1, 2 w - 1, 2) coordinates (vertical, horizontal) of the offsets in a window.
 
     The 64 most recently used are kept. A compiled model has them in its graph instead.
@@ -88,7 +89,7 @@ class _Expand(Function):
     def backward(ctx, grad):
         # Some heads at a time: the copies are twice as large as what is copied, which for a map of 48 x 48 tokens and 128
         # heads has 2.7 GB.
-        heads = max(_EXPANDED // grad.shape[1]**2, 1)
+        heads = max(_EXPANDED // grad.shape[1] ** 2, 1)
         return torch.cat([_sum_diagonals(part, ctx.window) for part in grad.split(heads)]), None
 
 
@@ -110,7 +111,7 @@ def _sum_antidiagonals(x: Tensor) -> Tensor:
     """(..., n, n) -> (..., 2 n - 1): the sum over i + k of x[., i, k]."""
     n = x.shape[-1]
     # Row i, filled to 2 n with zeros and read as rows of 2 n - 1, is shifted by i.
-    rows = F.pad(x, (0, n)).flatten(-2)[..., :n * (2 * n - 1)]
+    rows = F.pad(x, (0, n)).flatten(-2)[..., : n * (2 * n - 1)]
     return rows.view(*x.shape[:-2], n, 2 * n - 1).sum(dim=-2)
 
 
@@ -123,7 +124,7 @@ def expand(table: Tensor, window: Window) -> Tensor:
 def sub_table(table: Tensor, window: Window) -> Tensor:
     """(heads, 2 H - 1, 2 W - 1) -> (heads, 2 h - 1, 2 w - 1): the offsets that occur in a smaller window (h, w)."""
     top, left = ((side + 1) // 2 - own for side, own in zip(table.shape[1:], window))
-    return table[:, top:top + 2 * window[0] - 1, left:left + 2 * window[1] - 1]
+    return table[:, top : top + 2 * window[0] - 1, left : left + 2 * window[1] - 1]
 
 
 class ExpandedBiases:
@@ -137,9 +138,9 @@ class ExpandedBiases:
 
     def __init__(self, limit: int = 2**22):
         self.limit = limit
-        self._kept: Tuple[List[Tensor], Dict[tuple, Tensor]] = [], {}  # made from these parameters; never changed in place
+        self._kept: tuple[list[Tensor], dict[tuple, Tensor]] = [], {}  # made from these parameters; never changed in place
 
-    def __call__(self, bias: nn.Module, windows: Sequence[Window], reference: Window) -> List[Tensor]:
+    def __call__(self, bias: nn.Module, windows: Sequence[Window], reference: Window) -> list[Tensor]:
         """The biases of windows of these shapes, in this order."""
         parameters = list(bias.parameters())
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or parameters[0].device.type != 'cpu':
@@ -173,9 +174,9 @@ class WindowBias:
     module: nn.Module
     windows: Sequence[Window]
     reference: Window
-    kept: Callable[[nn.Module, Sequence[Window], Window], List[Tensor]]  # ExpandedBiases, or what takes its place
+    kept: Callable[[nn.Module, Sequence[Window], Window], list[Tensor]]  # ExpandedBiases, or what takes its place
 
-    def expanded(self) -> List[Tensor]:
+    def expanded(self) -> list[Tensor]:
         """(heads, N, N) for each window."""
         return self.kept(self.module, self.windows, self.reference)
 
@@ -244,8 +245,10 @@ class BiasTable(nn.Module):
 
     def forward(self, window: Window, reference: Window) -> Tensor:
         if any(own < asked for own, asked in zip(self.window, window)):
-            raise InputError(f'a bias table set to windows of {self.window} was asked for the offsets of {window}; call '
-                             'set_window_size on the backbone first')
+            raise InputError(
+                f'a bias table set to windows of {self.window} was asked for the offsets of {window}; call '
+                'set_window_size on the backbone first'
+            )
         return sub_table(resize_table(self.table, self.window), window)
 
     def set_window(self, window: Window) -> None:
@@ -267,7 +270,7 @@ class BiasTable(nn.Module):
 
 def resize_table(table: Tensor, window: Window) -> Tensor:
     """(heads, 2 h - 1, 2 w - 1) -> the same for another window, bicubically."""
-    size: Tuple[int, int] = (2 * window[0] - 1, 2 * window[1] - 1)
+    size: tuple[int, int] = (2 * window[0] - 1, 2 * window[1] - 1)
     if table.shape[1:] == size:
         return table
     return F.interpolate(table[None], size=size, mode='bicubic', align_corners=False)[0]

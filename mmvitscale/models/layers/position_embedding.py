@@ -1,14 +1,12 @@
 """Learned absolute position embedding of a token grid, and its resize."""
 
-from typing import Tuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .precision import as_given
 
-Grid = Tuple[int, int]
+Grid = tuple[int, int]
 
 
 def resize_position_embedding(embedding: Tensor, grid: Grid, new_grid: Grid) -> Tensor:
@@ -20,8 +18,10 @@ def resize_position_embedding(embedding: Tensor, grid: Grid, new_grid: Grid) -> 
     maps = tokens.transpose(1, 2).unflatten(2, grid)
     if new_grid[0] < grid[0] or new_grid[1] < grid[1]:
         # F.interpolate(antialias=True) of PyTorch 2.13.0 gives wrong numbers for a contiguous map that becomes one column wide.
-        rows, columns = (cubic_weights(torch.arange(side, device=maps.device, dtype=torch.float32), cells, 0)
-                         for side, cells in zip(new_grid, grid))
+        rows, columns = (
+            cubic_weights(torch.arange(side, device=maps.device, dtype=torch.float32), cells, 0)
+            for side, cells in zip(new_grid, grid)
+        )
         with as_given(maps.device):
             maps = rows @ maps.float() @ columns.T
     else:

@@ -1,12 +1,11 @@
 """Products that autocast must leave alone."""
 
-from contextlib import nullcontext
-from typing import ContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 
-def as_given(device: torch.device) -> ContextManager:
+def as_given(device: torch.device) -> AbstractContextManager:
     """Within it no product is rounded to 16 bits that is not given so. The meta device, on which things are counted, has no
     autocast."""
     return nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)

@@ -14,7 +14,7 @@ query rows, forward and backward. a_h and b_h, and how they carry over to anothe
 ``map_normalisation.py``'s.
 """
 
-from typing import Callable, Dict, Optional, Tuple
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ _CHUNK = {'cpu': 2**20, 'cuda': 2**25}
 _ROWS = {'cpu': 32}
 
 
-def _attend(q: Tensor, k: Tensor, scale: float, keys: Optional[Tensor] = None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, scale: float, keys: Tensor | None = None) -> Tensor:
     """softmax(q k' scale), in float32 at least; zero at the tokens that are not among ``keys``, (B, N)."""
     scores = (q * scale) @ k.transpose(-2, -1)
     scores = scores if scores.dtype == torch.float64 else scores.float()
@@ -40,7 +40,7 @@ def _attend(q: Tensor, k: Tensor, scale: float, keys: Optional[Tensor] = None) -
     return scores.softmax(dim=-1)
 
 
-def _centred(maps: Tensor, keys: Optional[Tensor], out: Optional[Tensor] = None) -> Tensor:
+def _centred(maps: Tensor, keys: Tensor | None, out: Tensor | None = None) -> Tensor:
     """A' = A - 1 / N; zero at the tokens that are not among the keys, (B, N). out: where it is written to."""
     if keys is None:
         return torch.sub(maps, 1 / maps.shape[-1], out=out)
@@ -52,7 +52,7 @@ def _count(keys: Tensor, dtype: torch.dtype) -> Tensor:
     return keys.sum(1, dtype=dtype)
 
 
-def _mix(weight: Tensor, maps: Tensor, onto: Optional[Tensor] = None) -> Tensor:
+def _mix(weight: Tensor, maps: Tensor, onto: Tensor | None = None) -> Tensor:
     """(H, G) or (B, H, G), (B, G, rows, N) -> (B, H, rows, N): sum_g W_hg A_g; added to ``onto``, in place, where that is
     given."""
     flat = maps.flatten(2)
@@ -128,26 +128,26 @@ class _MixedAttention(Function):
         return grad_q, grad_k, grad_v, grad_weight.to(weight.dtype), None, None, None, None
 
 
-def _queries(maps: Tensor, keys: Optional[Tensor], part: slice) -> Tensor:
+def _queries(maps: Tensor, keys: Tensor | None, part: slice) -> Tensor:
     """Rows of maps, zero for the queries that are not among the keys."""
     return maps if keys is None else maps * keys[:, None, part, None]
 
 
-def _inside(maps: Tensor, keys: Optional[Tensor], part: slice) -> Tensor:
+def _inside(maps: Tensor, keys: Tensor | None, part: slice) -> Tensor:
     """Rows of maps, zero for queries and keys that are not there."""
     return maps if keys is None else _queries(maps, keys, part) * keys[:, None, None]
 
 
-def _elements(tokens: int, keys: Optional[Tensor], dtype: torch.dtype) -> Tokens:
+def _elements(tokens: int, keys: Tensor | None, dtype: torch.dtype) -> Tokens:
     """N^2, or (B, 1, 1) of it."""
-    return tokens**2 if keys is None else _count(keys, dtype).view(-1, 1, 1)**2
+    return tokens**2 if keys is None else _count(keys, dtype).view(-1, 1, 1) ** 2
 
 
 # Query rows of the maps of an attention: a slice -> (B, heads, rows, N), in the graph of the forward pass. Made when asked
 # for, so that a loss of the maps need not hold them.
 MapRows = Callable[[slice], Tensor]
 # M_h, the variance of S' of each image (B, heads) or None, and rows of S'.
-Mixed = Tuple[Tensor, Optional[Tensor], MapRows]
+Mixed = tuple[Tensor, Tensor | None, MapRows]
 
 
 def rows_at_a_time(q: Tensor) -> int:
@@ -156,8 +156,9 @@ def rows_at_a_time(q: Tensor) -> int:
     return max(_ROWS.get(q.device.type, 1), _CHUNK.get(q.device.type, _CHUNK['cuda']) // (batch * heads * tokens))
 
 
-def _eager(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Optional[Tensor], scale: float, attn_drop: float,
-           with_variance: bool) -> Mixed:
+def _eager(
+    q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Tensor | None, scale: float, attn_drop: float, with_variance: bool
+) -> Mixed:
     """From whole maps. The reference."""
     maps = F.dropout(_attend(q, k, scale, keys), attn_drop)
     tokens = maps.shape[-1] if keys is None else _count(keys, maps.dtype).view(-1, 1, 1, 1)
@@ -169,18 +170,20 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Optional[Tenso
         mean = _queries(mixed, keys, whole).sum((0, 2, 3)) / count.square().sum()
         mixed = mixed - mean.view(-1, 1, 1)
         mixed = mixed if keys is None else mixed * keys[:, None, None]
-    var = _queries(mixed, keys, whole).square().sum((2, 3)) / count[:, None]**2 if with_variance else None
+    var = _queries(mixed, keys, whole).square().sum((2, 3)) / count[:, None] ** 2 if with_variance else None
     return mixed.to(v.dtype) @ v, var, lambda part: mixed[:, :, part]
 
 
-def _sequential(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Optional[Tensor], scale: float, attn_drop: float,
-                with_variance: bool) -> Mixed:
+def _sequential(
+    q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Tensor | None, scale: float, attn_drop: float, with_variance: bool
+) -> Mixed:
     """Without the maps; see the head of this file."""
     return sequential_re_attention(q, k, v, weight, keys, scale, with_variance, rows_at_a_time(q))
 
 
-def sequential_re_attention(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Optional[Tensor], scale: float,
-                            with_variance: bool, rows: int) -> Mixed:
+def sequential_re_attention(
+    q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Tensor | None, scale: float, with_variance: bool, rows: int
+) -> Mixed:
     """q, k, v: (B, heads, N, d), W (heads, heads), keys (B, N) or None for all -> M_h (B, heads, N, d), the variance of S' and
     what makes rows of S'; ``rows`` query rows at a time."""
     k, q = k.to(v.dtype), q.to(v.dtype)
@@ -195,15 +198,16 @@ def sequential_re_attention(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, key
     return values, var, map_rows
 
 
-def _auto(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Optional[Tensor], scale: float, attn_drop: float,
-          with_variance: bool) -> Mixed:
+def _auto(
+    q: Tensor, k: Tensor, v: Tensor, weight: Tensor, keys: Tensor | None, scale: float, attn_drop: float, with_variance: bool
+) -> Mixed:
     """Sequential, but eager where dropout needs the maps, and in a TorchScript trace, in which MMEngine counts multiply-adds
     and which takes no functions of ours."""
     kernel = _eager if attn_drop or torch.jit.is_tracing() else _sequential
     return kernel(q, k, v, weight, keys, scale, attn_drop, with_variance)
 
 
-KERNELS: Dict[str, Callable[..., Mixed]] = {'auto': _auto, 'eager': _eager, 'sequential': _sequential}
+KERNELS: dict[str, Callable[..., Mixed]] = {'auto': _auto, 'eager': _eager, 'sequential': _sequential}
 
 
 class ReAttention(nn.Module):
@@ -221,13 +225,24 @@ class ReAttention(nn.Module):
         reference_tokens: N that the statistics are kept for.
     """
 
-    def __init__(self, dim: int, num_heads: int, transform_scale: bool = False, kernel: str = 'auto', attn_drop: float = 0.0,
-                 statistics: str = 'carried', image_share: float = 1.0, reference_tokens: int = 1):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        transform_scale: bool = False,
+        kernel: str = 'auto',
+        attn_drop: float = 0.0,
+        statistics: str = 'carried',
+        image_share: float = 1.0,
+        reference_tokens: int = 1,
+    ):
         super().__init__()
         head_dim = _head_dim(dim, num_heads)
         if kernel == 'sequential' and attn_drop:
-            raise InputError(f'attn_drop_rate {attn_drop} found with attention sequential, whose statistics hold for '
-                             'maps without dropout; use attention auto or eager, or no attention dropout')
+            raise InputError(
+                f'attn_drop_rate {attn_drop} found with attention sequential, whose statistics hold for '
+                'maps without dropout; use attention auto or eager, or no attention dropout'
+            )
         self.num_heads = num_heads
         self.scale = head_dim**-0.5
         self.out_scale = self.scale if transform_scale else 1.0
@@ -241,29 +256,48 @@ class ReAttention(nn.Module):
         self.token_law = TokenLaw(num_heads, reference_tokens)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """keys: (B, N), the tokens that there are; those of padding are neither attended to nor counted. None: all."""
         return self.forward_with_maps(x, keys)[0]
 
-    def forward_with_maps(self, x: Tensor, keys: Optional[Tensor] = None) -> Tuple[Tensor, int, MapRows]:
+    def forward_with_maps(self, x: Tensor, keys: Tensor | None = None) -> tuple[Tensor, int, MapRows]:
         """(B, N, C) -> (B, N, C), a fitting number of rows to ask for at a time, and what makes rows of the maps that met
         v."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
         out, map_rows = self._attend(KERNELS[self.kernel], q, k, v, keys)
         return self.proj(out.transpose(1, 2).flatten(2)), rows_at_a_time(q), map_rows
 
-    def _attend(self, kernel: Callable[..., Mixed], q: Tensor, k: Tensor, v: Tensor,
-                keys: Optional[Tensor]) -> Tuple[Tensor, MapRows]:
+    def _attend(
+        self, kernel: Callable[..., Mixed], q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None
+    ) -> tuple[Tensor, MapRows]:
         """q, k, v -> (B, heads, N, d), and rows of the maps."""
         weight = self.reatten_matrix.weight.flatten(1)
         with as_given(q.device):
-            values, var, mixed_rows = kernel(q, k, v, weight, keys, self.scale, self.attn_drop if self.training else 0.0,
-                                             self.var_norm.training or self.statistics == 'image')
+            values, var, mixed_rows = kernel(
+                q,
+                k,
+                v,
+                weight,
+                keys,
+                self.scale,
+                self.attn_drop if self.training else 0.0,
+                self.var_norm.training or self.statistics == 'image',
+            )
             wide = torch.promote_types(weight.dtype, torch.float32)
             tokens: Tokens = int(q.shape[2]) if keys is None else _count(keys, wide)
-            gain, offset = (part.view(-1, self.num_heads, 1, 1) for part in gain_and_offset(
-                self.var_norm, self.token_law, weight.to(wide), self.reatten_matrix.bias, var, tokens, self.statistics,
-                self.image_share))
+            gain, offset = (
+                part.view(-1, self.num_heads, 1, 1)
+                for part in gain_and_offset(
+                    self.var_norm,
+                    self.token_law,
+                    weight.to(wide),
+                    self.reatten_matrix.bias,
+                    var,
+                    tokens,
+                    self.statistics,
+                    self.image_share,
+                )
+            )
             summed = v if keys is None else v * keys[:, None, :, None]
             out = gain * values + offset * summed.sum(dim=2, keepdim=True)
         if self.var_norm.training and self.statistics == 'running' and self.var_norm.momentum != 0:
@@ -274,7 +308,7 @@ class ReAttention(nn.Module):
 
         return (self.out_scale * out).to(v.dtype), map_rows
 
-    def map_variance(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
+    def map_variance(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, heads): the variance of each image's mixed maps before they are normalised."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
         weight = self.reatten_matrix.weight.flatten(1)
@@ -283,7 +317,7 @@ class ReAttention(nn.Module):
         assert var is not None
         return var
 
-    def attention_maps(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
+    def attention_maps(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, heads, N, N): the maps that meet v, for looking at; a row is a query. Running statistics stay as
         they are."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
@@ -297,24 +331,25 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, attn_drop: float = 0.0):
         super().__init__()
         self.num_heads = num_heads
-        self.scale = _head_dim(dim, num_heads)**-0.5
+        self.scale = _head_dim(dim, num_heads) ** -0.5
         self.attn_drop = attn_drop
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """keys: as ReAttention's."""
         return self.forward_with_maps(x, keys)[0]
 
-    def forward_with_maps(self, x: Tensor, keys: Optional[Tensor] = None) -> Tuple[Tensor, int, MapRows]:
+    def forward_with_maps(self, x: Tensor, keys: Tensor | None = None) -> tuple[Tensor, int, MapRows]:
         """As ReAttention's; the maps are those before dropout."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if keys is None else keys[:, None, None],
-                                             dropout_p=self.attn_drop if self.training else 0.0)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=None if keys is None else keys[:, None, None], dropout_p=self.attn_drop if self.training else 0.0
+        )
         out = self.proj(out.transpose(1, 2).flatten(2))
         return out, rows_at_a_time(q), lambda part: _inside(_attend(q[:, :, part], k, self.scale, keys), keys, part)
 
-    def attention_maps(self, x: Tensor, keys: Optional[Tensor] = None) -> Tensor:
+    def attention_maps(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, heads, N, N): softmax(q k' / sqrt(d)), for looking at; a row is a query."""
         q, k, _ = _heads(self.qkv(x), self.num_heads)
         return _inside(_attend(q, k, self.scale, keys), keys, slice(None))
@@ -322,13 +357,13 @@ class SelfAttention(nn.Module):
 
 def _head_dim(dim: int, num_heads: int) -> int:
     if dim % num_heads:
-        raise InputError(f'{dim} channels cannot be split over {num_heads} heads evenly; choose num_heads that divide '
-                         'embed_dims')
+        raise InputError(
+            f'{dim} channels cannot be split over {num_heads} heads evenly; choose num_heads that divide embed_dims'
+        )
     return dim // num_heads
 
 
-def _heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:
+def _heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """(B, N, 3 C) -> q, k, v, each (B, heads, N, d)."""
     batch, tokens, _ = qkv.shape
     return qkv.view(batch, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
-

@@ -1,7 +1,7 @@
 """The regulariser of DeepViT's 32-block model: the mean cosine of the attention maps of neighbouring blocks, without holding
 maps, and a way for it to be learned from whatever head owns the loss."""
 
-from typing import Callable, Optional
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from .re_attention import MapRows
 _EPS = 1e-12
 
 
-def neighbour_similarity(one: MapRows, other: MapRows, tokens: int, rows: int,
-                         keys: Optional[Tensor] = None) -> Tensor:
+def neighbour_similarity(one: MapRows, other: MapRows, tokens: int, rows: int, keys: Tensor | None = None) -> Tensor:
     """The cosine of A_(h, :, t) and B_(h, :, t), averaged over images, heads h and tokens t (DeepViT, arXiv 2103.11886, eq.
     3, for two blocks).
 
@@ -42,7 +41,6 @@ def _column_sums(one: MapRows, other: MapRows, part: slice) -> Tensor:
 
 
 class _WithLoss(Function):
-
     @staticmethod
     def forward(ctx, x, loss, weight, gradient_scale):
         ctx.weight, ctx.gradient_scale = weight, gradient_scale
@@ -51,7 +49,7 @@ class _WithLoss(Function):
 
     @staticmethod
     def backward(ctx, grad):
-        loss, = ctx.saved_tensors
+        (loss,) = ctx.saved_tensors
         return grad, torch.full_like(loss, ctx.weight * ctx.gradient_scale()), None, None
 
 

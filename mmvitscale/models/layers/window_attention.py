@@ -5,8 +5,8 @@ groups of windows to (T, heads, d): softmax(scale cos(q, k) + bias) v in every w
 attention of SwinV1, softmax(q k' / sqrt(d) + bias) v. All give the same result. A kernel may use qkv up.
 """
 
+from collections.abc import Callable, Sequence
 from math import log
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -25,15 +25,21 @@ from .windows import Window, WindowGeometry, WindowGroup
 _CHUNK = {'cpu': 2**20, 'cuda': 2**25}
 
 # Where FlexAttention is compiled for queries and keys that need gradients.
-FLEX_DEVICES = ('cuda', )
+FLEX_DEVICES = ('cuda',)
 _FLEX_CHANNELS = 16  # that it needs in a head
 
 # Tokens of a window up to which PyTorch's fused kernel for CPUs, made for long sequences, is slower than single steps.
 _SMALL_WINDOW = 144
 
 
-def _by_group(attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor,
-              biases: Sequence[Tensor], groups: Sequence[WindowGroup]) -> Tensor:
+def _by_group(
+    attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    biases: Sequence[Tensor],
+    groups: Sequence[WindowGroup],
+) -> Tensor:
     """``attend`` maps q, k, v (windows, heads, N, d), q scaled, and a bias (heads, N, N) to (windows, heads, N, d). It
     is called once for each group with its part of q, k and v (T, heads, d)."""
     tokens = [group.tokens for group in groups]
@@ -49,7 +55,7 @@ def _windows_at_a_time(device: torch.device, heads: int, slots: int, dim: int) -
     return max(limit // (heads * slots * max(slots, 2 * dim)), 1)
 
 
-def _pieces(groups: Sequence[WindowGroup], qkv: Tensor) -> Tuple[List[WindowGroup], List[int]]:
+def _pieces(groups: Sequence[WindowGroup], qkv: Tensor) -> tuple[list[WindowGroup], list[int]]:
     """The groups cut into pieces of at most _CHUNK, in the same order, and for each the index of its group."""
     heads, dim = qkv.shape[2:]
     pieces, indices = [], []
@@ -61,7 +67,7 @@ def _pieces(groups: Sequence[WindowGroup], qkv: Tensor) -> Tuple[List[WindowGrou
     return pieces, indices
 
 
-def _eager(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
+def _eager(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
     """The reference: the formula as it stands."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -77,7 +83,7 @@ def _dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Ten
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[None], scale=1.0)
 
 
-def _fused(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
+def _fused(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
     """The same through ``scaled_dot_product_attention``."""
     biases = bias.expanded()
     if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -91,8 +97,9 @@ def _fused(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Seque
 
 
 @torch.no_grad()
-def _fused_(qkv: Tensor, scale: Optional[Tensor], biases: Sequence[Tensor],
-            groups: Sequence[WindowGroup]) -> Tuple[Tensor, Optional[Tensor]]:
+def _fused_(
+    qkv: Tensor, scale: Tensor | None, biases: Sequence[Tensor], groups: Sequence[WindowGroup]
+) -> tuple[Tensor, Tensor | None]:
     """``_fused`` without a gradient; uses qkv up, and returns what ``scale_`` does, too."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -149,11 +156,12 @@ class _Sequential(Function):
             for piece, index in zip(*_pieces(ctx.groups, qkv)):
                 rows = slice(start, start + piece.tokens)
                 q, k, v = _by_head(qkv[rows], piece).contiguous()
-                grads, grad_bias = _backward_of_windows(q, k, v, _by_head(grad_out[rows, None], piece)[0].contiguous(),
-                                                        biases[index])
+                grads, grad_bias = _backward_of_windows(
+                    q, k, v, _by_head(grad_out[rows, None], piece)[0].contiguous(), biases[index]
+                )
                 grad_biases[index] += grad_bias
                 if scale is None:
-                    grads[0].mul_(q.shape[-1]**-0.5)
+                    grads[0].mul_(q.shape[-1] ** -0.5)
                 else:
                     lengths = _by_head(inverse[rows], piece)
                     grads[0], along = backward_of_scale_(grads[0], q, lengths[0], scale.view(-1, 1, 1))
@@ -170,7 +178,7 @@ def _by_head(x: Tensor, piece: WindowGroup) -> Tensor:
     return x.unflatten(0, (piece.count, -1)).permute(2, 0, 3, 1, 4)
 
 
-def _backward_of_windows(q: Tensor, k: Tensor, v: Tensor, grad_out: Tensor, bias: Tensor) -> Tuple[List[Tensor], Tensor]:
+def _backward_of_windows(q: Tensor, k: Tensor, v: Tensor, grad_out: Tensor, bias: Tensor) -> tuple[list[Tensor], Tensor]:
     """q and k (windows, heads, N, d), scaled, and the output's gradient -> those of q, k, v, and of the bias (heads, N, N).
 
     Of P = softmax(S), O = P v it is dS = P dP - P D, dP = dO v', D = sum_j P_j dP_j. FlashAttention's D, the product of an
@@ -186,7 +194,7 @@ def _backward_of_windows(q: Tensor, k: Tensor, v: Tensor, grad_out: Tensor, bias
     return [grad_scores @ k, grad_scores.transpose(-2, -1) @ q, grad_v], grad_bias
 
 
-def _sequential(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
+def _sequential(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
     if not torch.is_grad_enabled():
         return _fused(qkv, scale, bias, groups)
     if torch.jit.is_tracing():  # MMEngine counts multiply-adds in a trace, which takes no functions of ours
@@ -194,12 +202,12 @@ def _sequential(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: 
     return _Sequential.apply(qkv, scale, tuple(groups), *bias.expanded())
 
 
-def _auto(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
+def _auto(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
     """Sequential on CPUs, where PyTorch's fused kernel takes no bias that needs a gradient; fused on GPUs."""
     return (_sequential if qkv.device.type == 'cpu' else _fused)(qkv, scale, bias, groups)
 
 
-def _flex(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
+def _flex(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
     """The same through FlexAttention on the devices that it is made for, elsewhere as ``auto``."""
     if qkv.device.type not in FLEX_DEVICES or torch.jit.is_tracing():
         return _auto(qkv, scale, bias, groups)
@@ -207,8 +215,8 @@ def _flex(qkv: Tensor, scale: Optional[Tensor], bias: WindowBias, groups: Sequen
         return flex_attention(qkv, scale, bias.table(), groups)
 
 
-Kernel = Callable[[Tensor, Optional[Tensor], WindowBias, Sequence[WindowGroup]], Tensor]
-KERNELS: Dict[str, Kernel] = {'auto': _auto, 'eager': _eager, 'flex': _flex, 'fused': _fused, 'sequential': _sequential}
+Kernel = Callable[[Tensor, Tensor | None, WindowBias, Sequence[WindowGroup]], Tensor]
+KERNELS: dict[str, Kernel] = {'auto': _auto, 'eager': _eager, 'flex': _flex, 'fused': _fused, 'sequential': _sequential}
 
 
 class WindowAttention(nn.Module):
@@ -228,11 +236,15 @@ class WindowAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, position_bias: nn.Module, kernel: str = 'auto', similarity: str = 'cosine'):
         super().__init__()
         if dim % num_heads:
-            raise InputError(f'{dim} channels cannot be split over {num_heads} heads evenly; choose num_heads that '
-                             'divide the channels of their stage')
+            raise InputError(
+                f'{dim} channels cannot be split over {num_heads} heads evenly; choose num_heads that '
+                'divide the channels of their stage'
+            )
         if kernel == 'flex' and dim // num_heads < _FLEX_CHANNELS:
-            raise InputError(f'attention flex found with {dim // num_heads} channels a head, but it needs {_FLEX_CHANNELS}; '
-                             'choose attention auto, or fewer heads')
+            raise InputError(
+                f'attention flex found with {dim // num_heads} channels a head, but it needs {_FLEX_CHANNELS}; '
+                'choose attention auto, or fewer heads'
+            )
         self.num_heads = num_heads
         self.kernel = kernel
         self.position_bias = position_bias
@@ -253,11 +265,11 @@ class WindowAttention(nn.Module):
         """reference: the window that the bias was learned with."""
         return self.proj(KERNELS[self.kernel](*self._project(x, geometry, reference), geometry.groups).flatten(1))
 
-    def attention_maps(self, x: Tensor, geometry: WindowGeometry, reference: Window) -> List[Tensor]:
+    def attention_maps(self, x: Tensor, geometry: WindowGeometry, reference: Window) -> list[Tensor]:
         """For looking at: the weights (windows, heads, N, N) of each group of windows; a row is a query."""
         qkv, scale, bias = self._project(x, geometry, reference)
         q, k, v = qkv.unbind(1)
-        maps: List[Tensor] = []
+        maps: list[Tensor] = []
 
         def attend(q, k, v, bias):
             maps.append((q @ k.transpose(-2, -1) + bias).softmax(dim=-1))
@@ -266,12 +278,11 @@ class WindowAttention(nn.Module):
         _by_group(attend, *scaled_query_key(q, k, scale), v, bias.expanded(), geometry.groups)
         return maps
 
-    def scale(self) -> Optional[Tensor]:
+    def scale(self) -> Tensor | None:
         """(heads,) min(exp(logit_scale), 100), or None for the dot product."""
         return None if self.logit_scale is None else self.logit_scale.clamp(max=log(100.0)).exp().flatten()
 
-    def _project(self, x: Tensor, geometry: WindowGeometry,
-                 reference: Window) -> Tuple[Tensor, Optional[Tensor], WindowBias]:
+    def _project(self, x: Tensor, geometry: WindowGeometry, reference: Window) -> tuple[Tensor, Tensor | None, WindowBias]:
         """What a kernel takes, but for the groups."""
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, qkv_bias).unflatten(1, (3, self.num_heads, -1))

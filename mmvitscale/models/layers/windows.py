@@ -9,7 +9,6 @@ Nothing is padded, rolled or masked: the map is cut into its real rectangles, an
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -41,32 +40,33 @@ class WindowGeometry:
     None where the map is one window, whose tokens stand in order already.
     """
 
-    groups: Tuple[WindowGroup, ...]
-    order: Optional[Tensor]
-    places: Optional[Tensor]
+    groups: tuple[WindowGroup, ...]
+    order: Tensor | None
+    places: Tensor | None
 
 
-def to_window(window: Union[int, Tuple[int, int]]) -> Window:
+def to_window(window: int | tuple[int, int]) -> Window:
     """An int or a (height, width) pair, in tokens -> (height, width). Raises InputError below 1."""
     sides = tuple(window) if isinstance(window, (list, tuple)) else (window, window)
     if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
-        raise InputError(f'window {window!r} found, but a window is an int >= 1 or a (height, width) pair of them, '
-                         'in tokens; correct window_size or pretrained_window_sizes')
+        raise InputError(
+            f'window {window!r} found, but a window is an int >= 1 or a (height, width) pair of them, '
+            'in tokens; correct window_size or pretrained_window_sizes'
+        )
     return sides
 
 
-def cut_axis(length: int, window: int, shifted: bool) -> Dict[int, List[int]]:
+def cut_axis(length: int, window: int, shifted: bool) -> dict[int, list[int]]:
     """Lengths of the windows along an axis -> where those of each length start."""
     cuts = [0] if length <= window else [*range(window // 2 if shifted else 0, length, window)]
     cuts = [*([0] if cuts[0] else []), *cuts, length]
-    starts: Dict[int, List[int]] = {}
+    starts: dict[int, list[int]] = {}
     for start, stop in zip(cuts, cuts[1:]):
         starts.setdefault(stop - start, []).append(start)
     return starts
 
 
-def window_geometry(batch: int, size: Tuple[int, int], window: Window, shifted: bool,
-                    device: torch.device) -> WindowGeometry:
+def window_geometry(batch: int, size: tuple[int, int], window: Window, shifted: bool, device: torch.device) -> WindowGeometry:
     """Geometry of a (batch, H, W) map cut into windows of at most (h, w) tokens, shifted or not.
 
     Depends on sizes only; the 64 most recently used are kept. A compiled model has it in its graph instead.
@@ -81,10 +81,10 @@ def _kept_geometry(*arguments) -> WindowGeometry:
         return _cut_map(*arguments)
 
 
-def _cut_map(batch: int, size: Tuple[int, int], window: Window, shifted: bool, device: torch.device) -> WindowGeometry:
+def _cut_map(batch: int, size: tuple[int, int], window: Window, shifted: bool, device: torch.device) -> WindowGeometry:
     rows, columns = (cut_axis(n, w, shifted) for n, w in zip(size, window))
     if size[0] in rows and size[1] in columns:
-        return WindowGeometry((WindowGroup(size, batch), ), None, None)
+        return WindowGeometry((WindowGroup(size, batch),), None, None)
     groups, order = [], []
     images = torch.arange(batch, device=device).view(-1, 1, 1, 1, 1) * (size[0] * size[1])
     for height, tops in rows.items():
@@ -124,7 +124,7 @@ def window_partition(x: Tensor, geometry: WindowGeometry) -> Tensor:
     return tokens if geometry.order is None else _permute(tokens, geometry.order, geometry.places)
 
 
-def window_merge(tokens: Tensor, geometry: WindowGeometry, size: Tuple[int, int]) -> Tensor:
+def window_merge(tokens: Tensor, geometry: WindowGeometry, size: tuple[int, int]) -> Tensor:
     """(B * H * W, C) in the order of the windows, and (H, W) -> (B, H, W, C)."""
     if geometry.order is not None:
         tokens = _permute(tokens, geometry.places, geometry.order)

@@ -1,6 +1,6 @@
 """Global self-attention after a backbone in windows."""
 
-from typing import Optional, Sequence, Set, Tuple
+from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseModule
@@ -29,13 +29,15 @@ class GlobalAttention(BaseModule):
         with_cp: recompute the block in the backward pass instead of storing its activations.
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 num_heads: int,
-                 reference_window: int,
-                 attention: str = 'auto',
-                 with_cp: bool = False,
-                 init_cfg: Optional[dict] = None):
+    def __init__(
+        self,
+        in_channels: int,
+        num_heads: int,
+        reference_window: int,
+        attention: str = 'auto',
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ):
         super().__init__(init_cfg)
         self.reference = to_window(reference_window)
         self.with_cp = with_cp
@@ -43,7 +45,7 @@ class GlobalAttention(BaseModule):
         self.block = SwinBlockV2(in_channels, attn, mlp_ratio=4, drop_path=0.0, extra_norm=False)
         reset_blocks(self)
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         x = inputs[-1].permute(0, 2, 3, 1)
         size = tuple(x.shape[1:3])
         geometry = window_geometry(x.shape[0], size, size, False, x.device)
@@ -53,6 +55,6 @@ class GlobalAttention(BaseModule):
             x = self.block(x, geometry, self.reference)
         return (*inputs[:-1], x.permute(0, 3, 1, 2).contiguous())
 
-    def no_weight_decay(self) -> Set[str]:
+    def no_weight_decay(self) -> set[str]:
         """Names of the parameters that take no weight decay: position bias, logit scale, norms and biases."""
         return names_without_decay(self)

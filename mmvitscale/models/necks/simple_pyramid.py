@@ -1,6 +1,6 @@
 """From the single stride of a plain ViT to the pyramid that heads expect."""
 
-from typing import List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from mmengine.model import BaseModule
@@ -32,46 +32,62 @@ class SimplePyramid(BaseModule):
         in_index: which of the backbone's outputs are used, None for all; one or four.
     """
 
-    def __init__(self,
-                 in_channels: Union[int, Sequence[int]],
-                 out_channels: int = 256,
-                 num_outs: int = 4,
-                 in_index: Optional[Sequence[int]] = None,
-                 init_cfg: Optional[dict] = None):
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        out_channels: int = 256,
+        num_outs: int = 4,
+        in_index: Sequence[int] | None = None,
+        init_cfg: dict | None = None,
+    ):
         super().__init__(init_cfg)
         if num_outs not in (4, 5):
             raise InputError(f'num_outs {num_outs} found, but SimplePyramid makes 4 maps, or 5 with stride 64')
         channels = [in_channels] if isinstance(in_channels, int) else list(in_channels)
         self.in_index = None if in_index is None else list(in_index)
         if len(channels) not in (1, 4):
-            raise InputError(f'in_channels {channels} found, but SimplePyramid takes 1 or 4 maps; choose that many '
-                             'out_indices of the backbone')
+            raise InputError(
+                f'in_channels {channels} found, but SimplePyramid takes 1 or 4 maps; choose that many '
+                'out_indices of the backbone'
+            )
         self.num_inputs = len(channels)
         self.num_outs = num_outs
         c = channels * 4 if len(channels) == 1 else channels
-        self.scales = nn.ModuleList([
-            nn.Sequential(
-                nn.ConvTranspose2d(c[0], c[0] // 2, 2, stride=2), ChannelNorm(c[0] // 2), nn.GELU(),
-                nn.ConvTranspose2d(c[0] // 2, c[0] // 4, 2, stride=2)),
-            nn.ConvTranspose2d(c[1], c[1] // 2, 2, stride=2),
-            nn.Identity(),
-            nn.MaxPool2d(2, stride=2, ceil_mode=True),
-        ])
+        self.scales = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.ConvTranspose2d(c[0], c[0] // 2, 2, stride=2),
+                    ChannelNorm(c[0] // 2),
+                    nn.GELU(),
+                    nn.ConvTranspose2d(c[0] // 2, c[0] // 4, 2, stride=2),
+                ),
+                nn.ConvTranspose2d(c[1], c[1] // 2, 2, stride=2),
+                nn.Identity(),
+                nn.MaxPool2d(2, stride=2, ceil_mode=True),
+            ]
+        )
         widths = [c[0] // 4, c[1] // 2, c[2], c[3]]
-        self.outs = nn.ModuleList([
-            nn.Sequential(
-                nn.Conv2d(width, out_channels, 1, bias=False), ChannelNorm(out_channels),
-                nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False), ChannelNorm(out_channels))
-            for width in widths
-        ])
+        self.outs = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.Conv2d(width, out_channels, 1, bias=False),
+                    ChannelNorm(out_channels),
+                    nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+                    ChannelNorm(out_channels),
+                )
+                for width in widths
+            ]
+        )
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         inputs = list(inputs) if self.in_index is None else [inputs[i] for i in self.in_index]
         if len(inputs) != self.num_inputs:
-            raise InputError(f'SimplePyramid got {len(inputs)} maps, but in_channels promises {self.num_inputs}; match '
-                             'them with the out_indices of the backbone')
+            raise InputError(
+                f'SimplePyramid got {len(inputs)} maps, but in_channels promises {self.num_inputs}; match '
+                'them with the out_indices of the backbone'
+            )
         inputs = inputs * 4 if self.num_inputs == 1 else inputs
-        maps: List[Tensor] = [out(scale(x)) for x, scale, out in zip(inputs, self.scales, self.outs)]
+        maps: list[Tensor] = [out(scale(x)) for x, scale, out in zip(inputs, self.scales, self.outs)]
         if self.num_outs == 5:
             maps.append(F.max_pool2d(maps[-1], 1, stride=2))
         return tuple(maps)

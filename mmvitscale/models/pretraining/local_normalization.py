@@ -1,7 +1,5 @@
 """A target of masked image modelling without low frequencies."""
 
-from typing import Tuple
-
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
@@ -12,7 +10,7 @@ from ...errors import InputError
 from ...registry import MODELS
 
 
-def local_statistics(image: Tensor, size: int, eps: float = 1e-6) -> Tuple[Tensor, Tensor]:
+def local_statistics(image: Tensor, size: int, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     """(B, C, H, W) -> mean and deviation (the square root of the unbiased variance plus ``eps``) of each pixel's
     neighbourhood of size x size pixels, per channel; at the border of what there is of it."""
 
@@ -47,8 +45,10 @@ class LocallyNormalizedTarget(BaseModule):
     def __init__(self, size: int, loss: dict):
         super().__init__()
         if size < 3 or size % 2 == 0:
-            raise InputError(f'a neighbourhood of {size} pixels found in LocallyNormalizedTarget, but it is odd and at '
-                             'least 3, 47 in the official code')
+            raise InputError(
+                f'a neighbourhood of {size} pixels found in LocallyNormalizedTarget, but it is odd and at '
+                'least 3, 47 in the official code'
+            )
         self.size = size
         self.loss = ROOT_MODELS.build(loss)
 

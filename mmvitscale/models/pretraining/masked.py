@@ -1,7 +1,8 @@
 """Backbones for masked image modelling: what mmpretrain's SimMIM needs of them (SimMIM, arXiv 2111.09886; SwinV2, section
 3.3 and appendix). Its runner, neck, head and mask generator are mmpretrain's own."""
 
-from typing import TYPE_CHECKING, Callable, Optional, Tuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +24,14 @@ class _Masked(_Base):
     # The backbone's behind this mix-in.
     arch: dict
     patch_embed: nn.Module
-    forward_tokens: Callable[..., Tuple[Tensor, ...]]
+    forward_tokens: Callable[..., tuple[Tensor, ...]]
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.arch['embed_dims']))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, x: Tensor, mask: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """x: (B, in_channels, H, W). mask: (B, rows, columns), one for each patch of the patch embedding, 1 or True where it
         is masked; None masks nothing. Raises InputError for a mask of another size."""
         tokens = self.patch_embed(x)
@@ -38,16 +39,18 @@ class _Masked(_Base):
             # Nothing is masked, but every parameter has a part in the output, as DDP wants it.
             return self.forward_tokens(tokens + 0 * self.mask_token)
         if mask.shape != tokens.shape[:3]:
-            raise InputError(f'a mask of {tuple(mask.shape[1:])} patches found for an image of {tuple(x.shape[2:])} pixels, '
-                             f'which has {tuple(tokens.shape[1:3])}; make input_size and model_patch_size of the '
-                             "mask generator those of the image and the backbone's patches")
+            raise InputError(
+                f'a mask of {tuple(mask.shape[1:])} patches found for an image of {tuple(x.shape[2:])} pixels, '
+                f'which has {tuple(tokens.shape[1:3])}; make input_size and model_patch_size of the '
+                "mask generator those of the image and the backbone's patches"
+            )
         mask = mask[..., None].to(tokens.dtype)
         return self.forward_tokens(tokens * (1 - mask) + self.mask_token * mask)
 
     def no_weight_decay(self):
         return {*super().no_weight_decay(), 'mask_token'}
 
-    def get_layer_depth(self, name: str, prefix: str = '') -> Tuple[int, int]:
+    def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:
         if name == f'{prefix}mask_token':
             return 0, super().get_layer_depth(name, prefix)[1]
         return super().get_layer_depth(name, prefix)

@@ -22,7 +22,7 @@ def test_a_swin_v1_style_model_trains_and_reloads_exactly():
     model = randomise(SwinTransformerV2(ARCH, 4, **V1)).train()
     sum(out.square().mean() for out in model(IMAGE)).backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    assert model.stages[1].downsample.norm.normalized_shape == (32, )  # before the linear map
+    assert model.stages[1].downsample.norm.normalized_shape == (32,)  # before the linear map
     twin = SwinTransformerV2(ARCH, 4, **V1).eval()
     twin.load_state_dict(model.state_dict())
     assert torch.equal(twin(IMAGE)[1], model.eval()(IMAGE)[1])
@@ -35,7 +35,7 @@ def test_weights_of_another_block_norm_or_attention_type_are_refused(options):
     for source, target in ((model, SwinTransformerV2(ARCH, 4)), (SwinTransformerV2(ARCH, 4), model)):
         with pytest.raises(InputError, match='weights'):
             target.load_state_dict(source.state_dict())
-    single = dict(embed_dims=8, depths=(2, ), num_heads=(1, ))  # no merging whose shape would tell
+    single = dict(embed_dims=8, depths=(2,), num_heads=(1,))  # no merging whose shape would tell
     with pytest.raises(InputError, match='norm1'):
         SwinTransformerV2(single, 4).load_state_dict(SwinTransformerV2(single, 4, block_norm='pre').state_dict())
 
@@ -52,11 +52,15 @@ def test_a_post_norm_vit_starts_as_identity_and_equals_its_formula():
         DeepViT(VIT, 48).load_state_dict(model.state_dict())
 
 
-@pytest.mark.parametrize('make, message', [
-    (lambda: SwinTransformerV2(ARCH, 4, block_norm='middle'), "unknown block_norm 'middle'; choose one of post, pre"),
-    (lambda: SwinTransformerV2(ARCH, 4, similarity='l2'), "unknown similarity 'l2'; choose one of cosine, dot_product"),
-    (lambda: DeepViT(VIT, 48, block_norm='none'), "unknown block_norm 'none'; choose one of pre, post"),
-    (lambda: DeepViT(VIT, 48, out_type='map'), "unknown out_type 'map'; choose one of featmap, cls_token")])
+@pytest.mark.parametrize(
+    'make, message',
+    [
+        (lambda: SwinTransformerV2(ARCH, 4, block_norm='middle'), "unknown block_norm 'middle'; choose one of post, pre"),
+        (lambda: SwinTransformerV2(ARCH, 4, similarity='l2'), "unknown similarity 'l2'; choose one of cosine, dot_product"),
+        (lambda: DeepViT(VIT, 48, block_norm='none'), "unknown block_norm 'none'; choose one of pre, post"),
+        (lambda: DeepViT(VIT, 48, out_type='map'), "unknown out_type 'map'; choose one of featmap, cls_token"),
+    ],
+)
 def test_unknown_options_are_refused_with_the_choices(make, message):
     with pytest.raises(InputError, match=message):
         make()

@@ -90,7 +90,7 @@ def test_every_parameter_gets_a_gradient_and_checkpointing_changes_none(attentio
 
 
 def test_a_checkpointed_graph_goes_backward_more_than_once():
-    model = randomise(small(with_cp=True, drop_path_rate=0.0, out_indices=(3, ))).train()
+    model = randomise(small(with_cp=True, drop_path_rate=0.0, out_indices=(3,))).train()
     loss = model(torch.randn(2, 3, 32, 32))[0].square().sum()
     statistics = [buffer.clone() for buffer in model.buffers()]
     loss.backward(retain_graph=True)
@@ -120,20 +120,23 @@ def test_layer_depths_follow_the_blocks_and_pos_embed_is_not_decayed():
     assert {'blocks.3.attn.reatten_matrix.weight', 'blocks.0.mlp.fc1.weight', 'patch_embed.proj.weight'} <= decayed
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(arch='deepvit'), "unknown DeepViT arch 'deepvit'; choose one of deepvit-16b"),
-    (dict(arch=dict(depth=2, re_attention=1)), "missing: \\['embed_dims'\\]"),
-    (dict(arch={**SMALL, 'heads': 2}), "unknown: \\['heads'\\]"),
-    (dict(arch={**SMALL, 'stem': 'resnet'}), "unknown stem 'resnet'"),
-    (dict(arch={**SMALL, 're_attention': 5}), 're_attention 5 found'),
-    (dict(arch={**SMALL, 'num_heads': 5}), '12 channels cannot be split over 5 heads'),
-    (dict(attention='flash'), "unknown attention 'flash'; choose one of auto, eager, sequential"),
-    (dict(reatten_statistics='batch'), "unknown reatten_statistics 'batch'; choose one of carried, running"),
-    (dict(reatten_image_share=1.5), 'reatten_image_share 1.5 found'),
-    (dict(attention='sequential', attn_drop_rate=0.1), 'attn_drop_rate 0.1 found'),
-    (dict(out_indices=(4, )), 'blocks 0 to 3'),
-    (dict(frozen_stages=5), 'frozen_stages 5 found'),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(arch='deepvit'), "unknown DeepViT arch 'deepvit'; choose one of deepvit-16b"),
+        (dict(arch=dict(depth=2, re_attention=1)), "missing: \\['embed_dims'\\]"),
+        (dict(arch={**SMALL, 'heads': 2}), "unknown: \\['heads'\\]"),
+        (dict(arch={**SMALL, 'stem': 'resnet'}), "unknown stem 'resnet'"),
+        (dict(arch={**SMALL, 're_attention': 5}), 're_attention 5 found'),
+        (dict(arch={**SMALL, 'num_heads': 5}), '12 channels cannot be split over 5 heads'),
+        (dict(attention='flash'), "unknown attention 'flash'; choose one of auto, eager, sequential"),
+        (dict(reatten_statistics='batch'), "unknown reatten_statistics 'batch'; choose one of carried, running"),
+        (dict(reatten_image_share=1.5), 'reatten_image_share 1.5 found'),
+        (dict(attention='sequential', attn_drop_rate=0.1), 'attn_drop_rate 0.1 found'),
+        (dict(out_indices=(4,)), 'blocks 0 to 3'),
+        (dict(frozen_stages=5), 'frozen_stages 5 found'),
+    ],
+)
 def test_invalid_arguments_are_refused_with_the_reason(kwargs, message):
     with pytest.raises(InputError, match=message):
         small(**kwargs)
@@ -161,7 +164,7 @@ def test_windowed_attention_equals_brute_force_over_windows(size):
                 grid = torch.arange(height * width).view(height, width)
                 for top in range(0, height, 2):
                     for left in range(0, width, 2):
-                        inside = 1 + grid[top:top + 2, left:left + 2].flatten()
+                        inside = 1 + grid[top : top + 2, left : left + 2].flatten()
                         out = block.attn(normed[:, torch.cat((torch.zeros(1, dtype=int), inside))])
                         attended[:, inside] = out[:, 1:]
                         tokens.append(out[:, :1])
@@ -211,15 +214,24 @@ def with_statistics(model):
 
 
 @pytest.mark.parametrize('statistics', STATISTICS)
-@pytest.mark.parametrize('options', [
-    dict(), dict(arch={**SMALL, 'stem': 'conv'}), dict(window_size=2, global_blocks=[2]), dict(window_size=(3, 2)),
-    dict(out_type='cls_token'), dict(block_norm='post'), dict(with_cp=True)])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        dict(arch={**SMALL, 'stem': 'conv'}),
+        dict(window_size=2, global_blocks=[2]),
+        dict(window_size=(3, 2)),
+        dict(out_type='cls_token'),
+        dict(block_norm='post'),
+        dict(with_cp=True),
+    ],
+)
 def test_images_padded_to_one_batch_are_as_each_alone(statistics, options):
     model = with_statistics(randomise(small(out_indices=(1, 3), reatten_statistics=statistics, **options))).eval()
     images = [torch.randn(1, 3, *size) for size in ((64, 96), (37, 70), (96, 16))]
     batch = 100 * torch.randn(3, 3, 112, 96)  # what the marking leaves out
     for i, image in enumerate(images):
-        batch[i, :, :image.shape[2], :image.shape[3]] = image
+        batch[i, :, : image.shape[2], : image.shape[3]] = image
     together = model(with_validity(batch, [image.shape[2:] for image in images]))
     for i, image in enumerate(images):
         for found, expected in zip(together, model(image)):
@@ -250,8 +262,11 @@ def test_checkpointing_changes_no_gradient_of_unequal_windows(padded, statistics
     weights = torch.randn(2, 12, 5, 5, dtype=torch.float64)
     for with_cp in (False, True):
         torch.manual_seed(1)
-        model = with_statistics(randomise(small(with_cp=with_cp, window_size=3, global_blocks=[3], drop_path_rate=0.0,
-                                                reatten_statistics=statistics))).double()
+        model = with_statistics(
+            randomise(
+                small(with_cp=with_cp, window_size=3, global_blocks=[3], drop_path_rate=0.0, reatten_statistics=statistics)
+            )
+        ).double()
         for _ in range(2):  # the exponents have moved in the second
             model.zero_grad()
             (model(batch)[0] * weights).sum().backward()
@@ -264,6 +279,7 @@ def test_checkpointing_changes_no_gradient_of_unequal_windows(padded, statistics
 
 def test_the_similarity_of_maps_does_not_count_padding():
     from mmengine.logging import MessageHub
+
     found, image = [], torch.randn(1, 3, 64, 64)
     model = randomise(small(similarity_weight=0.1, drop_path_rate=0.0)).train()
     for side in (64, 128, 192):
@@ -276,7 +292,7 @@ def test_the_similarity_of_maps_does_not_count_padding():
 
 def test_an_image_of_padding_only_gives_zero_outputs():
     batch = with_validity(torch.randn(2, 3, 64, 64), [(64, 64), (0, 0)])
-    out, = small().eval()(batch)
+    (out,) = small().eval()(batch)
     assert out.isfinite().all() and not out[1].any()
 
 

@@ -13,15 +13,16 @@ INPUTS = {
     'one colour': lambda: torch.full((2, 3, 64, 48), 2.5),
     'a single pixel': lambda: torch.rand(2, 3, 1, 1),
     'a map of one token': lambda: torch.rand(2, 3, 4, 4),
-    'one bright pixel': lambda: torch.zeros(2, 3, 33, 40).index_put((torch.tensor(0), torch.tensor(1), torch.tensor(5),
-                                                                       torch.tensor(7)), torch.tensor(100.)),
+    'one bright pixel': lambda: torch.zeros(2, 3, 33, 40).index_put(
+        (torch.tensor(0), torch.tensor(1), torch.tensor(5), torch.tensor(7)), torch.tensor(100.0)
+    ),
     'noise': lambda: torch.randn(2, 3, 40, 72),
 }
 
 
 def backbones(trained):
     swin = SwinTransformerV2(dict(embed_dims=16, depths=(2, 2), num_heads=(2, 4)), 4, drop_path_rate=0.0)
-    table = SwinTransformerV2(dict(embed_dims=16, depths=(2, ), num_heads=(2, )), 4, drop_path_rate=0.0, position_bias='table')
+    table = SwinTransformerV2(dict(embed_dims=16, depths=(2,), num_heads=(2,)), 4, drop_path_rate=0.0, position_bias='table')
     vit = DeepViT(dict(embed_dims=24, depth=3, re_attention=2, num_heads=3), 64, drop_path_rate=0.0)
     return [randomise(model) if trained else model for model in (swin, table, vit)]
 

@@ -19,11 +19,12 @@ def small(**kwargs):
 
 
 # facts of the paper, section 4.1; a 1000-class linear head included
-@pytest.mark.parametrize('arch, millions', [('tiny', 28), ('small', 50), ('base', 88), ('large', 197), ('huge', 658),
-                                            ('giant', 3000)])
+@pytest.mark.parametrize(
+    'arch, millions', [('tiny', 28), ('small', 50), ('base', 88), ('large', 197), ('huge', 658), ('giant', 3000)]
+)
 def test_parameter_counts_match_the_paper(arch, millions):
     with torch.device('meta'):
-        backbone = SwinTransformerV2(arch, window_size=8, out_indices=(3, ))
+        backbone = SwinTransformerV2(arch, window_size=8, out_indices=(3,))
         head = nn.Linear(backbone.out_norms['3'].normalized_shape[0], 1000)
     count = sum(p.numel() for module in (backbone, head) for p in module.parameters())
     assert abs(count / 1e6 / millions - 1) < 0.02
@@ -100,7 +101,7 @@ def test_half_precision_gives_no_nan(seed, dtype, attention):
             for block in (block for stage in model.stages for block in stage.blocks):
                 torch.nn.init.zeros_(block.attn.q_bias)
         for make in IMAGES.values():
-            size = torch.randint(1, 80, (2, ), generator=generator).tolist()
+            size = torch.randint(1, 80, (2,), generator=generator).tolist()
             image = make(size).requires_grad_()
             with torch.autocast('cpu', dtype=dtype):
                 outs = model.train()(image)
@@ -194,6 +195,7 @@ def test_inference_follows_a_change_of_windows(position_bias):
 
 def test_wrapped_blocks_load_plain_weights_and_give_them_back():
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
     source, image = randomise(small()), torch.randn(1, 3, 64, 64)
     for wrap in (checkpoint_wrapper, lambda block: torch.compile(block, backend='eager')):
         wrapped = small()
@@ -239,8 +241,7 @@ def test_raw_outputs_are_the_input_of_the_norms():
 def test_frozen_stages_do_not_train():
     model = small(frozen_stages=1, drop_path_rate=0.5).train()
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    expected = {name for name, _ in model.named_parameters()
-                if name.startswith(('patch_embed.', 'stages.0.', 'out_norms.0.'))}
+    expected = {name for name, _ in model.named_parameters() if name.startswith(('patch_embed.', 'stages.0.', 'out_norms.0.'))}
     assert frozen == expected
     assert not model.stages[0].training and model.stages[1].training
     assert not any(p.requires_grad for p in small(frozen_stages=3).parameters())
@@ -281,20 +282,23 @@ def test_weight_decay_exempts_norms_biases_scales_and_position_bias():
     assert 'stages.0.blocks.0.attn.qkv.weight' in decayed and 'stages.1.downsample.reduction.weight' in decayed
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(arch='enormous'), "unknown SwinV2 arch 'enormous'; choose one of tiny"),
-    (dict(arch=dict(depths=(1, ), num_heads=(1, ))), "missing: \\['embed_dims'\\]"),
-    (dict(arch={**SMALL, 'dephts': 3}), "unknown: \\['dephts'\\]"),
-    (dict(arch={**SMALL, 'num_heads': (1, 2)}), 'differ in length'),
-    (dict(window_size=0), 'window 0 found'),
-    (dict(window_size=-8), 'window -8 found'),
-    (dict(window_size=[4, 4]), 'window_size has 2 values, \\[4, 4\\], for 3 stages'),
-    (dict(pretrained_window_sizes=[4] * 4), 'pretrained_window_sizes has 4 values'),
-    (dict(position_bias='log'), "unknown position_bias 'log'; choose one of log_cpb"),
-    (dict(attention='flash'), "unknown attention 'flash'; choose from auto, eager, flex, fused, sequential"),
-    (dict(out_indices=(0, 3)), 'stages 0 to 2'),
-    (dict(frozen_stages=4), 'frozen_stages 4 found'),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(arch='enormous'), "unknown SwinV2 arch 'enormous'; choose one of tiny"),
+        (dict(arch=dict(depths=(1,), num_heads=(1,))), "missing: \\['embed_dims'\\]"),
+        (dict(arch={**SMALL, 'dephts': 3}), "unknown: \\['dephts'\\]"),
+        (dict(arch={**SMALL, 'num_heads': (1, 2)}), 'differ in length'),
+        (dict(window_size=0), 'window 0 found'),
+        (dict(window_size=-8), 'window -8 found'),
+        (dict(window_size=[4, 4]), 'window_size has 2 values, \\[4, 4\\], for 3 stages'),
+        (dict(pretrained_window_sizes=[4] * 4), 'pretrained_window_sizes has 4 values'),
+        (dict(position_bias='log'), "unknown position_bias 'log'; choose one of log_cpb"),
+        (dict(attention='flash'), "unknown attention 'flash'; choose from auto, eager, flex, fused, sequential"),
+        (dict(out_indices=(0, 3)), 'stages 0 to 2'),
+        (dict(frozen_stages=4), 'frozen_stages 4 found'),
+    ],
+)
 def test_invalid_arguments_are_refused_with_the_reason(kwargs, message):
     with pytest.raises(InputError, match=message):
         small(**kwargs)

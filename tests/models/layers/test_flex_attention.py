@@ -59,7 +59,7 @@ def test_traced_flex_equals_eager_at_many_sizes_with_at_most_two_graphs(monkeypa
     that the table's comes through the graph."""
     traced = torch.compile(flex_attention._attend, fullgraph=True, backend='aot_eager')
     monkeypatch.setattr(flex_attention, 'compiled', lambda: traced)
-    monkeypatch.setattr(window_attention, 'FLEX_DEVICES', ('cpu', ))
+    monkeypatch.setattr(window_attention, 'FLEX_DEVICES', ('cpu',))
     monkeypatch.setattr('torch.nn.attention.flex_attention._validate_device', lambda *_: None)
     torch._dynamo.reset()
     counters.clear()
@@ -84,7 +84,7 @@ def test_flex_attention_keeps_its_own_graph_in_compiled_blocks(monkeypatch):
 
     own_graph = torch.compile(flex_attention._attend, fullgraph=True, backend=backend)
     monkeypatch.setattr(flex_attention, 'compiled', lambda: own_graph)
-    monkeypatch.setattr(window_attention, 'FLEX_DEVICES', ('cpu', ))
+    monkeypatch.setattr(window_attention, 'FLEX_DEVICES', ('cpu',))
     monkeypatch.setattr('torch.nn.attention.flex_attention._validate_device', lambda *_: None)
     torch._dynamo.reset()
     attn, x = make_attention('flex', 8), torch.randn(13 * 21, 32)

@@ -28,7 +28,7 @@ def make(statistics='carried', share=1.0, kernel='auto', trained=TRAINED):
     law = module.token_law
     for _ in range(60):
         for tokens in (trained, 4 * trained):
-            var = 1e-3 * (tokens / trained)**-torch.tensor([[1.3, 1.6, 1.9]]).double()
+            var = 1e-3 * (tokens / trained) ** -torch.tensor([[1.3, 1.6, 1.9]]).double()
             law.follow(law.observed(var, tokens, torch.ones(1, 1).double()), 0.2)
     return module
 
@@ -78,7 +78,7 @@ def test_image_statistics_normalise_each_image_as_its_own_batch(tokens):
     module, x = make('image').eval(), torch.randn(3, tokens, DIM).double()
     alone = copy.deepcopy(module)
     # eps falls with the variance: it is the official one for the trained number of tokens.
-    eps = 1e-5 * (tokens / TRAINED)**-module.token_law.exponent()
+    eps = 1e-5 * (tokens / TRAINED) ** -module.token_law.exponent()
     for image, found in zip(x, module(x)):
         maps, v = maps_of(alone, image[None])
         mean, var = maps.mean((0, 2, 3)), maps.var((0, 2, 3), unbiased=False)
@@ -97,7 +97,7 @@ def test_normalisation_at_other_token_counts_equals_its_formula(statistics, shar
     norm, ratio = module.var_norm, tokens / TRAINED
     maps, v = maps_of(module, x)
     total = module.reatten_matrix.weight.flatten(1).sum(1)
-    mean, var, eps, grown = norm.running_mean, norm.running_var, norm.eps, ratio**module.token_law.exponent()
+    mean, var, eps, grown = norm.running_mean, norm.running_var, norm.eps, ratio ** module.token_law.exponent()
     if statistics != 'running':
         mean = mean + total * (1 / tokens - 1 / TRAINED)
     if statistics == 'scaled':
@@ -128,7 +128,7 @@ def test_token_invariant_statistics_ignore_duplicated_tokens():
 @pytest.mark.parametrize('statistics', ['scaled', 'carried', 'image'])
 def test_training_at_other_token_counts_updates_rescaled_statistics(statistics):
     module, x = make(statistics).train(), torch.randn(2, 40, DIM).double()
-    grown = 4**module.token_law.exponent()
+    grown = 4 ** module.token_law.exponent()
     maps, v = maps_of(module, x)
     var = maps.var((0, 2, 3), unbiased=False) * grown
     before = copy.deepcopy(module.var_norm)
@@ -136,8 +136,11 @@ def test_training_at_other_token_counts_updates_rescaled_statistics(statistics):
     norm = module.var_norm
     gain = heads(norm.weight / (var + norm.eps).sqrt())
     centred = maps - maps.mean((0, 2, 3), keepdim=True)
-    expected = gain * centred + heads(norm.bias) / 4 if statistics == 'carried' else \
-        gain * heads(grown).sqrt() * centred + heads(norm.bias)
+    expected = (
+        gain * centred + heads(norm.bias) / 4
+        if statistics == 'carried'
+        else gain * heads(grown).sqrt() * centred + heads(norm.bias)
+    )
     assert torch.allclose(found, out_of(module, expected, v), rtol=1e-9, atol=1e-12)
     elements = 2 * 40**2
     assert torch.allclose(norm.running_var, before.running_var.lerp(var * elements / (elements - 1), 0.1))
@@ -158,10 +161,10 @@ def test_running_statistics_record_the_trained_token_count():
 def test_exponents_are_learned_from_two_sizes_and_default_with_one():
     assert torch.allclose(make().token_law.exponent(), torch.tensor([1.3, 1.6, 1.9]).double(), atol=0.03)
     law = TokenLaw(2, 50)
-    assert torch.allclose(law.exponent(), torch.full((2, ), 1.7))
+    assert torch.allclose(law.exponent(), torch.full((2,), 1.7))
     for tokens in (197, 197, 197):
         law.follow(law.observed(torch.rand(4, 2), tokens, torch.ones(4, 1)), 0.5)
-    assert torch.allclose(law.exponent(), torch.full((2, ), 1.7), atol=1e-3)
+    assert torch.allclose(law.exponent(), torch.full((2,), 1.7), atol=1e-3)
     assert law.growth(50) == 1.0
     before = law.tokens.clone()
     law.follow(law.observed(torch.full((1, 2), torch.nan), 60, torch.ones(1, 1)), 0.5)
@@ -176,7 +179,7 @@ def filled(images, tokens):
     x = 50 * torch.randn(len(images), tokens, DIM).double()
     keys = torch.zeros(len(images), tokens, dtype=torch.bool)
     for i, image in enumerate(images):
-        x[i, :len(image)], keys[i, :len(image)] = image, True
+        x[i, : len(image)], keys[i, : len(image)] = image, True
     return x, keys
 
 
@@ -206,8 +209,9 @@ def test_windows_of_padding_have_no_part_in_training_statistics(statistics):
         module = make(statistics).train()
         var = torch.tensor([[1e-3, 2e-3, 3e-3], [2e-3, 1e-3, 1e-3], [0, 0, 0], [0, 0, 0]]).double()[:windows]
         mixing, bias = module.reatten_matrix.weight.flatten(1), module.reatten_matrix.bias
-        gain, _ = gain_and_offset(module.var_norm, module.token_law, mixing, bias, var, torch.tensor([5, 3, 1, 1])[:windows],
-                                  statistics, 1.0)
+        gain, _ = gain_and_offset(
+            module.var_norm, module.token_law, mixing, bias, var, torch.tensor([5, 3, 1, 1])[:windows], statistics, 1.0
+        )
         found.append([gain.view(-1, HEADS)[:2], *module.var_norm.buffers(), *module.token_law.buffers()])
     for without, with_padding in zip(*found, strict=True):
         assert torch.allclose(without, with_padding, rtol=1e-12)
@@ -239,7 +243,7 @@ def test_padding_changes_nothing(attention, statistics):
     alone = [module(image[None])[0] for image in images]
     for tokens in (9, 13):
         for found, expected in zip(module(*filled(images, tokens)), alone):
-            assert torch.allclose(found[:len(expected)], expected, rtol=1e-9, atol=1e-12)
+            assert torch.allclose(found[: len(expected)], expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize('statistics', STATISTICS)
@@ -264,7 +268,7 @@ def test_running_statistics_count_only_valid_elements_of_padded_batches():
     elements = torch.cat([maps_of(module, image[None])[0].flatten(2)[0] for image in images], 1)  # (heads, 16 + 81)
     norm = nn.BatchNorm1d(HEADS).double()
     norm.load_state_dict(module.var_norm.state_dict())
-    expected = norm(elements[None]).unflatten(2, (97, )).squeeze(0).split([16, 81], 1)
+    expected = norm(elements[None]).unflatten(2, (97,)).squeeze(0).split([16, 81], 1)
     found = module(*filled(images, 9))
     for image, maps, out in zip(images, expected, found):
         n = len(image)
@@ -309,9 +313,9 @@ def test_dropout_of_maps_sees_no_padding():
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_exponents_survive_a_cast_to_half_precision(dtype):
     law = TokenLaw(2, 50)
-    assert torch.allclose(law.to(dtype).exponent(), torch.full((2, ), 1.7))
+    assert torch.allclose(law.to(dtype).exponent(), torch.full((2,), 1.7))
     law = TokenLaw(2, 50)
     for tokens in (785, 785, 3137, 785, 3137):
         law.follow(law.observed(torch.full((1, 2), 10.0 * tokens**-1.4), tokens, torch.ones(1, 1)), 0.1)
     assert torch.allclose(law.to(dtype).exponent(), copy.deepcopy(law).float().exponent(), atol=0.02)
-    assert torch.allclose(law.exponent(), torch.full((2, ), 1.4), atol=0.03)
+    assert torch.allclose(law.exponent(), torch.full((2,), 1.4), atol=0.03)

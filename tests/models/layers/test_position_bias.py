@@ -90,8 +90,9 @@ def test_log_coordinates_give_the_extrapolation_ratios_of_the_paper():
     linear = offset.max() / relative_offsets(8).max() - 1
     log = torch.log(1 + offset.max()) / torch.log(1 + relative_offsets(8).max()) - 1
     assert round(linear.item(), 2) == 1.14 and round(log.item(), 2) == 0.33
-    assert torch.allclose(log_coordinates(torch.tensor([-7.0, 0.0, 7.0]), 8), torch.log2(torch.tensor(9.0)) / 3 *
-                          torch.tensor([-1.0, 0.0, 1.0]))
+    assert torch.allclose(
+        log_coordinates(torch.tensor([-7.0, 0.0, 7.0]), 8), torch.log2(torch.tensor(9.0)) / 3 * torch.tensor([-1.0, 0.0, 1.0])
+    )
 
 
 def test_log_cpb_equals_its_definition():
@@ -135,15 +136,15 @@ def test_cached_biases_are_correct_in_concurrent_threads():
 
     def ask(seed):
         try:
-            for i in torch.randint(len(windows), (60, ), generator=torch.Generator().manual_seed(seed)):
+            for i in torch.randint(len(windows), (60,), generator=torch.Generator().manual_seed(seed)):
                 window = windows[i]
                 with torch.no_grad():
-                    found, = biases(bias, [window], (6, 6))
+                    (found,) = biases(bias, [window], (6, 6))
                 assert torch.allclose(found, expected[window], atol=1e-5)
         except Exception as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=ask, args=(seed, )) for seed in range(6)]
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(6)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert not errors, errors[0]

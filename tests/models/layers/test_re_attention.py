@@ -26,9 +26,11 @@ def make(head_dim, heads, dtype, transform_scale=False, statistics='running', to
 def official(module, x):
     """Re-attention from the formula alone, tensor by tensor."""
     heads, tokens = module.num_heads, x.shape[1]
-    q, k, v = (F.linear(x, w, b).unflatten(2, (heads, -1)).transpose(1, 2)
-               for w, b in zip(module.qkv.weight.chunk(3), module.qkv.bias.chunk(3)))
-    maps = torch.softmax(q @ k.mT / q.shape[-1]**0.5, dim=-1)
+    q, k, v = (
+        F.linear(x, w, b).unflatten(2, (heads, -1)).transpose(1, 2)
+        for w, b in zip(module.qkv.weight.chunk(3), module.qkv.bias.chunk(3))
+    )
+    maps = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, dim=-1)
     mixed = torch.einsum('hg,bgij->bhij', module.reatten_matrix.weight[:, :, 0, 0], maps)
     mixed = mixed + module.reatten_matrix.bias[:, None, None]
     norm = module.var_norm
@@ -49,8 +51,12 @@ def results(module, x, forward=None):
     # Weights of one sign: sums that cancel would compare nothing but rounding.
     (out * torch.linspace(0.5, 1.5, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
     named = {'output': out, 'input': x.grad, **{name: p.grad for name, p in module.named_parameters()}}
-    return {**named, 'mean': module.var_norm.running_mean, 'var': module.var_norm.running_var,
-            'batches': module.var_norm.num_batches_tracked}
+    return {
+        **named,
+        'mean': module.var_norm.running_mean,
+        'var': module.var_norm.running_var,
+        'batches': module.var_norm.num_batches_tracked,
+    }
 
 
 def with_kernel(module, kernel):
@@ -70,10 +76,18 @@ def test_the_eager_kernel_equals_the_official_formula(training, transform_scale)
 
 
 @pytest.mark.parametrize('training', [True, False])
-@pytest.mark.parametrize('tokens, head_dim, rows, batch, heads', [
-    (197, 32, 64, 2, 3), (197, 33, 50, 1, 3), (785, 35, 100, 1, 3), (50, 33, 1, 3, 3),
-    pytest.param(4097, 33, 1000, 1, 2, marks=pytest.mark.slow),
-    (50, 8, 1000, 1, 3), (2, 3, 1, 1, 3)])
+@pytest.mark.parametrize(
+    'tokens, head_dim, rows, batch, heads',
+    [
+        (197, 32, 64, 2, 3),
+        (197, 33, 50, 1, 3),
+        (785, 35, 100, 1, 3),
+        (50, 33, 1, 3, 3),
+        pytest.param(4097, 33, 1000, 1, 2, marks=pytest.mark.slow),
+        (50, 8, 1000, 1, 3),
+        (2, 3, 1, 1, 3),
+    ],
+)
 def test_sequential_equals_eager_and_the_formula(tokens, head_dim, rows, batch, heads, training, monkeypatch):
     monkeypatch.setitem(re_attention._CHUNK, 'cpu', rows * batch * heads * tokens)
     monkeypatch.setitem(re_attention._ROWS, 'cpu', 1)
@@ -81,8 +95,7 @@ def test_sequential_equals_eager_and_the_formula(tokens, head_dim, rows, batch, 
     x = torch.randn(batch, tokens, heads * head_dim)
     # In float64; the two-pass variance of the formula is more exact than BatchNorm's own.
     eager = results(with_kernel(module, 'eager').double(), x.double())
-    expected = {**results(module.double(), x.double(), official),
-                **{name: eager[name] for name in ('mean', 'var', 'batches')}}
+    expected = {**results(module.double(), x.double(), official), **{name: eager[name] for name in ('mean', 'var', 'batches')}}
     for name in set(expected) - {'reatten_matrix.bias'}:
         limit = 1e-6 * expected[name].abs().max().item()
         assert torch.allclose(eager[name], expected[name], rtol=1e-6, atol=limit), name
@@ -174,7 +187,6 @@ def test_no_double_precision_where_the_device_has_none(monkeypatch):
     made = []
 
     class Record(torch.utils._python_dispatch.TorchDispatchMode):
-
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
             made.extend(t.dtype for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor))

@@ -30,8 +30,10 @@ def make(**options):
 def of_maps(model):
     """The mean over neighbours from maps that are all held, in a graph."""
     maps = []
-    hooks = [block.attn.register_forward_pre_hook(lambda module, inputs: maps.append(module.attention_maps(*inputs)))
-             for block in model.blocks]
+    hooks = [
+        block.attn.register_forward_pre_hook(lambda module, inputs: maps.append(module.attention_maps(*inputs)))
+        for block in model.blocks
+    ]
     out = model(IMAGE)
     for hook in hooks:
         hook.remove()
@@ -78,6 +80,7 @@ def test_the_loss_equals_the_cross_layer_similarity_metric():
 
 def test_similarity_is_not_computed_without_a_weight_or_gradients(monkeypatch):
     from mmvitscale.models.backbones import deepvit
+
     monkeypatch.setattr(deepvit, 'neighbour_similarity', None)  # would not be callable
     make()(IMAGE)
     make(similarity_weight=0.1).eval()(IMAGE)
@@ -88,6 +91,7 @@ def test_similarity_is_not_computed_without_a_weight_or_gradients(monkeypatch):
 def gradients(weight, accumulate):
     """Of a step of two batches, through MMEngine's wrapper and our runner's scale."""
     from mmvitscale.runner import Runner
+
     model = make(similarity_weight=weight)
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=accumulate)
     wrapper.initialize_count_status(model, 0, accumulate)
@@ -118,7 +122,7 @@ def test_no_maps_are_kept_for_the_backward_pass():
     kept = []
     look = lambda tensor: (kept.append(tensor.shape), tensor)[1]  # noqa: E731
     with torch.autograd.graph.saved_tensors_hooks(look, lambda tensor: tensor):
-        out, = model(torch.rand(1, 3, 256, 256))
+        (out,) = model(torch.rand(1, 3, 256, 256))
     tokens = 1 + 16 * 16
     assert kept and not [shape for shape in kept if shape and shape[-1] == tokens and shape.numel() > tokens * 12]
     out.sum().backward()

@@ -22,7 +22,7 @@ CPU = torch.device('cpu')
 def uncompiled_flex_attention(monkeypatch):
     """Let the kernel flex run here, in single steps, for heads of any width; its gradients are those of PyTorch's own form,
     which it refuses on CPUs although they are right."""
-    monkeypatch.setattr(window_attention, 'FLEX_DEVICES', ('cpu', ))
+    monkeypatch.setattr(window_attention, 'FLEX_DEVICES', ('cpu',))
     monkeypatch.setattr(window_attention, '_FLEX_CHANNELS', 1)
     monkeypatch.setattr(flex_attention, 'compiled', lambda: flex_attention._attend)
     monkeypatch.setattr('torch.nn.attention.flex_attention._validate_device', lambda *_: None)
@@ -99,7 +99,7 @@ def test_bfloat16_outputs_and_gradients_stay_close_to_float32(kernel):
 def test_logits_of_16_bit_queries_are_kept_in_float32(window):
     """Up to 100 they are, where bfloat16 resolves 0.5. A kernel that rounds them is off by 0.012."""
     torch.manual_seed(0)
-    groups, scale = window_geometry(1, (16, 16), (window, window), False, CPU).groups, torch.full((3, ), 60.0)
+    groups, scale = window_geometry(1, (16, 16), (window, window), False, CPU).groups, torch.full((3,), 60.0)
     bias = WindowBias(LogCPB(3, (window, window)), [group.window for group in groups], (window, window), ExpandedBiases())
     qkv = torch.randn(256, 3, 3, 32).bfloat16()
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_a_common_offset_of_values_keeps_bfloat16_gradients_accurate(window):
     found = []
     for kernel, dtype in (('sequential', torch.bfloat16), ('eager', torch.float64)):
         inputs = qkv.to(dtype).requires_grad_()
-        scale = torch.full((3, ), 10.0, dtype=torch.promote_types(dtype, torch.float32))
+        scale = torch.full((3,), 10.0, dtype=torch.promote_types(dtype, torch.float32))
         out = KERNELS[kernel](inputs * 1, scale.requires_grad_(), bias, groups)
         found.append([out, *torch.autograd.grad(out, [inputs, scale], grad.to(dtype))])
     for own, expected, bound in zip(*found, (0.005, 0.02, 0.03)):
@@ -149,7 +149,7 @@ def test_unit_vectors_handle_zero_tiny_and_large_float16_inputs():
     assert torch.allclose(out, torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 0.0]]))
     out.sum().backward()
     assert x.grad[1:].eq(0).all() and x.grad[0].ne(0).all()
-    assert unit_vectors(torch.full((4, ), 300.0, dtype=torch.float16)).tolist() == [0.5] * 4  # 4 * 300^2 > 65504
+    assert unit_vectors(torch.full((4,), 300.0, dtype=torch.float16)).tolist() == [0.5] * 4  # 4 * 300^2 > 65504
 
 
 def test_channels_not_divisible_by_heads_are_refused():
@@ -165,7 +165,7 @@ def dot_product(attn, x, window):
     tokens, dim = x.shape
     q, k, v = attn.qkv(x).view(tokens, 3, attn.num_heads, -1).unbind(1)
     q, v = q + attn.q_bias.view(attn.num_heads, -1), v + attn.v_bias.view(attn.num_heads, -1)
-    logits = torch.einsum('qhd,khd->hqk', q, k) / q.shape[-1]**0.5
+    logits = torch.einsum('qhd,khd->hqk', q, k) / q.shape[-1] ** 0.5
     for i in range(tokens):
         for j in range(tokens):
             offset = (i // window[1] - j // window[1], i % window[1] - j % window[1])
@@ -179,8 +179,10 @@ def test_dot_product_attention_equals_its_formula_in_outputs_and_gradients(kerne
     assert attn.logit_scale is None
     x = torch.randn(12, 12, dtype=torch.float64)
     found = []
-    for forward in (lambda x: attn(x, window_geometry(1, (3, 4), (4, 4), False, CPU), (3, 4)),
-                    lambda x: dot_product(attn, x, (3, 4))):
+    for forward in (
+        lambda x: attn(x, window_geometry(1, (3, 4), (4, 4), False, CPU), (3, 4)),
+        lambda x: dot_product(attn, x, (3, 4)),
+    ):
         attn.zero_grad()
         inputs = x.clone().requires_grad_()
         out = forward(inputs)

@@ -34,7 +34,7 @@ def test_windows_equal_brute_force_over_pairs_of_tokens():
         start = 0
         for group in geometry.groups:
             assert group.window[0] <= window[0] and group.window[1] <= window[1]
-            for own in order[start:start + group.tokens].view(group.count, -1):
+            for own in order[start : start + group.tokens].view(group.count, -1):
                 found[own[:, None], own] += 1
                 # row by row: the bias takes the places in a window for offsets
                 y, x = own // size[1] % size[0], own % size[1]
@@ -44,11 +44,13 @@ def test_windows_equal_brute_force_over_pairs_of_tokens():
 
         index = torch.arange(tokens)
         image, row, column = index // (size[0] * size[1]), index // size[1] % size[0], index % size[1]
-        cells = torch.stack([
-            image,
-            torch.tensor([brute_force.cell(r, size[0], window[0], shifted) for r in row.tolist()]),
-            torch.tensor([brute_force.cell(c, size[1], window[1], shifted) for c in column.tolist()])
-        ])
+        cells = torch.stack(
+            [
+                image,
+                torch.tensor([brute_force.cell(r, size[0], window[0], shifted) for r in row.tolist()]),
+                torch.tensor([brute_force.cell(c, size[1], window[1], shifted) for c in column.tolist()]),
+            ]
+        )
         expected = (cells[:, :, None] == cells[:, None, :]).all(0)
         assert torch.equal(found, expected.int()), (size, window, shifted)
 

@@ -12,8 +12,9 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize('with_cp', [False, True])
 @pytest.mark.parametrize('size', [(6, 6), (5, 9), (1, 1)])
 def test_global_attention_changes_only_the_last_feature_map(size, with_cp):
-    neck = randomise(MODELS.build(dict(
-        type='mmvitscale.GlobalAttention', in_channels=16, num_heads=2, reference_window=6, with_cp=with_cp)))
+    neck = randomise(
+        MODELS.build(dict(type='mmvitscale.GlobalAttention', in_channels=16, num_heads=2, reference_window=6, with_cp=with_cp))
+    )
     inputs = [torch.randn(2, 8, 3, 3), torch.randn(2, 16, *size, requires_grad=True)]
     first, last = neck(inputs)
     assert first is inputs[0] and last.shape == inputs[1].shape and not torch.allclose(last, inputs[1])
@@ -29,7 +30,7 @@ def test_global_attention_starts_as_the_identity():
 def test_global_attention_equals_a_swin_block_with_a_single_window():
     """The same weights in a one-stage backbone with a window larger than the map."""
     neck = randomise(GlobalAttention(16, 2, 6)).eval()
-    backbone = SwinTransformerV2(dict(embed_dims=16, depths=(1, ), num_heads=(2, )), 64, 6, out_norm=False).eval()
+    backbone = SwinTransformerV2(dict(embed_dims=16, depths=(1,), num_heads=(2,)), 64, 6, out_norm=False).eval()
     backbone.stages[0].blocks[0].load_state_dict(neck.block.state_dict())
     image = torch.randn(2, 3, 20, 36)
     before = backbone.patch_embed(image).permute(0, 3, 1, 2)

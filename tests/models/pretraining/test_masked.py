@@ -22,13 +22,19 @@ SWIN = dict(type='mmvitscale.MaskedSwinTransformerV2', arch=ARCH, window_size=4,
 def simmim(backbone, channels, stride, patch, loss=None):
     init_default_scope('mmpretrain')
     loss = loss or dict(type='PixelReconstructionLoss', criterion='L1', channel=3)
-    return MODELS.build(dict(
-        type='SimMIM', backbone=backbone, neck=dict(type='SimMIMLinearDecoder', in_channels=channels, encoder_stride=stride),
-        head=dict(type='SimMIMHead', patch_size=patch, loss=loss)))
+    return MODELS.build(
+        dict(
+            type='SimMIM',
+            backbone=backbone,
+            neck=dict(type='SimMIMLinearDecoder', in_channels=channels, encoder_stride=stride),
+            head=dict(type='SimMIMHead', patch_size=patch, loss=loss),
+        )
+    )
 
 
 def samples(mask):
     from mmpretrain.structures import DataSample
+
     found = [DataSample() for _ in mask]
     for sample, own in zip(found, mask):
         sample.set_mask(own)
@@ -93,7 +99,7 @@ def test_normalisation_equals_brute_force():
     image = 5 + torch.randn(1, 2, 9, 11, dtype=torch.float64)
     mean, deviation = local_statistics(image, 5)
     for row, column in ((0, 0), (4, 5), (8, 3), (2, 10)):
-        near = image[:, :, max(row - 2, 0):row + 3, max(column - 2, 0):column + 3].flatten(2)
+        near = image[:, :, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3].flatten(2)
         assert torch.allclose(mean[:, :, row, column], near.mean(-1))
         assert torch.allclose(deviation[:, :, row, column], (near.var(-1) + 1e-6).sqrt())
     far = normalize_locally(image.float() + 1000, 5)
@@ -101,8 +107,17 @@ def test_normalisation_equals_brute_force():
 
 
 def test_a_perfect_prediction_of_the_normalised_target_has_no_loss():
-    loss = simmim(SWIN, 64, 32, 4, dict(type='mmvitscale.LocallyNormalizedTarget', size=7, loss=dict(
-        type='PixelReconstructionLoss', criterion='L1', channel=3))).head.loss_module
+    loss = simmim(
+        SWIN,
+        64,
+        32,
+        4,
+        dict(
+            type='mmvitscale.LocallyNormalizedTarget',
+            size=7,
+            loss=dict(type='PixelReconstructionLoss', criterion='L1', channel=3),
+        ),
+    ).head.loss_module
     image, mask = torch.randn(1, 3, 16, 16), torch.ones(1, 1, 16, 16)
     normalised = normalize_locally(image, 7)
     assert loss(normalised, image, mask) == 0 and loss(image, image, mask) > 0.01
@@ -120,14 +135,17 @@ def official_simmim(model, windows):
     plain.load_state_dict({key: value for key, value in model.backbone.state_dict().items() if key != 'mask_token'})
     encoder = official_state_dict(plain, windows, windows)
     weights = {f'encoder.{key}': value for key, value in encoder.items() if not key.startswith('head.')}
-    return {**weights, 'encoder.mask_token': model.backbone.mask_token.data,
-            **{key.replace('neck.', ''): value for key, value in model.neck.state_dict(prefix='neck.').items()}}
+    return {
+        **weights,
+        'encoder.mask_token': model.backbone.mask_token.data,
+        **{key.replace('neck.', ''): value for key, value in model.neck.state_dict(prefix='neck.').items()},
+    }
 
 
 @pytest.mark.parametrize('exact', [False, True])
 def test_official_simmim_checkpoints_load_with_their_decoder(exact):
     source, target = (randomise(simmim(SWIN, 64, 32, 4)).eval() for _ in range(2))
-    content = dict(model=official_simmim(source, (4, ) * 4))
+    content = dict(model=official_simmim(source, (4,) * 4))
     into_model(target, content, 'simmim.pth', exact)
     target.load_state_dict(content['state_dict'])
     image, mask = torch.randn(2, 3, 64, 64), half_masked(16, 16)
