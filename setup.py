@@ -55,7 +55,7 @@ setup(
         unit=UNIT,
         test=TEST,
         dev=DEV,
-        # torchvision is kept apart there: mmvitscale/torchvision_shim.py
+        # torchvision is kept apart there: mmvitscale/utils/torchvision_shim.py
         all=[*SEG, *DET, *PRETRAIN, 'tensorboard', 'rasterio'],
     ),
     cmdclass=dict(build_py=BuildWithConfigs),

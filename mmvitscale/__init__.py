@@ -10,7 +10,7 @@ imported: configs name ``mmvitscale.<Type>`` and MMEngine finds it.
 ``_base_ = 'mmvitscale::swinv2_upernet_ade20k'``.
 """
 
-from .config import list_configs, load_config
+from mmvitscale.config.loading import list_configs, load_config
 
 __all__ = ['list_configs', 'load_config']
 __version__ = '0.3.0'

@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-from .config import configs_folder
+from mmvitscale.config.loading import configs_folder
 
 TOOLS = configs_folder().parent / 'tools'
 

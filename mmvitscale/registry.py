@@ -14,26 +14,36 @@ MODELS = root.Registry(
     scope='mmvitscale',
     parent=root.MODELS,
     locations=[
-        'mmvitscale.models.backbones',
+        'mmvitscale.models.swin_v2',
+        'mmvitscale.models.deepvit',
         'mmvitscale.models.necks',
         'mmvitscale.models.pretraining',
         'mmvitscale.models.data_preprocessors',
-        'mmvitscale.tta',
+        'mmvitscale.models.tta',
     ],
 )
 RUNNERS = root.Registry(
-    'runner', scope='mmvitscale', parent=root.RUNNERS, build_func=root.build_runner_from_cfg, locations=['mmvitscale.runner']
+    'runner',
+    scope='mmvitscale',
+    parent=root.RUNNERS,
+    build_func=root.build_runner_from_cfg,
+    locations=['mmvitscale.engine.runner'],
 )
 TRANSFORMS = root.Registry(
     'transform', scope='mmvitscale', parent=root.TRANSFORMS, locations=['mmvitscale.datasets.multispectral']
 )
-HOOKS = root.Registry('hook', scope='mmvitscale', parent=root.HOOKS, locations=['mmvitscale.hooks'])
-OPTIM_WRAPPERS = root.Registry('optim_wrapper', scope='mmvitscale', parent=root.OPTIM_WRAPPERS, locations=['mmvitscale.optim'])
-OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
-    'optimizer wrapper constructor', scope='mmvitscale', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, locations=['mmvitscale.optim']
+HOOKS = root.Registry('hook', scope='mmvitscale', parent=root.HOOKS, locations=['mmvitscale.engine.hooks'])
+OPTIM_WRAPPERS = root.Registry(
+    'optim_wrapper', scope='mmvitscale', parent=root.OPTIM_WRAPPERS, locations=['mmvitscale.engine.optim']
 )
-OPTIMIZERS = root.Registry('optimizer', scope='mmvitscale', parent=root.OPTIMIZERS, locations=['mmvitscale.optim'])
-STRATEGIES = root.Registry('strategy', scope='mmvitscale', parent=root.STRATEGIES, locations=['mmvitscale.strategies'])
+OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
+    'optimizer wrapper constructor',
+    scope='mmvitscale',
+    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
+    locations=['mmvitscale.engine.optim'],
+)
+OPTIMIZERS = root.Registry('optimizer', scope='mmvitscale', parent=root.OPTIMIZERS, locations=['mmvitscale.engine.optim'])
+STRATEGIES = root.Registry('strategy', scope='mmvitscale', parent=root.STRATEGIES, locations=['mmvitscale.engine.strategies'])
 WEIGHT_INITIALIZERS = root.Registry(
     'weight initializer', scope='mmvitscale', parent=root.WEIGHT_INITIALIZERS, locations=['mmvitscale.checkpoints.pretrained']
 )

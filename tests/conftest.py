@@ -43,12 +43,13 @@ def quiet_stale_loggers(monkeypatch):
 
 
 @pytest.fixture
-def told(monkeypatch):
+def logged(monkeypatch):
     """The lines that backbones log while weights are loaded."""
-    from mmvitscale.models.backbones import backbone, swin_v2
+    from mmvitscale.models import base_backbone
+    from mmvitscale.models.swin_v2 import checkpoint_policy
 
     lines = []
-    for module in (backbone, swin_v2):
+    for module in (base_backbone, checkpoint_policy):
         monkeypatch.setattr(module, 'print_log', lambda text, *args, **kwargs: lines.append(text))
     return lines
 

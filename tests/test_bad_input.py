@@ -19,8 +19,8 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from mmvitscale.commands import ConfigOptions
-from mmvitscale.config import load_config
+from mmvitscale.cli import ConfigOptions
+from mmvitscale.config.loading import load_config
 from mmvitscale.datasets.mini import write_dataset
 from tests.helpers.hostile import Attack
 
@@ -453,7 +453,7 @@ for_testing('checkpoint of a list', 'holds a list', lambda place: place.saved([1
 for_testing('checkpoint of nothing', 'holds no weights', lambda place: place.saved({}))
 for_testing(
     'checkpoint with a weight less',
-    '1 weights missing',
+    '1 missing keys',
     lambda place: place.saved({key: value for key, value in weights_of(place).items() if key != 'decode_head.conv_seg.bias'}),
 )
 for_testing(
@@ -463,7 +463,7 @@ for_testing(
 )
 for_testing(
     'checkpoint of another shape',
-    'of another shape',
+    'size mismatches',
     lambda place: place.saved({**weights_of(place), 'decode_head.conv_seg.weight': torch.ones(2, 2)}),
 )
 for_testing(
@@ -779,11 +779,11 @@ def test_bad_input_gives_one_error_line_and_no_half_written_file(name, world, tm
     command = prepare(place)
     before = set(tmp_path.rglob('*'))
     code, output, errors = run_here(*map(str, command))
-    told = [line for line in errors.splitlines() if re.match(r'(\w+\.py: )?error: ', line)]
-    print(f'| {name} | {code} | {" ".join(told)} |'.replace(str(tmp_path), 'D'))
+    logged = [line for line in errors.splitlines() if re.match(r'(\w+\.py: )?error: ', line)]
+    print(f'| {name} | {code} | {" ".join(logged)} |'.replace(str(tmp_path), 'D'))
     assert code == expected, output + errors
     assert 'Traceback' not in output + errors, errors
-    assert len(told) == 1 and re.search(says, told[0]), errors
+    assert len(logged) == 1 and re.search(says, logged[0]), errors
     assert not (tmp_path / 'ran').exists()
     left = [path for path in set(tmp_path.rglob('*')) - before if path.is_file()]
     assert not [path for path in left if path.suffix not in _HARMLESS or '.part' in path.name], left

@@ -4,10 +4,10 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from mmvitscale.analysis import peers
-from mmvitscale.checkpoints.door import into_model
+from mmvitscale.checkpoints.loading import adapt_checkpoint
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from mmvitscale.profiling import reference_models
 from tests.helpers.layouts import ARCH, IMAGE, SIDE, VIT, official_deepvit
 from tests.helpers.official_layout import official_state_dict
 from tests.helpers.randomise import randomise
@@ -46,7 +46,7 @@ def test_mmpretrains_model_and_ours_give_the_same_logits():
     assert isinstance(theirs.backbone, Theirs)
     content = dict(state_dict=theirs.state_dict())
     ours = classifier(SWIN)
-    into_model(ours, content, 'theirs.pth', exact=True)
+    adapt_checkpoint(ours, content, 'theirs.pth', strict=True)
     ours.load_state_dict(content['state_dict'])
     with torch.no_grad():
         expected, found = theirs(IMAGE), ours(IMAGE)
@@ -57,7 +57,7 @@ def files():
     source = randomise(SwinTransformerV2(ARCH, 4, out_indices=[3]))
     head = dict(weight=torch.randn(10, 64), bias=torch.randn(10))
     official = {**official_state_dict(source, (4,) * 4, (4,) * 4), **{f'head.{key}': value for key, value in head.items()}}
-    hugging_face, _ = peers.PEERS['Hugging Face'](ARCH, SIDE, (4,) * 4, None)
+    hugging_face, _ = reference_models.REFERENCE_MODELS['Hugging Face'](ARCH, SIDE, (4,) * 4, None)
     hugging_face = {f'swinv2.{key}': value for key, value in randomise(hugging_face).state_dict().items()}
     hugging_face |= {'swinv2.layernorm.weight': torch.ones(64), 'swinv2.layernorm.bias': torch.zeros(64)}
     return [
@@ -74,7 +74,7 @@ def files():
 
 
 def peer_file(name, prefix, head):
-    model, _ = peers.PEERS[name](ARCH, SIDE, (4,) * 4, None)
+    model, _ = reference_models.REFERENCE_MODELS[name](ARCH, SIDE, (4,) * 4, None)
     weights = {key: value for key, value in randomise(model).state_dict().items() if not key.startswith('head.')}
     return {**weights, **{prefix + key: value for key, value in head.items()}}
 
@@ -82,7 +82,7 @@ def peer_file(name, prefix, head):
 @pytest.mark.parametrize('name, content, head, options', files(), ids=lambda value: value if isinstance(value, str) else '')
 def test_classifier_heads_of_other_libraries_are_loaded_for_testing(name, content, head, options):
     model = classifier(dict(SWIN, **options))
-    into_model(model, content, f'{name}.pth', exact=True)
+    adapt_checkpoint(model, content, f'{name}.pth', strict=True)
     model.load_state_dict(content['state_dict'])
     assert torch.equal(model.head.fc.weight, head['weight']) and torch.equal(model.head.fc.bias, head['bias'])
 
@@ -97,7 +97,7 @@ def test_an_official_deepvit_classifier_gives_its_class_token_logits():
     with torch.no_grad():
         source(IMAGE)
         logits = expected[0] @ content['head.weight'].T + content['head.bias']
-        into_model(model, content, 'deepvit.pth', exact=True)
+        adapt_checkpoint(model, content, 'deepvit.pth', strict=True)
         model.load_state_dict(content['state_dict'])
         assert torch.allclose(model(IMAGE), logits, atol=1e-5)
 
@@ -107,13 +107,13 @@ def test_another_number_of_classes_is_refused_unless_fine_tuning():
     content = dict(state_dict=source.state_dict())
     with pytest.raises(
         InputError,
-        match=r'a.pth does not fit the config: 2 weights of another shape \(head.fc.weight is '
+        match=r'a.pth does not fit the config: 2 size mismatches \(head.fc.weight is '
         r'\(10, 64\) instead of \(7, 64\)',
     ):
-        into_model(model, dict(content), 'a.pth', exact=True)
+        adapt_checkpoint(model, dict(content), 'a.pth', strict=True)
     lines = []
-    into_model(model, dict(content), 'a.pth', tell=lines.append)  # to fine-tune: said, and the head stays new
-    assert '2 of another shape (head.fc.weight' in lines[0]
+    adapt_checkpoint(model, dict(content), 'a.pth', log=lines.append)  # to fine-tune: said, and the head stays new
+    assert '2 size mismatches (head.fc.weight' in lines[0]
 
 
 def test_a_simmim_checkpoint_is_refused_as_a_classifier():
@@ -129,7 +129,7 @@ def test_a_simmim_checkpoint_is_refused_as_a_classifier():
     )
     with pytest.raises(
         InputError,
-        match='a.pth does not fit the config: .*weights missing .*head.fc.weight.*it comes from '
+        match='a.pth does not fit the config: .*missing keys .*head.fc.weight.*it comes from '
         'masked pretraining: fine-tune from it with init_cfg',
     ):
-        into_model(classifier(SWIN), dict(state_dict=simmim.state_dict()), 'a.pth', exact=True)
+        adapt_checkpoint(classifier(SWIN), dict(state_dict=simmim.state_dict()), 'a.pth', strict=True)

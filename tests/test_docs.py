@@ -19,10 +19,10 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmvitscale import runner
-from mmvitscale.analysis.finite import pack
-from mmvitscale.config import load_config
+from mmvitscale.analysis.nonfinite import pack
+from mmvitscale.config.loading import load_config
 from mmvitscale.datasets import checks, mini
+from mmvitscale.engine import runner
 from tests.helpers.commands import ROOT
 from tests.helpers.randomise import randomise
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from mmvitscale.config import load_config
+from mmvitscale.config.loading import load_config
 from mmvitscale.datasets import mini
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
@@ -81,7 +81,7 @@ def test_mmdet_apis_load_our_checkpoints_and_agree(picture, tmp_path):
 
 @pytest.mark.parametrize('task', ['segmentation', 'detection'])
 def test_openmmlab_apis_keep_the_pretrained_window_at_larger_windows(task, picture, tmp_path):
-    """Windows are the config's, reference windows the checkpoint's."""
+    """Windows are the config's, pretrained windows the checkpoint's."""
     from mmdet.apis import DetInferencer, init_detector
     from mmseg.apis import MMSegInferencer, init_model
 
@@ -96,7 +96,7 @@ def test_openmmlab_apis_keep_the_pretrained_window_at_larger_windows(task, pictu
         init(str(tmp_path / 'larger.py'), path, device='cpu'),
         inferencer(str(tmp_path / 'larger.py'), path, device='cpu').model,
     ):
-        assert [stage.reference for stage in loaded.backbone.stages] == [(8, 8)] * 4
+        assert [stage.pretrained_window for stage in loaded.backbone.stages] == [(8, 8)] * 4
         with torch.no_grad():
             assert torch.allclose(loaded.backbone.eval()(image)[-1], model.backbone(image)[-1], atol=1e-5)
 
@@ -108,7 +108,7 @@ def test_mmseg_apis_refuse_incomplete_checkpoints(tmp_path):
     content = torch.load(path, weights_only=False)
     del content['state_dict']['backbone.stages.1.blocks.0.attn.qkv.weight']
     torch.save(content, path)
-    with pytest.raises(InputError, match='1 weights missing .stages.1.blocks.0.attn.qkv.weight'):
+    with pytest.raises(InputError, match='1 missing keys .stages.1.blocks.0.attn.qkv.weight'):
         init_model(SEGMENTATION, path, device='cpu')
 
 

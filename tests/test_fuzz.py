@@ -23,7 +23,7 @@ _MEMORY = 4 << 30
 READER = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))
-from mmvitscale.checkpoints.files import read_checkpoint
+from mmvitscale.checkpoints.io import read_checkpoint
 from mmvitscale.errors import InputError
 read = refused = 0
 for path in sys.argv[1:]:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.internal.conjecture import providers
 
 from mmvitscale.checkpoints.convert import convert, weights_in
-from mmvitscale.checkpoints.lineage import WindowLineage
+from mmvitscale.checkpoints.metadata import STATE_DICT_KEY, WindowMetadata
 from mmvitscale.datasets.seeded_batches import SeededBatches
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
-from mmvitscale.models.layers.windows import cut_axis, window_geometry, window_merge, window_partition
+from mmvitscale.models.swin_v2.windows import window_geometry, window_partition, window_reverse, window_starts
 from tests.helpers import brute_force
 from tests.helpers.layouts import official_deepvit
 from tests.helpers.official_layout import official_state_dict
@@ -46,7 +46,9 @@ windows = st.integers(1, 24)
 @example(40, 1, True)
 def test_windows_partition_an_axis_without_gaps_or_overlap(length, window, shifted):
     """Without gaps, without overlap, no piece longer than a window, and each piece one cell of the definition."""
-    pieces = sorted((start, start + size) for size, starts in cut_axis(length, window, shifted).items() for start in starts)
+    pieces = sorted(
+        (start, start + size) for size, starts in window_starts(length, window, shifted).items() for start in starts
+    )
     assert [stop for _, stop in pieces[:-1]] == [start for start, _ in pieces[1:]]
     assert pieces[0][0] == 0 and pieces[-1][1] == length
     for start, stop in pieces:
@@ -60,7 +62,7 @@ def test_window_reverse_inverts_partition_and_each_token_occurs_once(batch, heig
     x = torch.arange(batch * height * width, dtype=torch.float32).view(batch, height, width, 1)
     tokens = window_partition(x, geometry)
     assert sorted(tokens.flatten().tolist()) == list(range(batch * height * width))
-    assert torch.equal(window_merge(tokens, geometry, (height, width)), x)
+    assert torch.equal(window_reverse(tokens, geometry, (height, width)), x)
     assert sum(group.tokens for group in geometry.groups) == batch * height * width
 
 
@@ -88,16 +90,16 @@ def test_images_of_any_size_give_finite_outputs_of_the_right_shape(arch, window,
 
 @given(archs, st.integers(1, 12), st.integers(1, 12))
 @settings(max_examples=25)
-def test_saving_and_loading_restores_parameters_and_metadata(arch, window, reference):
-    """Parameters, windows and reference windows, whatever the sizes."""
+def test_saving_and_loading_restores_parameters_and_metadata(arch, window, pretrained_window):
+    """Parameters, windows and pretrained windows, whatever the sizes."""
     dim, depths, heads = arch
     sizes = dict(embed_dims=dim, depths=depths, num_heads=heads)
-    source = randomise(SwinTransformerV2(sizes, window, reference))
+    source = randomise(SwinTransformerV2(sizes, window, pretrained_window))
     twin = SwinTransformerV2(sizes, window)
     twin.load_state_dict(source.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), twin.parameters()))
-    assert twin.lineage == source.lineage
-    assert WindowLineage.decode(source.lineage.encode()) == source.lineage
+    assert twin.weight_metadata == source.weight_metadata
+    assert WindowMetadata.decode(source.weight_metadata.encode()) == source.weight_metadata
 
 
 @given(
@@ -134,7 +136,7 @@ NAMES = sorted(SwinTransformerV2(MODEL, 4).state_dict())
 
 
 @given(
-    st.sets(st.sampled_from([name for name in NAMES if name != 'lineage']), min_size=1, max_size=3),
+    st.sets(st.sampled_from([name for name in NAMES if name != STATE_DICT_KEY]), min_size=1, max_size=3),
     st.sampled_from(['missing', 'misshapen', 'renamed']),
 )
 def test_a_damaged_state_dict_is_refused_and_changes_nothing(names, how):

@@ -25,6 +25,6 @@ print(type(model).__module__)
 def test_builds_in_a_fresh_process_from_any_scope(scope):
     code = BUILD.format(scope=scope)
     if scope == 'mmpretrain':  # which needs torchvision
-        code = 'from mmvitscale.torchvision_shim import make_torchvision_importable as ready; ready()\n' + code
+        code = 'from mmvitscale.utils.torchvision_shim import make_torchvision_importable as ready; ready()\n' + code
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert result.stdout.splitlines()[-1:] == ['mmvitscale.models.backbones.swin_v2'], result.stderr
+    assert result.stdout.splitlines()[-1:] == ['mmvitscale.models.swin_v2.backbone'], result.stderr

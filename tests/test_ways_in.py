@@ -11,10 +11,11 @@ from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from mmvitscale.analysis import peers
-from mmvitscale.checkpoints import files, pretrained
+from mmvitscale.checkpoints import io, pretrained
+from mmvitscale.checkpoints.metadata import STATE_DICT_KEY
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from mmvitscale.profiling import reference_models
 from tests.helpers import toy
 from tests.helpers.commands import FOREGROUND, ROOT, free_port, run
 from tests.helpers.hostile import Attack
@@ -45,7 +46,7 @@ def features(backbone):
 
 @pytest.mark.integration
 def test_load_from_of_an_mmpretrain_file_reproduces_its_features(tmp_path):
-    model, stages = peers.mmpretrain(ARCH, 128, (4,) * 4, None)
+    model, stages = reference_models.mmpretrain(ARCH, 128, (4,) * 4, None)
     # A classifier's names begin as a segmentor's do, and some of a block's are the same.
     weights = {f'backbone.{key}': value for key, value in randomise(model).state_dict().items()}
     path = save(tmp_path / 'mmpretrain.pth', dict(state_dict={**weights, 'head.fc.weight': torch.ones(10, 64)}))
@@ -126,7 +127,7 @@ def test_pretrained_windows_are_not_stored_in_a_buffer():
     state = backbone.state_dict()
     for value in state.values():
         value.add_(1)  # a state dict shares its parameters, but not what they were learned with
-    assert [stage.reference for stage in backbone.stages] == [(4, 4)] * 4
+    assert [stage.pretrained_window for stage in backbone.stages] == [(4, 4)] * 4
     again = SwinTransformerV2(ARCH, 8)
     again.load_state_dict(backbone.state_dict())
     assert torch.equal(features(again), features(backbone))
@@ -196,7 +197,7 @@ def test_pretrained_windows_are_read_from_half_precision_official_files(tmp_path
         path = save(tmp_path / 'half.pth', {key: value.to(dtype) for key, value in official.items()})
         ours = MODELS.build(swin_cfg(init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=path)))
         ours.init_weights()
-        assert [stage.reference for stage in ours.stages] == [(12, 12)] * 3 + [(6, 6)]
+        assert [stage.pretrained_window for stage in ours.stages] == [(12, 12)] * 3 + [(6, 6)]
 
 
 def test_out_of_memory_and_other_devices_are_not_reported_as_damage(tmp_path, monkeypatch):
@@ -207,9 +208,9 @@ def test_out_of_memory_and_other_devices_are_not_reported_as_damage(tmp_path, mo
     def no_memory(*args, **kwargs):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:130] err == 0. DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(files.torch, 'load', no_memory)
+    monkeypatch.setattr(io.torch, 'load', no_memory)
     with pytest.raises(InputError, match='does not fit into the free memory'):
-        files.read_checkpoint(path)
+        io.read_checkpoint(path)
 
 
 NODE = """
@@ -242,14 +243,16 @@ def test_every_machine_downloads_for_itself(tmp_path):
         assert node.returncode == 0 and out.strip().endswith('weights'), error
 
 
-def test_tables_assume_no_pretrained_window_and_scratch_passes_strict(tmp_path, told):
+def test_tables_assume_no_pretrained_window_and_scratch_passes_strict(tmp_path, logged):
     weights = {
-        key: value for key, value in SwinTransformerV2(ARCH, 4, position_bias='table').state_dict().items() if key != 'lineage'
+        key: value
+        for key, value in SwinTransformerV2(ARCH, 4, position_bias='table').state_dict().items()
+        if key != STATE_DICT_KEY
     }
     path = save(tmp_path / 'table.pth', weights)
     backbone = MODELS.build(swin_cfg(position_bias='table', init_cfg=dict(type='mmvitscale.Pretrained', checkpoint=path)))
     backbone.init_weights()
-    assert told and not [line for line in told if 'assumed' in line]
+    assert logged and not [line for line in logged if 'assumed' in line]
     strict = dict(type='mmvitscale.LogCPBTransferHook', strict=True)
     toy.train(tmp_path / 'work', swin_cfg(init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02)), [strict])
 
@@ -301,7 +304,7 @@ def test_weights_of_other_backbones_are_refused(tmp_path):
     """Whole models around other backbones, by every way that does not see a file."""
     model = toy.Toy(swin_cfg())
     other = {'backbone.conv1.weight': torch.ones(1), 'head.weight': torch.ones(1)}
-    with pytest.raises(InputError, match='it holds no SwinV2 or DeepViT of a known layout.* conv1.weight'):
+    with pytest.raises(InputError, match='it holds no SwinV2 or DeepViT of a known format.* conv1.weight'):
         model.load_state_dict(other, strict=False)
     with pytest.raises(InputError, match='this is a SwinV1 checkpoint'):
         model.load_state_dict({'backbone.stages.0.blocks.0.attn.w_msa.relative_position_bias_table': torch.ones(1)})
@@ -335,7 +338,7 @@ def test_a_prefix_chooses_between_backbones(tmp_path):
 
 
 def test_loading_a_whole_model_logs_which_head_weights_fit():
-    from mmvitscale.checkpoints.door import into_model
+    from mmvitscale.checkpoints.loading import adapt_checkpoint
 
     model, source = toy.Toy(swin_cfg()), randomise(SwinTransformerV2(ARCH, 4))
     model.add_module('head', nn.Linear(2, 3))
@@ -348,34 +351,34 @@ def test_loading_a_whole_model_logs_which_head_weights_fit():
             'neck.weight': torch.ones(1),
         }
     )
-    told = []
-    into_model(model, content, 'a.pth', tell=told.append)
-    assert told[0].startswith('a.pth: SwinV2 (8 channels') and len(told) == 1
+    logged = []
+    adapt_checkpoint(model, content, 'a.pth', log=logged.append)
+    assert logged[0].startswith('a.pth: SwinV2 (8 channels') and len(logged) == 1
     assert (
-        'beside the backbone 1 weights fit, 0 are not in the file, 1 are not in the model (neck.weight), 1 of another '
-        'shape (head.weight is (5, 2) instead of (3, 2))'
-    ) in told[0]
+        'beside the backbone 1 weights fit, 0 missing in the file, 1 unexpected (neck.weight), 1 size mismatches '
+        '(head.weight is (5, 2) instead of (3, 2))'
+    ) in logged[0]
     load_state_dict(model, content['state_dict'])
     assert torch.equal(model.head.weight, before) and torch.equal(model.head.bias, torch.ones(3))
     assert torch.equal(features(model.backbone), features(source))
 
     content = dict(state_dict={'head.bias': torch.zeros(3)})
-    into_model(model, content, 'head.pth', tell=told.append)
-    assert told[1].startswith('head.pth: no weight of the backbone; beside the backbone 1 weights fit, 1 are not in the')
+    adapt_checkpoint(model, content, 'head.pth', log=logged.append)
+    assert logged[1].startswith('head.pth: no weight of the backbone; beside the backbone 1 weights fit, 1 missing in the')
     assert list(content['state_dict']) == ['head.bias']
 
 
 def test_a_file_cannot_claim_that_its_weights_were_matched():
     from mmvitscale.checkpoints.convert import weights_in
-    from mmvitscale.checkpoints.door import prepare
+    from mmvitscale.checkpoints.loading import match_weights
 
     backbone = SwinTransformerV2(ARCH, 4)
     state = backbone.state_dict()
     del state['stages.0.blocks.0.attn.qkv.weight']
-    told = prepare(backbone, weights_in(backbone.state_dict())).state_dict()._metadata
-    for metadata in ({'': dict(version=2, entered=True)}, {'': dict(version=2, entered='0' * len(told['']['entered']))}):
+    logged = match_weights(backbone, weights_in(backbone.state_dict())).state_dict()._metadata
+    for metadata in ({'': dict(version=2, matched=True)}, {'': dict(version=2, matched='0' * len(logged['']['matched']))}):
         state._metadata = metadata
-        with pytest.raises(InputError, match='1 weights missing'):
+        with pytest.raises(InputError, match='1 missing keys'):
             backbone.load_state_dict(state, strict=False)
 
 
@@ -384,18 +387,18 @@ def test_a_partial_state_dict_with_own_names_loads_non_strictly():
     part = {'patch_embed.proj.bias': torch.ones(8)}
     found = backbone.load_state_dict(part, strict=False)
     assert torch.equal(backbone.patch_embed.proj.bias, torch.ones(8)) and 'patch_embed.proj.weight' in found.missing_keys
-    assert {stage.reference_origin for stage in backbone.stages} == {'window_size'}
+    assert {stage.pretrained_window_source for stage in backbone.stages} == {'window_size'}
 
 
 def test_loaded_tensors_are_not_shared_between_loads():
     """``assign=True`` is PyTorch's way of making the tensors of a state dict the parameters themselves."""
     from mmvitscale.checkpoints.convert import weights_in
-    from mmvitscale.checkpoints.door import prepare
+    from mmvitscale.checkpoints.loading import match_weights
 
     source, one, two = (SwinTransformerV2(ARCH, 4) for _ in range(3))
-    one.load_state_dict(prepare(one, weights_in(source.state_dict())).state_dict(), assign=True)
+    one.load_state_dict(match_weights(one, weights_in(source.state_dict())).state_dict(), assign=True)
     assert one.patch_embed.proj.weight.data_ptr() == source.patch_embed.proj.weight.data_ptr()
-    two.load_state_dict(prepare(two, weights_in(source.state_dict())).state_dict())
+    two.load_state_dict(match_weights(two, weights_in(source.state_dict())).state_dict())
     assert two.patch_embed.proj.weight.data_ptr() != source.patch_embed.proj.weight.data_ptr()
 
 
@@ -409,7 +412,7 @@ class Renaming(toy.Toy):
 
 
 def test_a_model_may_rename_what_is_beside_its_backbone():
-    from mmvitscale.checkpoints.door import into_model
+    from mmvitscale.checkpoints.loading import adapt_checkpoint
 
     model = Renaming(swin_cfg())
     model.add_module('head', nn.Linear(2, 3))
@@ -421,16 +424,16 @@ def test_a_model_may_rename_what_is_beside_its_backbone():
             'rpn_head.bias': torch.ones(3),
         }
     )
-    into_model(model, content, 'a.pth')
+    adapt_checkpoint(model, content, 'a.pth')
     model.load_state_dict(content['state_dict'])
     assert torch.equal(model.head.weight, torch.ones(3, 2))
 
 
 def test_checkpoints_of_models_without_our_backbones_stay_unchanged():
-    from mmvitscale.checkpoints.door import into_model
+    from mmvitscale.checkpoints.loading import adapt_checkpoint
 
     content = dict(state_dict={'backbone.weight': torch.ones(2, 2)})
-    assert into_model(nn.Linear(2, 2), content, 'a.pth') == {}  # which may rename what comes
+    assert adapt_checkpoint(nn.Linear(2, 2), content, 'a.pth') == {}  # which may rename what comes
     assert list(content['state_dict']) == ['backbone.weight']
 
 
@@ -451,7 +454,7 @@ class TeacherAndStudent(nn.Module):
 
 
 def test_a_teacher_and_a_student_load_the_same_checkpoint():
-    from mmvitscale.checkpoints.door import into_model
+    from mmvitscale.checkpoints.loading import adapt_checkpoint
 
     source, model = randomise(SwinTransformerV2(ARCH, 4)), TeacherAndStudent()
     official = official_state_dict(source, (4,) * 4, (4,) * 4)
@@ -463,12 +466,12 @@ def test_a_teacher_and_a_student_load_the_same_checkpoint():
                 'head.bias': torch.ones(3),
             }
         )
-        into_model(model, content, 'a.pth')
+        adapt_checkpoint(model, content, 'a.pth')
         model.load_state_dict(content['state_dict'])
         for part in (model.student, model.teacher):
             assert torch.equal(features(part.backbone), features(source)) and torch.equal(part.head.weight, torch.ones(3, 2))
     content = dict(model=official)  # a backbone alone is for both
-    into_model(model, content, 'official.pth')
+    adapt_checkpoint(model, content, 'official.pth')
     assert {key.split('.')[0] for key in content['state_dict']} == {'student', 'teacher'}
 
 
@@ -482,22 +485,22 @@ class Two(toy.Toy):
 
 
 def test_a_backbone_is_not_filled_from_another_ones_weights():
-    from mmvitscale.checkpoints.door import into_model
+    from mmvitscale.checkpoints.loading import adapt_checkpoint
 
     source = randomise(SwinTransformerV2(ARCH, 4))
     one = {f'teacher.{key}': value for key, value in source.state_dict().items()}
-    with pytest.raises(InputError, match='weights missing .*backbone.'):
-        into_model(Two(), dict(state_dict=dict(one)), 'a.pth', exact=True)
-    model, told = Two(), []
+    with pytest.raises(InputError, match='missing keys .*backbone.'):
+        adapt_checkpoint(Two(), dict(state_dict=dict(one)), 'a.pth', strict=True)
+    model, logged = Two(), []
     before = model.backbone.patch_embed.proj.weight.clone()
     content = dict(state_dict={**one, 'head.bias': torch.ones(3)})
-    into_model(model, content, 'a.pth', tell=told.append)
+    adapt_checkpoint(model, content, 'a.pth', log=logged.append)
     load_state_dict(model, content['state_dict'])
-    assert 'no weight of the backbone' in told[0]
+    assert 'no weight of the backbone' in logged[0]
     assert torch.equal(model.backbone.patch_embed.proj.weight, before)
     assert torch.equal(features(model.teacher), features(source)) and torch.equal(model.head.bias, torch.ones(3))
     both = dict(model=official_state_dict(source, (4,) * 4, (4,) * 4))  # of nobody, and so of both
-    into_model(model, both, 'official.pth')
+    adapt_checkpoint(model, both, 'official.pth')
     load_state_dict(model, both['state_dict'])
     assert torch.equal(features(model.backbone), features(model.teacher))
 
@@ -505,9 +508,9 @@ def test_a_backbone_is_not_filled_from_another_ones_weights():
 @pytest.mark.parametrize('position_bias', ['log_cpb', 'table'])
 def test_grown_windows_are_tested_with_the_weights_that_were_trained(position_bias, tmp_path):
     """A table keeps its size while it is trained at larger windows, and is read bicubically."""
-    from mmvitscale.checkpoints.door import into_model
-    from mmvitscale.checkpoints.files import read_checkpoint
-    from mmvitscale.checkpoints.windows import settle_windows
+    from mmvitscale.checkpoints.io import read_checkpoint
+    from mmvitscale.checkpoints.loading import adapt_checkpoint
+    from mmvitscale.checkpoints.window_policy import apply_checkpoint_windows
 
     schedule = [dict(begin=0, window_size=4), dict(begin=1, window_size=8)]
     grows, cfg = dict(type='mmvitscale.ProgressiveWindowHook', schedule=schedule), swin_cfg(position_bias=position_bias)
@@ -516,7 +519,9 @@ def test_grown_windows_are_tested_with_the_weights_that_were_trained(position_bi
     content = read_checkpoint(tmp_path / 'iter_3.pth')
     own = {key: value.clone() for key, value in content['state_dict'].items()}
     model = toy.Toy(cfg)
-    (line,) = settle_windows(model, into_model(model, content, 'iter_3.pth', exact=True), dict(custom_hooks=[grows]))
+    (line,) = apply_checkpoint_windows(
+        model, adapt_checkpoint(model, content, 'iter_3.pth', strict=True), dict(custom_hooks=[grows])
+    )
     assert 'the windows of 8x8 tokens' in line
     model.load_state_dict(content['state_dict'])
     assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items())
@@ -544,7 +549,7 @@ def test_a_table_is_resumed_at_another_window(tmp_path):
 def test_an_output_norm_that_lacks_its_weight_is_refused():
     state = SwinTransformerV2(ARCH, 4).state_dict()
     del state['out_norms.3.weight']
-    with pytest.raises(InputError, match='1 weights missing .out_norms.3.weight'):
+    with pytest.raises(InputError, match='1 missing keys .out_norms.3.weight'):
         SwinTransformerV2(ARCH, 4).load_state_dict(state)
 
 
@@ -552,7 +557,7 @@ def test_an_output_norm_that_lacks_its_weight_is_refused():
 def test_newer_formats_and_damaged_metadata_are_refused_by_every_way(way, tmp_path):
     for change, message in (
         (lambda state: state._metadata[''].update(version=4), 'written by a newer mmvitscale'),
-        (lambda state: state.update(lineage=state['lineage'][:1]), 'is of 1 stages, but there are 4'),
+        (lambda state: state.update({STATE_DICT_KEY: state[STATE_DICT_KEY][:1]}), 'is of 1 stages, but there are 4'),
     ):
         state = SwinTransformerV2(ARCH, 4).state_dict()
         change(state)
@@ -568,17 +573,17 @@ def test_newer_formats_and_damaged_metadata_are_refused_by_every_way(way, tmp_pa
 
 def test_weights_matched_to_one_backbone_are_refused_by_another():
     from mmvitscale.checkpoints.convert import weights_in
-    from mmvitscale.checkpoints.door import prepare
+    from mmvitscale.checkpoints.loading import match_weights
 
     source = SwinTransformerV2(ARCH, 4)
-    entering = prepare(source, weights_in(source.state_dict())).state_dict()
+    entering = match_weights(source, weights_in(source.state_dict())).state_dict()
     with pytest.raises(InputError, match='of the kind log_cpb'):
         SwinTransformerV2(ARCH, 4, position_bias='linear_cpb').load_state_dict(entering)
 
 
 def test_rectangular_position_grids_without_metadata_load_unchanged(tmp_path):
     source = randomise(DeepViT(VIT, (256, 64)))
-    weights = {f'backbone.{key}': value for key, value in source.state_dict().items() if key != 'lineage'}
+    weights = {f'backbone.{key}': value for key, value in source.state_dict().items() if key != STATE_DICT_KEY}
     path = save(tmp_path / 'a.pth', dict(state_dict={**weights, 'head.weight': torch.ones(2, 2)}))
     ours = MODELS.build(
         dict(
@@ -595,9 +600,9 @@ def test_rectangular_position_grids_without_metadata_load_unchanged(tmp_path):
 def test_weights_without_metadata_assume_the_window_of_the_config():
     backbone = SwinTransformerV2(ARCH, 4)
     backbone.set_window_size(16)
-    silent = {key: value for key, value in SwinTransformerV2(ARCH, 4).state_dict().items() if key != 'lineage'}
+    silent = {key: value for key, value in SwinTransformerV2(ARCH, 4).state_dict().items() if key != STATE_DICT_KEY}
     backbone.load_state_dict(silent)
-    assert [stage.reference for stage in backbone.stages] == [(4, 4)] * 4
+    assert [stage.pretrained_window for stage in backbone.stages] == [(4, 4)] * 4
 
 
 def test_resuming_requires_an_exact_match_and_fine_tuning_does_not(tmp_path):
@@ -608,9 +613,9 @@ def test_resuming_requires_an_exact_match_and_fine_tuning_does_not(tmp_path):
     for changed, message in (
         (
             {key: value for key, value in content['state_dict'].items() if key not in norms},
-            r'does not fit the config: 8 weights missing \(backbone.out_norms.0.weight',
+            r'does not fit the config: 8 missing keys \(backbone.out_norms.0.weight',
         ),
-        ({**content['state_dict'], 'head.weight': torch.ones(1)}, r'1 weights unknown \(head.weight\)'),
+        ({**content['state_dict'], 'head.weight': torch.ones(1)}, r'1 unexpected keys \(head.weight\)'),
     ):
         path = save(tmp_path / 'changed.pth', {**content, 'state_dict': changed})
         with pytest.raises(InputError, match=message):
@@ -621,17 +626,17 @@ def test_resuming_requires_an_exact_match_and_fine_tuning_does_not(tmp_path):
         toy.train(tmp_path / 'again', swin_cfg(in_channels=4), load_from=rgb, resume=True, max_iters=2)
 
 
-def test_loading_logs_one_line_with_source_counts_and_windows(tmp_path, told):
+def test_loading_logs_one_line_with_source_counts_and_windows(tmp_path, logged):
     source = randomise(SwinTransformerV2(ARCH, 4))
     path = save(tmp_path / 'a.pth', dict(model=official_state_dict(source, (4,) * 4, (4,) * 4)))
     pretrained.Pretrained(path)(SwinTransformerV2(ARCH, 8))
-    (line,) = told
+    (line,) = logged
     taken = len(source.state_dict()) - 1 - 6  # without the lineage and three norms
     for part in (
         'a.pth: SwinV2 (8 channels, depths 1,1,2,1, heads 1,1,2,2) from official',
-        f'{taken} weights taken',
-        '13 left out',
-        'newly initialised: out_norms.0.weight',
+        f'{taken} weights loaded',
+        '13 unexpected',
+        'missing (initialised): out_norms.0.weight',
         'windows 4x4 -> 8x8',
     ):
         assert part in line, line

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from mmengine.logging import MMLogger
 
-from mmvitscale.analysis import benchmark
-from mmvitscale.analysis.benchmark import FLOOR, OURS, Case, Contestant
-from mmvitscale.commands import check_writable, run_command, save_json
+from mmvitscale.cli import run_command, save_json
 from mmvitscale.errors import InputError
-from mmvitscale.processor import check_compiler
+from mmvitscale.profiling import benchmark
+from mmvitscale.profiling.benchmark import LOWER_BOUND, OURS, Case, Implementation
+from mmvitscale.utils.atomic_write import check_writable
+from mmvitscale.utils.cpu import check_compiler
 
 
 def parse_args():
@@ -41,7 +42,9 @@ def parse_args():
         default=['plain'],
         help='everyone as it comes, through torch.compile, with checkpointing of its own',
     )
-    parser.add_argument('--peers', nargs='*', metavar='NAME', help='which of the others (default: all that are installed)')
+    parser.add_argument(
+        '--reference_models', nargs='*', metavar='NAME', help='which of the others (default: all that are installed)'
+    )
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='of a CPU')
     parser.add_argument('--rounds', type=int, default=9, help='0: no times')
@@ -117,11 +120,11 @@ def steps_of(contestants, case):
 
 def measure(case, args, names):
     ways = [way for way in args.way if way != 'checkpointed' or case.mode == 'training']
-    contestants = [Contestant(name, way) for way in ways for name in names]
+    contestants = [Implementation(name, way) for way in ways for name in names]
     torch._dynamo.reset()  # of every case the graphs that it would have alone
     seconds = {}
     if args.rounds:
-        floor = Contestant(FLOOR)
+        floor = Implementation(LOWER_BOUND)
         seconds = benchmark.times({**steps_of(contestants, case), floor: benchmark.make_step(floor, case)}, args.rounds)
     results = []
     for who in contestants:
@@ -146,7 +149,7 @@ WORDS = dict(
 
 def show(case, results, ratios):
     print(f'\n{case}')
-    ours = next((result.seconds for result in results if result.who == Contestant(OURS) and result.seconds), None)
+    ours = next((result.seconds for result in results if result.who == Implementation(OURS) and result.seconds), None)
     for result in results:
         cells = [f'  {result.who!s:32}']
         if result.seconds:
@@ -179,15 +182,17 @@ def main():
     torch.manual_seed(0)
     cases = cases_of(args)
     if args.memory_of:
-        print(json.dumps(benchmark.peak_memory(Contestant(*args.memory_of), cases[0])))
+        print(json.dumps(benchmark.peak_memory(Implementation(*args.memory_of), cases[0])))
         return
     if 'compiled' in args.way and args.device == 'cpu':
         check_compiler()
     MMLogger.get_current_instance().setLevel('ERROR')  # says what becomes of the weights, once for each peer and case
     present, absent = benchmark.others(cases[0])
-    unknown = set(args.peers or []) - set(present)
+    unknown = set(args.reference_models or []) - set(present)
     if unknown:
-        raise InputError(f'--peers {", ".join(sorted(unknown))} found, but those installed are {", ".join(present) or "none"}')
+        raise InputError(
+            f'--reference_models {", ".join(sorted(unknown))} found, but those installed are {", ".join(present) or "none"}'
+        )
     if args.json:
         check_writable(str(Path(args.json).parent))
     machine = benchmark.machine(args.device, args.threads)
@@ -195,10 +200,10 @@ def main():
     print(f'not installed: {", ".join(absent) or "none"}')
     report = dict(machine=machine, command=' '.join(['python', *sys.argv]), absent=absent, cases=[])
     for case in cases:
-        results = measure(case, args, [OURS, *(present if args.peers is None else args.peers)])
+        results = measure(case, args, [OURS, *(present if args.reference_models is None else args.reference_models)])
         ratios = benchmark.ratios(results)
         show(case, results, ratios)
-        shares = benchmark.profile(Contestant(OURS), case) if args.profile else []
+        shares = benchmark.profile(Implementation(OURS), case) if args.profile else []
         if shares:
             show_profile(shares)
         report['cases'].append(

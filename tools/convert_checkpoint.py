@@ -7,17 +7,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from mmvitscale.checkpoints.convert import convert, weights_in
-from mmvitscale.checkpoints.convert_back import ConvertedBack, convert_back, libraries_of
-from mmvitscale.checkpoints.files import read_checkpoint, write_checkpoint, write_whole
-from mmvitscale.checkpoints.lineage import WindowLineage, check_agreement, reference_of_name, show_windows
+from mmvitscale.checkpoints.convert import ConvertedBack, convert, convert_back, libraries_of, weights_in
+from mmvitscale.checkpoints.io import read_checkpoint, write_atomically, write_checkpoint
+from mmvitscale.checkpoints.metadata import WindowMetadata, check_pretrained_windows, pretrained_windows_of_name, show_windows
 from mmvitscale.checkpoints.sharded import is_sharded, read_sharded
-from mmvitscale.commands import check_writable, run_command
+from mmvitscale.cli import run_command
 from mmvitscale.errors import InputError
-from mmvitscale.models.backbones.from_weights import check_complete
-from mmvitscale.models.backbones.recognise import describe_weights
-from mmvitscale.models.backbones.swin_v2 import per_stage
-from mmvitscale.models.layers.windows import to_window
+from mmvitscale.models.build_from_weights import check_complete, describe_weights
+from mmvitscale.models.swin_v2.backbone import per_stage
+from mmvitscale.models.swin_v2.windows import to_window
+from mmvitscale.utils.atomic_write import check_writable
 
 LIBRARIES = libraries_of('SwinV2')
 
@@ -65,16 +64,16 @@ def check_destination(dst, force, to):
 def given_lineage(sizes, converted):
     """What the file tells of its windows, completed by the command line."""
     if sizes is None:
-        return converted.lineage
-    lineage = converted.lineage
-    if not isinstance(lineage, WindowLineage) or lineage.position_bias == 'table':
+        return converted.weight_metadata
+    lineage = converted.weight_metadata
+    if not isinstance(lineage, WindowMetadata) or lineage.position_bias == 'table':
         raise InputError(
-            '--pretrained-window-sizes was given, but this checkpoint has no reference windows; leave the option out'
+            '--pretrained-window-sizes was given, but this checkpoint has no pretrained windows; leave the option out'
         )
-    sizes = per_stage(sizes if len(sizes) > 1 else sizes[0], len(lineage.references), '--pretrained-window-sizes')
+    sizes = per_stage(sizes if len(sizes) > 1 else sizes[0], len(lineage.pretrained_windows), '--pretrained-window-sizes')
     given = tuple(to_window(size) for size in sizes)
-    check_agreement(lineage.references, given, '--pretrained-window-sizes')
-    return replace(lineage, references=given)
+    check_pretrained_windows(lineage.pretrained_windows, given, '--pretrained-window-sizes')
+    return replace(lineage, pretrained_windows=given)
 
 
 def write_for_library(dst: Path, back: ConvertedBack) -> None:
@@ -83,7 +82,7 @@ def write_for_library(dst: Path, back: ConvertedBack) -> None:
         write_checkpoint(dst, dict(back.content, state_dict=back.weights) if dst.suffix == '.safetensors' else back.content)
     else:
         write_checkpoint(dst / 'model.safetensors', dict(state_dict=back.weights))
-        write_whole(dst / 'config.json', lambda file: file.write(json.dumps(back.config, indent=2).encode()))
+        write_atomically(dst / 'config.json', lambda file: file.write(json.dumps(back.config, indent=2).encode()))
     print(f'written            {dst}, {len(back.weights)} entries as {back.library} names them')
     if back.left_out:
         print(f'left here          {", ".join(back.left_out)}: {back.library} has no place for them')
@@ -111,13 +110,13 @@ def main():
     lineage = given_lineage(args.pretrained_window_sizes, converted)
 
     print(f'format             {converted.source}\nvariant            {describe_weights(converted.weights)}')
-    if isinstance(lineage, WindowLineage):
+    if isinstance(lineage, WindowMetadata):
         print(
             f'position bias      {lineage.position_bias or "log_cpb or linear_cpb"}\n'
             f'windows            {show_windows(lineage.windows)}'
         )
         if lineage.position_bias != 'table':
-            print(f'reference windows  {show_windows(lineage.references)}')
+            print(f'pretrained windows  {show_windows(lineage.pretrained_windows)}')
     elif lineage:
         print(f'position grid      {show_windows([lineage.grid])}')
     print(
@@ -125,8 +124,8 @@ def main():
         f'{": " if converted.dropped else ""}{", ".join(converted.dropped[:8])}'
         f'{", ..." if len(converted.dropped) > 8 else ""}'
     )
-    if isinstance(lineage, WindowLineage) and lineage.position_bias != 'table' and None in lineage.references:
-        proposal = reference_of_name(args.src)
+    if isinstance(lineage, WindowMetadata) and lineage.position_bias != 'table' and None in lineage.pretrained_windows:
+        proposal = pretrained_windows_of_name(args.src)
         print(
             'The file does not tell with which windows its position biases were learned: give '
             f'--pretrained-window-sizes{" " + " ".join(map(str, proposal)) if proposal else ""} here, or '
@@ -140,7 +139,7 @@ def main():
         write_for_library(dst, convert_back(converted, lineage, args.to, heads))
     elif dst:
         meta = dict(source=converted.source)
-        if isinstance(lineage, WindowLineage):
+        if isinstance(lineage, WindowMetadata):
             meta['window_lineage'] = lineage.as_dict()
         state = content['state_dict'] if sharded else converted.state_dict(lineage)
         write_checkpoint(dst, dict(state_dict=state, meta=meta))

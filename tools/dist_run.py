@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-from mmvitscale.launch import run_processes
+from mmvitscale.engine.launch import run_processes
 
 
 def main():

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from mmengine.logging import MMLogger
 
-from mmvitscale.analysis.benchmark import times
-from mmvitscale.commands import ConfigOptions, check_writable, run_command
-from mmvitscale.config import load_test_config
+from mmvitscale.cli import ConfigOptions, run_command
+from mmvitscale.config.loading import load_test_config
 from mmvitscale.errors import InputError
 from mmvitscale.export import FORMATS, ExportedFile, ExportRequest, about_model, export_model, is_exported
 from mmvitscale.inference import load_model
-from mmvitscale.inference.prepared import training_images
+from mmvitscale.inference.calibration_images import training_images
+from mmvitscale.profiling.benchmark import times
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmvitscale.commands import run_command
+from mmvitscale.cli import run_command
 from mmvitscale.datasets import mini
 from mmvitscale.datasets.colour_baseline import colour_baseline
 

@@ -1,7 +1,7 @@
 """Write the tables of the configs' READMEs, metafile.yml and model-index.yml anew, after a config has changed."""
 
-from mmvitscale.commands import run_command
-from mmvitscale.model_index import files
+from mmvitscale.cli import run_command
+from mmvitscale.config.model_index import files
 
 
 def main():

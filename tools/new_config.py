@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from mmvitscale.commands import run_command
-from mmvitscale.datasets.survey import survey
+from mmvitscale.autoconfig.inspect_dataset import survey
+from mmvitscale.autoconfig.write_config import write_config
+from mmvitscale.cli import run_command
 from mmvitscale.errors import InputError
-from mmvitscale.recipes import write_config
 
 
 def parse_args():

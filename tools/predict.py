@@ -4,10 +4,12 @@ config of masked pretraining: the masked, the reconstructed and the original ima
 import argparse
 import sys
 
-from mmvitscale.commands import ConfigOptions, check_writable, run_command
-from mmvitscale.config import load_test_config
-from mmvitscale.inference.folder import Request, predict_folder
+from mmvitscale.cli import ConfigOptions, run_command
+from mmvitscale.config.loading import load_test_config
+from mmvitscale.inference.folder import predict_folder
+from mmvitscale.inference.output import PredictOptions
 from mmvitscale.inference.results import KINDS
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():
@@ -63,7 +65,7 @@ def parse_args():
 def main():
     args = parse_args()
     overlap = args.overlap if args.overlap is not None else (args.tile or 0) // 8
-    request = Request(
+    options = PredictOptions(
         not args.no_pictures,
         args.save,
         args.score_thr,
@@ -74,13 +76,13 @@ def main():
         args.overwrite,
     )
     cfg = load_test_config(args.config, args.cfg_options)
-    outcome = predict_folder(cfg, args.checkpoint, args.image, check_writable(args.out), request)
-    for note in outcome.notes:
+    result = predict_folder(cfg, args.checkpoint, args.image, check_writable(args.out), options)
+    for note in result.notes:
         print(note)
-    print(f'{outcome.done} predicted into {args.out}' + (f', {outcome.there} were there' if outcome.there else ''))
-    for failure in outcome.failures:
+    print(f'{result.done} predicted into {args.out}' + (f', {result.there} were there' if result.there else ''))
+    for failure in result.failures:
         print(f'error: {failure}', file=sys.stderr)
-    return 1 if outcome.failures else 0
+    return 1 if result.failures else 0
 
 
 if __name__ == '__main__':

@@ -9,12 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mmvitscale import inference, study
+from mmvitscale import inference
+from mmvitscale.analysis import experiments
 from mmvitscale.analysis.logs import read_log
-from mmvitscale.commands import check_writable, run_command, save_json
-from mmvitscale.config import load_config, load_test_config
+from mmvitscale.cli import run_command, save_json
+from mmvitscale.config.loading import load_config, load_test_config
 from mmvitscale.datasets import mini
 from mmvitscale.errors import InputError
+from mmvitscale.utils.atomic_write import check_writable
 
 PRETRAIN, TUNE = 'swinv2_simmim_mini_96_w6', 'swinv2_upernet_mini_192_w12'
 
@@ -41,10 +43,10 @@ def pretrained(args, out):
     data = scenes(out / 'unlabelled', args.scenes, 1)
     options = {
         'data_root': data,
-        **study.length_options(args.pretrain_iters, 50),
+        **experiments.length_options(args.pretrain_iters, 50),
         'default_hooks.logger.interval': min(50, max(args.pretrain_iters // 4, 1)),
     }
-    checkpoint = study.train_once(PRETRAIN, out / 'pretrained', options)
+    checkpoint = experiments.train_once(PRETRAIN, out / 'pretrained', options)
     losses = read_log(out / 'pretrained').curve('loss')[1]
     cfg = load_test_config(PRETRAIN)
     reconstructor = inference.Reconstructor(cfg, str(checkpoint))
@@ -61,15 +63,15 @@ def fine_tuned(args, out, seed, checkpoint):
     options = {
         'data_root': data,
         'randomness.seed': seed,
-        **study.length_options(args.tune_iters, 20),
+        **experiments.length_options(args.tune_iters, 20),
         'train_cfg.val_interval': args.tune_iters,
     }
     if checkpoint:
         options.update({'model.backbone.init_cfg.type': 'Pretrained', 'model.backbone.init_cfg.checkpoint': checkpoint})
-    trained = study.train_once(TUNE, work_dir, options)
+    trained = experiments.train_once(TUNE, work_dir, options)
     known = work_dir / 'test.json'
     if not known.is_file():
-        metrics = study.evaluate(load_config(TUNE, {'data_root': str(data)}), trained, work_dir / 'test')
+        metrics = experiments.evaluate(load_config(TUNE, {'data_root': str(data)}), trained, work_dir / 'test')
         save_json(metrics, known)
     return json.loads(known.read_text())['mIoU']
 
@@ -95,8 +97,8 @@ def main():
             flush=True,
         )
     print(
-        f'mIoU over {len(args.seeds)} seeds: {study.describe(results["tuned"])} after pretraining, '
-        f'{study.describe(results["scratch"])} from scratch'
+        f'mIoU over {len(args.seeds)} seeds: {experiments.describe(results["tuned"])} after pretraining, '
+        f'{experiments.describe(results["scratch"])} from scratch'
     )
     save_json(results, out / 'results.json')
     print(f'{out / "results.json"}, {out / "reconstructions.png"}; {(time.monotonic() - start) / 60:.1f} minutes')

@@ -5,9 +5,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmvitscale.commands import ConfigOptions, check_writable, run_command
+from mmvitscale.analysis.report import write_report
+from mmvitscale.cli import ConfigOptions, run_command
 from mmvitscale.errors import InputError
-from mmvitscale.report import write_report
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():

@@ -8,12 +8,14 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 
-from mmvitscale.commands import ConfigOptions, check_writable, run_command, save_json, use_work_dir
-from mmvitscale.config import check_parts, load_test_config
+from mmvitscale.cli import ConfigOptions, run_command, save_json, use_work_dir
+from mmvitscale.config.loading import load_test_config
+from mmvitscale.config.runtime import check_packages, fit_to_hardware
+from mmvitscale.config.validation import check_parts
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
 from mmvitscale.export import is_exported, run_instead
-from mmvitscale.machine import adapt_to_machine, check_packages
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():
@@ -55,7 +57,7 @@ def main():
     use_work_dir(cfg, args.work_dir)
     for folder in filter(None, (args.show_dir, out and out.parent)):
         check_writable(folder)
-    adapt_to_machine(cfg, args.launcher)
+    fit_to_hardware(cfg, args.launcher)
     if args.tta:
         use_tta(cfg)
     if args.show_dir:

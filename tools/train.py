@@ -4,9 +4,10 @@ import argparse
 
 from mmengine.registry import RUNNERS
 
-from mmvitscale import machine
-from mmvitscale.commands import ConfigOptions, run_command, use_work_dir
-from mmvitscale.config import STRATEGIES, add_strategy, check_parts, load_config
+from mmvitscale.cli import ConfigOptions, run_command, use_work_dir
+from mmvitscale.config import runtime
+from mmvitscale.config.loading import STRATEGIES, add_strategy, load_config
+from mmvitscale.config.validation import check_parts
 from mmvitscale.datasets.checks import check_datasets
 
 
@@ -61,22 +62,22 @@ def main():
     if args.strategy:
         add_strategy(cfg, args.strategy)
     check_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
-    machine.check_packages(cfg)
+    runtime.check_packages(cfg)
     check_datasets(cfg, ('train', 'val'))
     use_work_dir(cfg, args.work_dir)
-    precision = machine.describe_precision(cfg, args.amp, args.force_amp)
-    machine.adapt_to_machine(cfg, args.launcher, args.force_amp)
+    precision = runtime.describe_precision(cfg, args.amp, args.force_amp)
+    runtime.fit_to_hardware(cfg, args.launcher, args.force_amp)
     if args.amp or args.force_amp:
-        machine.use_mixed_precision(cfg, args.force_amp)
+        runtime.use_mixed_precision(cfg, args.force_amp)
     if args.auto_scale_lr:
-        machine.scale_learning_rate(cfg)
+        runtime.scale_learning_rate(cfg)
     if args.accumulate != 1:
-        machine.accumulate_gradients(cfg, args.accumulate)
+        runtime.accumulate_gradients(cfg, args.accumulate)
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     runner = RUNNERS.build(cfg)
-    for advice in (precision, machine.describe_batch(cfg, runner.world_size)):
+    for advice in (precision, runtime.describe_batch(cfg, runner.world_size)):
         if advice:
             runner.logger.info(advice)
     runner.train()

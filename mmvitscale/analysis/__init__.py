@@ -1,1 +1,1 @@
-"""What models do, measured: attention, activations, biases, work, memory, and other libraries beside ours."""
+"""Analysis and visualization of trained models: attention, position biases, confusion, logs, NaN and Inf, reports."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from .recorder import blocks_of
+from mmvitscale.analysis.recorder import blocks_of
 
 
 def amplitude(x: Tensor) -> float:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .recorder import AttentionMaps
+from mmvitscale.analysis.recorder import AttentionMaps
 
 
 def attention_distance(maps: AttentionMaps) -> list[float]:

@@ -7,19 +7,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.door import backbones_of
-from .amplitude import amplitude
-from .attention_distance import attention_distance
-from .recorder import AttentionMaps, recorded_attention, recorded_features
-from .similarity import (
+from mmvitscale.analysis.amplitude import amplitude
+from mmvitscale.analysis.attention_distance import attention_distance
+from mmvitscale.analysis.recorder import AttentionMaps, recorded_attention, recorded_features
+from mmvitscale.analysis.similarity import (
+    collapsed_blocks,
     cross_layer_similarity,
     feature_similarity,
     head_diversity,
     mean_similarity,
-    similar_blocks,
     similarity_to_before,
     similarity_to_last,
 )
+from mmvitscale.checkpoints.loading import backbones_of
 
 
 class AttentionSummary:
@@ -57,7 +57,7 @@ class AttentionSummary:
             blocks=len(maps),
             names=self._names,
             threshold=threshold,
-            similar_blocks=similar_blocks(maps, threshold),
+            collapsed_blocks=collapsed_blocks(maps, threshold),
             mean_similarity=_plain(mean_similarity(maps)),
             to_before=_plain(similarity_to_before(maps)),
             similarity=_plain(maps),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..models import SwinTransformerV2
-from ..models.layers.windows import Window, to_window
+from mmvitscale.errors import InputError
+from mmvitscale.models import SwinTransformerV2
+from mmvitscale.models.swin_v2.windows import Window, to_window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,10 +69,10 @@ def bias_surfaces(backbone: SwinTransformerV2, windows: Sequence[Window], stage:
     try:
         for window in map(to_window, windows):
             attn.set_window(window)
-            learned = own.reference
+            learned = own.pretrained_window
             if backbone.position_bias == 'table':
                 learned = _window_of(attn.position_bias.table)
-            surface = attn.position_bias(window, own.reference).detach().float().cpu()
+            surface = attn.position_bias(window, own.pretrained_window).detach().float().cpu()
             surfaces.append(BiasSurface(stage, block, window, learned, surface))
     finally:
         attn.set_window(own.window)

@@ -8,7 +8,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from ..errors import InputError
+from mmvitscale.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

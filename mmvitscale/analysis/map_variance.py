@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..models.layers.re_attention import ReAttention
+from mmvitscale.errors import InputError
+from mmvitscale.models.deepvit.re_attention import ReAttention
 
 # By block: a list of N and the variance of each head, (heads,), of an image or a window.
 Variances = dict[str, list[tuple[int, Tensor]]]
@@ -85,12 +85,12 @@ def recalibrate(model: nn.Module, variances: Variances) -> None:
         norm, law, weight = module.var_norm, module.token_law, module.reatten_matrix.weight.flatten(1)
         means = means_of(variances[name])
         if module.statistics == 'running':
-            law.reference = next(iter(means))
+            law.trained_tokens = next(iter(means))
         if len(means) > 1:  # one number of tokens tells no exponents
             law.restore([torch.zeros_like(law.tokens), torch.zeros_like(law.moments)])
             sizes = torch.tensor(list(means), dtype=law.tokens.dtype, device=law.tokens.device)
             var = torch.stack(list(means.values())).to(law.tokens)
-            law.follow(law.observed(var, sizes, torch.ones_like(var[:, :1])), 1.0)  # each size counts the same
+            law.update(law.observed(var, sizes, torch.ones_like(var[:, :1])), 1.0)  # each size counts the same
         brought = torch.stack([var.to(law.tokens) * law.growth(tokens) for tokens, var in means.items()])
         norm.running_var.copy_(brought.mean(0))
-        norm.running_mean.copy_(weight.sum(1) / law.reference + module.reatten_matrix.bias)
+        norm.running_mean.copy_(weight.sum(1) / law.trained_tokens + module.reatten_matrix.bias)

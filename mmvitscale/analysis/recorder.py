@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.door import backbones_of
-from ..errors import InputError
-from ..models.layers.windows import WindowGeometry
+from mmvitscale.checkpoints.loading import backbones_of
+from mmvitscale.errors import InputError
+from mmvitscale.models.swin_v2.windows import WindowGeometry
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -63,9 +63,9 @@ class AttentionMaps:
         if not (0 <= y < height and 0 <= x < width):
             raise InputError(f'token ({y}, {x}) found, but the map has {height} x {width} tokens')
         place, first, group = y * width + x, 0, self.groups[0]
-        order = None if self.geometry is None else self.geometry.order
+        order = None if self.geometry is None else self.geometry.gather_index
         if order is not None:
-            place = int(self.geometry.places[place])
+            place = int(self.geometry.scatter_index[place])
             for tokens_of_group, shape in zip(self.groups, self.geometry.groups):
                 group = tokens_of_group
                 if place < first + shape.tokens:

@@ -45,7 +45,7 @@ def similarity_to_before(similarity: Tensor) -> Tensor:
     return found
 
 
-def similar_blocks(similarity: Tensor, threshold: float = 0.9) -> int:
+def collapsed_blocks(similarity: Tensor, threshold: float = 0.9) -> int:
     """(L, L) -> how many blocks are more than ``threshold`` alike to the block before them."""
     return int((similarity_to_before(similarity) > threshold).sum())
 

@@ -1,1 +1,1 @@
-"""Weights in files: read safely, brought under our names and back, and compared with the model that they enter."""
+"""Checkpoints: read safely, converted, matched with a model, resumed."""

@@ -5,10 +5,10 @@ from pathlib import Path
 from mmengine.model.weight_init import update_init_info
 from torch import nn
 
-from ..errors import InputError
-from ..registry import WEIGHT_INITIALIZERS
-from .door import EXTRA_CHANNELS
-from .files import is_url, read_checkpoint
+from mmvitscale.checkpoints.io import is_url, read_checkpoint
+from mmvitscale.checkpoints.loading import EXTRA_CHANNELS
+from mmvitscale.errors import InputError
+from mmvitscale.registry import WEIGHT_INITIALIZERS
 
 
 @WEIGHT_INITIALIZERS.register_module()

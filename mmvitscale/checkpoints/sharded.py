@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError
-from .files import read_checkpoint
+from mmvitscale.checkpoints.io import read_checkpoint
+from mmvitscale.errors import InputError
 
 
 def is_sharded(source: str | Path) -> bool:

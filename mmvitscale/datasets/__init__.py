@@ -1,1 +1,1 @@
-"""Images read, data sets checked and looked at, and the embedded scenes."""
+"""Data sets: read, checked, sampled; the synthetic mini dataset."""

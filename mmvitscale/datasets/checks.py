@@ -6,11 +6,11 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from ..config import dataloaders, plain_datasets
-from ..errors import InputError, some_of
-from ..machine import is_first_process
-from ..registry import type_name
-from .coco import check_coco
+from mmvitscale.config.view import ConfigView, plain_datasets
+from mmvitscale.datasets.coco import check_coco
+from mmvitscale.errors import InputError, some_of
+from mmvitscale.registry import type_name
+from mmvitscale.utils.processes import is_first_process
 
 # How to get the data, by the folder that OpenMMLab's configs expect it in.
 _DATA_SOURCES = {
@@ -30,7 +30,7 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
     """Raise InputError unless every data set of these splits (train, val, test) has its folders, images and, in COCO
     format, usable annotations, and the model has as many classes. Says on stderr what will be left out."""
     for split in splits:
-        for loader in dataloaders(cfg, [split]):
+        for loader in ConfigView(cfg).loaders(split):
             for dataset in plain_datasets(loader.dataset):
                 root = Path(dataset.get('data_root') or '')
                 prefixes = dataset.get('data_prefix') or {}
@@ -53,7 +53,7 @@ def class_of(cfg: Config, dataset: ConfigDict) -> type | None:
 
     if 'type' in dataset and not isinstance(dataset.type, str):
         return dataset.type  # a config in pure Python
-    with DATASETS.switch_scope_and_registry(cfg.get('default_scope', 'mmengine')) as registry:
+    with DATASETS.switch_scope_and_registry(ConfigView(cfg).scope) as registry:
         return registry.get(dataset.type) if 'type' in dataset else None
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import InputError, some_of
+from mmvitscale.errors import InputError, some_of
 
 # The keys without which mmdet cannot read an entry of each list.
 _KEYS = dict(

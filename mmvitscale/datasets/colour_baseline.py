@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .mini import CLASSES, SPLITS
+from mmvitscale.datasets.mini import CLASSES, SPLITS
 
 _LEVELS = 16  # per channel; finer bins are too empty to learn from
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import InputError
+from mmvitscale.errors import InputError
 
 # OpenCV reads no more.
 _MAX_PIXELS = 2**30

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import tifffile
 
-from ..errors import InputError
+from mmvitscale.errors import InputError
 
 Texture = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 Shape = Callable[[np.ndarray, np.ndarray], np.ndarray]

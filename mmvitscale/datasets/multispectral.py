@@ -7,9 +7,9 @@ import numpy as np
 import tifffile
 from mmcv.transforms import BaseTransform
 
-from ..errors import InputError
-from ..registry import TRANSFORMS
-from .image_size import check_image_size
+from mmvitscale.datasets.image_size import check_image_size
+from mmvitscale.errors import InputError
+from mmvitscale.registry import TRANSFORMS
 
 SUFFIXES = {'.tif', '.tiff', '.npy'}
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..models import DeepViT, SwinTransformerV2
-from .any_size import for_any_size, plain_attention
-from .folding import fold_biases
+from mmvitscale.errors import InputError
+from mmvitscale.export.constant_folding import fold_biases
+from mmvitscale.export.dynamic_shapes import plain_attention, with_dynamic_shapes
+from mmvitscale.models import DeepViT, SwinTransformerV2
 
 _ELSEWHERE = 'export its backbone and neck with --part backbone, or the whole of it with mmdeploy'
 
@@ -127,7 +127,7 @@ def graph_of(model: nn.Module, part: str, size: tuple[int, int] | None, batch: i
     example = torch.rand(shape, dtype=next(backbone.parameters()).dtype)
     with torch.no_grad():
         if size is None:
-            model = for_any_size(model)
+            model = with_dynamic_shapes(model)
         elif isinstance(backbone, SwinTransformerV2):
             fold_biases(backbone, example)
         else:

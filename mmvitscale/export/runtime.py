@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from mmvitscale.errors import InputError
 
 SUFFIXES = ('.onnx', '.xml', '.pt2')
 

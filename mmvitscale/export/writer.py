@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from .graphs import Graph, graph_of
-from .runtime import ExportedFile
+from mmvitscale.errors import InputError
+from mmvitscale.export.graphs import Graph, graph_of
+from mmvitscale.export.runtime import ExportedFile
 
 FORMATS = {'onnx': '.onnx', 'torch-export': '.pt2', 'openvino': '.xml'}
 # The most that a file may differ from the model, relative to the largest value of an output.

@@ -1,22 +1,28 @@
 """From a trained checkpoint to predictions, and from predictions to pictures and data."""
 
-from .files import write_picture
-from .images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageReader, list_images
-from .painter import Painter
-from .predictor import Predictor, Reconstructor, build_model, is_masked_modelling, load_model, pipeline_of, predictor_of
+from mmvitscale.inference.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageReader, list_images
+from mmvitscale.inference.output import write_picture
+from mmvitscale.inference.predictor import (
+    Predictor,
+    Reconstructor,
+    build_model,
+    build_predictor,
+    load_model,
+    pipeline_of,
+)
+from mmvitscale.inference.visualizer import Visualizer
 
 __all__ = [
     'IMAGE_SUFFIXES',
     'VIDEO_SUFFIXES',
     'ImageReader',
-    'Painter',
+    'Visualizer',
     'Predictor',
     'Reconstructor',
     'build_model',
-    'is_masked_modelling',
     'list_images',
     'load_model',
     'pipeline_of',
-    'predictor_of',
+    'build_predictor',
     'write_picture',
 ]

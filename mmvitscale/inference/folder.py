@@ -6,83 +6,43 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from mmengine.config import Config
-from mmengine.structures import BaseDataElement
 
-from ..errors import InputError
-from ..machine import return_free_memory
-from ..whole_file import whole_file
-from .files import output_names, write_array, write_json, write_picture
-from .images import VIDEO_SUFFIXES, ImageReader, frames_of, list_images
-from .painter import Painter
-from .predictor import Predictor, Reconstructor, is_masked_modelling, pipeline_of
-from .progress import progress_bar
-from .rasters import raster_suffixes
-from .results import KINDS, Results
-from .tiles import predict_in_tiles
+from mmvitscale.config.view import ConfigView
+from mmvitscale.errors import InputError
+from mmvitscale.inference.images import VIDEO_SUFFIXES, ImageReader, frames_of, list_images
+from mmvitscale.inference.output import (
+    PredictOptions,
+    PredictResult,
+    Writer,
+    check_places,
+    is_video,
+    output_files,
+    output_names,
+    write_json,
+    write_picture,
+)
+from mmvitscale.inference.predictor import Predictor, Reconstructor, pipeline_of
+from mmvitscale.inference.progress import progress_bar
+from mmvitscale.inference.rasters import raster_suffixes
+from mmvitscale.inference.results import Results
+from mmvitscale.inference.tiles import predict_in_tiles
+from mmvitscale.utils.atomic_write import atomic_write
+from mmvitscale.utils.cpu import return_free_memory
 
-_SUFFIXES = {'labels': '.png', 'scores': '.npy', 'logits': '.npy', 'json': '.json'}
 _RECORD = 'predict.json'
 # Images after which memory is given back.
 _TRIM = 100
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is to be written, and how.
-
-    pictures: whether predictions are drawn. save: any of KINDS, each written into a folder of its name. score_thr: instances
-    below it are not drawn; files hold all. batch_size: images of one size that go through the model together. tile, overlap:
-    sides in pixels; None predicts images whole. annotations: a COCO file whose ids are used. overwrite: replace what another
-    run wrote.
-    """
-
-    pictures: bool = True
-    save: Sequence[str] = ()
-    score_thr: float = 0.3
-    batch_size: int = 1
-    tile: int | None = None
-    overlap: int = 0
-    annotations: str | None = None
-    overwrite: bool = False
-
-    def __post_init__(self):
-        if not self.pictures and not self.save:
-            raise InputError(
-                f'--no-pictures found without --save, so nothing would be written; add --save with any of {", ".join(KINDS)}'
-            )
-        if self.batch_size < 1:
-            raise InputError(f'--batch-size {self.batch_size} found, but it is 1 or more')
-        if self.tile is None and self.overlap:
-            raise InputError(f'--overlap {self.overlap} found without --tile; give the side of the tiles, too')
-        if self.tile is not None and not (self.tile >= 32 and 0 <= self.overlap <= self.tile // 2):
-            raise InputError(
-                f'--tile {self.tile} --overlap {self.overlap} found, but a tile is 32 pixels or more, and the '
-                'overlap 0 to half of it'
-            )
-        if self.tile is not None and {'scores', 'logits'} & set(self.save):
-            raise InputError(
-                '--save scores or logits found with --tile, but those of a whole image are what tiles are there '
-                'to avoid; save labels or json'
-            )
-
-
-@dataclass
-class Outcome:
-    """How many files were predicted, how many an earlier call had done, one line for each that failed, and notes."""
-
-    done: int = 0
-    there: int = 0
-    failures: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def predict_folder(cfg: Config, checkpoint: str, source: str, out: Path, request: Request = Request()) -> Outcome:
+def predict_folder(
+    cfg: Config, checkpoint: str, source: str, out: Path, options: PredictOptions = PredictOptions()
+) -> PredictResult:
     """Predict an image, a video, or all of a folder and the folders in it.
 
     ``out/<name>.png`` is the drawn image (of a video ``.mp4``), ``out/<kind>/<name>`` with the kind's suffix what else is
@@ -91,116 +51,56 @@ def predict_folder(cfg: Config, checkpoint: str, source: str, out: Path, request
     makes of the masked image. A call with the same config, checkpoint and options goes on where an earlier one stopped.
 
     Raises:
-        InputError: for what concerns all images; what concerns one is in the outcome.
+        InputError: for what concerns all images; what concerns one is in the result.
     """
-    masked = is_masked_modelling(cfg)
-    if masked and (request.save or request.tile):
+    masked = ConfigView(cfg).task == 'masked modelling'
+    if masked and (options.save or options.tile):
         raise InputError(
             f'{cfg.filename} pretrains: it reconstructs images and predicts nothing to save or to tile; leave '
             '--save and --tile out'
         )
     suffixes = set(ImageReader(pipeline_of(cfg)).suffixes)
-    suffixes |= raster_suffixes() if request.tile else set() if masked else VIDEO_SUFFIXES
+    suffixes |= raster_suffixes() if options.tile else set() if masked else VIDEO_SUFFIXES
     paths = list_images(source, suffixes)
     root = Path(source) if Path(source).is_dir() else paths[0].parent
     names = output_names(paths, root)
-    _check_places(Path(source), out, names, request)
-    targets = {path: _targets(path, names[path], out, request) for path in paths}
-    record = _record_of(cfg, checkpoint, source, request)
-    _check_record(record, out, request, [file for files in targets.values() for file in files.values()])
-    outcome = Outcome()
-    missing = [path for path in paths if request.overwrite or not _is_done(path, targets[path].values())]
-    outcome.there = len(paths) - len(missing)
+    check_places(Path(source), out, names, options)
+    targets = {path: output_files(path, names[path], out, options) for path in paths}
+    record = _record_of(cfg, checkpoint, source, options)
+    _check_record(record, out, options, [file for files in targets.values() for file in files.values()])
+    result = PredictResult()
+    missing = [path for path in paths if options.overwrite or not _is_done(path, targets[path].values())]
+    result.there = len(paths) - len(missing)
     if masked:
         reconstructor = Reconstructor(cfg, checkpoint)
         write_json(out / _RECORD, record)
-        _reconstruct(reconstructor, missing, targets, outcome)
-        return outcome
+        _reconstruct(reconstructor, missing, targets, result)
+        return result
     if missing:
-        predictor = Predictor(cfg, checkpoint, own_size=request.tile is not None)
+        predictor = Predictor(cfg, checkpoint, own_size=options.tile is not None)
         write_json(out / _RECORD, record)
-        writer = Writer(cfg, predictor, out, request)
+        writer = Writer(cfg, predictor, out, options)
         writer.classes()
         with progress_bar(sum(map(_steps_of, missing))) as advance:
-            if request.tile:
-                _predict_tiled(predictor, writer, missing, names, request, outcome, advance)
+            if options.tile:
+                _predict_tiled(predictor, writer, missing, names, options, result, advance)
             else:
-                images = [path for path in missing if not _is_video(path)]
-                _predict_images(predictor, writer, images, names, request.batch_size, outcome, advance)
-                for path in filter(_is_video, missing):
-                    _predict_video(predictor, writer, path, names[path], request, outcome, advance)
-    if 'json' in request.save:
-        results = writer.results if missing else Results(cfg, _meta_of(out), request.annotations)
-        _merge(results, [targets[path]['json'] for path in paths if not _is_video(path)], out)
-    return outcome
-
-
-class Writer:
-    """Writes what a request asks for of one image after the other, into ``out``."""
-
-    def __init__(self, cfg: Config, predictor: Predictor, out: Path, request: Request):
-        self.results = Results(cfg, predictor.dataset_meta, request.annotations)
-        self.painter = Painter(predictor.dataset_meta, request.score_thr)
-        self.out, self.request = out, request
-
-    def classes(self) -> None:
-        """``classes.json``."""
-        if self.request.save:
-            write_json(self.out / 'classes.json', self.results.classes_file())
-
-    def data(self, sample: BaseDataElement, name: str, file_name: str, size: tuple[int, int]) -> None:
-        """All kinds that are asked for."""
-        for kind in self.request.save:
-            path = self.out / kind / (name + _SUFFIXES[kind])
-            if kind == 'json':
-                write_json(path, self.results.json(sample, file_name, size, name))
-            elif kind == 'labels':
-                write_picture(path, self.results.labels(sample))
-            else:
-                write_array(path, getattr(self.results, kind)(sample))
-
-    def image(self, sample: BaseDataElement, picture: np.ndarray, name: str, file_name: str) -> None:
-        """Data, then the drawn image."""
-        self.data(sample, name, file_name, picture.shape[:2])
-        if self.request.pictures:
-            write_picture(self.out / f'{name}.png', self.painter.paint(picture, sample))
-
-
-def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
+                images = [path for path in missing if not is_video(path)]
+                _predict_images(predictor, writer, images, names, options.batch_size, result, advance)
+                for path in filter(is_video, missing):
+                    _predict_video(predictor, writer, path, names[path], options, result, advance)
+    if 'json' in options.save:
+        results = writer.results if missing else Results(cfg, _meta_of(out), options.annotations)
+        _merge(results, [targets[path]['json'] for path in paths if not is_video(path)], out)
+    return result
 
 
 def _steps_of(path: Path) -> int:
     """Of a bar that shows progress: one for an image, one for each frame that a video's header tells."""
     try:
-        return frames_of(path)[1] if _is_video(path) else 1
+        return frames_of(path)[1] if is_video(path) else 1
     except InputError:  # told when its turn comes
         return 0
-
-
-def _targets(path: Path, name: str, out: Path, request: Request) -> dict[str, Path]:
-    """What will be written of a file, by kind."""
-    if _is_video(path):
-        return dict(pictures=out / f'{name}.mp4') if request.pictures else {}
-    suffixes = {**_SUFFIXES, **({'labels': '.tif'} if request.tile else {})}
-    found = {kind: out / kind / (name + suffixes[kind]) for kind in request.save}
-    return {**found, **(dict(pictures=out / f'{name}.png') if request.pictures else {})}
-
-
-def _check_places(source: Path, out: Path, names: dict[Path, str], request: Request) -> None:
-    """Raise InputError where outputs would mix with the input or with one another."""
-    inside, above = out.resolve(), source.resolve()
-    if source.is_dir() and (inside == above or above in inside.parents):
-        raise InputError(
-            f'the output folder {out} lies in the input folder {source}, which would then hold predictions '
-            'among its images; give a folder outside it'
-        )
-    taken = {name.split('/')[0] for name in names.values() if '/' in name} & set(request.save)
-    if request.pictures and taken:
-        raise InputError(
-            f'{source} has a folder {taken.pop()!r}, where pictures and saved files would meet in {out}; '
-            'predict it on its own, or with --no-pictures'
-        )
 
 
 def _is_done(path: Path, files: Collection[Path]) -> bool:
@@ -210,7 +110,7 @@ def _is_done(path: Path, files: Collection[Path]) -> bool:
     return bool(files) and all(file.exists() and file.stat().st_mtime >= changed for file in files)
 
 
-def _record_of(cfg: Config, checkpoint: str, source: str, request: Request) -> dict:
+def _record_of(cfg: Config, checkpoint: str, source: str, options: PredictOptions) -> dict:
     """All that predictions depend on."""
     weights = Path(checkpoint)
     content = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
@@ -221,17 +121,17 @@ def _record_of(cfg: Config, checkpoint: str, source: str, request: Request) -> d
         checkpoint=str(weights.resolve()),
         checkpoint_size=weights.stat().st_size if weights.is_file() else None,
         checkpoint_time=weights.stat().st_mtime if weights.is_file() else None,
-        score_thr=request.score_thr,
-        annotations=request.annotations,
-        tile=request.tile,
-        overlap=request.overlap,
+        score_thr=options.score_thr,
+        annotations=options.annotations,
+        tile=options.tile,
+        overlap=options.overlap,
     )
 
 
-def _check_record(record: dict, out: Path, request: Request, targets: Iterable[Path]) -> None:
+def _check_record(record: dict, out: Path, options: PredictOptions, targets: Iterable[Path]) -> None:
     """Raise InputError where predictions of another run, or files of somebody else, would be replaced."""
     found = next((target for target in targets if target.exists()), None)
-    if found is None or request.overwrite:
+    if found is None or options.overwrite:
         return
     try:
         earlier = json.loads((out / _RECORD).read_text())
@@ -317,7 +217,7 @@ def _predict_images(
     paths: Sequence[Path],
     names: dict[Path, str],
     batch_size: int,
-    outcome: Outcome,
+    result: PredictResult,
     advance,
 ) -> None:
 
@@ -326,15 +226,15 @@ def _predict_images(
             if item.error is None:
                 yield item
             else:
-                outcome.failures.append(str(item.error))
+                result.failures.append(str(item.error))
                 advance()
 
     for batch in batches(good(), lambda item: tuple(item.inputs['inputs'].shape), batch_size):
-        for item, sample in _attempt(predictor, batch, outcome.failures):
+        for item, sample in _attempt(predictor, batch, result.failures):
             name = names[item.path]
             writer.image(sample, item.picture, name, _file_name(item.path, name))
-            outcome.done += 1
-            if outcome.done % _TRIM == 0:
+            result.done += 1
+            if result.done % _TRIM == 0:
                 return_free_memory()
         advance(len(batch))
 
@@ -345,19 +245,19 @@ def _file_name(path: Path, name: str) -> str:
 
 
 def _predict_video(
-    predictor: Predictor, writer: Writer, path: Path, name: str, request: Request, outcome: Outcome, advance
+    predictor: Predictor, writer: Writer, path: Path, name: str, options: PredictOptions, result: PredictResult, advance
 ) -> None:
     try:
         if predictor.read_image.multispectral is not None:
             raise InputError(f'{path} is a video, but the config takes images of several channels')
         rate, expected, frames = frames_of(path)
-        seen = _write_video(predictor, writer, path, name, request, rate, frames, advance)
+        seen = _write_video(predictor, writer, path, name, options, rate, frames, advance)
     except InputError as error:
-        outcome.failures.append(str(error))
+        result.failures.append(str(error))
         return
-    outcome.done += 1
+    result.done += 1
     if seen < expected - max(1, expected // 100):  # headers are off by a frame now and then
-        outcome.failures.append(f'{path} ends early: {seen} of {expected} frames could be read, and are predicted')
+        result.failures.append(f'{path} ends early: {seen} of {expected} frames could be read, and are predicted')
 
 
 def _write_video(
@@ -365,7 +265,7 @@ def _write_video(
     writer: Writer,
     path: Path,
     name: str,
-    request: Request,
+    options: PredictOptions,
     rate: float,
     frames: Iterator[np.ndarray],
     advance,
@@ -379,18 +279,18 @@ def _write_video(
 
     failures: list[str] = []
     seen, video = 0, None
-    with whole_file(writer.out / f'{name}.mp4') if request.pictures else nullcontext() as part:
-        for batch in batches(prepared(), lambda item: item.picture.shape, request.batch_size):
+    with atomic_write(writer.out / f'{name}.mp4') if options.pictures else nullcontext() as part:
+        for batch in batches(prepared(), lambda item: item.picture.shape, options.batch_size):
             for item, sample in _attempt(predictor, batch, failures):
                 seen += 1
                 writer.data(sample, f'{name}/{seen:06d}', f'{path.name}#{seen}', item.picture.shape[:2])
-                if request.pictures:
+                if options.pictures:
                     if video is None:
                         size = item.picture.shape[1::-1]
                         video = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*'mp4v'), rate, size)
                         if not video.isOpened():
                             raise InputError(f'OpenCV cannot write {part} as MP4 here; use --no-pictures with --save')
-                    video.write(writer.painter.paint(item.picture, sample, legend=False))
+                    video.write(writer.visualizer.paint(item.picture, sample, legend=False))
             if failures:
                 raise InputError(failures[0])
             advance(len(batch))
@@ -406,8 +306,8 @@ def _predict_tiled(
     writer: Writer,
     paths: Sequence[Path],
     names: dict[Path, str],
-    request: Request,
-    outcome: Outcome,
+    options: PredictOptions,
+    result: PredictResult,
     advance,
 ) -> None:
     for path in paths:
@@ -418,18 +318,18 @@ def _predict_tiled(
                 path,
                 names[path],
                 _file_name(path, names[path]),
-                request.tile,
-                request.overlap,
-                request.batch_size,
+                options.tile,
+                options.overlap,
+                options.batch_size,
             )
-            outcome.done += 1
+            result.done += 1
         except InputError as error:
-            outcome.failures.append(str(error))
+            result.failures.append(str(error))
         advance()
 
 
 def _reconstruct(
-    reconstructor: Reconstructor, paths: Sequence[Path], targets: dict[Path, dict[str, Path]], outcome: Outcome
+    reconstructor: Reconstructor, paths: Sequence[Path], targets: dict[Path, dict[str, Path]], result: PredictResult
 ) -> None:
     with progress_bar(len(paths)) as advance:
         for path in paths:
@@ -437,13 +337,11 @@ def _reconstruct(
                 reconstructor.read_image(path)  # one line for what the model cannot take
                 picture, loss = reconstructor(path)
             except InputError as error:
-                outcome.failures.append(str(error))
+                result.failures.append(str(error))
             else:
                 write_picture(targets[path]['pictures'], picture)
-                outcome.done += 1
-                outcome.notes.append(
-                    f'{path} -> {targets[path]["pictures"]} (masked, reconstructed, original; loss {loss:.4f})'
-                )
+                result.done += 1
+                result.notes.append(f'{path} -> {targets[path]["pictures"]} (masked, reconstructed, original; loss {loss:.4f})')
             advance()
 
 

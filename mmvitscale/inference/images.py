@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from mmengine.dataset import Compose
 
-from ..datasets.image_size import check_image_size
-from ..errors import InputError
-from ..registry import type_name
+from mmvitscale.datasets.image_size import check_image_size
+from mmvitscale.errors import InputError
+from mmvitscale.registry import type_name
 
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 VIDEO_SUFFIXES = {'.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v'}
@@ -60,7 +60,7 @@ class ImageReader:
         self._loader: Compose | None = None
         self.multispectral = None
         if type_name(self._step) == 'LoadMultispectralImage':
-            from ..datasets.multispectral import LoadMultispectralImage
+            from mmvitscale.datasets.multispectral import LoadMultispectralImage
 
             options: dict[str, Any] = {k: v for k, v in self._step.items() if k != 'type'}
             self.multispectral = LoadMultispectralImage(**options)
@@ -70,7 +70,7 @@ class ImageReader:
         """Of the images it reads."""
         if self.multispectral is None:
             return IMAGE_SUFFIXES
-        from ..datasets.multispectral import SUFFIXES
+        from mmvitscale.datasets.multispectral import SUFFIXES
 
         return SUFFIXES
 

@@ -15,25 +15,21 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import nn
 
-from ..checkpoints.door import into_model
-from ..checkpoints.files import read_checkpoint
-from ..checkpoints.windows import settle_windows
-from ..datasets.checks import class_of
-from ..errors import InputError
-from ..export import is_exported, run_instead
-from ..machine import check_packages
-from .images import ImageReader
-from .painter import Painter
-
-
-def is_masked_modelling(cfg: Config) -> bool:
-    """Whether the config trains by masked image modelling: it has no test, and reconstructs images."""
-    return 'predict_pipeline' in cfg
+from mmvitscale.checkpoints.io import read_checkpoint
+from mmvitscale.checkpoints.loading import adapt_checkpoint
+from mmvitscale.checkpoints.window_policy import apply_checkpoint_windows
+from mmvitscale.config.runtime import check_packages
+from mmvitscale.config.view import ConfigView
+from mmvitscale.datasets.checks import class_of
+from mmvitscale.errors import InputError
+from mmvitscale.export import is_exported, run_instead
+from mmvitscale.inference.images import ImageReader
+from mmvitscale.inference.visualizer import Visualizer
 
 
 def pipeline_of(cfg: Config) -> Sequence[dict]:
     """The steps that an image goes through before the model predicts. Raises InputError for a config without."""
-    if is_masked_modelling(cfg):
+    if ConfigView(cfg).task == 'masked modelling':
         return cfg.predict_pipeline
     if not cfg.get('test_dataloader'):
         raise InputError(f'{cfg.filename} has no test_dataloader, so there is nothing to predict with it')
@@ -43,7 +39,7 @@ def pipeline_of(cfg: Config) -> Sequence[dict]:
 def build_model(cfg: Config) -> nn.Module:
     """The config's model, built in its scope, in evaluation mode on the best device."""
     check_packages(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(ConfigView(cfg).scope)
     return MODELS.build(cfg.model).eval().to(get_device())
 
 
@@ -63,8 +59,8 @@ def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict]:
         return model, dict(meta=dict(dataset_meta=meta))
     content = read_checkpoint(checkpoint)
     model = build_model(cfg)
-    entries = into_model(model, content, checkpoint, exact=True, tell=lambda line: print_log(line, 'current'))
-    for line in settle_windows(model, entries, cfg):
+    entries = adapt_checkpoint(model, content, checkpoint, strict=True, log=lambda line: print_log(line, 'current'))
+    for line in apply_checkpoint_windows(model, entries, cfg):
         print_log(f'{checkpoint}: {line}', 'current')
     model.load_state_dict(content['state_dict'])
     return model, content
@@ -130,7 +126,7 @@ class Predictor:
         """
         fields, picture = self.read_image.read(Path(path))
         sample = self.predict([self.prepare(fields)])[0]
-        return Image.fromarray(Painter(self.dataset_meta, score_thr).paint(picture, sample)[..., ::-1])
+        return Image.fromarray(Visualizer(self.dataset_meta, score_thr).paint(picture, sample)[..., ::-1])
 
 
 class Reconstructor:
@@ -166,6 +162,6 @@ class Reconstructor:
         return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()[..., ::-1]), loss
 
 
-def predictor_of(cfg: Config, checkpoint: str) -> Predictor | Reconstructor:
+def build_predictor(cfg: Config, checkpoint: str) -> Predictor | Reconstructor:
     """What the config calls for; called with the path of an image, either runs the model on it."""
-    return (Reconstructor if is_masked_modelling(cfg) else Predictor)(cfg, checkpoint)
+    return (Reconstructor if ConfigView(cfg).task == 'masked modelling' else Predictor)(cfg, checkpoint)

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..errors import InputError
-from .images import ImageReader, as_picture
+from mmvitscale.errors import InputError
+from mmvitscale.inference.images import ImageReader, as_picture
 
 _BY_WINDOWS = {'.tif', '.tiff', '.vrt', '.jp2', '.img'}
 # Of GDAL's own cache, in MB: by default it takes a twentieth of the memory.

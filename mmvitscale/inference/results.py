@@ -11,10 +11,10 @@ import torch
 from mmengine.config import Config
 from mmengine.structures import BaseDataElement, InstanceData
 
-from ..config import plain_datasets
-from ..datasets.checks import class_of
-from ..errors import InputError
-from ..whole_file import whole_file
+from mmvitscale.config.view import ConfigView, plain_datasets
+from mmvitscale.datasets.checks import class_of
+from mmvitscale.errors import InputError
+from mmvitscale.utils.atomic_write import atomic_write
 
 KINDS = ('labels', 'scores', 'logits', 'json')
 
@@ -193,8 +193,8 @@ class Results:
         """JSON files of images -> ``coco.json``, a data set with images, categories and scored annotations (or the segments
         of panoptic maps), and ``coco_results.json``, the list that COCO's evaluation reads. Written as they are read."""
         with (
-            whole_file(out / 'coco.json') as whole,
-            whole_file(out / 'coco_results.json') as results,
+            atomic_write(out / 'coco.json') as whole,
+            atomic_write(out / 'coco_results.json') as results,
             open(whole, 'w') as whole,
             open(results, 'w') as results,
         ):
@@ -235,7 +235,7 @@ class Results:
 
 def counts_from_one(cfg: Config) -> bool:
     """Whether the label maps of the config's test data count classes from 1, as the data set or its class says."""
-    if cfg.get('default_scope') != 'mmseg' or not cfg.get('test_dataloader'):
+    if ConfigView(cfg).scope != 'mmseg' or not cfg.get('test_dataloader'):
         return False
     for dataset in plain_datasets(cfg.test_dataloader.dataset):
         own = signature(class_of(cfg, dataset)).parameters.get('reduce_zero_label')

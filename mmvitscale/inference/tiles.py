@@ -12,22 +12,18 @@ from dataclasses import dataclass
 from itertools import chain
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 
-from ..errors import InputError
-from ..whole_file import whole_file
-from .files import write_json, write_picture
-from .predictor import Predictor
-from .rasters import Raster, label_raster, open_raster
-from .results import encode_mask, not_predicted
-
-if TYPE_CHECKING:
-    from .folder import Writer
+from mmvitscale.errors import InputError
+from mmvitscale.inference.output import Writer, write_json, write_picture
+from mmvitscale.inference.predictor import Predictor
+from mmvitscale.inference.rasters import Raster, label_raster, open_raster
+from mmvitscale.inference.results import encode_mask, not_predicted
+from mmvitscale.utils.atomic_write import atomic_write
 
 # The longer side of the drawn overview, in pixels.
 _OVERVIEW = 2048
@@ -136,7 +132,7 @@ def merge_instances(
 
 
 def predict_in_tiles(
-    predictor: Predictor, writer: 'Writer', path: Path, name: str, file_name: str, tile: int, overlap: int, batch_size: int
+    predictor: Predictor, writer: Writer, path: Path, name: str, file_name: str, tile: int, overlap: int, batch_size: int
 ) -> None:
     """Predict an image and write what the writer's request asks for: labels as tiled TIFF, instances as JSON, and an
     overview in which the longer side has at most 2048 pixels.
@@ -163,7 +159,7 @@ def predict_in_tiles(
                 '--tile found, but only semantic maps and instances of tiles can be joined, and this model '
                 'predicts others; predict the image whole'
             )
-        if writer.request.pictures:
+        if writer.options.pictures:
             write_picture(writer.out / f'{name}.png', writer.painter.paint(raster.overview(small), shown))
 
 
@@ -200,7 +196,7 @@ def _write_labels(
     small: tuple[int, int],
 ) -> BaseDataElement:
     """Returns a sample with the labels of the overview."""
-    results, request = writer.results, writer.request
+    results, request = writer.results, writer.options
     threshold = getattr(getattr(predictor.model, 'decode_head', None), 'threshold', None)
     # The pixel of the image that each pixel of the overview shows.
     shown_rows, shown_columns = (((np.arange(n) + 0.5) * length / n).astype(int) for n, length in zip(small, raster.size))
@@ -221,7 +217,7 @@ def _write_labels(
 
         if 'labels' in request.save:
             kind = results.label_values(np.zeros((1, 1), np.int64)).dtype
-            with whole_file(target) as part, label_raster(part, raster.size, kind, raster.profile) as write:
+            with atomic_write(target) as part, label_raster(part, raster.size, kind, raster.profile) as write:
                 for top, left, labels in parts():
                     write(top, left, labels)
         else:
@@ -255,7 +251,7 @@ def _write_instances(
     places = [(y, x) for y in rows.starts for x in columns.starts]
     found: list[InstanceData] = []
     for number, ((y, x), sample) in enumerate(zip(places, samples)):
-        if 'labels' in writer.request.save:
+        if 'labels' in writer.options.save:
             raise not_predicted('labels', sample)
         instances = sample.pred_instances
         boxes = instances.bboxes

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..registry import MODELS
-from .layers.padding import with_validity
+from mmvitscale.models.layers.padding import with_validity
+from mmvitscale.registry import MODELS
 
 
 class _MarksPadding:

@@ -23,7 +23,7 @@ def test_summary_averages_over_passes_and_removes_its_hooks():
     assert summary.passes == 2 and torch.allclose(summary.mean('maps'), expected)
     assert len(model._forward_hooks) == 0
     result = summary.result(threshold=-1)
-    assert result['similar_blocks'] == 2 and result['to_before'][0] is None
+    assert result['collapsed_blocks'] == 2 and result['to_before'][0] is None
     assert result['amplitude'] == pytest.approx(summary.mean('amplitude').tolist()) and min(result['attention_distance']) > 0
 
 

@@ -8,7 +8,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_extrapolation_beyond_the_pretrained_window_equals_its_formula():
-    grown = StageWindows(reference=(8, 8), window=(16, 16))
+    grown = StageWindows(pretrained_window=(8, 8), window=(16, 16))
     # log2(1 + 8 * 7 / 7) / 3 and log2(1 + 8 * 15 / 7) / 3
     assert grown.trained_coordinate == pytest.approx(1.0566, abs=1e-4)
     assert grown.coordinate == pytest.approx(1.3938, abs=1e-4)

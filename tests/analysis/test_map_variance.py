@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmvitscale.analysis.map_variance import means_of, recalibrate, recorded_variances
+from mmvitscale.checkpoints.metadata import STATE_DICT_KEY
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT
 from mmvitscale.models.layers.padding import with_validity
@@ -40,10 +41,10 @@ def test_recalibration_sets_running_statistics_to_those_of_the_images():
     norm = model.blocks[1].attn.var_norm
     assert torch.allclose(norm.running_mean, maps.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(norm.running_var, maps.var((0, 2, 3), unbiased=False), rtol=1e-3)
-    assert model.lineage.tokens == (0, 37, 37) and model.blocks[1].attn.statistics == 'running'
+    assert model.weight_metadata.tokens == (0, 37, 37) and model.blocks[1].attn.statistics == 'running'
     after = model.state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
-    assert changed and all('var_norm.running' in key or key == 'lineage' for key in changed if 'token_law' not in key)
+    assert changed and all('var_norm.running' in key or key == STATE_DICT_KEY for key in changed if 'token_law' not in key)
 
 
 def test_recalibration_fits_exponents_and_statistics_from_several_sizes():
@@ -54,7 +55,7 @@ def test_recalibration_fits_exponents_and_statistics_from_several_sizes():
     attn = model.blocks[2].attn
     assert torch.allclose(attn.token_law.exponent(), law, atol=0.06)
     assert torch.allclose(attn.var_norm.running_var, torch.full((3,), 0.01), rtol=0.06)
-    assert model.lineage.tokens == (0, 17, 17)
+    assert model.weight_metadata.tokens == (0, 17, 17)
     assert list(means_of(found['blocks.1.attn'])) == [17, 37, 65]
 
 

@@ -8,7 +8,7 @@ from mmvitscale.analysis.attention_distance import attention_distance
 from mmvitscale.analysis.recorder import blocks_of, recorded_attention, recorded_features
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
-from mmvitscale.models.layers.windows import window_partition
+from mmvitscale.models.swin_v2.windows import window_partition
 from tests.helpers.randomise import randomise
 
 pytestmark = pytest.mark.unit
@@ -33,9 +33,9 @@ def test_recording_sees_the_maps_in_use_and_changes_nothing(attention):
 
 
 @pytest.mark.parametrize('kernel', ['eager', 'fused', 'sequential'])
-@pytest.mark.parametrize('similarity', ['cosine', 'dot_product'])
-def test_recorded_window_maps_times_v_equal_the_attention_output(kernel, similarity):
-    model = randomise(SwinTransformerV2(SWIN, 4, attention=kernel, similarity=similarity)).eval()
+@pytest.mark.parametrize('attention_type', ['cosine', 'dot_product'])
+def test_recorded_window_maps_times_v_equal_the_attention_output(kernel, attention_type):
+    model = randomise(SwinTransformerV2(SWIN, 4, attention=kernel, attention_type=attention_type)).eval()
     block = model.stages[0].blocks[1]  # shifted
     seen = {}
     block.attn.register_forward_pre_hook(lambda module, inputs: seen.update(x=inputs[0], geometry=inputs[1]))

@@ -4,11 +4,11 @@ import torch.nn.functional as F
 
 from mmvitscale.analysis.similarity import (
     NeighbourSimilarity,
+    collapsed_blocks,
     cross_layer_similarity,
     feature_similarity,
     head_diversity,
     mean_similarity,
-    similar_blocks,
     similarity_to_before,
     similarity_to_last,
 )
@@ -23,7 +23,7 @@ def test_equal_maps_have_similarity_one_and_orthogonal_maps_zero():
     other = one.roll(1, dims=-2)
     similarity = cross_layer_similarity([one, one, other])
     assert similarity.tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
-    assert similar_blocks(similarity) == 1 and mean_similarity(similarity) == pytest.approx(1 / 3)
+    assert collapsed_blocks(similarity) == 1 and mean_similarity(similarity) == pytest.approx(1 / 3)
 
 
 def test_similarity_is_the_mean_cosine_of_columns():
@@ -55,10 +55,10 @@ def test_windows_are_weighted_by_columns_and_unequal_shapes_give_nan():
 
 def test_similar_blocks_and_mean_similarity_skip_nan_entries():
     similarity = torch.tensor([[1, 0.95, 0.1], [0.95, 1, 0.2], [0.1, 0.2, 1]])
-    assert similar_blocks(similarity) == 1 and similar_blocks(similarity, 0.15) == 2
+    assert collapsed_blocks(similarity) == 1 and collapsed_blocks(similarity, 0.15) == 2
     assert mean_similarity(similarity) == pytest.approx(1.25 / 3)
     skipping = torch.tensor([[1, NAN, 0.95], [NAN, 1, NAN], [0.95, NAN, 1]])
-    assert similar_blocks(skipping) == 1 and mean_similarity(skipping) == pytest.approx(0.95)
+    assert collapsed_blocks(skipping) == 1 and mean_similarity(skipping) == pytest.approx(0.95)
 
 
 def test_features_are_compared_token_by_token():

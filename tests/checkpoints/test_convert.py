@@ -1,20 +1,20 @@
 import pytest
 import torch
 
-from mmvitscale.analysis import peers
-from mmvitscale.checkpoints.convert import convert, weights_in, windows_of_coordinates
-from mmvitscale.checkpoints.files import read_checkpoint
+from mmvitscale.checkpoints.convert import convert, weights_in
+from mmvitscale.checkpoints.io import read_checkpoint
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
-from mmvitscale.models.backbones.from_weights import check_complete
-from mmvitscale.models.backbones.recognise import describe_weights, sizes_of
-from mmvitscale.models.backbones.variants import SWIN_V2
+from mmvitscale.models.build_from_weights import check_complete, describe_weights
+from mmvitscale.models.swin_v2.checkpoint_formats import windows_of_coordinates
+from mmvitscale.models.swin_v2.variants import SWIN_V2, sizes_of
+from mmvitscale.profiling import reference_models
 from tests.helpers.official_layout import official_state_dict
 from tests.helpers.randomise import randomise
 
 pytestmark = pytest.mark.integration
 
-# arch, image, windows, reference windows
+# arch, image, windows, pretrained windows
 CASES = {
     'tiny-w8': ('tiny', 256, (8, 8, 8, 8), None),
     'tiny-w16': ('tiny', 256, (16, 16, 16, 8), None),
@@ -22,26 +22,28 @@ CASES = {
 }
 RUNS = [
     pytest.param(peer, case, marks=() if case == 'tiny-w8' else pytest.mark.slow)
-    for peer in peers.PEERS
+    for peer in reference_models.REFERENCE_MODELS
     for case in CASES
-    # torchvision keeps window 16 as the reference where the map is 8 x 8, and has no other reference windows
+    # torchvision keeps window 16 as the reference where the map is 8 x 8, and has no other pretrained windows
     if peer != 'torchvision' or case == 'tiny-w8'
 ]
 
 
 @pytest.mark.parametrize('peer, case', RUNS)
 def test_converted_weights_reproduce_every_stage_of_the_reference_model(peer, case, tmp_path):
-    arch, size, windows, references = CASES[case]
-    model, stages = peers.PEERS[peer](SWIN_V2.archs[arch], size, windows, references)
+    arch, size, windows, pretrained_windows = CASES[case]
+    model, stages = reference_models.REFERENCE_MODELS[peer](SWIN_V2.archs[arch], size, windows, pretrained_windows)
     randomise(model)
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'peer.pth')
 
     content = read_checkpoint(tmp_path / 'peer.pth')
     converted = convert(weights_in(content))
     assert converted.source == peer and f'SwinV2-{arch} ' in describe_weights(converted.weights)
-    told = peer in ('mmpretrain', 'torchvision')  # which save their tables
-    assert converted.lineage.references == (tuple((p, p) for p in references or windows) if told else (None,) * 4)
-    ours = SwinTransformerV2(arch, windows, None if told else references or windows, out_norm=False).eval()
+    logged = peer in ('mmpretrain', 'torchvision')  # which save their tables
+    assert converted.weight_metadata.pretrained_windows == (
+        tuple((p, p) for p in pretrained_windows or windows) if logged else (None,) * 4
+    )
+    ours = SwinTransformerV2(arch, windows, None if logged else pretrained_windows or windows, out_norm=False).eval()
     ours.load_checkpoint(content, 'peer.pth')
     image = torch.randn(1, 3, size, size)
     with torch.no_grad():
@@ -51,7 +53,7 @@ def test_converted_weights_reproduce_every_stage_of_the_reference_model(peer, ca
 
 
 def test_the_final_norm_goes_to_the_last_output():
-    model, _ = peers.timm(SWIN_V2.archs['tiny'], 64, (8, 8, 8, 2), None)
+    model, _ = reference_models.timm(SWIN_V2.archs['tiny'], 64, (8, 8, 8, 2), None)
     randomise(model)
     ours = SwinTransformerV2('tiny', 8)
     ours.load_checkpoint(model.state_dict(), 'timm')
@@ -69,13 +71,13 @@ SMALL = dict(embed_dims=8, depths=(2, 2, 2, 1), num_heads=(1, 1, 2, 2))
 
 @pytest.mark.parametrize('name', OFFICIAL)
 def test_windows_and_pretrained_windows_are_read_from_official_files(name):
-    windows, references = OFFICIAL[name]
-    source = randomise(SwinTransformerV2(SMALL, windows, references))
-    content = dict(model=official_state_dict(source, windows, references))
+    windows, pretrained_windows = OFFICIAL[name]
+    source = randomise(SwinTransformerV2(SMALL, windows, pretrained_windows))
+    content = dict(model=official_state_dict(source, windows, pretrained_windows))
     converted = convert(weights_in(content))
     assert converted.source == 'official'
-    assert converted.lineage.windows == tuple((w, w) for w in windows)
-    assert converted.lineage.references == tuple((p, p) for p in references)
+    assert converted.weight_metadata.windows == tuple((w, w) for w in windows)
+    assert converted.weight_metadata.pretrained_windows == tuple((p, p) for p in pretrained_windows)
     assert {key.split('.')[-1] for key in converted.dropped} == {
         'relative_coords_table',
         'relative_position_index',
@@ -87,7 +89,7 @@ def test_windows_and_pretrained_windows_are_read_from_official_files(name):
 
     ours = SwinTransformerV2(SMALL, windows)
     ours.load_checkpoint(content, 'official')
-    assert [stage.reference for stage in ours.stages] == [(p, p) for p in references]
+    assert [stage.pretrained_window for stage in ours.stages] == [(p, p) for p in pretrained_windows]
     image = torch.randn(1, 3, 70, 90)
     with torch.no_grad():
         assert torch.equal(ours.eval()(image)[3], source.eval()(image)[3])
@@ -100,10 +102,10 @@ def test_pretrained_windows_are_recovered_from_coordinate_tables():
         return grid.sign() * torch.log2(1 + grid.abs()) / 3
 
     for axes in (((8, 6), (20, 14)), ((56, 12), (3, 3)), ((1, 5), (7, 7))):
-        window, reference = windows_of_coordinates(table(*axes))
+        window, pretrained_window = windows_of_coordinates(table(*axes))
         assert window == (axes[0][0], axes[1][0])
-        assert reference == (axes[0][1] if axes[0][0] > 1 else 1, axes[1][1])
-    with pytest.raises(InputError, match='which no reference window gives'):
+        assert pretrained_window == (axes[0][1] if axes[0][0] > 1 else 1, axes[1][1])
+    with pytest.raises(InputError, match='which no pretrained window gives'):
         windows_of_coordinates(table((8, 8), (8, 8)) * 1.03)
 
 
@@ -130,7 +132,9 @@ def test_wrapped_checkpoints_convert_like_plain_ones(wrap):
     official = official_state_dict(source, (8,) * 4, (8,) * 4)
     converted = convert(weights_in(wrap(official)))
     plain = convert(weights_in(official))
-    assert converted.weights.keys() - {'mask_token'} == plain.weights.keys() and converted.lineage == plain.lineage
+    assert (
+        converted.weights.keys() - {'mask_token'} == plain.weights.keys() and converted.weight_metadata == plain.weight_metadata
+    )
 
 
 def test_own_checkpoints_convert_with_and_without_a_backbone_prefix():
@@ -140,8 +144,8 @@ def test_own_checkpoints_convert_with_and_without_a_backbone_prefix():
         inside = {f'backbone.{key}': value for key, value in state.items()}
         for checkpoint in (state, dict(state_dict={**inside, 'decode_head.weight': torch.ones(1)})):
             converted = convert(weights_in(checkpoint))
-            assert converted.source == 'mmvitscale' and converted.lineage == source.lineage
-            assert converted.lineage.windows == ((7, 7), (3, 5), (4, 4), (2, 2))
+            assert converted.source == 'mmvitscale' and converted.weight_metadata == source.weight_metadata
+            assert converted.weight_metadata.windows == ((7, 7), (3, 5), (4, 4), (2, 2))
             assert converted.state_dict().keys() == state.keys()
         assert converted.dropped == ['decode_head.weight']
 
@@ -161,20 +165,31 @@ def broken(**changes):
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float32])
 def test_windows_are_recovered_from_half_precision_coordinate_tables(dtype):
     """All published windows and the ones of high resolution, cast as whole checkpoints are."""
-    for window, reference in ((8, 8), (16, 16), (16, 12), (24, 12), (12, 6), (32, 12), (40, 12), (56, 12), (7, 7), (14, 12)):
+    for window, pretrained_window in (
+        (8, 8),
+        (16, 16),
+        (16, 12),
+        (24, 12),
+        (12, 6),
+        (32, 12),
+        (40, 12),
+        (56, 12),
+        (7, 7),
+        (14, 12),
+    ):
         state = official_state_dict(
-            SwinTransformerV2(dict(embed_dims=4, depths=(1,), num_heads=(1,)), [8]), (window,), (reference,)
+            SwinTransformerV2(dict(embed_dims=4, depths=(1,), num_heads=(1,)), [8]), (window,), (pretrained_window,)
         )
         table = state['layers.0.blocks.0.attn.relative_coords_table'].to(dtype)
-        assert windows_of_coordinates(table) == ((window, window), (reference, reference))
-        assert windows_of_coordinates(table.float()) == ((window, window), (reference, reference))
+        assert windows_of_coordinates(table) == ((window, window), (pretrained_window, pretrained_window))
+        assert windows_of_coordinates(table.float()) == ((window, window), (pretrained_window, pretrained_window))
 
 
 def test_unconvertible_checkpoints_are_refused_with_the_reason():
     for checkpoint, message in (
         (broken(surprise=torch.ones(1)), '1 of its keys are not known there: surprise'),
         ({'layers.0.blocks.0.attn.relative_position_bias_table': torch.ones(1)}, 'this is a SwinV1 checkpoint'),
-        ({'conv1.weight': torch.ones(1)}, 'no SwinV2 or DeepViT of a known layout.*are called conv1.weight'),
+        ({'conv1.weight': torch.ones(1)}, 'no SwinV2 or DeepViT of a known format.*are called conv1.weight'),
         ({}, 'it holds no weights'),
         (
             broken(layers__2__blocks__1__attn__relative_coords_table=torch.zeros(1, 31, 31, 2)),
@@ -199,13 +214,13 @@ def test_incomplete_checkpoints_are_refused_and_complete_ones_accepted():
     check_complete(convert(weights_in(broken())))
     half = dict(list(broken().items())[::2])
     for checkpoint, message in (
-        (broken(layers__1__blocks__1__norm1__weight=None), r'1 weights missing \(stages.1.blocks.1.norm1.weight\)'),
+        (broken(layers__1__blocks__1__norm1__weight=None), r'1 missing keys \(stages.1.blocks.1.norm1.weight\)'),
         (
             broken(layers__1__blocks__1__norm1__weight=torch.ones(17)),
-            r'1 weights of another shape \(stages.1.blocks.1.norm1.weight is \(17,\) instead of \(16,\)\)',
+            r'1 size mismatches \(stages.1.blocks.1.norm1.weight is \(17,\) instead of \(16,\)\)',
         ),
         (broken(patch_embed__proj__weight=None), 'incomplete'),
-        (half, r'67 weights missing \(patch_embed.proj.bias'),
+        (half, r'67 missing keys \(patch_embed.proj.bias'),
     ):
         with pytest.raises(InputError, match=message):
             check_complete(convert(weights_in(checkpoint)))

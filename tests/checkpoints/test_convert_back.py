@@ -3,18 +3,17 @@
 import pytest
 import torch
 
-from mmvitscale.analysis import peers
-from mmvitscale.checkpoints.convert import convert, weights_in
-from mmvitscale.checkpoints.convert_back import convert_back, libraries_of
+from mmvitscale.checkpoints.convert import convert, convert_back, libraries_of, weights_in
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from mmvitscale.profiling import reference_models
 from tests.helpers.official_layout import official_state_dict
 from tests.helpers.randomise import randomise
 
 pytestmark = pytest.mark.integration
 
 SMALL = dict(embed_dims=8, depths=(2, 1, 2, 1), num_heads=(1, 1, 2, 2))
-PEERS = {'timm': 'timm', 'huggingface': 'Hugging Face', 'mmpretrain': 'mmpretrain', 'torchvision': 'torchvision'}
+REFERENCE_MODELS = {'timm': 'timm', 'huggingface': 'Hugging Face', 'mmpretrain': 'mmpretrain', 'torchvision': 'torchvision'}
 
 
 def converted_of(backbone):
@@ -23,7 +22,7 @@ def converted_of(backbone):
 
 def back_of(backbone, library, **heads):
     converted = converted_of(backbone)
-    return convert_back(converted, converted.lineage, library, heads)
+    return convert_back(converted, converted.weight_metadata, library, heads)
 
 
 @pytest.fixture
@@ -31,12 +30,12 @@ def image():
     return torch.randn(2, 3, 256, 256)
 
 
-@pytest.mark.parametrize('library', PEERS)
+@pytest.mark.parametrize('library', REFERENCE_MODELS)
 def test_weights_converted_back_reproduce_our_features_in_each_library(library, image):
     """Windows larger than those of pretraining, where the library knows the difference."""
-    references = None if library == 'torchvision' else [4, 4, 4, 2]
-    ours = randomise(SwinTransformerV2(SMALL, 8, references, out_norm=False)).eval()
-    theirs, stages = peers.PEERS[PEERS[library]](SMALL, 256, (8,) * 4, references)
+    pretrained_windows = None if library == 'torchvision' else [4, 4, 4, 2]
+    ours = randomise(SwinTransformerV2(SMALL, 8, pretrained_windows, out_norm=False)).eval()
+    theirs, stages = reference_models.REFERENCE_MODELS[REFERENCE_MODELS[library]](SMALL, 256, (8,) * 4, pretrained_windows)
     randomise(theirs)
     back = back_of(ours, library)
     wanted = {key: value for key, value in theirs.state_dict().items() if not key.startswith(('norm', 'head', 'layernorm'))}
@@ -52,7 +51,7 @@ def test_weights_converted_back_reproduce_our_features_in_each_library(library, 
 
 def test_the_last_output_norm_is_converted_back_to_the_final_norm_of_timm(image):
     ours = randomise(SwinTransformerV2(SMALL, 8, out_indices=[3])).eval()
-    theirs, _ = peers.timm(SMALL, 256, (8,) * 4, None)
+    theirs, _ = reference_models.timm(SMALL, 256, (8,) * 4, None)
     back = back_of(ours, 'timm', weight=torch.randn(10, 64), bias=torch.randn(10))
     theirs.load_state_dict(back.weights, strict=True)
     with torch.no_grad():
@@ -84,8 +83,8 @@ def test_all_output_norms_and_extra_norms_are_converted_back_to_mmpretrain(image
 @pytest.mark.parametrize('library', libraries_of('SwinV2'))
 @pytest.mark.parametrize('channels', [3, 5])
 def test_round_trip_is_exact(library, channels):
-    references = None if library == 'torchvision' else [6, 6, 6, 3]
-    ours = randomise(SwinTransformerV2(SMALL, [8, 8, 8, 4], references, out_indices=[1, 3], in_channels=channels))
+    pretrained_windows = None if library == 'torchvision' else [6, 6, 6, 3]
+    ours = randomise(SwinTransformerV2(SMALL, [8, 8, 8, 4], pretrained_windows, out_indices=[1, 3], in_channels=channels))
     first = converted_of(ours)
     back = back_of(ours, library)
     again = convert(weights_in(back.content))
@@ -95,7 +94,10 @@ def test_round_trip_is_exact(library, channels):
     assert {key: value for key, value in first.weights.items() if key not in left}.keys() == again.weights.keys()
     assert all(torch.equal(value, first.weights[key]) for key, value in again.weights.items())
     if library in ('official', 'mmpretrain', 'torchvision'):
-        assert again.lineage.references == first.lineage.references and again.lineage.windows == first.lineage.windows
+        assert (
+            again.weight_metadata.pretrained_windows == first.weight_metadata.pretrained_windows
+            and again.weight_metadata.windows == first.weight_metadata.windows
+        )
 
 
 def test_converting_back_to_official_gives_the_layout_of_public_files():
@@ -118,9 +120,9 @@ def test_converting_back_to_official_gives_the_layout_of_public_files():
         (dict(block_norm='pre'), 'timm', 'timm has no SwinV2 with block_norm pre'),
         (dict(arch=dict(SMALL, extra_norm_every=1)), 'official', 'official has no SwinV2 with a norm on the main branch'),
         (dict(position_bias='table'), 'mmpretrain', 'log-spaced position biases and cosine attention alone'),
-        (dict(similarity='dot_product'), 'huggingface', 'log-spaced position biases and cosine attention alone'),
+        (dict(attention_type='dot_product'), 'huggingface', 'log-spaced position biases and cosine attention alone'),
         (dict(window_size=[(4, 8)] * 4), 'timm', 'its windows are 4x8, but those of timm are squares'),
-        (dict(pretrained_window_sizes=4), 'torchvision', 'torchvision knows no reference windows'),
+        (dict(pretrained_window_sizes=4), 'torchvision', 'torchvision knows no pretrained windows'),
     ],
 )
 def test_what_the_library_would_compute_differently_is_refused(arguments, library, message):
@@ -142,7 +144,7 @@ def test_deepvit_round_trip_through_the_official_layout_is_exact():
     ours = randomise(DeepViT(dict(embed_dims=12, depth=3, re_attention=1, num_heads=3), 64))
     back = back_of(ours, 'official', weight=torch.ones(10, 12), bias=torch.ones(10))
     again = convert(weights_in(back.content))
-    assert again.source == 'official DeepViT' and again.lineage.grid == (4, 4)
+    assert again.source == 'official DeepViT' and again.weight_metadata.grid == (4, 4)
     assert again.weights.keys() == {key for key in converted_of(ours).weights if 'token_law' not in key}
     assert all(torch.equal(value, ours.state_dict()[key]) for key, value in again.weights.items())
     assert not any('statistics' in note for note in back.notes)
@@ -160,7 +162,7 @@ def test_statistics_of_another_token_count_convert_back_to_the_grids():
         block.attn.var_norm.running_mean.uniform_(-0.1, 0.1)
         block.attn.var_norm.running_var.uniform_(0.01, 0.1)
     ours.load_state_dict(source.state_dict())
-    assert ours.lineage.tokens == (0, 17, 17)
+    assert ours.weight_metadata.tokens == (0, 17, 17)
     back = back_of(ours, 'official')
     assert any('statistics of 2 blocks' in note for note in back.notes)
     official = DeepViT(arch, 96, reatten_statistics='running').eval()

@@ -1,4 +1,4 @@
-"""Files that mmvitscale 0.1.0 wrote (``data/v1_*.pth``): it kept reference windows in buffers of the stages, and windows in
+"""Files that mmvitscale 0.1.0 wrote (``data/v1_*.pth``): it kept pretrained windows in buffers of the stages, and windows in
 the meta of checkpoints alone. ``v1_expected.pth`` holds what its models gave."""
 
 import shutil
@@ -9,11 +9,11 @@ import torch
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_checkpoint
 
-from mmvitscale.checkpoints.door import into_model
-from mmvitscale.checkpoints.files import read_checkpoint
-from mmvitscale.checkpoints.windows import settle_windows
+from mmvitscale.checkpoints.io import read_checkpoint
+from mmvitscale.checkpoints.loading import adapt_checkpoint
+from mmvitscale.checkpoints.window_policy import apply_checkpoint_windows
 from mmvitscale.errors import InputError
-from mmvitscale.models.layers import position_embedding
+from mmvitscale.models.deepvit import position_embedding
 from tests.helpers import toy
 
 pytestmark = pytest.mark.unit
@@ -49,7 +49,7 @@ def check(backbone, expected, name):
 
 @pytest.mark.parametrize('way', ['load_state_dict', 'init_cfg'])
 @pytest.mark.parametrize('name', BACKBONES)
-def test_v1_backbones_load_strictly_and_give_the_v1_outputs(name, way, expected, told, monkeypatch):
+def test_v1_backbones_load_strictly_and_give_the_v1_outputs(name, way, expected, logged, monkeypatch):
     # The image is smaller than the grid; positions shrank without antialiasing then.
     weights = position_embedding.cubic_weights
     monkeypatch.setattr(position_embedding, 'cubic_weights', lambda places, cells, grows: weights(places, cells, 1))
@@ -57,16 +57,16 @@ def test_v1_backbones_load_strictly_and_give_the_v1_outputs(name, way, expected,
     if way == 'init_cfg':
         backbone = MODELS.build({**BACKBONES[name], 'init_cfg': dict(type='Pretrained', checkpoint=path)})
         backbone.init_weights()
-        (line,) = told
-        assert 'newly initialised: none' in line and ', 0 left out' in line
+        (line,) = logged
+        assert 'missing (initialised): none' in line and ', 0 unexpected' in line
     else:
         backbone = MODELS.build(BACKBONES[name])
         keys = backbone.load_state_dict(torch.load(path, weights_only=True), strict=True)
-        assert not keys.missing_keys and not keys.unexpected_keys and not told
+        assert not keys.missing_keys and not keys.unexpected_keys and not logged
     check(backbone, expected, name)
     if name.endswith('cpb'):
-        assert [stage.reference for stage in backbone.stages] == [(4, 4)] * 2
-        assert [stage.reference_origin for stage in backbone.stages] == ['checkpoint'] * 2
+        assert [stage.pretrained_window for stage in backbone.stages] == [(4, 4)] * 2
+        assert [stage.pretrained_window_source for stage in backbone.stages] == ['checkpoint'] * 2
 
 
 def test_v1_models_load_through_mmengine_load_checkpoint(expected, capsys):
@@ -80,15 +80,17 @@ def test_v1_runs_with_grown_windows_are_tested_with_the_last_windows(expected):
     """They stand in its meta alone."""
     model = toy.Toy({**BACKBONES['log_cpb'], 'window_size': 4})
     content = read_checkpoint(DATA / 'v1_run.pth')
-    entries = into_model(model, content, 'v1_run.pth', exact=True)
+    entries = adapt_checkpoint(model, content, 'v1_run.pth', strict=True)
     growing = dict(custom_hooks=[dict(type='mmvitscale.ProgressiveWindowHook', schedule=GROWS)])
-    (line,) = settle_windows(model, entries, growing)
+    (line,) = apply_checkpoint_windows(model, entries, growing)
     assert 'the windows of 8x8 tokens that the weights last ran with are used, not the 4x4 of the config' in line
     model.load_state_dict(content['state_dict'])
     check(model.backbone, expected, 'run')
 
     model = toy.Toy({**BACKBONES['log_cpb'], 'window_size': 4})
-    (line,) = settle_windows(model, into_model(model, read_checkpoint(DATA / 'v1_run.pth'), 'v1_run.pth', exact=True), {})
+    (line,) = apply_checkpoint_windows(
+        model, adapt_checkpoint(model, read_checkpoint(DATA / 'v1_run.pth'), 'v1_run.pth', strict=True), {}
+    )
     assert line == 'the weights last ran with windows of 8x8 tokens, here they run with 4x4'
     assert model.backbone.stages[0].window == (4, 4)
 
@@ -100,7 +102,7 @@ def test_v1_runs_with_ema_weights_can_be_resumed(tmp_path):
     hook = dict(type='mmvitscale.ProgressiveWindowHook', schedule=GROWS)
     runner = toy.train(tmp_path, {**BACKBONES['log_cpb'], 'window_size': 4}, [hook], max_iters=3, resume=True)
     assert runner.iter == 3 and runner.model.seen == [((32, 32), [8, 8])]
-    assert [stage.reference for stage in runner.model.backbone.stages] == [(4, 4)] * 2
+    assert [stage.pretrained_window for stage in runner.model.backbone.stages] == [(4, 4)] * 2
     new = read_checkpoint(tmp_path / 'iter_3.pth')
     for state in ('state_dict', 'ema_state_dict'):  # one step on, and so almost what they were; the hook exchanges the two
         for key, value in old[state].items():

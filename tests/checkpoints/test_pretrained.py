@@ -7,10 +7,10 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmvitscale.checkpoints import files, pretrained
+from mmvitscale.checkpoints import io, pretrained
 from mmvitscale.checkpoints.convert import convert, weights_in
-from mmvitscale.checkpoints.files import fetch, read_checkpoint, write_checkpoint
-from mmvitscale.checkpoints.lineage import WindowLineage
+from mmvitscale.checkpoints.io import fetch, read_checkpoint, write_checkpoint
+from mmvitscale.checkpoints.metadata import META_KEY, STATE_DICT_KEY, WindowMetadata
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
 from tests.helpers import toy
@@ -37,11 +37,11 @@ def official(tmp_path):
 
 
 def references(backbone):
-    return [stage.reference for stage in backbone.stages]
+    return [stage.pretrained_window for stage in backbone.stages]
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.bin', '.safetensors'])
-def test_init_cfg_loads_official_files_with_their_pretrained_windows(official, suffix, tmp_path, told):
+def test_init_cfg_loads_official_files_with_their_pretrained_windows(official, suffix, tmp_path, logged):
     source, path = official
     if suffix == '.bin':
         path = path.rename(path.with_suffix('.bin'))
@@ -58,7 +58,7 @@ def test_init_cfg_loads_official_files_with_their_pretrained_windows(official, s
     for name, parameter in source.named_parameters():
         if not name.startswith('out_norms') or name.startswith('out_norms.3'):
             assert torch.equal(backbone.get_parameter(name), parameter), name
-    assert 'out_norms.0.weight' in told[-1] and 'from official' in told[-1]
+    assert 'out_norms.0.weight' in logged[-1] and 'from official' in logged[-1]
 
 
 def test_pretrained_windows_that_contradict_the_config_are_refused(official):
@@ -71,19 +71,19 @@ def test_pretrained_windows_that_contradict_the_config_are_refused(official):
         contradicting.init_weights()
 
 
-def test_unknown_pretrained_windows_come_from_the_config_or_are_warned_of(tmp_path, told):
+def test_unknown_pretrained_windows_come_from_the_config_or_are_warned_of(tmp_path, logged):
     source = randomise(SwinTransformerV2(SMALL, 8))
-    weights = {key: value for key, value in source.state_dict().items() if key != 'lineage'}
+    weights = {key: value for key, value in source.state_dict().items() if key != STATE_DICT_KEY}
     torch.save(weights, tmp_path / 'a.pth')
     cfg = dict(type='mmvitscale.Pretrained', checkpoint=str(tmp_path / 'a.pth'))
     given = MODELS.build(backbone_cfg(window_size=16, pretrained_window_sizes=8, init_cfg=cfg))
     given.init_weights()
-    assert references(given) == [(8, 8)] * 4 and not any('is assumed' in text for text in told)
+    assert references(given) == [(8, 8)] * 4 and not any('is assumed' in text for text in logged)
     assuming = MODELS.build(backbone_cfg(window_size=16, init_cfg=cfg))
     assuming.init_weights()
     assert references(assuming) == [(16, 16)] * 4
-    assert any('window_size is assumed, 16x16' in text for text in told)
-    assert {stage.reference_origin for stage in assuming.stages} == {'assumed'}
+    assert any('window_size is assumed, 16x16' in text for text in logged)
+    assert {stage.pretrained_window_source for stage in assuming.stages} == {'assumed'}
 
 
 def test_another_arch_module_or_position_bias_is_refused(official):
@@ -121,9 +121,9 @@ def test_changing_the_window_preserves_the_bias_of_common_offsets():
         first, second = (tuple(torch.randint(2, 25, (2,), generator=generator).tolist()) for _ in range(2))
         backbone = randomise(SwinTransformerV2(dict(embed_dims=8, depths=(1,), num_heads=(2,)), [first]))
         stage, bias = backbone.stages[0], backbone.stages[0].blocks[0].attn.position_bias
-        before = bias(stage.window, stage.reference)
+        before = bias(stage.window, stage.pretrained_window)
         backbone.set_window_size([second])
-        after = bias(stage.window, stage.reference)
+        after = bias(stage.window, stage.pretrained_window)
         assert after.shape[1:] == tuple(2 * n - 1 for n in second)
         common = [min(a, b) for a, b in zip(first, second)]
 
@@ -155,10 +155,10 @@ def test_successive_fine_tunings_keep_the_first_pretrained_window(route, officia
     assert references(third.model.backbone) == expected
     saved = torch.load(tmp_path / 'w24' / toy.last(tmp_path / 'w24'), weights_only=False)
     for state, prefix in ((saved['state_dict'], ''), (saved['ema_state_dict'], 'module.')):
-        assert WindowLineage.decode(state[f'{prefix}backbone.lineage']) == WindowLineage(
+        assert WindowMetadata.decode(state[f'{prefix}backbone.{STATE_DICT_KEY}']) == WindowMetadata(
             'log_cpb', tuple(expected), ((24, 24),) * 4
         )
-    assert saved['meta']['window_lineage'] == dict(
+    assert saved['meta'][META_KEY] == dict(
         position_bias='log_cpb', reference_windows=[list(window) for window in expected], windows=[[24, 24]] * 4
     )
     reloaded = SwinTransformerV2(SMALL, 32)
@@ -196,24 +196,24 @@ def test_init_cfg_refuses_a_checkpoint_that_would_run_code(tmp_path):
 
 
 def test_urls_are_downloaded_once_and_never_partially(official, tmp_path, monkeypatch):
-    monkeypatch.setattr(files.torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    monkeypatch.setattr(io.torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     url = official[1].as_uri()  # stands for http: urlopen serves both
     path = fetch(url)
     assert path.read_bytes() == official[1].read_bytes()
     assert fetch(url.replace('official', '../' + tmp_path.name + '/official')) != path  # same name, other place
     official[1].unlink()
     assert fetch(url) == path
-    monkeypatch.setattr(files, '_copy', lambda *args: (_ for _ in ()).throw(OSError('the connection ended')))
+    monkeypatch.setattr(io, '_copy', lambda *args: (_ for _ in ()).throw(OSError('the connection ended')))
     (tmp_path / 'other.pth').write_text('')
     with pytest.raises(InputError, match='cannot be reached .*the connection ended.*init_cfg=None'):
         fetch((tmp_path / 'other.pth').as_uri())
     assert len(list((tmp_path / 'hub').rglob('*.pth'))) == 2
     with pytest.raises(InputError, match='http://127.0.0.1:9/a.pth cannot be reached'):
-        files.read_checkpoint('http://127.0.0.1:9/a.pth')
+        io.read_checkpoint('http://127.0.0.1:9/a.pth')
 
 
 def test_downloads_are_checked_against_the_sha256_in_name_or_url(tmp_path, monkeypatch):
-    monkeypatch.setattr(files.torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    monkeypatch.setattr(io.torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     content = b'weights'
     right = hashlib.sha256(content).hexdigest()
     files_of = {

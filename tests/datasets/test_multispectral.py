@@ -125,7 +125,7 @@ def test_a_detector_takes_four_channels(tmp_path):
     from mmengine.dataset import Compose, pseudo_collate
     from mmengine.registry import MODELS, init_default_scope
 
-    from mmvitscale.config import load_config
+    from mmvitscale.config.loading import load_config
 
     cfg = load_config(str(ROOT / 'configs/mini/swinv2_retinanet_mini.py'))
     init_default_scope('mmdet')

@@ -8,10 +8,10 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmvitscale.config import load_config
+from mmvitscale.config.loading import load_config
 from mmvitscale.errors import InputError
 from mmvitscale.export import ExportedFile, ExportRequest, export_model, graph_of, run_instead
-from mmvitscale.export.any_size import AnySizePool
+from mmvitscale.export.dynamic_shapes import DynamicPool
 from mmvitscale.export.writer import FORMATS, largest_difference
 from mmvitscale.models import DeepViT, SwinTransformerV2
 from tests.helpers.randomise import randomise
@@ -25,7 +25,7 @@ KINDS = {
     'swin': lambda: SwinTransformerV2(SWIN, 4, 8),
     'windows': lambda: SwinTransformerV2(SWIN, [(3, 5), 4, 7], 6),
     'window of one': lambda: SwinTransformerV2(SWIN, [1, 2, 3]),
-    'pre-norm, dot product': lambda: SwinTransformerV2(SWIN, 4, block_norm='pre', similarity='dot_product'),
+    'pre-norm, dot product': lambda: SwinTransformerV2(SWIN, 4, block_norm='pre', attention_type='dot_product'),
     'table': lambda: SwinTransformerV2(SWIN, 4, position_bias='table'),
     'linear, extra norm': lambda: SwinTransformerV2(dict(SWIN, extra_norm_every=2), 4, position_bias='linear_cpb'),
     'deepvit': lambda: DeepViT(VIT, 64, out_indices=(0, 2)),
@@ -74,9 +74,9 @@ def test_the_dynamic_size_graph_equals_the_model_at_every_size(kind):
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('budget', [2**26, 0], ids=['expanded', 'tables'])
 def test_the_fixed_size_graph_equals_the_model(kind, budget, monkeypatch):
-    from mmvitscale.export import folding
+    from mmvitscale.export import constant_folding
 
-    monkeypatch.setattr(folding, '_EXPANDED', budget)
+    monkeypatch.setattr(constant_folding, '_EXPANDED', budget)
     model = built(kind).double()
     graph = graph_of(model, 'backbone', (33, 70), batch=2)
     image = torch.randn(2, 3, 33, 70, dtype=torch.float64)
@@ -88,7 +88,7 @@ def test_the_fixed_size_graph_equals_the_model(kind, budget, monkeypatch):
 @pytest.mark.parametrize('size', [(1, 1), (2, 3), (6, 6), (7, 11), (16, 16)])
 def test_any_size_pooling_equals_adaptive_average_pooling(cells, size):
     pool, image = nn.AdaptiveAvgPool2d(cells), torch.randn(2, 3, *size)
-    assert torch.allclose(AnySizePool(pool)(image), pool(image), atol=1e-6)
+    assert torch.allclose(DynamicPool(pool)(image), pool(image), atol=1e-6)
 
 
 @pytest.mark.parametrize('kind', [pytest.param('swin', marks=pytest.mark.slow), 'deepvit'])

@@ -12,19 +12,19 @@ def cell(position, length, window, shifted):
     return (position + window - shift) // window
 
 
-def log_coordinate(offset, reference):
-    u = torch.tensor(8.0 * offset / (reference - 1), dtype=torch.float64)
+def log_coordinate(offset, pretrained_window):
+    u = torch.tensor(8.0 * offset / (pretrained_window - 1), dtype=torch.float64)
     return torch.sign(u) * torch.log2(1 + u.abs()) / torch.log2(torch.tensor(8.0, dtype=torch.float64))
 
 
-def log_cpb(mlp, offset, reference):
+def log_cpb(mlp, offset, pretrained_window):
     """(heads,) bias of one (vertical, horizontal) offset."""
-    coordinates = torch.stack([log_coordinate(d, p) for d, p in zip(offset, reference)]).to(mlp[0].weight.dtype)
+    coordinates = torch.stack([log_coordinate(d, p) for d, p in zip(offset, pretrained_window)]).to(mlp[0].weight.dtype)
     return 16 * torch.sigmoid(mlp(coordinates))
 
 
 @torch.no_grad()
-def attention(attn, x, window, shifted, reference):
+def attention(attn, x, window, shifted, pretrained_window):
     """What ``attn`` (a WindowAttention with log-CPB) should make of one (H, W, C) map."""
     height, width, dim = x.shape
     heads = attn.num_heads
@@ -46,7 +46,7 @@ def attention(attn, x, window, shifted, reference):
             bias = []
             for a, b in keys:
                 if (i - a, j - b) not in biases:
-                    biases[i - a, j - b] = log_cpb(attn.position_bias.mlp, (i - a, j - b), reference)
+                    biases[i - a, j - b] = log_cpb(attn.position_bias.mlp, (i - a, j - b), pretrained_window)
                 bias.append(biases[i - a, j - b])
             k_cell = torch.stack([k[a, b] for a, b in keys])  # (keys, heads, d)
             v_cell = torch.stack([v[a, b] for a, b in keys])
@@ -57,7 +57,7 @@ def attention(attn, x, window, shifted, reference):
 
 
 @torch.no_grad()
-def block(module, x, window, shifted, reference):
+def block(module, x, window, shifted, pretrained_window):
     """What a SwinBlockV2 should make of one (H, W, C) map."""
-    x = x + module.norm1(attention(module.attn, x, window, shifted, reference))
+    x = x + module.norm1(attention(module.attn, x, window, shifted, pretrained_window))
     return x + module.norm2(module.mlp.fc2(F.gelu(module.mlp.fc1(x))))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmvitscale.analysis import peers
+from mmvitscale.checkpoints.metadata import STATE_DICT_KEY
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from mmvitscale.profiling import reference_models
 from tests.helpers.official_layout import official_state_dict
 from tests.helpers.randomise import randomise
 
@@ -60,7 +61,7 @@ def own(wrap, find=_top, **options):
 
 def v1(source):
     """As mmvitscale 0.1.0 named it."""
-    state = {key: value for key, value in source.state_dict().items() if key != 'lineage'}
+    state = {key: value for key, value in source.state_dict().items() if key != STATE_DICT_KEY}
     return {**state, **{f'stages.{i}.reference_window': torch.tensor([4, 4]) for i in range(4)}}
 
 
@@ -83,29 +84,29 @@ def simmim(source):
     )
 
 
-def peer(name, wrap=_top, find=_top, told=False):
+def peer(name, wrap=_top, find=_top, logged=False):
 
     def make():
-        model, stages = peers.PEERS[name](ARCH, SIDE, (4,) * 4, None)
+        model, stages = reference_models.REFERENCE_MODELS[name](ARCH, SIDE, (4,) * 4, None)
         randomise(model)
 
         def features(larger):
             with torch.no_grad():
                 if not larger:
                     return stages(IMAGE)
-                if name == 'torchvision':  # which knows no reference windows; another library stands in for it
+                if name == 'torchvision':  # which knows no pretrained windows; another library stands in for it
                     source = SwinTransformerV2(ARCH, 4, out_norm=False)
                     for key, value in _by_hand(model.state_dict()).items():
                         source.get_parameter(key).data.copy_(value)
                     return _ours(True, source)
-                wider, wide_stages = peers.PEERS[name](ARCH, SIDE, (8, 8, 8, 4), (4,) * 4)
+                wider, wide_stages = reference_models.REFERENCE_MODELS[name](ARCH, SIDE, (8, 8, 8, 4), (4,) * 4)
                 derived = ('relative_coords_table', 'relative_position_index', 'attn_mask')
                 wider.load_state_dict(
                     {key: value for key, value in model.state_dict().items() if not key.endswith(derived)}, strict=False
                 )
                 return wide_stages(IMAGE)
 
-        return File(wrap(model.state_dict()), find, features, {} if told else dict(pretrained_window_sizes=4))
+        return File(wrap(model.state_dict()), find, features, {} if logged else dict(pretrained_window_sizes=4))
 
     return make
 
@@ -142,7 +143,7 @@ def deepvit(wrap, find=_top):
             if larger:
                 twin = DeepViT(VIT, 2 * SIDE, out_indices=(0, 1))
                 for name, parameter in source.state_dict().items():
-                    if name not in ('pos_embed', 'lineage'):
+                    if name not in ('pos_embed', STATE_DICT_KEY):
                         twin.state_dict()[name].copy_(parameter)
                 grid = source.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (8, 8))
                 grid = torch.nn.functional.interpolate(grid, size=(16, 16), mode='bicubic', align_corners=False)
@@ -156,7 +157,7 @@ def deepvit(wrap, find=_top):
 
 
 def official_deepvit(source):
-    weights = {key: value for key, value in source.state_dict().items() if key != 'lineage'}
+    weights = {key: value for key, value in source.state_dict().items() if key != STATE_DICT_KEY}
     return {**weights, 'head.weight': torch.ones(10, 12), 'head.bias': torch.ones(10)}
 
 
@@ -173,10 +174,10 @@ LAYOUTS = {
     'timm': peer('timm'),
     'Hugging Face': peer('Hugging Face'),
     'Hugging Face, classifier': peer('Hugging Face', lambda weights: whole(weights, 'swinv2.', 'classifier.weight')),
-    'mmpretrain': peer('mmpretrain', told=True),
-    'mmpretrain, classifier': peer('mmpretrain', classifier, _state, told=True),
+    'mmpretrain': peer('mmpretrain', logged=True),
+    'mmpretrain, classifier': peer('mmpretrain', classifier, _state, logged=True),
     'mmdet around mmpretrain': peer(
-        'mmpretrain', lambda weights: dict(state_dict=whole(weights, other='rpn_head.rpn_conv.weight')), _state, told=True
+        'mmpretrain', lambda weights: dict(state_dict=whole(weights, other='rpn_head.rpn_conv.weight')), _state, logged=True
     ),
     # as timm names it when it returns features, and without what classifies
     'mmseg around timm': peer(
@@ -193,7 +194,7 @@ LAYOUTS = {
         ),
         _state,
     ),
-    'torchvision': peer('torchvision', told=True),
+    'torchvision': peer('torchvision', logged=True),
     'ours, DeepViT': deepvit(lambda source: source.state_dict()),
     'official DeepViT': deepvit(official_deepvit),
     'ours, whole DeepViT': deepvit(lambda source: dict(state_dict=whole(source.state_dict())), _state),

@@ -2,22 +2,24 @@
 
 import torch
 
+from mmvitscale.checkpoints.metadata import STATE_DICT_KEY
+
 
 @torch.no_grad()
-def official_state_dict(ours, windows, references):
+def official_state_dict(ours, windows, pretrained_windows):
     """Our backbone's weights as the official code saves them: its names, tables, indices and masks."""
     state = {}
     for key, value in ours.state_dict().items():
-        if key == 'lineage' or key.startswith('out_norms.') and not key.startswith('out_norms.3.'):
+        if key == STATE_DICT_KEY or key.startswith('out_norms.') and not key.startswith('out_norms.3.'):
             continue
         key = key.replace('attn.position_bias.mlp', 'attn.cpb_mlp').replace('out_norms.3', 'norm')
         if key.startswith('stages.'):
             _, stage, rest = key.split('.', 2)
             key = f'layers.{int(stage) - rest.startswith("downsample")}.{rest}'
         state[key] = value
-    for stage, (depth, window, reference) in enumerate(zip(ours.depths, windows, references)):
+    for stage, (depth, window, pretrained_window) in enumerate(zip(ours.depths, windows, pretrained_windows)):
         offsets = torch.arange(1 - window, window, dtype=torch.float32, device='cpu')
-        table = torch.stack(torch.meshgrid(offsets, offsets, indexing='ij'), dim=-1)[None] * 8 / (reference - 1)
+        table = torch.stack(torch.meshgrid(offsets, offsets, indexing='ij'), dim=-1)[None] * 8 / (pretrained_window - 1)
         table = torch.sign(table) * torch.log2(table.abs() + 1.0) / 3.0
         for block in range(depth):
             name = f'layers.{stage}.blocks.{block}'

@@ -1,6 +1,7 @@
 """Recipes made small: few and narrow layers, and all else as it is."""
 
-from mmvitscale.models.backbones.variants import DEEPVIT, SWIN_V2
+from mmvitscale.models.deepvit.variants import DEEPVIT
+from mmvitscale.models.swin_v2.variants import SWIN_V2
 
 
 def edit(item, key, change):

@@ -17,7 +17,7 @@ from collections import OrderedDict
 import pytest
 from mmengine.registry import DefaultScope
 
-from mmvitscale.torchvision_shim import make_torchvision_importable
+from mmvitscale.utils.torchvision_shim import make_torchvision_importable
 
 TIERS = ('unit', 'integration', 'slow')
 # What `make test-fast` does not install. To a unit test these count as not installed, wherever it runs.

@@ -8,7 +8,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch.utils.data import Dataset
 
-from mmvitscale.runner import Runner
+from mmvitscale.engine.runner import Runner
 
 
 class Toy(BaseModel):

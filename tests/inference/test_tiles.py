@@ -7,7 +7,7 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from mmvitscale.errors import InputError
 from mmvitscale.inference import ImageReader
-from mmvitscale.inference.folder import Request, Writer
+from mmvitscale.inference.output import PredictOptions, Writer
 from mmvitscale.inference.tiles import blended, merge_instances, predict_in_tiles, tiling
 
 pytestmark = pytest.mark.unit
@@ -125,7 +125,7 @@ def write_tiled(predictor, image, tmp_path, suffix='.tif', **options):
     else:
         cv2.imwrite(str(path), image)
     cfg = ConfigDict(default_scope='mmdet')
-    writer = Writer(cfg, predictor, tmp_path / 'out', Request(tile=64, overlap=16, **options))
+    writer = Writer(cfg, predictor, tmp_path / 'out', PredictOptions(tile=64, overlap=16, **options))
     (tmp_path / 'out').mkdir()
     predict_in_tiles(predictor, writer, path, 'a', path.name, 64, 16, 2)
     return writer
@@ -168,6 +168,6 @@ def test_instances_of_tiles_are_joined_in_the_image(tmp_path):
 def test_invalid_tile_options_are_refused(tmp_path):
     for options in (dict(tile=16), dict(tile=64, overlap=40), dict(overlap=5), dict(tile=64, save=['scores'])):
         with pytest.raises(InputError, match='--tile'):
-            Request(**options)
+            PredictOptions(**options)
     with pytest.raises(InputError, match='save labels found, but this model does detection'):
         write_tiled(Detector(), np.zeros((100, 100), np.uint8), tmp_path, save=['labels'])

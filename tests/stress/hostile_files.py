@@ -27,7 +27,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # no thread may run when this pro
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from mmvitscale.config import load_config  # noqa: E402
+from mmvitscale.config.loading import load_config  # noqa: E402
 from mmvitscale.datasets.mini import write_dataset  # noqa: E402
 from tests.helpers.commands import ROOT  # noqa: E402
 from tests.helpers.hostile import Attack  # noqa: E402
@@ -348,7 +348,7 @@ def main():
     import mmseg.models
     from mmengine.registry import MODELS, init_default_scope
 
-    from mmvitscale.commands import ConfigOptions
+    from mmvitscale.cli import ConfigOptions
 
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('--every', type=int, default=1, metavar='N', help='each N-th file only')
@@ -370,12 +370,12 @@ def main():
         command = make(maker)
         code, memory = run(command, folder / 'log')
         log = (folder / 'log').read_text(errors='replace')
-        told = re.findall(r'^error: (.*)$', log, re.M)
+        logged = re.findall(r'^error: (.*)$', log, re.M)
         ran += maker.marker.exists()
         tracebacks += 'Traceback' in log or code not in (0, 1)
         accepted += code == 0
-        print(f'| {name} | {code} | {memory:.0f} | {" ".join(told)[:230].replace(str(folder), "D")} |', flush=True)
-        if args.v and (code != 1 or len(told) != 1):
+        print(f'| {name} | {code} | {memory:.0f} | {" ".join(logged)[:230].replace(str(folder), "D")} |', flush=True)
+        if args.v and (code != 1 or len(logged) != 1):
             print(log[-3000:])
         shutil.rmtree(folder)
     print(f'{len(chosen)} files: {ran} ran code, {tracebacks} tracebacks or crashes, {accepted} accepted')

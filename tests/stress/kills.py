@@ -24,11 +24,11 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # no thread may run when this pro
 
 import torch  # noqa: E402
 
-from mmvitscale import whole_file as writing  # noqa: E402
-from mmvitscale.checkpoints.files import read_checkpoint  # noqa: E402
-from mmvitscale.checkpoints.resuming import is_whole  # noqa: E402
-from mmvitscale.config import load_config  # noqa: E402
+from mmvitscale.checkpoints.io import read_checkpoint  # noqa: E402
+from mmvitscale.checkpoints.resume import is_complete  # noqa: E402
+from mmvitscale.config.loading import load_config  # noqa: E402
 from mmvitscale.datasets.mini import write_dataset  # noqa: E402
+from mmvitscale.utils import atomic_write as writing  # noqa: E402
 from tests.helpers.commands import ROOT  # noqa: E402
 
 ITERS = 12
@@ -85,7 +85,7 @@ def start(command, log):
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    enter, leave = writing.whole_file.__enter__, writing.whole_file.__exit__
+    enter, leave = writing.atomic_write.__enter__, writing.atomic_write.__exit__
 
     def tell_and_enter(file):
         os.write(telling, b'S')
@@ -95,7 +95,7 @@ def start(command, log):
         leave(file, *error)
         os.write(telling, b's')
 
-    writing.whole_file.__enter__, writing.whole_file.__exit__ = tell_and_enter, leave_and_tell
+    writing.atomic_write.__enter__, writing.atomic_write.__exit__ = tell_and_enter, leave_and_tell
     os.chdir(ROOT)
     sys.argv = command
     try:
@@ -122,8 +122,8 @@ def wait(pid, reading, dice, how, pace):
     written, saving = 0, False
     while True:
         ready, _, _ = select.select([reading], [], [], max(0, min(deadline - time.monotonic(), 1)))
-        told = os.read(reading, 64) if ready else b''
-        for sign in told.decode():
+        logged = os.read(reading, 64) if ready else b''
+        for sign in logged.decode():
             saving = sign == 'S'
             written += saving
             if saving:
@@ -141,7 +141,7 @@ def wait(pid, reading, dice, how, pace):
                 saving = sign == 'S'
             os.close(reading)
             return 'killed', 'while saving' if saving else 'between'
-        if ready and not told or not ready:
+        if ready and not logged or not ready:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 os.close(reading)
@@ -214,7 +214,7 @@ def run(args, dice, folder):
             skipped += len(re.findall('is not whole', log))
             if state[0] == 'killed':
                 counts[state[1]] += 1
-                unreadable += sum(not is_whole(path) for path in work_dir.glob('[!.]*.pth'))
+                unreadable += sum(not is_complete(path) for path in work_dir.glob('[!.]*.pth'))
         if state != ('ended', 0):
             print(log)
             return 1

@@ -13,8 +13,9 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from mmvitscale import machine
-from mmvitscale.config import check_parts, load_config
+from mmvitscale.config import runtime
+from mmvitscale.config.loading import load_config
+from mmvitscale.config.validation import check_parts
 from mmvitscale.datasets import checks
 from mmvitscale.errors import InputError
 
@@ -34,13 +35,13 @@ def check(path):
     """Raises what the command would raise."""
     cfg = load_config(str(path))
     check_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
-    machine.check_packages(cfg)
+    runtime.check_packages(cfg)
     checks.check_datasets(cfg, ('train', 'val'))
-    machine.adapt_to_machine(cfg, 'none')
+    runtime.fit_to_hardware(cfg, 'none')
     accumulates = cfg.optim_wrapper.get('accumulative_counts', 1) > 1
     if not accumulates:
-        machine.accumulate_gradients(cfg, 2)
-    machine.describe_batch(cfg, 2)
+        runtime.accumulate_gradients(cfg, 2)
+    runtime.describe_batch(cfg, 2)
 
 
 def scan(paths):

@@ -22,11 +22,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mmvitscale.commands import ConfigOptions
-from mmvitscale.config import load_config
+from mmvitscale.cli import ConfigOptions
+from mmvitscale.config.loading import load_config
+from mmvitscale.config.runtime import fit_to_hardware
 from mmvitscale.datasets.mini import write_dataset
 from mmvitscale.inference import Predictor
-from mmvitscale.machine import adapt_to_machine, limit_kernel_cache
+from mmvitscale.utils.cpu import limit_kernel_cache
 
 SEG = 'swinv2_upernet_mini'
 
@@ -72,7 +73,7 @@ def cycle(folder, dice, number):
     cfg = load_config(SEG, chosen)
     cfg.work_dir = str(folder / 'work')
     cfg.experiment_name = f'soak{number}'
-    adapt_to_machine(cfg)
+    fit_to_hardware(cfg)
     runner = RUNNERS.build(cfg)
     runner.train()
     predictor = Predictor(load_config(SEG, chosen), str(folder / 'work/iter_10.pth'))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.config import DictAction
 
-from mmvitscale.config import load_config
+from mmvitscale.config.loading import load_config
 from mmvitscale.inference import build_model
 from tests.helpers.randomise import randomise
 
@@ -178,7 +178,7 @@ def test_token_transfer_reports_a_metric_for_each_statistics_option(saved, run_h
         '--data-roots',
         root,
         '--statistics',
-        'carried',
+        'token_invariant',
         'running',
         '--crop',
         64,
@@ -190,7 +190,7 @@ def test_token_transfer_reports_a_metric_for_each_statistics_option(saved, run_h
     )
     assert code == 0, err
     found = json.loads((tmp_path / 'out' / 'token_transfer.json').read_text())
-    assert set(found['results']) == {'slid', 'carried', 'running'} and found['metric'] == 'mIoU'
-    assert len(found['results']['carried']['ADEChallengeData2016']) == 1
+    assert set(found['results']) == {'slid', 'token_invariant', 'running'} and found['metric'] == 'mIoU'
+    assert len(found['results']['token_invariant']['ADEChallengeData2016']) == 1
     code, _, err = run_here('tools/analysis/token_transfer.py', 'deepvit_upernet_mini', 'a.pth', '--out', tmp_path / 'other')
     assert code == 1 and 'give either --sizes or --data-roots' in err

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says, with the peers that are there."""
+"""The benchmark measures what it says, with the reference_models that are there."""
 
 import json
 import subprocess
@@ -9,11 +9,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmvitscale import processor
-from mmvitscale.analysis import benchmark
-from mmvitscale.analysis.benchmark import FLOOR, OURS, OURS_EAGER, PLAIN, Case, Contestant
-from mmvitscale.models.backbones.swin_v2 import SwinTransformerV2
-from mmvitscale.models.backbones.variants import DEEPVIT
+from mmvitscale.models.deepvit.variants import DEEPVIT
+from mmvitscale.models.swin_v2.backbone import SwinTransformerV2
+from mmvitscale.profiling import benchmark
+from mmvitscale.profiling.benchmark import LOWER_BOUND, OURS, OURS_EAGER, PLAIN, Case, Implementation
+from mmvitscale.utils import cpu
 from tests.helpers.commands import run
 
 pytestmark = pytest.mark.integration
@@ -36,7 +36,7 @@ def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
         '--way',
         'plain',
         'checkpointed',
-        '--peers',
+        '--reference_models',
         'timm',
         'torchvision',
         '--threads',
@@ -54,17 +54,17 @@ def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
         ('torchvision', 'plain'),
         (OURS, 'checkpointed'),
         ('timm', 'checkpointed'),
-        (FLOOR, 'plain'),
+        (LOWER_BOUND, 'plain'),
     ]
     assert 'torchvision has no checkpointing of its own' in result.stdout
     for way, suffix in (('plain', ''), ('checkpointed', ', checkpointed')):
-        rivals = [row for (name, its), row in rows.items() if its == way and name not in (OURS, FLOOR)]
+        rivals = [row for (name, its), row in rows.items() if its == way and name not in (OURS, LOWER_BOUND)]
         fastest, leanest = (
             min(values) for values in ([row['seconds'] for row in rivals], [row['memory']['peak'] for row in rivals])
         )
         assert case['ratios'][f'speedup{suffix}'] == pytest.approx(fastest / rows[OURS, way]['seconds'])
         assert case['ratios'][f'memory{suffix}'] == pytest.approx(rows[OURS, way]['memory']['peak'] / leanest)
-    floor = rows[OURS, 'plain']['seconds'] / rows[FLOOR, 'plain']['seconds']
+    floor = rows[OURS, 'plain']['seconds'] / rows[LOWER_BOUND, 'plain']['seconds']
     assert case['ratios']['floor'] == pytest.approx(floor) and floor > 1
     assert rows['timm', 'plain']['difference'] < 1e-4
     assert 50 < rows[OURS, 'plain']['memory']['peak'] < 10000 and rows[OURS, 'plain']['memory']['step'] > 1
@@ -73,7 +73,7 @@ def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
     assert kinds['matrix products']['count'] > 100 and kinds['other']['seconds'] < 0.5 * sum(
         share['seconds'] for share in kinds.values()
     )
-    assert all(name in report['machine'] for name in processor.features())
+    assert all(name in report['machine'] for name in cpu.features())
 
 
 def test_deepvit_is_compared_with_its_official_form_and_plain_attention(tmp_path):
@@ -95,21 +95,21 @@ def test_deepvit_is_compared_with_its_official_form_and_plain_attention(tmp_path
     )
     (case,) = json.loads(path.read_text())['cases']
     rows = {item['who']['name']: item for item in case['results']}
-    assert set(rows) == {OURS, OURS_EAGER, 'official form', benchmark.peers.TIMM_VIT, PLAIN, FLOOR}
-    for name in (OURS_EAGER, 'official form', benchmark.peers.TIMM_VIT):
+    assert set(rows) == {OURS, OURS_EAGER, 'official form', benchmark.reference_models.TIMM_VIT, PLAIN, LOWER_BOUND}
+    for name in (OURS_EAGER, 'official form', benchmark.reference_models.TIMM_VIT):
         assert rows[name]['difference'] < 1e-4
     assert case['ratios']['plain'] == pytest.approx(rows[OURS]['seconds'] / rows[PLAIN]['seconds'])
     assert case['ratios']['speedup'] == pytest.approx(rows['official form']['seconds'] / rows[OURS]['seconds'])
 
 
-@pytest.mark.parametrize('name', ['timm', 'Hugging Face', 'mmpretrain', 'official form', benchmark.peers.TIMM_VIT])
+@pytest.mark.parametrize('name', ['timm', 'Hugging Face', 'mmpretrain', 'official form', benchmark.reference_models.TIMM_VIT])
 def test_baselines_with_checkpointing_recompute_their_blocks(name):
     case = Case(size=64, window=4, mode='training')
-    if name in benchmark.peers.DEEPVIT_PEERS:
+    if name in benchmark.reference_models.DEEPVIT_REFERENCE_MODELS:
         case = Case('deepvit-16b', 64, 0, 'training', depth=2)
     counts = []
     for way in ('plain', 'checkpointed'):
-        model, outputs_of = benchmark._build(Contestant(name, way), case)
+        model, outputs_of = benchmark._build(Implementation(name, way), case)
         calls = []
         model.train()  # returns nothing in mmpretrain
         for part in model.modules():
@@ -124,7 +124,7 @@ def test_baselines_with_checkpointing_recompute_their_blocks(name):
 def test_memory_is_that_of_the_process_alone():
     """Not its parent's, which ``getrusage`` would tell after a fork."""
     held = torch.ones(2**27)  # 512 MB
-    command = [sys.executable, '-c', 'from mmvitscale.analysis.benchmark import _resident; print(_resident("VmHWM"))']
+    command = [sys.executable, '-c', 'from mmvitscale.profiling.benchmark import _resident; print(_resident("VmHWM"))']
     peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
     assert 2**26 < peak < benchmark._resident('VmRSS') and held.sum() > 0
 
@@ -134,17 +134,19 @@ def test_missing_baselines_are_listed(monkeypatch):
     def absent(*args):
         raise ImportError('no such package')
 
-    monkeypatch.setattr(benchmark.peers, 'PEERS', {'timm': benchmark.peers.timm, 'other': absent})
+    monkeypatch.setattr(
+        benchmark.reference_models, 'REFERENCE_MODELS', {'timm': benchmark.reference_models.timm, 'other': absent}
+    )
     assert benchmark.others(Case()) == (['timm'], ['other'])
 
 
 def test_a_baseline_that_computes_other_outputs_is_detected(monkeypatch):
     case = Case(size=64, window=4)
 
-    def other(arch, image_size, windows, references):  # the same names, other reference windows
-        return benchmark.peers.PEERS['timm'](arch, image_size, windows, (16,) * 4)
+    def other(arch, image_size, windows, references):  # the same names, other pretrained windows
+        return benchmark.reference_models.REFERENCE_MODELS['timm'](arch, image_size, windows, (16,) * 4)
 
-    monkeypatch.setitem(benchmark.peers.PEERS, 'other', other)
+    monkeypatch.setitem(benchmark.reference_models.REFERENCE_MODELS, 'other', other)
     assert benchmark.difference('timm', case) < 1e-4 < 1e-3 < benchmark.difference('other', case)
 
 
@@ -171,7 +173,7 @@ def test_matrix_products_of_deepvit_equal_those_of_plain_attention():
         count * batch * rows * inner * columns
         for (batch, rows, inner, columns), count in benchmark.matrix_products(case).items()
     )
-    model, outputs_of = benchmark._build(Contestant(PLAIN), case)
+    model, outputs_of = benchmark._build(Implementation(PLAIN), case)
     # In single steps: what the fused kernel for CPUs multiplies is not counted.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         outputs_of(torch.randn(2, 3, 100, 100))
@@ -194,6 +196,8 @@ def test_invalid_benchmark_options_are_refused_with_the_reason(error_of):
     assert 'fp16 on a CPU' in error_of('tools/benchmark.py', '--device', 'cpu', '--dtype', 'fp16')
     if not torch.cuda.is_available():
         assert 'PyTorch sees no GPU here' in error_of('tools/benchmark.py', '--device', 'cuda')
-    assert '--peers vim found, but those installed are' in error_of('tools/benchmark.py', '--peers', 'vim')
+    assert '--reference_models vim found, but those installed are' in error_of(
+        'tools/benchmark.py', '--reference_models', 'vim'
+    )
     assert "unknown attention 'fused'" in error_of('tools/benchmark.py', '--arch', 'deepvit-s', '--attention', 'fused')
     assert '--threads 0 and' in error_of('tools/benchmark.py', '--threads', 0)

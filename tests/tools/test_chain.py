@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from mmvitscale.config import load_config, load_test_config
+from mmvitscale.config.loading import load_config, load_test_config
 from mmvitscale.datasets import mini
 from mmvitscale.inference import Predictor
 from mmvitscale.models import SwinTransformerV2
@@ -105,7 +105,7 @@ def test_grown_windows_persist_through_resume_test_and_predict(averages, run, tm
     for given in ({}, {'model.backbone.window_size': 8}):
         model = Predictor(load_test_config(str(config), given), str(checkpoint)).model
         assert {stage.window for stage in model.backbone.stages} == {(8, 8) if given else (16, 16)}
-        assert [stage.reference for stage in model.backbone.stages] == [(8, 8)] * 4
+        assert [stage.pretrained_window for stage in model.backbone.stages] == [(8, 8)] * 4
         with torch.no_grad():
             outs.append(model.backbone(image)[0])
     assert not torch.allclose(*outs, atol=1e-3)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmvitscale.checkpoints.metadata import META_KEY
 from mmvitscale.datasets import mini
 from tests.helpers.commands import FOREGROUND, ROOT, output_of, path_without_deepspeed, run
 from tests.helpers.hostile import Attack
@@ -64,9 +65,9 @@ def miou(output):
 
 
 def test_training_logs_the_windows_and_saves_them_in_the_checkpoint(trained, checkpoint):
-    assert 'reference window' in trained[1] and 'BF16OptimWrapper' in trained[1]
+    assert 'pretrained window' in trained[1] and 'BF16OptimWrapper' in trained[1]
     meta = torch.load(checkpoint, weights_only=False)['meta']
-    assert meta['window_lineage'] == dict(position_bias='log_cpb', reference_windows=[[8, 8]] * 4, windows=[[8, 8]] * 4)
+    assert meta[META_KEY] == dict(position_bias='log_cpb', reference_windows=[[8, 8]] * 4, windows=[[8, 8]] * 4)
 
 
 @pytest.mark.slow
@@ -91,7 +92,7 @@ def test_training_with_compiled_blocks_gives_the_same_weights(options, run_here,
 
 def test_testing_equals_the_validation_of_training(trained, checkpoint, options, run_here, tmp_path):
     # the training's validation ran outside autocast, as testing does
-    code, told, err = run_here(
+    code, logged, err = run_here(
         'tools/test.py',
         CONFIG,
         checkpoint,
@@ -104,7 +105,7 @@ def test_testing_equals_the_validation_of_training(trained, checkpoint, options,
         '--cfg-options',
         *options,
     )
-    assert code == 0 and miou(told + err) == miou(trained[1])
+    assert code == 0 and miou(logged + err) == miou(trained[1])
     assert json.loads((tmp_path / 'metrics.json').read_text())['mIoU'] == pytest.approx(miou(trained[1]))
     pictures = sorted((tmp_path / 'pictures').glob('*.png'))
     assert [path.name for path in pictures] == ['scene_00000.png', 'scene_00001.png']
@@ -115,7 +116,7 @@ def test_testing_equals_the_validation_of_training(trained, checkpoint, options,
 
 
 def test_test_time_augmentation_writes_predictions_to_a_file(checkpoint, options, run_here, tmp_path):
-    code, told, err = run_here(
+    code, logged, err = run_here(
         'tools/test.py',
         CONFIG,
         checkpoint,
@@ -127,7 +128,7 @@ def test_test_time_augmentation_writes_predictions_to_a_file(checkpoint, options
         '--cfg-options',
         *options,
     )
-    assert code == 0 and 0 <= miou(told + err) <= 100
+    assert code == 0 and 0 <= miou(logged + err) <= 100
     assert (tmp_path / 'p.pkl').stat().st_size > 0
 
 
@@ -154,7 +155,7 @@ def test_resuming_goes_on_where_training_stopped(trained, options, tmp_path):
 
 
 def test_a_picture_that_cannot_be_drawn_ends_no_evaluation(checkpoint, options, run_here, tmp_path):
-    from mmvitscale.inference import Painter
+    from mmvitscale.inference import Visualizer
 
     scenes = mini.write_dataset(tmp_path / 'mini', train=1, val=2, size=64) / 'ADEChallengeData2016'
     first = scenes / 'images/validation/scene_00000.jpg'
@@ -164,7 +165,7 @@ def test_a_picture_that_cannot_be_drawn_ends_no_evaluation(checkpoint, options, 
             target = path.parent / path.stem / f'same{path.suffix}'
             target.parent.mkdir()
             path.rename(target)
-    compare, calls = Painter.compare, []
+    compare, calls = Visualizer.compare, []
 
     def fails_once(self, *arguments):
         calls.append(arguments)
@@ -187,9 +188,9 @@ def test_a_picture_that_cannot_be_drawn_ends_no_evaluation(checkpoint, options, 
     names = sorted(path.relative_to(tmp_path / 'pictures').as_posix() for path in (tmp_path / 'pictures').rglob('*.png'))
     assert names == ['scene_00000/same.png', 'scene_00001/same.png']
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Painter, 'compare', fails_once)
-        code, told, err = run_here(*command[:3], '--show-dir', tmp_path / 'fewer', *command[3:])
-    assert code == 0 and 'same.jpg: ValueError: no colour left' in told + err
+        patch.setattr(Visualizer, 'compare', fails_once)
+        code, logged, err = run_here(*command[:3], '--show-dir', tmp_path / 'fewer', *command[3:])
+    assert code == 0 and 'same.jpg: ValueError: no colour left' in logged + err
     assert len(list((tmp_path / 'fewer').rglob('*.png'))) == 1
 
 
@@ -268,8 +269,8 @@ def test_a_mismatched_checkpoint_is_refused_by_test_and_predict(error_of, checkp
             cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((40, 40, 3), np.uint8))
             tool[3] = tmp_path / 'a.png'
         error = error_of(*tool, '--cfg-options', *options, 'model.decode_head.channels=40', 'model.auxiliary_head=None')
-        assert re.search(r'\d+ weights of another shape \(decode_head\.\S+ is \(10, 48, .* instead of \(10, 40, ', error)
-        assert re.search(r'\d+ weights unknown \(auxiliary_head', error)
+        assert re.search(r'\d+ size mismatches \(decode_head\.\S+ is \(10, 48, .* instead of \(10, 40, ', error)
+        assert re.search(r'\d+ unexpected keys \(auxiliary_head', error)
 
 
 def test_code_in_a_checkpoint_does_not_run(error_of, options, tmp_path):

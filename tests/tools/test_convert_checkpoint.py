@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mmvitscale.checkpoints import convert as conversion
-from mmvitscale.checkpoints.files import read_checkpoint
+from mmvitscale.checkpoints.io import read_checkpoint
+from mmvitscale.checkpoints.metadata import STATE_DICT_KEY
 from mmvitscale.models import SwinTransformerV2
 from tests.helpers.hostile import Attack
 from tests.helpers.official_layout import official_state_dict
@@ -38,8 +39,8 @@ def official(tmp_path):
 
 @pytest.fixture
 def silent(tmp_path):
-    """A file that does not tell its reference windows."""
-    weights = {key: value for key, value in SwinTransformerV2(SMALL, 8).state_dict().items() if key != 'lineage'}
+    """A file that does not tell its pretrained windows."""
+    weights = {key: value for key, value in SwinTransformerV2(SMALL, 8).state_dict().items() if key != STATE_DICT_KEY}
     torch.save(weights, tmp_path / 'silent.pth')
     return tmp_path / 'silent.pth'
 
@@ -55,7 +56,7 @@ def test_the_report_lists_format_variant_and_windows_and_writes_nothing(convert,
     assert 'format             official' in out
     assert 'variant            SwinV2 (8 channels, depths 1,1,2,1, heads 1,1,2,2)' in out
     assert 'windows            16x16, 16x16, 16x16, 8x8' in out
-    assert 'reference windows  12x12, 12x12, 12x12, 6x6' in out
+    assert 'pretrained windows  12x12, 12x12, 12x12, 6x6' in out
     assert 'left out: layers.0.blocks.0.attn.relative_coords_table' in out
     assert sorted(official.parent.iterdir()) == before
 
@@ -65,7 +66,7 @@ def test_a_converted_file_holds_weights_and_metadata(convert, official, suffix):
     dst = official.parent / 'sub' / f'out{suffix}'
     assert convert(official, dst)[0] == 0
     written, original = read(dst), read(official)
-    assert written.source == 'mmvitscale' and written.lineage == original.lineage
+    assert written.source == 'mmvitscale' and written.weight_metadata == original.weight_metadata
     assert written.weights.keys() == original.weights.keys()
     assert all(torch.equal(written.weights[key], value) for key, value in original.weights.items())
     assert [path.name for path in dst.parent.iterdir()] == [dst.name]
@@ -74,12 +75,12 @@ def test_a_converted_file_holds_weights_and_metadata(convert, official, suffix):
 def test_unknown_pretrained_windows_can_be_given_as_an_option(convert, silent):
     dst = silent.parent / 'out.pth'
     code, out, _ = convert(silent, dst)
-    assert code == 0 and 'reference windows  unknown' in out and 'give --pretrained-window-sizes' in out
-    assert read(dst).lineage.references == (None,) * 4
+    assert code == 0 and 'pretrained windows  unknown' in out and 'give --pretrained-window-sizes' in out
+    assert read(dst).weight_metadata.pretrained_windows == (None,) * 4
     assert convert(silent, dst, '--force', '--pretrained-window-sizes', 12, 12, 12, 6)[0] == 0
-    assert read(dst).lineage.references == ((12, 12), (12, 12), (12, 12), (6, 6))
+    assert read(dst).weight_metadata.pretrained_windows == ((12, 12), (12, 12), (12, 12), (6, 6))
     assert convert(silent, dst, '--force', '--pretrained-window-sizes', 8)[0] == 0
-    assert read(dst).lineage.references == ((8, 8),) * 4
+    assert read(dst).weight_metadata.pretrained_windows == ((8, 8),) * 4
     telling = silent.rename(silent.parent / 'swinv2_base_window12to24_192to384_22kft1k.pth')
     assert '--pretrained-window-sizes 12 12 12 6 here' in convert(telling)[1]
 
@@ -93,7 +94,7 @@ def test_one_of_several_backbones_can_be_chosen(convert, official, tmp_path):
     code, out, _ = convert(tmp_path / 'b.pth', tmp_path / 'out.pth', '--prefix', 'teacher')
     assert code == 0
     chosen, key = read(tmp_path / 'out.pth'), 'stages.0.blocks.0.mlp.fc1.weight'
-    assert chosen.lineage == read(official).lineage
+    assert chosen.weight_metadata == read(official).weight_metadata
     assert torch.equal(chosen.weights[key], read(official).weights[key] + 1)
 
 
@@ -169,7 +170,7 @@ def test_converting_back_to_official_writes_a_readable_file(suffix, tmp_path, ru
     code, out, _ = run_here('tools/convert_checkpoint.py', tmp_path / 'a.pth', target, '--to', 'official')
     assert code == 0 and 'pretrained_window_sizes=[4, 4, 4, 2]' in out
     again = read(target)
-    assert again.lineage.references == ((4, 4),) * 3 + ((2, 2),)
+    assert again.weight_metadata.pretrained_windows == ((4, 4),) * 3 + ((2, 2),)
     assert torch.equal(again.weights['stages.2.blocks.1.attn.q_bias'], ours.stages[2].blocks[1].attn.q_bias)
     assert 'exists' in error_of('tools/convert_checkpoint.py', tmp_path / 'a.pth', target, '--to', 'official')
     assert 'without DST' in error_of('tools/convert_checkpoint.py', tmp_path / 'a.pth', '--to', 'timm')
@@ -177,7 +178,7 @@ def test_converting_back_to_official_writes_a_readable_file(suffix, tmp_path, ru
 
 
 def test_converting_back_requires_known_pretrained_windows(tmp_path, run_here, error_of):
-    silent = {key: value for key, value in SwinTransformerV2(SMALL, 8).state_dict().items() if key != 'lineage'}
+    silent = {key: value for key, value in SwinTransformerV2(SMALL, 8).state_dict().items() if key != STATE_DICT_KEY}
     torch.save(silent, tmp_path / 'a.pth')
     assert 'give --pretrained-window-sizes' in error_of(
         'tools/convert_checkpoint.py', tmp_path / 'a.pth', tmp_path / 'b.pth', '--to', 'timm'

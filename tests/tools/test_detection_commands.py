@@ -67,8 +67,8 @@ def average_precisions(output):
 
 def test_testing_gives_the_aps_of_training_and_draws_pictures(trained, options, run_here, tmp_path):
     work_dir, output = trained
-    assert 'reference window' in output
-    code, told, err = run_here(
+    assert 'pretrained window' in output
+    code, logged, err = run_here(
         'tools/test.py',
         MASK_RCNN,
         work_dir / 'iter_2.pth',
@@ -81,7 +81,7 @@ def test_testing_gives_the_aps_of_training_and_draws_pictures(trained, options, 
         '--cfg-options',
         *options,
     )
-    assert code == 0 and average_precisions(told + err) == average_precisions(output)
+    assert code == 0 and average_precisions(logged + err) == average_precisions(output)
     assert {'coco/bbox_mAP_50', 'coco/segm_mAP_50'} <= set(json.loads((tmp_path / 'metrics.json').read_text()))
     picture = cv2.imread(str(tmp_path / 'pictures/scene_00000.png'))
     image = cv2.imread(str(Path(options[-1].split('=')[1]) / 'val2017/scene_00000.jpg'))
@@ -182,10 +182,10 @@ def test_an_image_without_objects_trains_and_is_tested(scenes, run_here, tmp_pat
         'train_cfg.val_interval=4',
     ]
     options[options.index('model.test_cfg.rcnn.score_thr=0.0')] = 'model.test_cfg.score_thr=0.0'
-    code, told, err = run_here('tools/train.py', RETINANET, '--work-dir', tmp_path / 'work', '--cfg-options', *options)
+    code, logged, err = run_here('tools/train.py', RETINANET, '--work-dir', tmp_path / 'work', '--cfg-options', *options)
     assert code == 0 and 'instances_train2017.json: 1 of 4 images have no object' in err
-    assert re.findall(r'Iter\(train\) \[(\d)/4\].* loss: [\d.]+ ', told + err) == list('1234')
-    code, told, err = run_here(
+    assert re.findall(r'Iter\(train\) \[(\d)/4\].* loss: [\d.]+ ', logged + err) == list('1234')
+    code, logged, err = run_here(
         'tools/test.py',
         RETINANET,
         tmp_path / 'work/iter_2.pth',
@@ -195,7 +195,7 @@ def test_an_image_without_objects_trains_and_is_tested(scenes, run_here, tmp_pat
         '--cfg-options',
         *options,
     )
-    assert code == 0 and 'bbox_mAP_copypaste' in told + err
+    assert code == 0 and 'bbox_mAP_copypaste' in logged + err
 
 
 # Bad input: one line that says what was found, what is expected and what to do.

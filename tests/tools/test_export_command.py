@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from mmvitscale.config import load_config
+from mmvitscale.config.loading import load_config
 from mmvitscale.datasets import mini
 from tests.helpers.commands import FOREGROUND
 from tests.helpers.randomise import randomise

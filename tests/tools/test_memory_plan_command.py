@@ -10,11 +10,11 @@ MINI = 'configs/mini/swinv2_upernet_mini.py'
 
 
 def test_the_plan_divides_parameters_and_states_by_strategy(run_here, tmp_path):
-    code, told, err = run_here(
+    code, logged, err = run_here(
         'tools/analysis/memory_plan.py', MINI, '--gpus', 1, 4, '--memory', 3, '--json', tmp_path / 'plan.json'
     )
     assert code == 0, err
-    assert 'decode_head' in told and 'checkpointing, sequential attention' in told
+    assert 'decode_head' in logged and 'checkpointing, sequential attention' in logged
     plan = json.loads((tmp_path / 'plan.json').read_text())
     assert plan['size'] == [128, 128] and plan['images'] == 8
     rows = {(row['strategy'], row['gpus']): row for row in plan['plans']}
@@ -31,10 +31,10 @@ def test_the_plan_divides_parameters_and_states_by_strategy(run_here, tmp_path):
 
 @pytest.mark.slow
 def test_a_detector_without_image_size_is_planned_at_the_given_size(run_here):
-    code, told, err = run_here(
+    code, logged, err = run_here(
         'tools/analysis/memory_plan.py', 'swinv2_retinanet_mini', '--gpus', 2, '--strategy', 'fsdp', '--images', 1, '--size', 64
     )
-    assert code == 0 and 'fsdp' in told.splitlines()[-2], err
+    assert code == 0 and 'fsdp' in logged.splitlines()[-2], err
 
 
 def test_invalid_plan_options_are_refused_with_the_reason(error_of):

@@ -6,12 +6,12 @@ import cv2
 import pytest
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmvitscale.config import load_config
+from mmvitscale.autoconfig.write_config import batch_that_fits
+from mmvitscale.config.loading import load_config
+from mmvitscale.config.model_index import build_on_meta
+from mmvitscale.config.runtime import describe_batch
 from mmvitscale.datasets import mini
 from mmvitscale.datasets.checks import check_datasets
-from mmvitscale.machine import describe_batch
-from mmvitscale.model_index import build_on_meta
-from mmvitscale.recipes import batch_that_fits
 from tests.helpers.commands import FOREGROUND
 
 pytestmark = pytest.mark.integration

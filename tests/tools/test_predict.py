@@ -50,7 +50,7 @@ def test_predictions_of_mixed_images_do_not_depend_on_batch_size(run_here, check
     outputs = {}
     for size in (1, 3):
         out = outputs[size] = tmp_path / f'out{size}'
-        code, told, err = run_here(
+        code, logged, err = run_here(
             'tools/predict.py',
             CONFIG,
             checkpoint,
@@ -65,7 +65,7 @@ def test_predictions_of_mixed_images_do_not_depend_on_batch_size(run_here, check
             '--batch-size',
             size,
         )
-        assert code == 1 and '5 predicted' in told
+        assert code == 1 and '5 predicted' in logged
         errors = [line for line in err.splitlines() if line.startswith('error: ')]
         assert len(errors) == 1 and 'broken.jpg cannot be read as an image' in errors[0]
     stems = ['alpha', 'cat.jpg', 'cat.png', 'grey', 'sub/deep']
@@ -102,7 +102,7 @@ def test_a_repeated_call_resumes_and_a_different_one_is_refused(run_here, error_
     later = (tmp_path / 'out/cat.jpg.png').stat().st_mtime + 1
     os.utime(folder / 'cat.jpg', (later, later))
     before = (tmp_path / 'out/alpha.png').stat().st_mtime_ns
-    assert '2 predicted' in (told := run_here(*command)[1]) and '3 were there' in told
+    assert '2 predicted' in (logged := run_here(*command)[1]) and '3 were there' in logged
     assert cv2.imread(str(tmp_path / 'out/labels/cat.jpg.png')).shape[0] == 30
     os.utime(folder / 'cat.jpg', (later - 5, later - 5))
     assert (tmp_path / 'out/alpha.png').stat().st_mtime_ns == before
@@ -152,10 +152,10 @@ def test_a_video_gives_a_drawn_video_and_results_for_each_frame(run_here, checkp
     source.mkdir()
     write_video(source / 'a.mp4', [np.full((64, 96, 3), 20 * i, np.uint8) for i in range(7)])
     (source / 'short.avi').write_bytes((source / 'a.mp4').read_bytes()[:300])
-    code, told, err = run_here(
+    code, logged, err = run_here(
         'tools/predict.py', CONFIG, checkpoint, source, '--out', out, '--save', 'json', 'labels', '--batch-size', 3
     )
-    assert code == 1 and '1 predicted' in told and 'short.avi cannot be read as a video' in err
+    assert code == 1 and '1 predicted' in logged and 'short.avi cannot be read as a video' in err
     video = cv2.VideoCapture(str(out / 'a.mp4'))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 7 and video.get(cv2.CAP_PROP_FPS) == 10
     assert video.read()[1].shape == (64, 96, 3)
@@ -176,7 +176,7 @@ def test_a_truncated_video_is_reported_and_predicted_up_to_its_end(run_here, che
 def test_saved_label_maps_give_the_miou_of_testing(run_here, checkpoint, tmp_path):
     """mmsegmentation's own IoU, on the files."""
     scenes = mini.write_dataset(tmp_path / 'mini', train=1, val=3, size=64) / 'ADEChallengeData2016'
-    _, told, err = run_here(
+    _, logged, err = run_here(
         'tools/test.py',
         CONFIG,
         checkpoint,
@@ -212,7 +212,7 @@ def test_saved_label_maps_give_the_miou_of_testing(run_here, checkpoint, tmp_pat
     intersect, union, _, _ = (sum(parts) for parts in zip(*areas))
     miou = (100 * intersect / union).nanmean().item()
     assert miou == pytest.approx(json.loads((tmp_path / 'metrics.json').read_text())['mIoU'], abs=0.006)
-    assert re.search(r'mIoU: +[\d.]+', told + err)
+    assert re.search(r'mIoU: +[\d.]+', logged + err)
 
 
 def test_a_single_tile_gives_the_prediction_of_the_whole_image(run_here, checkpoint, tmp_path):
@@ -223,7 +223,7 @@ def test_a_single_tile_gives_the_prediction_of_the_whole_image(run_here, checkpo
         ('one', ['--tile', 128]),
         ('tiles', ['--tile', 48, '--overlap', 16, '--batch-size', 2]),
     ):
-        code, told, err = run_here(
+        code, logged, err = run_here(
             'tools/predict.py', CONFIG, checkpoint, image, '--out', tmp_path / out, '--save', 'labels', 'json', *more
         )
         assert code == 0, err

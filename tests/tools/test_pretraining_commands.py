@@ -7,7 +7,7 @@ import cv2
 import pytest
 import torch
 
-from mmvitscale.config import load_config
+from mmvitscale.config.loading import load_config
 from mmvitscale.datasets import mini
 from mmvitscale.inference import build_model
 from tests.helpers.commands import FOREGROUND
@@ -83,24 +83,26 @@ def test_simmim_weights_continue_to_classification_and_segmentation(run_here, op
     def init(checkpoint):
         return ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={checkpoint}']
 
-    told = run('tools/train.py', SIMMIM, '--work-dir', tmp_path / 'a', '--cfg-options', *options(SIMMIM, 2))
+    logged = run('tools/train.py', SIMMIM, '--work-dir', tmp_path / 'a', '--cfg-options', *options(SIMMIM, 2))
     first = tmp_path / 'a/iter_2.pth'
-    assert 'loss: ' in told and first.is_file()
+    assert 'loss: ' in logged and first.is_file()
     images = scenes / 'ADEChallengeData2016/images/validation'
-    told = run('tools/predict.py', SIMMIM, first, images, '--out', tmp_path / 'pictures', '--cfg-options', *options(SIMMIM))
-    assert told.count('(masked, reconstructed, original; loss') == 4
+    logged = run('tools/predict.py', SIMMIM, first, images, '--out', tmp_path / 'pictures', '--cfg-options', *options(SIMMIM))
+    assert logged.count('(masked, reconstructed, original; loss') == 4
     masked, filled, original = (
         cv2.imread(str(tmp_path / 'pictures/scene_00000.png'))[:, i * 96 : i * 96 + 96] for i in range(3)
     )
     hidden = (masked != original).any(-1)
     assert 0.5 < hidden.mean() < 0.7 and (filled == original)[~hidden].all() and (filled != original)[hidden].any()
 
-    told = run(
+    logged = run(
         'tools/train.py', CLASSIFIER, '--work-dir', tmp_path / 'b', '--cfg-options', *options(CLASSIFIER, 2), *init(first)
     )
-    assert re.search(r'3 left out \(neck.decoder.0.weight, neck.decoder.0.bias, mask_token\), newly initialised: none', told)
+    assert re.search(
+        r'3 unexpected \(neck.decoder.0.weight, neck.decoder.0.bias, mask_token\), missing \(initialised\): none', logged
+    )
     second = tmp_path / 'b/iter_2.pth'
-    told = run(
+    logged = run(
         'tools/test.py',
         CLASSIFIER,
         second,
@@ -116,7 +118,7 @@ def test_simmim_weights_continue_to_classification_and_segmentation(run_here, op
     assert 0 <= json.loads((tmp_path / 'metrics.json').read_text())['accuracy/top1'] <= 100
     assert len(list((tmp_path / 'shown').glob('*.png'))) == 4
 
-    told = run(
+    logged = run(
         'tools/train.py',
         DENSE,
         '--work-dir',
@@ -126,7 +128,7 @@ def test_simmim_weights_continue_to_classification_and_segmentation(run_here, op
         *init(second),
         'model.backbone.window_size=[12,12,12,6]',
     )
-    assert '2 left out (head.fc.weight, head.fc.bias)' in told and 'windows 6x6, 6x6, 6x6, 3x3 -> 12x12' in told
+    assert '2 unexpected (head.fc.weight, head.fc.bias)' in logged and 'windows 6x6, 6x6, 6x6, 3x3 -> 12x12' in logged
 
 
 def test_window_transfer_reports_a_metric_for_each_window(run_here, options, scenes, tmp_path):
@@ -188,7 +190,7 @@ def test_invalid_pretraining_input_is_refused_with_the_reason(error_of, options,
     assert 'fine-tune from it with init_cfg' in error_of(
         'tools/test.py', CLASSIFIER, pretrained, '--work-dir', tmp_path / 't', '--cfg-options', *options(CLASSIFIER)
     )
-    assert 'weights of another shape (head.fc.weight is (6, 64) instead of (5, 64)' in error_of(
+    assert 'size mismatches (head.fc.weight is (6, 64) instead of (5, 64)' in error_of(
         'tools/test.py',
         CLASSIFIER,
         saved(CLASSIFIER, options, tmp_path / 'six.pth'),

@@ -63,7 +63,7 @@ def work_folder(path, config, options=()):
 )
 def test_the_report_page_is_self_contained_for_every_task(config, options, sections, run_here, scenes, tmp_path):
     work = work_folder(tmp_path / 'work', config, options)
-    code, told, err = run_here(
+    code, logged, err = run_here(
         'tools/report.py', work, '--pictures', 1, '--cfg-options', f'data_root={data_root(config, scenes)}'
     )
     assert code == 0, err
@@ -110,8 +110,8 @@ def test_names_are_not_markup(run_here, scenes, tmp_path):
 
 def test_analyze_logs_summarises_and_draws_the_curves(run_here, error_of, tmp_path):
     work = work_folder(tmp_path / 'work', SEGMENTATION)
-    code, told, err = run_here('tools/analysis/analyze_logs.py', work, '--out', tmp_path / 'out')
-    assert code == 0 and 'line 8 of' in err and re.search(r'last_loss +2.5\n', told)
+    code, logged, err = run_here('tools/analysis/analyze_logs.py', work, '--out', tmp_path / 'out')
+    assert code == 0 and 'line 8 of' in err and re.search(r'last_loss +2.5\n', logged)
     (summary,) = json.loads((tmp_path / 'out/logs.json').read_text()).values()
     assert summary['iterations'] == 5 and summary['time'] == 0.5 and summary['mIoU']['last'] == 12.5
     assert 'amplitude/layer_00' not in summary and cv2.imread(str(tmp_path / 'out/curves.png')) is not None
@@ -126,7 +126,7 @@ def test_ious_of_the_confusion_matrix_give_the_miou_of_testing(run_here, error_o
     options = ['--cfg-options', f'data_root={data_root(SEGMENTATION, scenes)}']
     checkpoint = work / 'best_mIoU_iter_5.pth'
     run_here('tools/test.py', SEGMENTATION, checkpoint, '--work-dir', tmp_path / 't', '--out', tmp_path / 'm.json', *options)
-    code, told, err = run_here(
+    code, logged, err = run_here(
         'tools/analysis/confusion_matrix.py', SEGMENTATION, checkpoint, '--out', tmp_path / 'out', *options
     )
     assert code == 0, err
@@ -154,9 +154,9 @@ def test_browse_dataset_draws_the_requested_number_of_images(config, run_here, e
         '--cfg-options',
         f'data_root={root}',
     ]
-    code, told, err = run_here(*command)
+    code, logged, err = run_here(*command)
     assert code == 0, err
     pictures = [cv2.imread(str(path)) for path in sorted((tmp_path / 'out').glob('*.png'))]
-    assert len(pictures) == 2 and '2 of 3 images of train' in told
+    assert len(pictures) == 2 and '2 of 3 images of train' in logged
     assert all(picture.std() > 5 for picture in pictures)
     assert '--number 0 found' in error_of(*command[:4], '--number', 0)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mmvitscale import study
+from mmvitscale.analysis import experiments
 
 pytestmark = pytest.mark.integration
 
@@ -23,8 +23,8 @@ def pretended(monkeypatch):
         tested.append((cfg, checkpoint))
         return dict(mIoU=float(len(tested)))
 
-    monkeypatch.setattr(study, 'train_once', train_once)
-    monkeypatch.setattr(study, 'evaluate', evaluate)
+    monkeypatch.setattr(experiments, 'train_once', train_once)
+    monkeypatch.setattr(experiments, 'evaluate', evaluate)
     return trained, tested
 
 

@@ -7,8 +7,9 @@ from statistics import mean
 from mmvitscale import inference
 from mmvitscale.analysis.amplitude import recorded_amplitudes
 from mmvitscale.analysis.recorder import checked_blocks
-from mmvitscale.commands import add_models, check_writable, models_of, run_command, save_figure, save_json
-from mmvitscale.config import load_test_config
+from mmvitscale.cli import add_models, models_of, run_command, save_figure, save_json
+from mmvitscale.config.loading import load_test_config
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():
@@ -22,7 +23,7 @@ def parse_args():
 def measure(model, image):
     """Block -> amplitude, averaged over the images."""
     cfg = load_test_config(model.config, model.options)
-    predictor = inference.predictor_of(cfg, model.checkpoint)
+    predictor = inference.build_predictor(cfg, model.checkpoint)
     images = inference.list_images(image, predictor.read_image.suffixes)
     checked_blocks(predictor.model)
     with recorded_amplitudes(predictor.model) as amplitudes:

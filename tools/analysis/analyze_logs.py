@@ -7,8 +7,9 @@ from pathlib import Path
 from statistics import median
 
 from mmvitscale.analysis.logs import read_log
-from mmvitscale.commands import check_writable, run_command, save_figure, save_json
+from mmvitscale.cli import run_command, save_figure, save_json
 from mmvitscale.errors import InputError
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():

@@ -11,9 +11,10 @@ from mmengine.dataset import pseudo_collate
 
 from mmvitscale import inference
 from mmvitscale.analysis.recorder import blocks_of, checked_blocks, recorded_attention
-from mmvitscale.commands import ConfigOptions, check_writable, run_command, save_figure
-from mmvitscale.config import load_test_config
+from mmvitscale.cli import ConfigOptions, run_command, save_figure
+from mmvitscale.config.loading import load_test_config
 from mmvitscale.errors import InputError
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():

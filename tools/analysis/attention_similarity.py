@@ -8,9 +8,10 @@ import argparse
 
 from mmvitscale import inference
 from mmvitscale.analysis.attention_summary import summarised_attention
-from mmvitscale.commands import add_models, check_writable, models_of, run_command, save_figure, save_json
-from mmvitscale.config import load_test_config
+from mmvitscale.cli import add_models, models_of, run_command, save_figure, save_json
+from mmvitscale.config.loading import load_test_config
 from mmvitscale.errors import InputError
+from mmvitscale.utils.atomic_write import check_writable
 
 CURVES = {
     'to_before': 'attention maps: cosine to the block before',
@@ -35,7 +36,7 @@ def measure(model, args):
     if args.limit < 1:
         raise InputError(f'--limit {args.limit} found, but it is 1 or more')
     cfg = load_test_config(model.config, model.options)
-    predictor = inference.predictor_of(cfg, model.checkpoint)
+    predictor = inference.build_predictor(cfg, model.checkpoint)
     images = inference.list_images(args.image, predictor.read_image.suffixes)[: args.limit]
     with summarised_attention(predictor.model, args.layers) as summary:
         for path in images:
@@ -90,7 +91,7 @@ def main():
             cells = ('-' if value is None else f'{value:.3f}' for value in values)
             print('{:28} {:>10} {:>17} {:>15} {:>9} {:>10}'.format(name.removeprefix('backbone.'), *cells))
         print(
-            f'{result["blocks"]} blocks, {result["images"]} images: {result["similar_blocks"]} blocks more than '
+            f'{result["blocks"]} blocks, {result["images"]} images: {result["collapsed_blocks"]} blocks more than '
             f'{args.threshold} like the one before; mean similarity of different blocks {result["mean_similarity"]:.4f}'
         )
     print(f'{out / "similarity.json"}, similarity.png and curves.png')

@@ -6,13 +6,15 @@ import argparse
 import numpy as np
 from mmengine.registry import DATASETS, init_default_scope
 
-from mmvitscale.commands import ConfigOptions, check_writable, run_command
-from mmvitscale.config import load_config
+from mmvitscale.cli import ConfigOptions, run_command
+from mmvitscale.config.loading import load_config
+from mmvitscale.config.runtime import check_packages
+from mmvitscale.config.view import ConfigView
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
-from mmvitscale.inference import Painter, write_picture
+from mmvitscale.inference import Visualizer, write_picture
 from mmvitscale.inference.images import ImageReader
-from mmvitscale.machine import check_packages
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():
@@ -49,12 +51,12 @@ def main():
         raise InputError(f'{cfg.filename} has no {args.split}_dataloader; choose another --split')
     check_packages(cfg)
     check_datasets(cfg, (args.split,))
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(ConfigView(cfg).scope)
     out = check_writable(args.out)
     np.random.seed(args.seed)
     dataset = DATASETS.build(loader.dataset)
     classes = dataset.metainfo.get('classes') or []
-    painter = Painter(dict(dataset.metainfo, classes=classes))
+    painter = Visualizer(dict(dataset.metainfo, classes=classes))
     inner = loader.dataset
     while 'pipeline' not in inner and 'dataset' in inner:
         inner = inner.dataset

@@ -4,12 +4,13 @@ task."""
 import argparse
 
 from mmvitscale.analysis.confusion import ConfusionMatrix, draw_confusion
-from mmvitscale.commands import ConfigOptions, check_writable, run_command, save_figure, save_json
-from mmvitscale.config import load_test_config
+from mmvitscale.cli import ConfigOptions, run_command, save_figure, save_json
+from mmvitscale.config.loading import load_test_config
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.inference import load_model
+from mmvitscale.inference.evaluated_images import EvaluatedImages
 from mmvitscale.inference.progress import progress_bar
-from mmvitscale.inference.tested import TestedImages
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():
@@ -29,7 +30,7 @@ def main():
     cfg = load_test_config(args.config, args.cfg_options)
     out = check_writable(args.out)
     check_datasets(cfg, ('test',))
-    images = TestedImages(cfg, load_model(cfg, args.checkpoint)[0], args.limit)
+    images = EvaluatedImages(cfg, load_model(cfg, args.checkpoint)[0], args.limit)
     matrix = ConfusionMatrix(images.dataset_meta['classes'], args.score_thr, args.iou_thr)
     with progress_bar(len(images)) as advance:
         for _, _, sample in images:

@@ -6,12 +6,13 @@ import argparse
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from mmvitscale.analysis.complexity import count_backbone, count_module
-from mmvitscale.checkpoints.door import backbones_of
-from mmvitscale.commands import ConfigOptions, run_command, save_json
-from mmvitscale.config import load_config
+from mmvitscale.checkpoints.loading import backbones_of
+from mmvitscale.cli import ConfigOptions, run_command, save_json
+from mmvitscale.config.loading import load_config
+from mmvitscale.config.runtime import check_packages
+from mmvitscale.config.view import ConfigView
 from mmvitscale.errors import InputError
-from mmvitscale.machine import check_packages
+from mmvitscale.profiling.flops import count_backbone, count_module
 
 
 def parse_args():
@@ -33,7 +34,7 @@ def parse_args():
 def count(cfg, height, width):
     """The parts of the config's model, the whole last."""
     check_packages(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(ConfigView(cfg).scope)
     cfg.model.pop('pretrained', None)
     with torch.device('meta'):
         model = MODELS.build(cfg.model).eval()

@@ -14,14 +14,15 @@ import time
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from mmvitscale.analysis import memory_plan
-from mmvitscale.analysis.live_bytes import step
-from mmvitscale.checkpoints.door import backbones_of
-from mmvitscale.commands import ConfigOptions, run_command, save_json
-from mmvitscale.config import STRATEGIES, load_config
+from mmvitscale.checkpoints.loading import backbones_of
+from mmvitscale.cli import ConfigOptions, run_command, save_json
+from mmvitscale.config.loading import STRATEGIES, load_config
+from mmvitscale.config.runtime import check_packages
+from mmvitscale.config.view import ConfigView
 from mmvitscale.errors import InputError
-from mmvitscale.machine import check_packages
 from mmvitscale.models import SwinTransformerV2
+from mmvitscale.profiling import memory_plan
+from mmvitscale.profiling.live_tensors import step
 
 GB = 1e9
 
@@ -68,7 +69,7 @@ def parse_args():
 
 def build(cfg):
     check_packages(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(ConfigView(cfg).scope)
     cfg.model.pop('pretrained', None)
     with torch.device('meta'):
         model = MODELS.build(cfg.model).train()

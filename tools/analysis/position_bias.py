@@ -5,10 +5,11 @@ import argparse
 
 from mmvitscale.analysis.bias_surfaces import bias_surfaces, draw_surface
 from mmvitscale.analysis.extrapolation import swin_backbones
-from mmvitscale.commands import add_models, check_writable, models_of, run_command, save_figure, save_json
-from mmvitscale.config import load_test_config
+from mmvitscale.cli import add_models, models_of, run_command, save_figure, save_json
+from mmvitscale.config.loading import load_test_config
 from mmvitscale.errors import InputError
 from mmvitscale.inference import load_model
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():

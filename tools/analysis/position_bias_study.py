@@ -5,10 +5,11 @@ import argparse
 import json
 from pathlib import Path
 
-from mmvitscale import study
-from mmvitscale.commands import check_writable, run_command, save_json
-from mmvitscale.config import load_config
+from mmvitscale.analysis import experiments
+from mmvitscale.cli import run_command, save_json
+from mmvitscale.config.loading import load_config
 from mmvitscale.errors import InputError
+from mmvitscale.utils.atomic_write import check_writable
 
 CONFIG = 'swinv2_upernet_mini_96_w6'
 BIASES = ('table', 'linear_cpb', 'log_cpb')
@@ -31,13 +32,13 @@ def parse_args():
 
 def length(iters, warmup):
     """Options of a training of so many iterations, tested once at its end."""
-    return {**study.length_options(iters, warmup), 'train_cfg.val_interval': iters}
+    return {**experiments.length_options(iters, warmup), 'train_cfg.val_interval': iters}
 
 
 def options_at(cfg, factor):
     """Options that train and test at ``factor`` times the config's window and image."""
     side = round(cfg.side * factor)
-    windows = study.grown(list(cfg.model.backbone.window_size), factor)
+    windows = experiments.grown(list(cfg.model.backbone.window_size), factor)
     return {
         'model.backbone.window_size': windows,
         'model.data_preprocessor.size': f'({side},{side})',
@@ -54,9 +55,9 @@ def tested(options, factor, checkpoint, folder):
     if not known.is_file():
         cfg = load_config(CONFIG, {key: value for key, value in options.items() if '.pipeline.' not in key})
         own = load_config(CONFIG)
-        cfg.model.backbone.window_size = study.grown(list(own.model.backbone.window_size), factor)
-        study.use_test_side(cfg, round(cfg.side * factor))
-        _, value = study.main_metric(study.evaluate(cfg, checkpoint, folder / 'tests'))
+        cfg.model.backbone.window_size = experiments.grown(list(own.model.backbone.window_size), factor)
+        experiments.use_test_side(cfg, round(cfg.side * factor))
+        _, value = experiments.main_metric(experiments.evaluate(cfg, checkpoint, folder / 'tests'))
         save_json(value, known)
     return json.loads(known.read_text())
 
@@ -69,7 +70,7 @@ def measure(args, bias, seed):
         'model.backbone.position_bias': bias,
         'randomness.seed': seed,
     }
-    trained = study.train_once(CONFIG, folder / 'trained', {**common, **length(args.iters, 50)})
+    trained = experiments.train_once(CONFIG, folder / 'trained', {**common, **length(args.iters, 50)})
     plain, tuned = {}, {}
     for factor in args.factors:
         plain[factor] = tested(common, factor, trained, folder)
@@ -82,7 +83,7 @@ def measure(args, bias, seed):
                 'load_from': str(trained),
             }
             run = folder / f'tuned_{factor:g}x'
-            tuned[factor] = tested(common, factor, study.train_once(CONFIG, run, options), run)
+            tuned[factor] = tested(common, factor, experiments.train_once(CONFIG, run, options), run)
         print(
             f'{bias:10} seed {seed}  {factor:g}x  {plain[factor]:6.2f}'
             + (f'  fine-tuned {tuned[factor]:6.2f}' if factor in tuned else ''),
@@ -99,8 +100,8 @@ def draw(results, factors, path):
         for bias, runs in results.items():
             shown = [factor for factor in factors if factor in runs[0][kind]]
             values = [[run[kind][factor] for run in runs] for factor in shown]
-            means = [study.mean(value) for value in values]
-            spreads = [study.stdev(value) if len(value) > 1 else 0 for value in values]
+            means = [experiments.mean(value) for value in values]
+            spreads = [experiments.stdev(value) if len(value) > 1 else 0 for value in values]
             axes.errorbar(shown, means, spreads, marker='o', capsize=3, label=bias)
         axes.set(
             xlabel='window and image, times those trained',
@@ -129,8 +130,8 @@ def main():
     print(' ' * 12 + ''.join(f'{f"{factor:g}x":>32}' for factor in args.factors))
     for bias, runs in results.items():
         cells = [
-            study.describe([run['plain'][factor] for run in runs])
-            + (f' / {study.describe([run["tuned"][factor] for run in runs])}' if factor in runs[0]['tuned'] else '')
+            experiments.describe([run['plain'][factor] for run in runs])
+            + (f' / {experiments.describe([run["tuned"][factor] for run in runs])}' if factor in runs[0]['tuned'] else '')
             for factor in args.factors
         ]
         print(f'{bias:12}' + ''.join(f'{cell:>32}' for cell in cells))

@@ -4,12 +4,14 @@ for an official checkpoint at another resolution, or, with several sizes, to mea
 import argparse
 from collections import OrderedDict
 
-from mmvitscale import inference, study
+from mmvitscale import inference
+from mmvitscale.analysis import experiments
 from mmvitscale.analysis.map_variance import means_of, re_attentions_of, recalibrate, recorded_variances
-from mmvitscale.checkpoints.files import read_checkpoint, write_checkpoint
-from mmvitscale.commands import ConfigOptions, check_writable, run_command, save_figure, save_json
-from mmvitscale.config import load_test_config
+from mmvitscale.checkpoints.io import read_checkpoint, write_checkpoint
+from mmvitscale.cli import ConfigOptions, run_command, save_figure, save_json
+from mmvitscale.config.loading import load_test_config
 from mmvitscale.errors import InputError
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():
@@ -36,8 +38,8 @@ def record(args, size):
     """The variances of all images at a size, and the model."""
     cfg = load_test_config(args.config, args.cfg_options)
     if size is not None:
-        study.use_test_side(cfg, size)
-    predictor = inference.predictor_of(cfg, args.checkpoint)
+        experiments.use_test_side(cfg, size)
+    predictor = inference.build_predictor(cfg, args.checkpoint)
     images = inference.list_images(args.image, predictor.read_image.suffixes)[: args.limit]
     with recorded_variances(predictor.model) as variances:
         for path in images:
@@ -103,7 +105,7 @@ def main():
     for name, module in re_attentions_of(model).items():
         change = (module.var_norm.running_var / before[name]).tolist()
         print(
-            f'{name.removeprefix("backbone."):16} kept for {module.token_law.reference} tokens; variance x '
+            f'{name.removeprefix("backbone."):16} kept for {module.token_law.trained_tokens} tokens; variance x '
             f'{", ".join(f"{value:.2f}" for value in change)}'
             + (f'; exponents {", ".join(f"{p:.2f}" for p in slopes(means[name]))}' if len(means[name]) > 1 else '')
         )

@@ -7,14 +7,15 @@ import torch
 from mmengine.device import get_device
 from mmengine.registry import MODELS, init_default_scope
 
-from mmvitscale.analysis.finite import trace_losses, unpack
-from mmvitscale.checkpoints.door import into_model
-from mmvitscale.checkpoints.files import read_checkpoint
-from mmvitscale.commands import ConfigOptions, run_command
-from mmvitscale.config import load_config
+from mmvitscale.analysis.nonfinite import trace_losses, unpack
+from mmvitscale.checkpoints.io import read_checkpoint
+from mmvitscale.checkpoints.loading import adapt_checkpoint
+from mmvitscale.cli import ConfigOptions, run_command
+from mmvitscale.config.loading import load_config
+from mmvitscale.config.runtime import check_packages
+from mmvitscale.config.view import ConfigView
 from mmvitscale.datasets.seeded_batches import seed_everything
 from mmvitscale.errors import InputError, some_of
-from mmvitscale.machine import check_packages
 
 PRECISIONS = {'float64': torch.float64, 'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -50,12 +51,12 @@ def read_kept(path):
 def replay(cfg, path, precision):
     """(meta, trace) of the step, with the weights and the draws of then."""
     check_packages(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(ConfigView(cfg).scope)
     batch, meta, content = read_kept(path)
     if not content.get('state_dict'):
         raise InputError(f'{path} holds a batch but no weights: those of a training with a strategy are in its checkpoints')
     model = MODELS.build(cfg.model)
-    into_model(model, content, path, exact=True)
+    adapt_checkpoint(model, content, path, strict=True)
     model.load_state_dict(content['state_dict'])
     model.to(get_device()).train()
     kind = PRECISIONS[precision]

@@ -4,11 +4,12 @@ Re-attention's statistics, without training (several checkpoints, such as those 
 import argparse
 from pathlib import Path
 
-from mmvitscale import study
-from mmvitscale.commands import ConfigOptions, check_writable, run_command, save_json
-from mmvitscale.config import load_test_config
+from mmvitscale.analysis import experiments
+from mmvitscale.cli import ConfigOptions, run_command, save_json
+from mmvitscale.config.loading import load_test_config
 from mmvitscale.errors import InputError
-from mmvitscale.models.layers.map_normalisation import STATISTICS
+from mmvitscale.models.deepvit.re_attention_norm import STATISTICS
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():
@@ -46,7 +47,7 @@ def evaluate(args, place, way, checkpoint, out):
     if 'DeepViT' not in cfg.model.get('backbone', {}).get('type', '') or 'test_cfg' not in cfg.model:
         raise InputError(f'{args.config} found, but give the config of a DeepViT for segmentation')
     if isinstance(place, int):
-        study.use_test_side(cfg, place)
+        experiments.use_test_side(cfg, place)
     else:
         cfg.test_dataloader.dataset.data_root = place
     cfg.model.test_cfg = dict(mode='whole')
@@ -55,7 +56,7 @@ def evaluate(args, place, way, checkpoint, out):
         cfg.model.test_cfg = dict(mode='slide', crop_size=(crop, crop), stride=(stride, stride))
     else:
         cfg.model.backbone.update(reatten_statistics=way, reatten_image_share=args.image_share)
-    return study.main_metric(study.evaluate(cfg, checkpoint, out / 'runs'), args.metric)
+    return experiments.main_metric(experiments.evaluate(cfg, checkpoint, out / 'runs'), args.metric)
 
 
 def main():
@@ -70,7 +71,7 @@ def main():
         for place, label in zip(places, labels):
             results = [evaluate(args, place, way, path, out) for path in args.checkpoints]
             found[way][label] = [value for _, value in results]
-        print(f'{way:10}', *(f'{study.describe(values):>16}' for values in found[way].values()), flush=True)
+        print(f'{way:10}', *(f'{experiments.describe(values):>16}' for values in found[way].values()), flush=True)
     save_json(
         dict(config=args.config, checkpoints=args.checkpoints, metric=results[0][0], results=found), out / 'token_transfer.json'
     )

@@ -8,10 +8,11 @@ import argparse
 import json
 from pathlib import Path
 
-from mmvitscale import study
-from mmvitscale.commands import ConfigOptions, check_writable, run_command
-from mmvitscale.config import load_test_config
+from mmvitscale.analysis import experiments
+from mmvitscale.cli import ConfigOptions, run_command
+from mmvitscale.config.loading import load_test_config
 from mmvitscale.errors import InputError
+from mmvitscale.utils.atomic_write import check_writable
 
 
 def parse_args():
@@ -70,14 +71,14 @@ def main():
             f'{args.config} has {"no windows" if not windows else "no test"}; give the config of a SwinV2 that is tested'
         )
     out, points = check_writable(args.out), []
-    for factor, size in settings(args, windows, study.test_side(cfg)):
+    for factor, size in settings(args, windows, experiments.test_side(cfg)):
         cfg = load_test_config(args.config, args.cfg_options)
-        cfg.model.backbone.window_size = study.grown(windows, factor)
+        cfg.model.backbone.window_size = experiments.grown(windows, factor)
         cfg.test_windows = 'config'
-        study.use_test_side(cfg, size)
-        metrics = study.evaluate(cfg, args.checkpoint, Path(out, 'runs'))
-        metric, value = study.main_metric(metrics, args.metric)
-        points.append(dict(factor=factor, windows=study.grown(windows, factor), size=size, value=value, metrics=metrics))
+        experiments.use_test_side(cfg, size)
+        metrics = experiments.evaluate(cfg, args.checkpoint, Path(out, 'runs'))
+        metric, value = experiments.main_metric(metrics, args.metric)
+        points.append(dict(factor=factor, windows=experiments.grown(windows, factor), size=size, value=value, metrics=metrics))
         print(f'window {str(points[-1]["windows"]):>18}  {size:5d} px  {metric} {value:.2f}', flush=True)
     (out / 'window_transfer.json').write_text(json.dumps(dict(metric=metric, points=points), indent=1) + '\n')
     draw(points, metric, out / 'window_transfer.png')

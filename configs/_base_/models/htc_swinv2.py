@@ -14,7 +14,7 @@ model = dict(
     type='HybridTaskCascade',
     backbone=dict(window_size=32, attention=['sequential', 'sequential', 'auto', 'auto'], **_base_.swinv2.l_in22k),
     neck=[
-        dict(type='mmvitscale.GlobalAttention', in_channels=1536, num_heads=48, reference_window=48, with_cp=True),
+        dict(type='mmvitscale.GlobalAttention', in_channels=1536, num_heads=48, pretrained_window=48, with_cp=True),
         dict(_base_.model.neck, in_channels=_base_.swinv2_channels.l),
     ],
     roi_head=dict(

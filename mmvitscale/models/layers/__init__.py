@@ -1,1 +1,1 @@
-"""One concept of a network in each file."""
+"""Layers that both backbones use."""

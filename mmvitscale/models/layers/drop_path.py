@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ...errors import InputError
+from mmvitscale.errors import InputError
 
 
 def check_rate(name: str, rate: float) -> None:

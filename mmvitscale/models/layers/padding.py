@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...errors import InputError
+from mmvitscale.errors import InputError
 
 Size = tuple[int, int]  # (height, width)
 

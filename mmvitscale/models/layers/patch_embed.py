@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .padding import rectangles
+from mmvitscale.models.layers.padding import rectangles
 
 
 def pad_to_patches(x: Tensor, patch_size: int) -> Tensor:

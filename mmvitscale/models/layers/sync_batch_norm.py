@@ -48,12 +48,12 @@ def _sum_over_processes(x: Tensor) -> Tensor:
     return all_reduce(x, group=dist.group.WORLD)
 
 
-def synchronised(module: nn.Module) -> nn.Module:
+def with_sync_batch_norm(module: nn.Module) -> nn.Module:
     """The module with every BatchNorm in it in the form above; parameters and buffers are the same tensors."""
     if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
         norm = SyncBatchNorm(module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
         norm._parameters, norm._buffers = module._parameters, module._buffers
         return norm.train(module.training)
     for name, child in module.named_children():
-        setattr(module, name, synchronised(child))
+        setattr(module, name, with_sync_batch_norm(child))
     return module

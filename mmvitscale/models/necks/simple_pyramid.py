@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ...errors import InputError
-from ...registry import MODELS
+from mmvitscale.errors import InputError
+from mmvitscale.registry import MODELS
 
 
 class ChannelNorm(nn.LayerNorm):

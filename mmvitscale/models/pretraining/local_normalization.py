@@ -6,8 +6,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor
 
-from ...errors import InputError
-from ...registry import MODELS
+from mmvitscale.errors import InputError
+from mmvitscale.registry import MODELS
 
 
 def local_statistics(image: Tensor, size: int, eps: float = 1e-6) -> tuple[Tensor, Tensor]:

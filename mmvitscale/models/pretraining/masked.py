@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
-from ...registry import MODELS
-from ..backbones import DeepViT, SwinTransformerV2
-from ..backbones.backbone import Backbone
+from mmvitscale.errors import InputError
+from mmvitscale.models.base_backbone import BaseBackbone
+from mmvitscale.models.deepvit import DeepViT
+from mmvitscale.models.swin_v2 import SwinTransformerV2
+from mmvitscale.registry import MODELS
 
 if TYPE_CHECKING:
-    _Base = Backbone
+    _Base = BaseBackbone
 else:
     _Base = object
 
@@ -55,9 +56,9 @@ class _Masked(_Base):
             return 0, super().get_layer_depth(name, prefix)[1]
         return super().get_layer_depth(name, prefix)
 
-    def may_be_new(self, key: str) -> bool:
+    def allows_missing(self, key: str) -> bool:
         """A classifier has no mask token."""
-        return key == 'mask_token' or super().may_be_new(key)
+        return key == 'mask_token' or super().allows_missing(key)
 
 
 @MODELS.register_module()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize('size', [(6, 6), (5, 9), (1, 1)])
 def test_global_attention_changes_only_the_last_feature_map(size, with_cp):
     neck = randomise(
-        MODELS.build(dict(type='mmvitscale.GlobalAttention', in_channels=16, num_heads=2, reference_window=6, with_cp=with_cp))
+        MODELS.build(dict(type='mmvitscale.GlobalAttention', in_channels=16, num_heads=2, pretrained_window=6, with_cp=with_cp))
     )
     inputs = [torch.randn(2, 8, 3, 3), torch.randn(2, 16, *size, requires_grad=True)]
     first, last = neck(inputs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from mmvitscale.checkpoints.door import into_model
+from mmvitscale.checkpoints.loading import adapt_checkpoint
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
 from mmvitscale.models.pretraining import MaskedDeepViT, MaskedSwinTransformerV2
@@ -146,7 +146,7 @@ def official_simmim(model, windows):
 def test_official_simmim_checkpoints_load_with_their_decoder(exact):
     source, target = (randomise(simmim(SWIN, 64, 32, 4)).eval() for _ in range(2))
     content = dict(model=official_simmim(source, (4,) * 4))
-    into_model(target, content, 'simmim.pth', exact)
+    adapt_checkpoint(target, content, 'simmim.pth', exact)
     target.load_state_dict(content['state_dict'])
     image, mask = torch.randn(2, 3, 64, 64), half_masked(16, 16)
     assert torch.equal(target.loss(image, samples(mask))['loss'], source.loss(image, samples(mask))['loss'])
@@ -157,6 +157,6 @@ def test_simmim_encoder_weights_load_into_a_plain_backbone():
     model = randomise(simmim(SWIN, 64, 32, 4))
     backbone = SwinTransformerV2(ARCH, 8)
     entry = backbone.load_checkpoint(dict(state_dict=model.state_dict()), 'simmim.pth')
-    assert set(entry.left_out) == {'neck.decoder.0.weight', 'neck.decoder.0.bias', 'mask_token'}
-    assert [stage.reference for stage in backbone.stages] == [(4, 4)] * 4
+    assert set(entry.unexpected) == {'neck.decoder.0.weight', 'neck.decoder.0.bias', 'mask_token'}
+    assert [stage.pretrained_window for stage in backbone.stages] == [(4, 4)] * 4
     assert torch.equal(backbone.stages[2].blocks[1].mlp.fc1.weight, model.backbone.stages[2].blocks[1].mlp.fc1.weight)

@@ -1,0 +1,1 @@
+"""A config for own data: the data set inspected, a recipe proposed and written."""

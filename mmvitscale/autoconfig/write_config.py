@@ -1,0 +1,328 @@
+"""A config for a user's own data: sizes, batch and lengths proposed, and written as a short file that inherits a recipe."""
+
+import json
+from dataclasses import dataclass, field, replace
+from math import ceil, sqrt
+from pathlib import Path
+
+from mmvitscale.autoconfig.inspect_dataset import PART, Split, Survey
+from mmvitscale.checkpoints.io import write_atomically
+from mmvitscale.errors import InputError
+
+# What training takes of a GPU's memory, in bytes: each parameter with its gradient and AdamW's two moments in float32, and
+# what is kept for the backward pass of each pixel of a batch. Estimates, on the careful side.
+_PER_PARAMETER = 16
+_PER_PIXEL = dict(segmentation=11_000, detection=5_000, instance=6_000)
+_PARAMETERS = dict(segmentation=60e6, detection=45e6, instance=48e6)
+_USABLE = 0.9
+
+_RECIPES = dict(segmentation='swinv2-t{}_upernet', detection='swinv2-t{}_faster-rcnn', instance='swinv2-t{}_mask-rcnn')
+_SMALL_RECIPES = dict(segmentation='swinv2_upernet_mini', detection='swinv2_retinanet_mini', instance='swinv2_mask_rcnn_mini')
+# The parts of a model that count classes.
+_HEADS = {
+    'retinanet': 'bbox_head=dict(num_classes={n})',
+    'faster': 'roi_head=dict(bbox_head=dict(num_classes={n}))',
+    'mask': 'roi_head=dict(bbox_head=dict(num_classes={n}), mask_head=dict(num_classes={n}))',
+    'upernet': 'decode_head=dict(num_classes={n}), auxiliary_head=dict(num_classes={n})',
+}
+_CROPS = (640, 512, 384, 256)
+_LEAST_BATCH, _MOST_BATCH = 2, 16  # BatchNorm in the heads of segmentation wants two
+
+_SEGMENTATION = """\
+# {title}
+_base_ = 'mmvitscale::{recipe}'
+data_root = {root!r}
+classes = {classes!r}
+crop_size = ({crop}, {crop})
+model = dict(
+    data_preprocessor=dict(size=crop_size), backbone=dict(window_size={window}),
+    {heads})
+{pipelines}
+dataset = dict(
+    data_root=data_root, metainfo=dict(classes=classes, palette=[]), img_suffix={image_suffix!r},
+    seg_map_suffix={mask_suffix!r}, reduce_zero_label={zero_is_unknown})
+{loaders}
+{schedule}
+"""
+
+_DETECTION = """\
+# {title}
+_base_ = 'mmvitscale::{recipe}'
+data_root = {root!r}
+classes = {classes!r}
+model = dict({heads})
+{pipelines}
+dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
+{loaders}
+{schedule}
+"""
+
+_SCHEDULE = """\
+iters = {iters}
+optim_wrapper = dict(optimizer=dict(lr={lr:.2g}))
+auto_scale_lr = dict(enable=False, base_batch_size={batch})
+warm_up, decay = _base_.param_scheduler
+param_scheduler = [dict(warm_up, end={warmup}), dict(decay, {decay}, end=iters)]
+train_cfg = dict(max_iters=iters, val_interval=iters // 5)
+default_hooks = dict(checkpoint=dict(interval=iters // 5))
+del warm_up, decay"""
+
+_CHANGED = '{0}_pipeline = [dict(step, **changes.get(step.type, {{}})) for step in _base_.{0}_pipeline]'
+
+
+@dataclass
+class Plan:
+    """What is proposed. told: lines for the user. scale: short side that images are brought to, None as they are."""
+
+    recipe: str
+    batch: int
+    lr: float
+    iters: int
+    scale: int | None
+    crop: int | None = None
+    told: list[str] = field(default_factory=list)
+
+
+def propose(survey: Survey, images: int, memory: float | None, frozen: bool) -> Plan:
+    """A recipe with its sizes for what was found.
+
+    Args:
+        images: in training.
+        memory: of the GPU, in GB. None: there is none, so a small model from scratch is proposed.
+        frozen: keep the backbone as it was pretrained.
+
+    Raises:
+        InputError: for memory that is too small.
+    """
+    segmentation = survey.task == 'segmentation'
+    if memory is None:
+        scale = None if min(survey.size) <= (320 if segmentation else 640) else 256 if segmentation else 600
+        batch, epochs, least, crop, lr = (8, 30, 1200, 128, 2e-3) if segmentation else (4, 18, 900, None, 1e-3)
+        plan = Plan(_SMALL_RECIPES[survey.task], batch, lr, _length(images, batch, epochs, least, 4000), scale, crop)
+        plan.told.append('no GPU here: a small model from scratch; for a GPU give its memory in GB, e.g. --memory 24')
+    else:
+        sides = (
+            [crop for crop in _CROPS if crop <= min(survey.size)] or [_CROPS[-1]] if segmentation else [800, 700, 600, 500, 400]
+        )
+        fitting = [
+            (side, batch_that_fits(survey.task, memory, side * side if segmentation else side * side * 5 // 3))
+            for side in sides
+        ]
+        side, batch = next(((side, batch) for side, batch in fitting if batch >= _LEAST_BATCH), (None, 0))
+        if side is None:
+            raise InputError(
+                f'--memory {memory:g} found, but {_LEAST_BATCH} images with a short side of {sides[-1]} take '
+                'more with a SwinV2-T; give the memory of a larger GPU in GB, or leave --memory out for a '
+                'small model'
+            )
+        recipe = _RECIPES[survey.task].format('-frozen' if frozen else '')
+        lr = (6e-5 if segmentation else 1e-4) * sqrt(batch / 16)
+        iters = _length(images, batch, 80 if segmentation else 50, 1000, 40000 if segmentation else 20000)
+        plan = Plan(recipe, batch, lr, iters, side, side if segmentation else None)
+    size = f'crops of {plan.crop} x {plan.crop}, ' if plan.crop else ''
+    scale = f'short side {plan.scale}, ' if plan.scale else 'images as large as they are, '
+    plan.told.append(
+        f'recipe {plan.recipe}: {scale}{size}batch {plan.batch}, learning rate {plan.lr:.2g}, {plan.iters} '
+        f'iterations ({plan.iters * plan.batch / images:.0f} epochs)'
+    )
+    return plan
+
+
+def batch_that_fits(task: str, memory: float, pixels: int) -> int:
+    """Images of so many pixels that fit into so many GB of a GPU's memory, at most 16; 0 if none does."""
+    free = memory * 2**30 * _USABLE - _PARAMETERS[task] * _PER_PARAMETER
+    return max(0, min(_MOST_BATCH, int(free / (_PER_PIXEL[task] * pixels))))
+
+
+def _length(images: int, batch: int, epochs: int, least: int, most: int) -> int:
+    """Iterations of so many epochs, within bounds, in full hundreds."""
+    return 100 * ceil(min(most, max(least, images * epochs / batch)) / 100)
+
+
+def write_config(survey: Survey, out: Path, memory: float | None, frozen: bool = False, force: bool = False) -> list[str]:
+    """Write a config for what was found, and what it needs beside it; return what was chosen, a line each.
+
+    Args:
+        survey: of the data.
+        out: the config's path, ending in .py. Where the data have no images for validation, every tenth of those for
+            training is kept for it, listed in files beside the config.
+        memory, frozen: as in ``propose``.
+        force: overwrite what is there.
+
+    Raises:
+        InputError: for a name that is taken, or memory that is too small.
+    """
+    if out.suffix != '.py':
+        raise InputError(f'--out {out} found, but a config is a Python file; name it such as my_data.py')
+    if frozen and memory is None:
+        raise InputError(
+            '--frozen keeps pretrained weights, but without a GPU the proposal is a small model from scratch; '
+            'give the memory of the GPU that it is for, in GB, with --memory'
+        )
+    files, splits = _with_validation(survey, out)
+    own = {part for split in survey.splits.values() for part in (split.truth, split.images)}
+    lost = own & {out.resolve(), *files}
+    if lost:
+        raise InputError(f'--out {out} would overwrite the data themselves ({min(lost)}); choose another name')
+    taken = [path for path in (out, *files) if path.exists()]
+    if taken and not force:
+        raise InputError(f'{taken[0]} is there already; choose another name, or overwrite it with --force')
+    plan = propose(survey, len(splits['train'].names), memory, frozen)
+    segmentation = survey.task == 'segmentation'
+    head = next(text for key, text in _HEADS.items() if key in plan.recipe)
+    counts = ', '.join(f'{len(split.names)} for {name}' for name, split in splits.items())
+    text = (_SEGMENTATION if segmentation else _DETECTION).format(
+        title=f'{survey.task.capitalize()} on {survey.root}: images {counts}; {len(survey.classes)} classes.',
+        root=f'{survey.root}/',
+        recipe=plan.recipe,
+        classes=tuple(survey.classes),
+        crop=plan.crop,
+        window=plan.crop // 32 if plan.crop and memory is not None else 8,
+        heads=head.format(n=len(survey.classes)),
+        pipelines='\n'.join(_mask_pipelines(plan, memory) if segmentation else _box_pipelines(plan, memory)),
+        image_suffix=survey.image_suffix,
+        mask_suffix=survey.mask_suffix,
+        zero_is_unknown=survey.zero_is_unknown,
+        loaders='\n'.join(_loaders(survey, splits, plan)),
+        schedule=_schedule(plan, stepped=not segmentation and memory is not None),
+    )
+    for path, content in files.items():
+        write_atomically(path, lambda file, content=content: file.write(content))
+    write_atomically(out, lambda file: file.write(text.encode()))
+    return plan.told
+
+
+def _with_validation(survey: Survey, out: Path) -> tuple[dict[Path, bytes], dict[str, Split]]:
+    """Files to write beside the config, and the splits with a validation set and a test set among them."""
+    splits, files = {name: replace(split) for name, split in survey.splits.items()}, {}
+
+    def beside(name: str, suffix: str) -> Path:
+        return out.resolve().with_name(f'{out.stem}_{name}.{suffix}')
+
+    if 'val' not in splits and 'test' in splits:
+        splits['val'] = splits['test']
+    if 'val' not in splits:
+        whole = splits['train']
+        if len(whole.names) < 2:
+            raise InputError(f'{whole.images} holds one image, but training and validation need one each; add images')
+        kept = set(whole.names[::10] if len(whole.names) >= 10 else whole.names[:1])
+        for name, names in (('train', [n for n in whole.names if n not in kept]), ('val', sorted(kept))):
+            splits[name] = Split(whole.images, whole.truth, names)
+            if survey.task != 'segmentation':
+                path = beside(name, 'json')
+                files[path] = _part_of(whole.truth, set(names))
+                splits[name].truth = path
+    for name, split in splits.items() if survey.task == 'segmentation' else ():
+        # mmsegmentation takes all in the folder and in those below it: what is not of this split must not come in.
+        inside = sum(path.is_file() for path in split.images.rglob(f'*{survey.image_suffix}'))
+        if inside != len(split.names):
+            split.listed = beside(name, 'txt')
+            files[split.listed] = '\n'.join([*split.names, '']).encode()
+    splits.setdefault('test', splits['val'])
+    return files, {name: splits[name] for name in ('train', 'val', 'test')}  # the test loader may be the validation's
+
+
+def _part_of(coco_file: Path, names: set) -> bytes:
+    """A COCO file with these images only."""
+    content = json.loads(coco_file.read_bytes())
+    content['images'] = [image for image in content['images'] if image['file_name'] in names]
+    kept = {image['id'] for image in content['images']}
+    content['annotations'] = [item for item in content['annotations'] if item['image_id'] in kept]
+    content[PART] = coco_file.name
+    return json.dumps(content).encode()
+
+
+def _schedule(plan: Plan, stepped: bool) -> str:
+    warmup = min(200, plan.iters // 10)
+    decay = 'milestones=[iters * 3 // 4, iters * 11 // 12]' if stepped else f'begin={warmup}'
+    return _SCHEDULE.format(iters=plan.iters, lr=plan.lr, batch=plan.batch, warmup=warmup, decay=decay)
+
+
+def _below(path: Path, survey: Survey) -> str:
+    """A path as a config writes it: relative to data_root, or absolute outside of it."""
+    return str(path.relative_to(survey.root)) if path.is_relative_to(survey.root) else str(path)
+
+
+def _loaders(survey: Survey, splits: dict[str, Split], plan: Plan) -> list[str]:
+    """Lines of the three data loaders, and of the evaluators that name a file."""
+    masks, lines = survey.task == 'segmentation', []
+    for name, split in splits.items():
+        if name == 'test' and split is splits['val']:
+            lines.append(
+                'test_dataloader = val_dataloader'
+                if masks
+                else 'test_dataloader, test_evaluator = val_dataloader, val_evaluator'
+            )
+            continue
+        batch = f'batch_size={plan.batch}, ' if name == 'train' else ''
+        lines.append(f'{name}_dataloader = dict({batch}dataset=dict(')
+        listed = ''
+        if masks:
+            listed = f'ann_file={_below(split.listed, survey)!r}, ' if split.listed else ''
+            lines += [
+                f'    data_prefix=dict(img_path={_below(split.images, survey)!r},',
+                f'                     seg_map_path={_below(split.truth, survey)!r}),',
+            ]
+        else:
+            lines.append(
+                f'    ann_file={_below(split.truth, survey)!r}, data_prefix=dict(img={_below(split.images, survey) + "/"!r}),'
+            )
+        lines.append(f'    {listed}pipeline={"train" if name == "train" else "test"}_pipeline, **dataset))')
+        if name != 'train' and not masks:
+            root = 'data_root + ' if split.truth.is_relative_to(survey.root) else ''
+            lines.append(f'{name}_evaluator = dict(ann_file={root}{_below(split.truth, survey)!r})')
+    return lines
+
+
+def _box_pipelines(plan: Plan, memory: float | None) -> list[str]:
+    if memory is None:
+        resize = (
+            f', Resize=dict(scale=({plan.scale * 4 // 3}, {plan.scale}), scale_factor=None, keep_ratio=True)'
+            if plan.scale
+            else ''
+        )
+        return [
+            # In the scenes that the small recipe is made for hues tell nothing; in photographs they do.
+            f'changes = dict(PhotoMetricDistortion=dict(hue_delta=18){resize})',
+            *(_CHANGED.format(split) for split in ('train', 'test')),
+        ]
+    long, short = plan.scale * 5 // 3, plan.scale
+    if short == 800:  # as in the recipe
+        return ['train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline']
+    return [
+        "resize = dict(type='RandomChoiceResize', keep_ratio=True,",
+        f'              scales=[({long}, s) for s in range({short * 3 // 5}, {short + 1}, 32)])',
+        "train_pipeline = [resize if step.type == 'RandomChoice' else step for step in _base_.train_pipeline]",
+        f'changes = dict(Resize=dict(scale=({long}, {short})))',
+        _CHANGED.format('test'),
+    ]
+
+
+def _mask_pipelines(plan: Plan, memory: float | None) -> list[str]:
+    scale = f'({4 * plan.scale}, {plan.scale})' if plan.scale else None
+    if memory is None:
+        lines = [
+            'changes = dict(RandomCrop=dict(crop_size=crop_size), PhotoMetricDistortion=dict(hue_delta=18))',
+            *(_CHANGED.format(split) for split in ('train', 'test')),
+        ]
+        if scale:
+            lines += [
+                f"resize = dict(type='Resize', scale={scale}, keep_ratio=True)",
+                'train_pipeline.insert(2, resize)',
+                'test_pipeline.insert(1, resize)  # before the annotations: the truth keeps its size',
+            ]
+    else:
+        lines = [
+            f'scale = dict(scale={scale})',
+            'changes = dict(RandomResize=scale, Resize=scale, RandomCrop=dict(crop_size=crop_size))',
+            *(_CHANGED.format(split) for split in ('train', 'test')),
+        ]
+    if scale:
+        ratios = (0.75, 1.0, 1.25) if memory is None else (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+        lines += [
+            "tta_pipeline = [_base_.tta_pipeline[0], dict(type='TestTimeAug', transforms=[",
+            f"    [dict(type='Resize', scale=(int({4 * plan.scale} * r), int({plan.scale} * r)), keep_ratio=True)",
+            f'     for r in {ratios}],',
+            '    *_base_.tta_pipeline[1].transforms[1:]])]',
+        ]
+    return lines

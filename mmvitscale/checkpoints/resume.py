@@ -1,0 +1,125 @@
+"""Which checkpoint an interrupted training goes on from, and whether a file holds what that needs."""
+
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from mmvitscale.checkpoints.io import read_checkpoint
+from mmvitscale.errors import InputError, some_of
+from mmvitscale.utils.atomic_write import atomic_write
+
+# MMEngine's: in a work folder, the path of the checkpoint that was written last.
+_POINTER = 'last_checkpoint'
+# iter_4000.pth, and not what was published of it: iter_4000-0a1b2c3d.pth.
+_NUMBERED = re.compile(r'(.*?)(\d+)\.pth')
+
+
+def write_last_checkpoint(work_dir: str | Path, checkpoint: str) -> None:
+    """Write MMEngine's ``last_checkpoint``, whole or not at all. Raises InputError if it cannot be written."""
+    with atomic_write(Path(work_dir, _POINTER), durable=True) as part:
+        part.write_text(checkpoint)
+
+
+def latest_complete_checkpoint(work_dir: str | Path, tell: Callable[[str], None] = lambda line: None) -> Path | None:
+    """The newest checkpoint of a training that is whole, None where the folder has none at all. Only what its hook numbers is
+    looked at: the best ones, and published ones, hold weights alone.
+
+    Args:
+        work_dir: of the training; checkpoints lie in it, or where its ``last_checkpoint`` says.
+        tell: gets a line for each broken one that was skipped.
+
+    Raises:
+        InputError: if there are some, and all are broken.
+    """
+    broken: list[str] = []
+    for path in _candidates(Path(work_dir)):
+        if is_complete(path):
+            return path
+        broken.append(path.name)
+        tell(f'{path} is not whole (it was cut short, or the disk has damaged it) and is skipped')
+    if broken:
+        raise InputError(
+            f'none of the checkpoints in {work_dir} is whole ({some_of(broken)}); remove them to begin anew, or '
+            'give another one: --resume CKPT'
+        )
+    return None
+
+
+def _candidates(work_dir: Path) -> list[Path]:
+    """From the newest to the oldest: by their numbers, but those of an earlier, longer training in the same folder last."""
+    pointed = _pointed(work_dir)
+    last = _NUMBERED.fullmatch(pointed.name) if pointed else None
+    prefixes = {'iter_', 'epoch_', *([last[1]] if last else [])}
+    found = {}
+    for folder in {work_dir, pointed.parent if pointed else work_dir}:
+        for path in folder.glob('*.pth'):
+            match = _NUMBERED.fullmatch(path.name)
+            if match and match[1] in prefixes and path.is_file():
+                found[path.resolve()] = int(match[2])
+
+    def key(path: Path) -> tuple[bool, int, int]:
+        time = path.stat().st_mtime_ns
+        stale = last is not None and pointed.is_file() and found[path] > int(last[2]) and time < pointed.stat().st_mtime_ns
+        return not stale, found[path], time
+
+    return sorted(found, key=key, reverse=True)
+
+
+def _pointed(work_dir: Path) -> Path | None:
+    """The checkpoint that was written last, as far as the folder tells. Raises InputError for one that is elsewhere."""
+    try:
+        text = (work_dir / _POINTER).read_text().strip()
+    except (OSError, ValueError):  # not there, or no text
+        return None
+    if '://' in text:
+        raise InputError(
+            f'the last checkpoint of {work_dir} is {text}, which --resume does not look for by itself; copy it '
+            'here, and give it: --resume CKPT'
+        )
+    return Path(text) if text else None
+
+
+def is_complete(path: Path) -> bool:
+    """Whether all of a file's content is there as it was written, by the checksums in it; by reading it, where it has
+    none."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return archive.testzip() is None
+        read_checkpoint(path)
+    except (InputError, zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def check_resumable(content: dict, name: str, with_optimizer: bool = True) -> None:
+    """Raise InputError unless a checkpoint holds what a training needs to go on. What in it MMEngine would run as a program
+    is removed.
+
+    Args:
+        content: what ``read_checkpoint`` gave.
+        name: of the file, for messages.
+        with_optimizer: the optimizer's states are needed, too.
+    """
+    meta = content.get('meta')
+    counted = isinstance(meta, dict) and all(isinstance(meta.get(key), int) and meta[key] >= 0 for key in ('epoch', 'iter'))
+    hub = content.get('message_hub')
+    optimizer = content.get('optimizer')
+    missing = [
+        what
+        for what, there in (
+            ('epoch and iter in its meta', counted),
+            ('message_hub', isinstance(hub, dict)),
+            ('optimizer', not with_optimizer or isinstance(optimizer, dict)),
+        )
+        if not there
+    ]
+    if missing:
+        raise InputError(
+            f'checkpoint {name} has no {some_of(missing)}, so no training can go on from it; resume from one that '
+            'a training has saved, or fine-tune from its weights: --cfg-options load_from=FILE'
+        )
+    assert isinstance(meta, dict)
+    # MMEngine executes a config that it finds there, only to look for a key that old ones had.
+    meta.pop('config', None)

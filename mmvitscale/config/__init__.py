@@ -1,0 +1,1 @@
+"""Configs: loaded by name or file, checked, and fitted to the hardware."""

@@ -1,0 +1,174 @@
+"""From a config's name or file and ``--cfg-options`` to a config.
+
+Configs of this package are found by name, from a wheel as from a checkout: by ``load_config``, and in ``_base_`` as
+``'mmvitscale::swinv2_upernet_ade20k'`` in every process that has imported mmvitscale.
+"""
+
+import json
+import logging
+from difflib import get_close_matches
+from fnmatch import fnmatch
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from traceback import walk_tb
+
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+
+from mmvitscale.errors import InputError
+from mmvitscale.utils.error_translation import message_of
+
+_SCHEME = 'mmvitscale::'
+
+
+def configs_folder() -> Path:
+    """Where the configs are: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    packed = package / '.mim' / 'configs'
+    return packed if packed.is_dir() else package.parent / 'configs'
+
+
+def _recipes() -> dict[str, Path]:
+    """Names -> paths of all that can be trained, those of the top folder first."""
+    root = configs_folder()
+    paths = [path.relative_to(root) for path in root.rglob('*.py') if '_base_' not in path.relative_to(root).parts]
+    return {path.stem: root / path for path in sorted(paths, key=lambda path: (len(path.parts), path))}
+
+
+def list_configs(pattern: str = '*') -> list[str]:
+    """Names of the package's configs that match a shell pattern such as ``'*upernet*'``, for ``load_config``."""
+    return [name for name in _recipes() if fnmatch(name, pattern)]
+
+
+@cache
+def _renamed() -> dict[str, str]:
+    """Names that configs had in the release before -> theirs now."""
+    return json.loads((configs_folder() / 'renamed.json').read_text())
+
+
+def find_config(name: str) -> Path:
+    """A config's path, or the name of one of this package's (with or without ``configs/``, folder and ``.py``) -> its path.
+
+    Raises:
+        InputError: for what is neither.
+    """
+    if not name.startswith(_SCHEME) and Path(name).is_file():
+        return Path(name)
+    parts = Path(name.removeprefix(_SCHEME)).parts
+    *folders, file = parts[parts.index('configs') + 1 :] if 'configs' in parts[:-1] else parts or ('',)
+    stem = file.removesuffix('.py')
+    if stem in _renamed() and folders in ([], ['swinv2'], ['deepvit']):
+        print_log(
+            f'config {stem} is called {_renamed()[stem]} now; the old name goes with the next release',
+            'current',
+            level=logging.WARNING,
+        )
+        stem, folders = _renamed()[stem], []
+    path = configs_folder().joinpath(*folders, f'{stem}.py') if folders else _recipes().get(stem)
+    if path is None or not path.is_file():
+        close = get_close_matches(stem, _recipes(), n=1, cutoff=0.5)
+        raise InputError(
+            f'config {name} is not there; {f"did you mean {close[0]}? " if close else ""}'
+            'mmvitscale.list_configs() names those of the package'
+        )
+    return path
+
+
+def _extend_mmengine_base_lookup() -> None:
+    """Let ``_base_`` name this package's configs, and those that were renamed.
+
+    MMEngine finds ``package::`` for a list of packages of its own only, wants a folder in the name, and then looks up every
+    type in that package, where mmdetection's and mmsegmentation's are not. To find one config of a package it parses a
+    hundred files; here, once in a process.
+    """
+    resolve = Config._get_cfg_path
+    resolve_in_package = lru_cache(maxsize=None)(partial(resolve, filename=None))
+
+    def get_cfg_path(cfg_path, filename):
+        if cfg_path.startswith(_SCHEME):
+            return str(find_config(cfg_path)), None
+        path, scope = resolve_in_package(cfg_path) if '::' in cfg_path else resolve(cfg_path, filename)
+        renamed = Path(path).stem in _renamed() and not Path(path).is_file()
+        return (str(find_config(path)) if renamed else path), scope
+
+    Config._get_cfg_path = staticmethod(get_cfg_path)
+
+
+_extend_mmengine_base_lookup()
+
+
+def load_config(path: str, options: dict | None = None) -> Config:
+    """Path of a config, or the name of one of this package's, and ``key=value`` overrides -> the config.
+
+    An override of ``data_root`` moves every path that lay under the old one, in datasets and evaluators alike.
+
+    Raises:
+        InputError: for a file that is not there, cannot be read or needs a package that is not installed.
+    """
+    file = find_config(str(path))
+    try:
+        cfg = Config.fromfile(file)
+    except InputError:
+        raise
+    except ImportError as error:
+        raise InputError(
+            f'config {path} needs a package that is not installed ({message_of(error)}); install it, '
+            "for detection with: pip install -c constraints.txt -e '.[det]'"
+        ) from error
+    except (Exception, SystemExit) as error:  # a config is a program: it may raise anything
+        raise InputError(f'config {path} cannot be read ({message_of(error)}{_line_of(error)}); correct it') from error
+    if options:
+        old_root = cfg.get('data_root')
+        try:
+            cfg.merge_from_dict(options)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f'--cfg-options do not fit config {path} ({message_of(error)}); give the keys that it has, '
+                'numbers for those of a list'
+            ) from error
+        if 'data_root' in options and old_root:
+            for key, value in cfg.items():
+                cfg[key] = _rebase(value, str(old_root).rstrip('/'), str(options['data_root']).rstrip('/'))
+    return cfg
+
+
+def _line_of(error: BaseException) -> str:
+    """Where in a config it was raised. MMEngine runs a copy of the file, under another name."""
+    lines = [
+        line
+        for frame, line in walk_tb(error.__traceback__)
+        if frame.f_code.co_name == '<module>' and 'mmengine' not in frame.f_code.co_filename
+    ]
+    return f', line {lines[-1]}' if lines else ''
+
+
+def load_test_config(path: str, options: dict | None = None) -> Config:
+    """The same for testing and predicting: ``test_windows`` says whose windows run, the checkpoint's or the config's. Raises
+    InputError where it is neither."""
+    from mmvitscale.checkpoints.window_policy import (
+        test_windows_of,  # the package itself is imported without PyTorch's optimizers
+    )
+
+    cfg = load_config(path, options)
+    cfg.pop('strategy', None)  # how a training is spread over processes; a model is tested whole in each
+    cfg.test_windows = test_windows_of(cfg, options)
+    return cfg
+
+
+STRATEGIES = ('ddp', 'zero1', 'deepspeed_zero1', 'fsdp')
+
+
+def add_strategy(cfg: Config, name: str) -> None:
+    """Add how a model is spread over processes, one of STRATEGIES: a fragment in ``configs/_base_/scale``."""
+    cfg.merge_from_dict(Config.fromfile(configs_folder() / '_base_' / 'scale' / f'{name}.py')._cfg_dict)
+
+
+def _rebase(value, old: str, new: str):
+    """Every string ``old`` or ``old/...`` inside nested dicts and lists, with ``new`` in place of ``old``."""
+    if isinstance(value, dict):
+        return ConfigDict({key: _rebase(item, old, new) for key, item in value.items()})
+    if isinstance(value, (list, tuple)):
+        return type(value)(_rebase(item, old, new) for item in value)
+    if isinstance(value, str) and (value.rstrip('/') == old or value.startswith(old + '/')):
+        return new + value[len(old) :]
+    return value

@@ -1,0 +1,1 @@
+"""Training with MMEngine: runners, launcher, hooks, optimizers, strategies."""

@@ -1,0 +1,19 @@
+"""What ties windows, lineage and monitoring to MMEngine's training loop."""
+
+from mmvitscale.engine.hooks.attention_monitor import AttentionMonitorHook
+from mmvitscale.engine.hooks.checkpoint import CheckpointHook
+from mmvitscale.engine.hooks.comparison_images import ComparisonPictureHook
+from mmvitscale.engine.hooks.exact_resume import ExactResumeHook
+from mmvitscale.engine.hooks.finite_loss import FiniteLossHook
+from mmvitscale.engine.hooks.log_cpb_transfer import LogCPBTransferHook
+from mmvitscale.engine.hooks.progressive_window import ProgressiveWindowHook
+
+__all__ = [
+    'AttentionMonitorHook',
+    'CheckpointHook',
+    'ComparisonPictureHook',
+    'ExactResumeHook',
+    'FiniteLossHook',
+    'LogCPBTransferHook',
+    'ProgressiveWindowHook',
+]

@@ -1,0 +1,31 @@
+"""The two-layer perceptron of a transformer block."""
+
+import torch
+from torch import Tensor, nn
+
+# Hidden values that are there at a time where no gradient needs them: the largest tensor of a block by far.
+_CHUNK = 2**21
+
+# PyTorch before 2.7 does not tell exporting from compiling.
+_is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
+
+
+class MLP(nn.Module):
+    """(..., C) -> (..., C): linear to ``hidden`` channels, GELU, linear back."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A graph that is exported has no number of pieces: it may be for every size, and its runtime has ways of its own.
+        if torch.is_grad_enabled() or _is_exporting():
+            return self.fc2(self.act(self.fc1(x)))
+        rows = x.flatten(0, -2)
+        step = max(_CHUNK // self.fc1.out_features, 1)
+        # PyTorch's own GELU need not keep its input here; another activation runs as it is.
+        act = torch.ops.aten.gelu_ if type(self.act) is nn.GELU and self.act.approximate == 'none' else self.act
+        outs = [self.fc2(act(self.fc1(some))) for some in rows.split(step)]
+        return (outs[0] if len(outs) == 1 else torch.cat(outs)).view(x.shape)

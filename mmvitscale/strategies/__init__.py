@@ -1,7 +1,0 @@
-"""MMEngine's strategies for models that one GPU does not hold, with checkpoints that any of them, or a single process, can
-load."""
-
-from .deepspeed_zero import DeepSpeedStrategy
-from .fully_sharded import FSDPStrategy
-
-__all__ = ['DeepSpeedStrategy', 'FSDPStrategy']

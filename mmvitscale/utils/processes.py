@@ -1,0 +1,20 @@
+"""Which process this is, of several."""
+
+import os
+
+from mmengine.dist import is_main_process
+
+# Set by ``engine/launch.py``, which prints the errors of the processes that it starts.
+LAUNCHER = 'MMVITSCALE_LAUNCHER'
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all: known before they are connected, from what torchrun or Slurm sets."""
+    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
+
+
+def is_first_on_machine() -> bool:
+    """Whether this is the first process of its machine: torchrun and MMEngine's Slurm launcher number them. Machines may
+    have disks of their own, so one process for all of them would not do."""
+    local = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID'))
+    return int(local) == 0 if local is not None else is_main_process()

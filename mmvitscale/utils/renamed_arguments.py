@@ -1,0 +1,47 @@
+"""Arguments under the names that they had in the release before, so that configs of then go on."""
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from mmengine.logging import print_log
+
+from mmvitscale.errors import InputError
+
+Init = TypeVar('Init', bound=Callable[..., None])
+
+
+def renamed_arguments(values: Mapping[str, Mapping[str, str]] | None = None, **names: str) -> Callable[[Init], Init]:
+    """Decorator of a constructor: keyword arguments of old names are passed under their new ones, with a warning.
+
+    Args:
+        values: new name of an argument -> its old values and what they are called now.
+        names: old names and new ones.
+
+    Raises:
+        InputError: from the constructor, where both names are given.
+    """
+
+    def decorate(init: Init) -> Init:
+        @functools.wraps(init)
+        def wrapper(self: object, *args: Any, **kwargs: Any) -> None:
+            for old, new in names.items():
+                if old in kwargs:
+                    if new in kwargs:
+                        raise InputError(f'{old} and {new} found, which are the same option; leave {old} out')
+                    _warn(self, f'{old} is called {new}')
+                    kwargs[new] = kwargs.pop(old)
+            for name, renamed in (values or {}).items():
+                if kwargs.get(name) in renamed:
+                    _warn(self, f'{name}={kwargs[name]!r} is called {renamed[kwargs[name]]!r}')
+                    kwargs[name] = renamed[kwargs[name]]
+            init(self, *args, **kwargs)
+
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
+def _warn(owner: object, text: str) -> None:
+    print_log(f'{type(owner).__name__}: {text} now; the old name goes with the next release', 'current', level=logging.WARNING)

@@ -1,0 +1,221 @@
+"""Whatever ends a training while it saves, there is a checkpoint to go on from."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from mmvitscale.checkpoints.io import read_checkpoint
+from mmvitscale.checkpoints.resume import is_complete, latest_complete_checkpoint
+from mmvitscale.engine.hooks import CheckpointHook
+from mmvitscale.errors import InputError
+from tests.helpers import toy
+
+pytestmark = pytest.mark.unit
+
+BACKBONE = dict(type='mmvitscale.SwinTransformerV2', arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)), window_size=4)
+
+
+@HOOKS.register_module(force=True)
+class Measures(Hook):
+    """In place of a validation: better after every iteration."""
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                hook.after_val_epoch(runner, dict(acc=float(runner.iter)))
+
+
+def train(work_dir, max_iters, hooks=(), resume=False, backbone=BACKBONE, **checkpoint):
+    settings = dict(type='CheckpointHook', by_epoch=False, interval=1, **checkpoint)
+    return toy.train(work_dir, backbone, hooks, max_iters, resume=resume, default_hooks=dict(checkpoint=settings))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if path.suffix == '.pth')
+
+
+def disk_full_while(monkeypatch, name):
+    """Writing this checkpoint ends half-way."""
+    write = torch.save
+
+    def save(content, file, *args, **kwargs):
+        iteration = content['meta']['iter'] if 'meta' in content else None
+        if iteration == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(content, file, *args, **kwargs)
+
+    monkeypatch.setattr(torch, 'save', save)
+
+
+def test_the_default_checkpoint_hook_is_replaced_by_ours(tmp_path):
+    runner = train(tmp_path, 1)
+    assert [type(hook) for hook in runner.hooks if 'CheckpointHook' in type(hook).__name__] == [CheckpointHook]
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint_to_resume_from(tmp_path, monkeypatch):
+    disk_full_while(monkeypatch, 2)
+    with pytest.raises(InputError, match=r'cannot write .*iter_2.pth \(No space left on device\); the checkpoints before it'):
+        train(tmp_path, 3, max_keep_ckpts=1)
+    assert names(tmp_path) == ['iter_1.pth'] and is_complete(tmp_path / 'iter_1.pth')
+    assert toy.last(tmp_path) == 'iter_1.pth'
+    monkeypatch.undo()
+    assert train(tmp_path, 3, resume=True, max_keep_ckpts=1).iter == 3
+    assert names(tmp_path) == ['iter_3.pth']
+
+
+def test_the_best_one_stays_until_there_is_a_better(tmp_path, monkeypatch):
+    options = dict(max_keep_ckpts=1, save_best='acc', rule='greater')
+    train(tmp_path, 2, [dict(type='Measures')], **options)
+    assert names(tmp_path) == ['best_acc_iter_1.pth', 'iter_2.pth']
+    disk_full_while(monkeypatch, 2)
+    with pytest.raises(InputError, match='No space left'):
+        train(tmp_path, 4, [dict(type='Measures')], resume=True, **options)
+    assert names(tmp_path) == ['best_acc_iter_1.pth', 'iter_2.pth']
+    monkeypatch.undo()
+    train(tmp_path, 4, [dict(type='Measures')], resume=True, **options)
+    assert names(tmp_path) == ['best_acc_iter_3.pth', 'iter_4.pth']
+
+
+def test_a_better_checkpoint_of_the_same_name_is_not_deleted(tmp_path):
+    """Validated twice in an iteration."""
+    options = dict(max_keep_ckpts=1, save_best='acc', rule='greater')
+    runner = train(tmp_path, 2, [dict(type='Measures')], **options)
+    hook = next(hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
+    best = Path(hook.best_ckpt_path)
+    runner.train_loop._iter = 1
+    hook.after_val_epoch(runner, dict(acc=5.0))
+    assert Path(hook.best_ckpt_path) == best and best.is_file()
+    assert runner.message_hub.get_info('best_score') == 5
+
+
+def test_checkpoints_are_written_atomically(tmp_path, monkeypatch):
+    """As another process would see it while the file is written."""
+    seen, write = [], torch.save
+
+    def save(content, file, *args, **kwargs):
+        seen.append([path.name for path in tmp_path.glob('[!.]*.pth')])
+        write(content, file, *args, **kwargs)
+        seen.append([path.name for path in tmp_path.glob('[!.]*.pth')])
+
+    monkeypatch.setattr(torch, 'save', save)
+    train(tmp_path, 2)
+    assert seen == [[], [], ['iter_1.pth'], ['iter_1.pth']]
+
+
+def test_resume_uses_the_latest_complete_checkpoint(tmp_path, monkeypatch):
+    train(tmp_path, 3)
+    for name, is_cut in (('iter_3.pth', True), ('iter_2.pth', False)):
+        content = bytearray((tmp_path / name).read_bytes())
+        if is_cut:
+            content = content[: len(content) // 2]
+        else:  # a byte of a weight, which PyTorch does not see
+            weights = read_checkpoint(tmp_path / name)['state_dict'].values()
+            largest = max((value for value in weights if value.is_floating_point()), key=torch.numel)
+            content[content.index(largest.numpy().tobytes())] ^= 1
+        times = (tmp_path / name).stat()
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+    logged = []
+    assert latest_complete_checkpoint(tmp_path, logged.append) == tmp_path / 'iter_1.pth'
+    assert [line.split(' is not whole')[0] for line in logged] == [str(tmp_path / f'iter_{i}.pth') for i in (3, 2)]
+    monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda self, line, *args: logged.append(line))
+    resumed = train(tmp_path, 4, resume=True)
+    assert len(resumed.model.seen) == 3 and any('iter_3.pth is not whole' in line for line in logged[2:])
+
+    (tmp_path / 'last_checkpoint').write_bytes(b'')  # as MMEngine's own hook leaves it when it is killed
+    assert latest_complete_checkpoint(tmp_path) == tmp_path / 'iter_4.pth'
+    for path in tmp_path.glob('*.pth'):
+        path.write_bytes(b'')
+    with pytest.raises(InputError, match='none of the checkpoints in .* is whole'):
+        train(tmp_path, 5, resume=True)
+    assert latest_complete_checkpoint(tmp_path / 'nothing') is None
+
+
+def test_resume_ignores_published_best_and_outdated_checkpoints(tmp_path):
+    train(tmp_path, 3)
+    for name in ('iter_3-0a1b2c12.pth', 'soup_9.pth', 'best_acc_iter_9.pth'):  # published, made of others, the best
+        (tmp_path / name).write_bytes((tmp_path / 'iter_1.pth').read_bytes())
+    os.utime(tmp_path / 'iter_1.pth')  # copied without its time
+    assert latest_complete_checkpoint(tmp_path) == tmp_path / 'iter_3.pth'
+    (tmp_path / 'iter_9.pth').write_bytes((tmp_path / 'iter_1.pth').read_bytes())
+    os.utime(tmp_path / 'iter_9.pth', ns=(0, 0))  # of an earlier, longer training
+    assert latest_complete_checkpoint(tmp_path) == tmp_path / 'iter_3.pth'
+    os.utime(tmp_path / 'iter_9.pth')  # written, and the process killed before it could say so
+    assert latest_complete_checkpoint(tmp_path) == tmp_path / 'iter_9.pth'
+    (tmp_path / 'last_checkpoint').write_text('s3://bucket/iter_3.pth')
+    with pytest.raises(InputError, match='copy it here'):
+        latest_complete_checkpoint(tmp_path)
+
+
+def test_partial_files_of_a_killed_process_are_removed(tmp_path):
+    tmp_path.joinpath('.iter_5.0a1b2c3d.part.pth').write_bytes(b'half')
+    train(tmp_path, 1)
+    assert not list(tmp_path.glob('.*'))
+
+
+def test_resuming_deletes_no_file_outside_the_work_folder(tmp_path):
+    """Which checkpoints are old is read from the one that is resumed: a stranger's may name any file."""
+    work, other = tmp_path / 'work', tmp_path / 'other'
+    other.mkdir()
+    options = dict(max_keep_ckpts=1, save_best='acc', rule='greater')
+    train(work, 2, [dict(type='Measures')], **options)
+    content = torch.load(work / 'iter_2.pth', weights_only=False)
+    for name, value in (('keep_ckpt_ids', ['/../../other/x']), ('best_ckpt', str(other / 'best.pth'))):
+        content['message_hub']['runtime_info'][name] = value
+        content['message_hub']['resumed_keys'][name] = True
+    torch.save(content, tmp_path / 'stranger.pth')
+    for name in ('iter_/../../other/x.pth', 'best.pth'):
+        (other / Path(name).name).write_text('mine')
+    (work / 'iter_').mkdir()
+    train(work, 3, [dict(type='Measures')], resume=True, **options)
+    toy.train(
+        work,
+        BACKBONE,
+        [dict(type='Measures')],
+        4,
+        resume=True,
+        load_from=str(tmp_path / 'stranger.pth'),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1, **options)),
+    )
+    assert sorted(path.name for path in other.iterdir()) == ['best.pth', 'x.pth']
+
+
+@pytest.mark.parametrize(
+    'spoil, message',
+    [
+        (lambda content: content.pop('optimizer'), 'has no optimizer'),
+        (lambda content: content.pop('message_hub'), 'has no message_hub'),
+        (lambda content: content['meta'].pop('iter'), 'has no epoch and iter'),
+        (lambda content: content.update(meta='text'), 'has no epoch and iter'),
+        (lambda content: content['optimizer'].update(param_groups=[]), 'cannot be resumed from'),
+        (lambda content: content['optimizer'].update(state='text'), 'cannot be resumed from'),
+        (lambda content: content.update(message_hub=dict(log_scalars=5)), 'cannot be resumed from'),
+    ],
+)
+def test_resuming_from_an_invalid_training_state_is_refused(spoil, message, tmp_path):
+    train(tmp_path, 1)
+    content = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
+    spoil(content)
+    torch.save(content, tmp_path / 'iter_1.pth')
+    with pytest.raises(InputError, match=message):
+        train(tmp_path, 2, resume=True)
+
+
+def test_a_config_in_a_checkpoint_is_not_run(tmp_path):
+    """MMEngine executes ``meta['config']`` of what it resumes from."""
+    train(tmp_path, 1)
+    content = torch.load(tmp_path / 'iter_1.pth', weights_only=False)
+    content['meta']['config'] = f"import os\nos.mkdir('{tmp_path}/marker')"
+    torch.save(content, tmp_path / 'iter_1.pth')
+    assert train(tmp_path, 2, resume=True).iter == 2
+    assert not (tmp_path / 'marker').exists()
+
+
+def test_checkpoints_hold_ema_optimizer_and_resume_state(tmp_path):
+    content = read_checkpoint(Path(train(tmp_path, 1).work_dir, 'iter_1.pth'))
+    assert {'state_dict', 'ema_state_dict', 'optimizer', 'message_hub', 'exact_resume'} <= set(content)
