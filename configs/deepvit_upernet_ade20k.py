@@ -1,7 +1,1 @@
-# DeepViT-32b + UPerNet on ADE20K at 512 x 512. The paper has no dense task: the recipe is ViT practice.
-_base_ = [
-    '_base_/models/upernet_deepvit.py',
-    '_base_/datasets/ade20k_deepvit.py',
-    '_base_/schedules/ade20k_160k_vit.py',
-    '_base_/default_runtime_seg.py',
-]
+_base_ = 'deepvit/deepvit-32b-in1k_upernet_8xb2-160k_ade20k-512x512.py'

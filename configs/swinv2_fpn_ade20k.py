@@ -1,9 +1,1 @@
-# SwinV2-T + Semantic FPN on ADE20K at 512 x 512, window 16, pretrained at window 8. The paper has no Semantic FPN: the
-# recipe is that of vision transformers with it.
-_base_ = [
-    '_base_/models/fpn_swinv2.py',
-    '_base_/datasets/ade20k.py',
-    '_base_/schedules/ade20k_80k_fpn.py',
-    '_base_/default_runtime_seg.py',
-]
-train_dataloader = dict(batch_size=4)
+_base_ = 'swinv2/swinv2-t-w16-in1k_fpn_8xb4-80k_ade20k-512x512.py'

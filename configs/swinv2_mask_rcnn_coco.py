@@ -1,7 +1,1 @@
-# SwinV2-T + Mask R-CNN on COCO, window 16, pretrained at window 8; the recipe is that of the paper's Cascade Mask R-CNN.
-_base_ = [
-    '_base_/models/mask_rcnn_swinv2.py',
-    '_base_/datasets/coco_instance.py',
-    '_base_/schedules/coco_3x.py',
-    '_base_/default_runtime_det.py',
-]
+_base_ = 'swinv2/mask-rcnn_swinv2-t-w16-in1k_fpn_8xb2-ms-crop-3x_coco.py'

@@ -104,7 +104,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
-        '--against',
+        '--compare-with',
         nargs='+',
         action='append',
         default=[],
@@ -117,9 +117,9 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def models_of(args: argparse.Namespace) -> list[ModelArguments]:
     """What ``add_models`` asked for. Raises InputError for an incomplete model."""
     found = [(args.config, args.checkpoint, args.cfg_options)]
-    for config, *rest in args.against:
+    for config, *rest in args.compare_with:
         if not rest:
-            raise InputError(f'--against {config} found, but it wants CONFIG CKPT [KEY=VALUE ...]')
+            raise InputError(f'--compare-with {config} found, but it wants CONFIG CKPT [KEY=VALUE ...]')
         parser = argparse.ArgumentParser()
         parser.add_argument('--options', nargs='+', action=ConfigOptions)
         options = parser.parse_args(['--options', *rest[1:]]).options if rest[1:] else None

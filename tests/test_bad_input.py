@@ -249,8 +249,8 @@ for name, option, says in [
     simple_train(name, says, option)
 
 # --- arguments and environments
-simple_train('accumulate over 0 batches', '--accumulate 0', arguments=['--accumulate', 0])
-case('accumulate over a word', 'invalid int value', code=2)(lambda place: train(place, arguments=['--accumulate', 'two']))
+simple_train('accumulate over 0 batches', '--accumulate-grad 0', arguments=['--accumulate-grad', 0])
+case('accumulate over a word', 'invalid int value', code=2)(lambda place: train(place, arguments=['--accumulate-grad', 'two']))
 case('unknown strategy', 'invalid choice', code=2)(lambda place: train(place, arguments=['--strategy', 'zero9']))
 case('unknown option', 'unrecognized arguments', code=2)(lambda place: train(place, arguments=['--colour', 'red']))
 simple_train('launcher pytorch without torchrun', 'no RANK', arguments=['--launcher', 'pytorch'])
@@ -583,10 +583,10 @@ def image_of(place):
     return place.image
 
 
-other('export for a size of 0', 'size', 'tools/export.py', SEG, ckpt, '--out', out, '--size', '0x64')
-other('export for a size of words', 'size', 'tools/export.py', SEG, ckpt, '--out', out, '--size', 'big')
+other('export for a size of 0', 'size', 'tools/export.py', SEG, ckpt, '--out', out, '--image-size', '0x64')
+other('export for a size of words', 'size', 'tools/export.py', SEG, ckpt, '--out', out, '--image-size', 'big')
 other('export without a size', 'size', 'tools/export.py', SEG, ckpt, '--out', out)
-other('export of nothing', 'is not there', 'tools/export.py', SEG, 'nobody.pth', '--out', out, '--size', '64x64')
+other('export of nothing', 'is not there', 'tools/export.py', SEG, 'nobody.pth', '--out', out, '--image-size', '64x64')
 other('export in a format of nobody', 'invalid choice', 'tools/export.py', SEG, ckpt, '--out', out, '--format', 'gold', code=2)
 other('convert what is not there', 'is not there', 'tools/convert_checkpoint.py', 'nobody.pth')
 other('convert text', 'is no PyTorch checkpoint', 'tools/convert_checkpoint.py', lambda place: place.file('a.pth', 'hello'))
@@ -645,7 +645,7 @@ other(
     lambda place: place.annotations,
     '--task',
     'detection',
-    '--memory',
+    '--gpu-memory',
     'inf',
     '--out',
     lambda place: out(place) / 'a.py',
@@ -661,8 +661,8 @@ other(
     '--out',
     lambda place: place.file('file', 'x') / 'a.py',
 )
-other('FLOPs of an image of 0', '--shape', 'tools/analysis/get_flops.py', SEG, '--shape', '0')
-other('FLOPs written below a file', 'cannot', 'tools/analysis/get_flops.py', SEG, '--shape', '64', '--json', 'setup.py/a.json')
+other('FLOPs of an image of 0', '--image-size', 'tools/analysis/get_flops.py', SEG, '--image-size', '0')
+other('FLOPs written below a file', 'cannot', 'tools/analysis/get_flops.py', SEG, '--image-size', '64', '--json', 'setup.py/a.json')
 other(
     'maps of a layer that is not there',
     'layer 99',
@@ -689,7 +689,7 @@ other(
     image_of,
     '--out',
     out,
-    '--against',
+    '--compare-with',
     SEG,
 )
 other(
@@ -742,7 +742,7 @@ other(
     SEG,
     lambda place: place.saved(dict(batch={'__type__': 'os:system', 'metainfo': {}, 'data': {}}, meta={})),
 )
-other('scenes of 1 pixel', 'at least', 'tools/make_mini_dataset.py', '--out', out, '--size', '1')
+other('scenes of 1 pixel', 'at least', 'tools/make_mini_dataset.py', '--out', out, '--image-size', '1')
 other(
     'scenes in a folder with something else',
     'left alone',
@@ -750,7 +750,7 @@ other(
     '--out',
     lambda place: place.file('mine/a.txt', 'x').parent,
 )
-other('benchmark of 0 pixels', 'size', 'tools/benchmark.py', '--size', '0', '--rounds', '0')
+other('benchmark of 0 pixels', 'size', 'tools/benchmark.py', '--image-size', '0', '--rounds', '0')
 
 
 @pytest.fixture(scope='module')

@@ -26,17 +26,17 @@ from mmvitscale.utils.cpu import check_compiler
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('--arch', default='tiny', help='variant of SwinV2 or DeepViT, e.g. tiny or deepvit-16b')
-    parser.add_argument('--size', type=int, nargs='+', default=[512], help='sides of square images in pixels')
+    parser.add_argument('--image-size', type=int, nargs='+', default=[512], help='sides of square images in pixels')
     parser.add_argument('--window', type=int, nargs='+', default=[8, 16], help='of SwinV2')
     parser.add_argument('--depth', type=int, default=0, help='of DeepViT: so many blocks only (0: all)')
     parser.add_argument('--mode', nargs='+', choices=benchmark.MODES, default=list(benchmark.MODES))
     parser.add_argument(
         '--dtype', nargs='+', choices=list(benchmark.DTYPES), default=['fp32'], help='fp32, or the type of autocast'
     )
-    parser.add_argument('--batch', type=int, nargs='+', default=[1])
+    parser.add_argument('--batch-size', type=int, nargs='+', default=[1])
     parser.add_argument('--attention', default='auto', help='our kernel')
     parser.add_argument(
-        '--way',
+        '--variant',
         nargs='+',
         choices=benchmark.WAYS,
         default=['plain'],
@@ -48,7 +48,7 @@ def parse_args():
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='of a CPU')
     parser.add_argument('--rounds', type=int, default=9, help='0: no times')
-    parser.add_argument('--memory', action='store_true', help='peak memory, too')
+    parser.add_argument('--measure-memory', action='store_true', help='peak memory, too')
     parser.add_argument('--profile', action='store_true', help='where the time of our step goes as it comes, too (on a CPU)')
     parser.add_argument('--json', metavar='F', help='write everything to this file')
     # In a process of its own: one contestant, one case.
@@ -60,7 +60,7 @@ def cases_of(args):
     windows = [0] if Case(args.arch).is_deepvit else args.window
     cases = [
         Case(args.arch, size, window, mode, dtype, batch, args.device, args.attention, args.depth)
-        for size, window, mode, dtype, batch in itertools.product(args.size, windows, args.mode, args.dtype, args.batch)
+        for size, window, mode, dtype, batch in itertools.product(args.image_size, windows, args.mode, args.dtype, args.batch_size)
     ]
     for case in cases:
         benchmark.check_case(case)
@@ -77,7 +77,7 @@ def memory_of(who, case, threads):
         who.way,
         '--arch',
         case.arch,
-        '--size',
+        '--image-size',
         case.size,
         '--window',
         case.window,
@@ -87,7 +87,7 @@ def memory_of(who, case, threads):
         case.mode,
         '--dtype',
         case.dtype,
-        '--batch',
+        '--batch-size',
         case.batch,
         '--attention',
         case.attention,
@@ -119,7 +119,7 @@ def steps_of(contestants, case):
 
 
 def measure(case, args, names):
-    ways = [way for way in args.way if way != 'checkpointed' or case.mode == 'training']
+    ways = [way for way in args.variant if way != 'checkpointed' or case.mode == 'training']
     contestants = [Implementation(name, way) for way in ways for name in names]
     torch._dynamo.reset()  # of every case the graphs that it would have alone
     seconds = {}
@@ -128,7 +128,7 @@ def measure(case, args, names):
         seconds = benchmark.times({**steps_of(contestants, case), floor: benchmark.make_step(floor, case)}, args.rounds)
     results = []
     for who in contestants:
-        memory = memory_of(who, case, args.threads) if args.memory and who.way != 'compiled' else None
+        memory = memory_of(who, case, args.threads) if args.measure_memory and who.way != 'compiled' else None
         difference = None
         if args.rounds and who.way == 'plain' and who.name not in (OURS, benchmark.PLAIN):
             difference = benchmark.difference(who.name, case)
@@ -184,11 +184,11 @@ def main():
     if args.memory_of:
         print(json.dumps(benchmark.peak_memory(Implementation(*args.memory_of), cases[0])))
         return
-    if 'compiled' in args.way and args.device == 'cpu':
+    if 'compiled' in args.variant and args.device == 'cpu':
         check_compiler()
     MMLogger.get_current_instance().setLevel('ERROR')  # says what becomes of the weights, once for each peer and case
     present, absent = benchmark.others(cases[0])
-    unknown = set(args.reference_models or []) - set(present)
+    unknown = set(args.implementations or []) - set(present)
     if unknown:
         raise InputError(
             f'--reference_models {", ".join(sorted(unknown))} found, but those installed are {", ".join(present) or "none"}'
@@ -200,7 +200,7 @@ def main():
     print(f'not installed: {", ".join(absent) or "none"}')
     report = dict(machine=machine, command=' '.join(['python', *sys.argv]), absent=absent, cases=[])
     for case in cases:
-        results = measure(case, args, [OURS, *(present if args.reference_models is None else args.reference_models)])
+        results = measure(case, args, [OURS, *(present if args.implementations is None else args.implementations)])
         ratios = benchmark.ratios(results)
         show(case, results, ratios)
         shares = benchmark.profile(Implementation(OURS), case) if args.profile else []

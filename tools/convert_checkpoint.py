@@ -41,7 +41,7 @@ def parse_args():
         help='windows the position biases were learned with, one or one per stage; needed where the file does not tell',
     )
     parser.add_argument('--prefix', metavar='P', help='what the names of the backbone stand behind, where there are several')
-    parser.add_argument('--force', action='store_true', help='replace DST if it exists')
+    parser.add_argument('--overwrite', action='store_true', help='replace DST if it exists')
     return parser.parse_args()
 
 
@@ -51,13 +51,13 @@ def check_destination(dst, force, to):
             raise InputError(f'DST is {dst}, but for huggingface it is a folder, with config.json and model.safetensors')
         found = [dst / name for name in ('config.json', 'model.safetensors') if (dst / name).exists()]
         if found and not force:
-            raise InputError(f'{found[0]} exists; give another DST, or --force to replace it')
+            raise InputError(f'{found[0]} exists; give another DST, or --overwrite to replace it')
         check_writable(dst.parent)
         return
     if dst.suffix not in ('.pth', '.safetensors'):
         raise InputError(f'DST is {dst}, but it ends in .pth or .safetensors')
     if dst.exists() and not force:
-        raise InputError(f'{dst} exists; give another DST, or --force to replace it')
+        raise InputError(f'{dst} exists; give another DST, or --overwrite to replace it')
     check_writable(dst.parent)
 
 
@@ -95,7 +95,7 @@ def main():
     args = parse_args()
     dst = Path(args.dst) if args.dst else None
     if dst:
-        check_destination(dst, args.force, args.to)
+        check_destination(dst, args.overwrite, args.to)
     elif args.to != 'mmvitscale':
         raise InputError(f'--to {args.to} was given without DST; say where to write')
     print(f'Reading {args.src} ...', flush=True)

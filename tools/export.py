@@ -31,7 +31,7 @@ def parse_args():
         default='model',
         help='the whole model (default), or the maps of its backbone and neck',
     )
-    parser.add_argument('--size', nargs='+', default=[], metavar='HxW', help='heights and widths of images; a file for each')
+    parser.add_argument('--image-size', nargs='+', default=[], metavar='HxW', help='heights and widths of images; a file for each')
     parser.add_argument('--any-size', action='store_true', help='one file for every size and batch')
     parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images that go together in the files of a size')
     parser.add_argument(
@@ -42,7 +42,7 @@ def parse_args():
         help='integers of 8 bits in matrix products and convolutions, with ranges of N training images',
     )
     parser.add_argument('--time', type=int, default=0, metavar='R', help='time PyTorch and the files in R rounds by turns')
-    parser.add_argument('--force', action='store_true', help='replace files that exist')
+    parser.add_argument('--overwrite', action='store_true', help='replace files that exist')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
     return parser.parse_args()
 
@@ -50,13 +50,13 @@ def parse_args():
 def sizes_of(args):
     """Heights and widths, None for every size."""
     sizes = []
-    for text in args.size:
+    for text in args.image_size:
         match = re.fullmatch(r'(\d+)x(\d+)', text)
         if not match or not int(match[1]) or not int(match[2]):
-            raise InputError(f'--size {text} found, but a size is HEIGHTxWIDTH in pixels, such as 512x512')
+            raise InputError(f'--image-size {text} found, but a size is HEIGHTxWIDTH in pixels, such as 512x512')
         sizes.append((int(match[1]), int(match[2])))
     if not sizes and not args.any_size:
-        raise InputError('neither --size nor --any-size was given; say for which images the file is')
+        raise InputError('neither --image-size nor --any-size was given; say for which images the file is')
     return [*sizes, *([None] if args.any_size else [])]
 
 
@@ -87,8 +87,8 @@ def main():
     check_writable(args.out)
     paths = [path_of(args, size) for size in sizes]
     existing = [path for path in paths if path.exists()]
-    if existing and not args.force:
-        raise InputError(f'{existing[0]} exists; give another --out, or --force to replace it')
+    if existing and not args.overwrite:
+        raise InputError(f'{existing[0]} exists; give another --out, or --overwrite to replace it')
     MMLogger.get_instance('export', log_level='WARNING')
     if is_exported(args.checkpoint):
         raise InputError(f'{args.checkpoint} is exported already; give the checkpoint')

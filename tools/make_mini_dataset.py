@@ -12,7 +12,7 @@ def parse_args():
     parser.add_argument('--out', default='data/mini', help='folder; an earlier data set made here is replaced')
     parser.add_argument('--train', type=int, default=64, help='training scenes')
     parser.add_argument('--val', type=int, default=16, help='validation scenes')
-    parser.add_argument('--size', type=int, default=256, help='side of the scenes in pixels')
+    parser.add_argument('--image-size', type=int, default=256, help='side of the scenes in pixels')
     parser.add_argument(
         '--object-scale',
         type=float,
@@ -26,9 +26,9 @@ def parse_args():
 
 def main():
     args = parse_args()
-    root = mini.write_dataset(args.out, args.train, args.val, args.size, args.seed, args.depth, args.object_scale)
+    root = mini.write_dataset(args.out, args.train, args.val, args.image_size, args.seed, args.depth, args.object_scale)
     print(
-        f'{args.train} training and {args.val} validation scenes ({args.size}x{args.size}, synthetic, '
+        f'{args.train} training and {args.val} validation scenes ({args.image_size}x{args.image_size}, synthetic, '
         f'{len(mini.CLASSES)} classes) in {root}'
     )
     print(f'mIoU of a per-pixel colour classifier on them: {colour_baseline(root / "ADEChallengeData2016"):.4f}')

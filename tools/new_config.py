@@ -33,26 +33,26 @@ def parse_args():
         help='for masks the names of the classes in the order of their numbers; of a COCO file those to learn',
     )
     parser.add_argument(
-        '--memory',
+        '--gpu-memory',
         type=float,
         metavar='GB',
         help="of the GPU (default: this machine's; without a GPU a small model is proposed)",
     )
     parser.add_argument('--frozen', action='store_true', help='keep the pretrained backbone as it is: for few images')
-    parser.add_argument('--force', action='store_true', help='overwrite the config')
+    parser.add_argument('--overwrite', action='store_true', help='overwrite the config')
     return parser.parse_args()
 
 
 def main():
     args = parse_args()
-    memory = args.memory
+    memory = args.gpu_memory
     if memory is None and torch.cuda.is_available():
         memory = torch.cuda.mem_get_info()[1] / 2**30
     if memory is not None and not 0 < memory < inf:
-        raise InputError(f'--memory {memory:g} found, but it is the memory of a GPU in GB, a number above 0')
+        raise InputError(f'--gpu-memory {memory:g} found, but it is the memory of a GPU in GB, a number above 0')
     classes = [name.strip() for name in args.classes.split(',') if name.strip()] if args.classes else None
     found = survey(args.data, args.task, classes)
-    told = write_config(found, args.out, memory, args.frozen, args.force)
+    told = write_config(found, args.out, memory, args.frozen, args.overwrite)
     for line in [*found.lines, *(f'note: {note}' for note in found.notes), *told]:
         print(line)
     print(f'written: {args.out}\nnext: python tools/train.py {args.out}')

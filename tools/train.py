@@ -22,7 +22,7 @@ def parse_args():
         help='as --amp, on a CPU that only emulates bfloat16, too: slower than without, for trying it out',
     )
     parser.add_argument(
-        '--accumulate',
+        '--accumulate-grad',
         type=int,
         default=1,
         metavar='N',
@@ -71,8 +71,8 @@ def main():
         runtime.use_mixed_precision(cfg, args.force_amp)
     if args.auto_scale_lr:
         runtime.scale_learning_rate(cfg)
-    if args.accumulate != 1:
-        runtime.accumulate_gradients(cfg, args.accumulate)
+    if args.accumulate_grad != 1:
+        runtime.accumulate_gradients(cfg, args.accumulate_grad)
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume

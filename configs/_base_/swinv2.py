@@ -39,22 +39,6 @@ swinv2 = dict(
         attention=['sequential', 'sequential', 'auto', 'auto'],
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_giant_window12_192_22k_ext.pth'),
     ),
-    # No source gives recipes for the huge model: the giant's, at its width.
-    h_in22k_ext=dict(
-        arch='huge',
-        pretrained_window_sizes=windows_22k,
-        with_cp=True,
-        attention=['sequential', 'sequential', 'auto', 'auto'],
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_huge_window12_192_22k_ext.pth'),
-    ),
-    # The other position biases of Table 1, pretrained as T is.
-    t_linear_in1k=dict(
-        position_bias='linear_cpb',
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_tiny_linear_window8_256.pth'),
-    ),
-    t_table_in1k=dict(
-        position_bias='table', init_cfg=dict(type='Pretrained', checkpoint='checkpoints/swinv2_tiny_table_window8_256.pth')
-    ),
 )
 # The backbone of most detectors' recipes: T with window 16, and SwinV1's drop path for it.
 swinv2_detector = dict(type='mmvitscale.SwinTransformerV2', window_size=16, drop_path_rate=0.2, **swinv2['t_in1k'])
@@ -64,7 +48,6 @@ swinv2_channels = dict(
     s=[96, 192, 384, 768],
     b=[128, 256, 512, 1024],
     l=[192, 384, 768, 1536],
-    h=[352, 704, 1408, 2816],
     g=[512, 1024, 2048, 4096],
 )
 del release, windows_22k

@@ -1,5 +1,5 @@
 # UPerNet on DeepViT-L (32 blocks, convolutional stem); the rest as for 32 blocks.
-_base_ = '../deepvit_upernet_ade20k.py'
+_base_ = './deepvit-32b-in1k_upernet_8xb2-160k_ade20k-512x512.py'
 size = _base_.deepvit['deepvit-l']
 model = dict(backbone=size.backbone, neck=dict(in_channels=[size.channels] * 4))
 optim_wrapper = dict(paramwise_cfg=dict(layer_decay_rate=size.layer_decay))

@@ -1,6 +1,6 @@
 # SwinV2-L + HTC++ with InstaBoost in training, as the paper has it (pip install instaboostfast). It moves objects,
 # but not the labels of the semantic branch.
-_base_ = '../swinv2_htc_coco.py'
+_base_ = './htc_swinv2-l-w32-in22k_fpn_64xb1-lsj1536-3x_coco.py'
 load, *steps = _base_.train_pipeline
 train_pipeline = [
     load,

@@ -1,3 +1,3 @@
 # SwinV2-L + Mask R-CNN; drop path 0.3 as for B, no source has L.
-_base_ = '../swinv2_mask_rcnn_coco.py'
+_base_ = './mask-rcnn_swinv2-t-w16-in1k_fpn_8xb2-ms-crop-3x_coco.py'
 model = dict(backbone=dict(drop_path_rate=0.3, **_base_.swinv2.l_in22k), neck=dict(in_channels=_base_.swinv2_channels.l))

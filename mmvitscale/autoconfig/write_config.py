@@ -99,7 +99,7 @@ def propose(survey: Survey, images: int, memory: float | None, frozen: bool) -> 
         scale = None if min(survey.size) <= (320 if segmentation else 640) else 256 if segmentation else 600
         batch, epochs, least, crop, lr = (8, 30, 1200, 128, 2e-3) if segmentation else (4, 18, 900, None, 1e-3)
         plan = Plan(_SMALL_RECIPES[survey.task], batch, lr, _length(images, batch, epochs, least, 4000), scale, crop)
-        plan.told.append('no GPU here: a small model from scratch; for a GPU give its memory in GB, e.g. --memory 24')
+        plan.told.append('no GPU here: a small model from scratch; for a GPU give its memory in GB, e.g. --gpu-memory 24')
     else:
         sides = (
             [crop for crop in _CROPS if crop <= min(survey.size)] or [_CROPS[-1]] if segmentation else [800, 700, 600, 500, 400]
@@ -111,8 +111,8 @@ def propose(survey: Survey, images: int, memory: float | None, frozen: bool) -> 
         side, batch = next(((side, batch) for side, batch in fitting if batch >= _LEAST_BATCH), (None, 0))
         if side is None:
             raise InputError(
-                f'--memory {memory:g} found, but {_LEAST_BATCH} images with a short side of {sides[-1]} take '
-                'more with a SwinV2-T; give the memory of a larger GPU in GB, or leave --memory out for a '
+                f'--gpu-memory {memory:g} found, but {_LEAST_BATCH} images with a short side of {sides[-1]} take '
+                'more with a SwinV2-T; give the memory of a larger GPU in GB, or leave --gpu-memory out for a '
                 'small model'
             )
         recipe = _RECIPES[survey.task].format('-frozen' if frozen else '')
@@ -157,7 +157,7 @@ def write_config(survey: Survey, out: Path, memory: float | None, frozen: bool =
     if frozen and memory is None:
         raise InputError(
             '--frozen keeps pretrained weights, but without a GPU the proposal is a small model from scratch; '
-            'give the memory of the GPU that it is for, in GB, with --memory'
+            'give the memory of the GPU that it is for, in GB, with --gpu-memory'
         )
     files, splits = _with_validation(survey, out)
     own = {part for split in survey.splits.values() for part in (split.truth, split.images)}
@@ -166,7 +166,7 @@ def write_config(survey: Survey, out: Path, memory: float | None, frozen: bool =
         raise InputError(f'--out {out} would overwrite the data themselves ({min(lost)}); choose another name')
     taken = [path for path in (out, *files) if path.exists()]
     if taken and not force:
-        raise InputError(f'{taken[0]} is there already; choose another name, or overwrite it with --force')
+        raise InputError(f'{taken[0]} is there already; choose another name, or overwrite it with --overwrite')
     plan = propose(survey, len(splits['train'].names), memory, frozen)
     segmentation = survey.task == 'segmentation'
     head = next(text for key, text in _HEADS.items() if key in plan.recipe)

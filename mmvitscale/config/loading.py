@@ -41,9 +41,9 @@ def list_configs(pattern: str = '*') -> list[str]:
 
 
 @cache
-def _renamed() -> dict[str, str]:
-    """Names that configs had in the release before -> theirs now."""
-    return json.loads((configs_folder() / 'renamed.json').read_text())
+def _history(kind: str) -> dict[str, str]:
+    """Of configs of the release before: 'renamed', old names and new ones; 'removed', names and what to take instead."""
+    return json.loads((configs_folder() / 'renamed.json').read_text())[kind]
 
 
 def find_config(name: str) -> Path:
@@ -57,13 +57,15 @@ def find_config(name: str) -> Path:
     parts = Path(name.removeprefix(_SCHEME)).parts
     *folders, file = parts[parts.index('configs') + 1 :] if 'configs' in parts[:-1] else parts or ('',)
     stem = file.removesuffix('.py')
-    if stem in _renamed() and folders in ([], ['swinv2'], ['deepvit']):
+    if stem in _history('renamed') and folders in ([], ['swinv2'], ['deepvit']):
         print_log(
-            f'config {stem} is called {_renamed()[stem]} now; the old name goes with the next release',
+            f'config {stem} is called {_history("renamed")[stem]} now; the old name goes with the next release',
             'current',
             level=logging.WARNING,
         )
-        stem, folders = _renamed()[stem], []
+        stem, folders = _history('renamed')[stem], []
+    if stem in _history('removed'):
+        raise InputError(f'config {stem} was removed: its weights were never published; {_history("removed")[stem]}')
     path = configs_folder().joinpath(*folders, f'{stem}.py') if folders else _recipes().get(stem)
     if path is None or not path.is_file():
         close = get_close_matches(stem, _recipes(), n=1, cutoff=0.5)
@@ -88,7 +90,7 @@ def _extend_mmengine_base_lookup() -> None:
         if cfg_path.startswith(_SCHEME):
             return str(find_config(cfg_path)), None
         path, scope = resolve_in_package(cfg_path) if '::' in cfg_path else resolve(cfg_path, filename)
-        renamed = Path(path).stem in _renamed() and not Path(path).is_file()
+        renamed = Path(path).stem in _history('renamed') and not Path(path).is_file()
         return (str(find_config(path)) if renamed else path), scope
 
     Config._get_cfg_path = staticmethod(get_cfg_path)

@@ -37,6 +37,11 @@ def family_of(name: str) -> str:
     return folder.name if folder != configs_folder() else name.split('_')[0]
 
 
+def recipe_of(short_name: str) -> str:
+    """Name of a config at the top of configs/ -> that of the recipe below, which it inherits unchanged."""
+    return Path(re.fullmatch(r"_base_ = '(.*)\.py'\s*", find_config(short_name).read_text())[1]).name  # type: ignore[index]
+
+
 def describe(name: str, results: dict[str, dict]) -> dict:
     """A config's entry: its parameters, the memory of its training states on paper, its weights and its results."""
     cfg = load_config(name)
@@ -68,8 +73,10 @@ def files() -> dict[Path, str]:
     root = configs_folder()
     results = json.loads((root / 'results.json').read_text())
     entries: dict[str, list[dict]] = {family: [] for family in _FAMILIES}
+    short_names = {recipe_of(name): name for name in list_configs() if find_config(name).parent == root}
     for name in list_configs():
-        entries[family_of(name)].append(describe(name, results))
+        if find_config(name).parent != root:  # those there are short names of others
+            entries[family_of(name)].append(dict(describe(name, results), short_name=short_names.get(name)))
     content = {}
     for family, listed in entries.items():
         readme = root / family / 'README.md'
@@ -84,12 +91,12 @@ def _table(entries: list[dict]) -> str:
     heads = ['config', 'parameters', 'GPU memory on paper', 'weights', 'in the paper', 'here']
     lines = [f'| {" | ".join(heads)} |', f'|{" --- |" * len(heads)}']
     for entry in entries:
-        link = entry['path'].split('/')[-1] if '/' in entry['path'] else f'../{entry["path"]}'
+        short = f', in short `{entry["short_name"]}`' if entry['short_name'] else ''
         weights = '' if not entry['weights'] else entry['weights'].split('/')[-1].removesuffix('.pth')
         if (entry['weights'] or '').startswith('http'):
             weights = f'[{weights}]({entry["weights"]})'
         lines.append(
-            f'| [{entry["name"]}]({link}) | {entry["millions"]:g}M | {entry["memory"]:g} GB | {weights} | '
+            f'| [{entry["name"]}]({entry["path"].split("/")[-1]}){short} | {entry["millions"]:g}M | {entry["memory"]:g} GB | {weights} | '
             f'{entry.get("paper", "")} | {entry.get("here", "")} |'
         )
     return '\n'.join([*lines, ''])
@@ -105,12 +112,15 @@ def _metafile(family: str, entries: list[dict]) -> str:
             'Paper': entry.get('paper'),
             'Here': entry.get('here'),
         }
-        models.append(
+        paths = {entry['name']: entry['path'], entry['short_name']: f'{entry["short_name"]}.py'}
+        models += [
             {
-                'Name': entry['name'],
+                'Name': name,
                 'In Collection': collection['Name'],
-                'Config': f'configs/{entry["path"]}',
+                'Config': f'configs/{path}',
                 'Metadata': {key: value for key, value in metadata.items() if value},
             }
-        )
+            for name, path in paths.items()
+            if name
+        ]
     return yaml.safe_dump(dict(Collections=[collection], Models=models), sort_keys=False, width=200)

@@ -61,7 +61,7 @@ def fit_to_hardware(cfg: Config, launcher: str = 'none', force_amp: bool = False
         if get_device() == 'cuda' and here > torch.cuda.device_count():
             raise InputError(
                 f'{here} processes found on a machine with {torch.cuda.device_count()} GPUs, but each needs '
-                'one of its own; start as many, and make up for the smaller batch with --accumulate'
+                'one of its own; start as many, and make up for the smaller batch with --accumulate-grad'
             )
         return
     if launcher == 'slurm':

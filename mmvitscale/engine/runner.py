@@ -193,11 +193,11 @@ class CheckpointLoadingMixin(_Base):
         line = f'{filename} was trained with {told[0]} for an update, here it goes on with {told[1]}'
         if len({batch['processes'] * batch['images'] * batch['accumulated'] for batch in (before, now)}) > 1:
             self.logger.warning(
-                f'{line}: learning rates and schedules are those of another batch; consider another batch_size, or --accumulate'
+                f'{line}: learning rates and schedules are those of another batch; consider another batch_size, or --accumulate-grad'
             )
         elif before['accumulated'] != now['accumulated']:
             self.logger.warning(
-                f'{line}: iterations count batches, so schedules are at another place; keep --accumulate as it was'
+                f'{line}: iterations count batches, so schedules are at another place; keep --accumulate-grad as it was'
             )
         else:
             self.logger.info(f'{line}: the same batch')

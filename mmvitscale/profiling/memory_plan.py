@@ -291,7 +291,7 @@ def training_size(cfg: Config) -> tuple[int, int]:
             for size in _last_sizes(dataset.get('pipeline') or [])
         ]
     if not sizes:
-        raise InputError(f'{cfg.filename} does not tell the size of its training images; give it with --size')
+        raise InputError(f'{cfg.filename} does not tell the size of its training images; give it with --image-size')
     height, width = max(sizes, key=lambda size: size[0] * size[1])
     return int(height), int(width)
 

@@ -134,13 +134,13 @@ TABLE = {  # P W
     ),
     **{
         f'swinv2-{name}-w12_simmim_288xb32-20e_in22k-ext-192': SIMMIM | GIANT | dict(arch=arch, epochs=20, drop_path=0.0)
-        for name, arch in (('g', 'giant'), ('h', 'huge'))
+        for name, arch in (('g', 'giant'),)
     },
     **{
         f'swinv2-{name}-w12-simmim_288xb32-30e_in22k-ext-192': IN22K
         | GIANT
         | dict(arch=arch, epochs=30, drop_path=0.3, learned=W22K, layer_decay=0.87)
-        for name, arch in (('g', 'giant'), ('h', 'huge'))
+        for name, arch in (('g', 'giant'),)
     },
     # D
     **{

@@ -16,12 +16,18 @@ M   mmsegmentation's Cityscapes
 own  no source has it
 """
 
+import json
 import re
 
 import pytest
+import torch
+from mmengine.registry import MODELS, init_default_scope
 
 import mmvitscale
-from mmvitscale.config.loading import find_config
+from mmvitscale.config import model_index
+from mmvitscale.config.loading import configs_folder, find_config
+from mmvitscale.errors import InputError
+from mmvitscale.models.swin_v2.position_bias import POSITION_BIASES
 from tests.helpers.loaded import load
 
 pytestmark = pytest.mark.integration
@@ -30,7 +36,7 @@ IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 HALF = ((127.5,) * 3, (127.5,) * 3)
 # Those of configs/pretrain have a table of their own.
 NAMES = [name for name in mmvitscale.list_configs() if find_config(name).parent.name != 'pretrain']
-T, S, B, L, H, G = 'tiny', 'small', 'base', 'large', 'huge', 'giant'
+T, S, B, L, G = 'tiny', 'small', 'base', 'large', 'giant'
 W22K = [12, 12, 12, 6]
 
 
@@ -144,7 +150,6 @@ _22K = {
     B: 'swinv2_base_patch4_window12_192_22k.pth',
     L: 'swinv2_large_patch4_window12_192_22k.pth',
     G: 'swinv2_giant_window12_192_22k_ext.pth',
-    H: 'swinv2_huge_window12_192_22k_ext.pth',
 }
 
 
@@ -153,8 +158,6 @@ def in22k(arch):
 
 
 SMALL = dict(arch=S, weights='swinv2_small_patch4_window8_256.pth')
-LINEAR = dict(bias='linear_cpb', weights='swinv2_tiny_linear_window8_256.pth')
-TABLE = dict(bias='table', weights='swinv2_tiny_table_window8_256.pth')
 SWIN_T = dict(
     arch=T,
     window=16,
@@ -458,17 +461,7 @@ TABLE_OF_RECIPES = {
     'swinv2-g-w56-in22k-ext_upernet_test_ade20k-896x896': dict(
         GIANT_UPERNET, window=56, test=3584, test_short=896, tta=[896 * r for r in RATIOS]
     ),
-    # The huge model's are the giant's.
-    'swinv2-h-w40-in22k-ext_upernet_32xb1-80k_ade20k-640x640': GIANT_UPERNET | in22k(H),
-    'swinv2-h-w56-in22k-ext_upernet_test_ade20k-896x896': dict(
-        GIANT_UPERNET | in22k(H), window=56, test=3584, test_short=896, tta=[896 * r for r in RATIOS]
-    ),
-    **{
-        f'swinv2-t-w{window}{bias}-in1k_upernet_8xb2-160k_ade20k-512x512': dict(UPERNET, window=window, **change)
-        for window in (16, 20, 32)
-        for bias, change in (('', {}), ('-linear', LINEAR), ('-table', TABLE))
-        if (window, bias) != (16, '')
-    },
+    **{f'swinv2-t-w{window}-in1k_upernet_8xb2-160k_ade20k-512x512': dict(UPERNET, window=window) for window in (20, 32)},
     'swinv2-l-w20-in22k_mask2former_8xb2-160k_ade20k-640x640': MASK2FORMER | in22k(L),
     'swinv2-t-w16-in1k_mask2former_8xb2-90k_cityscapes-512x1024': MASK2FORMER | CITYSCAPES,
     'swinv2-l-w16-in22k_mask2former_8xb2-90k_cityscapes-512x1024': MASK2FORMER | CITYSCAPES | in22k(L),
@@ -488,10 +481,7 @@ TABLE_OF_RECIPES = {
         )
     },
     **{
-        f'cascade-mask-rcnn_swinv2-t-w{window}{bias}-in1k_fpn_8xb2-ms-crop-3x_coco': dict(CASCADE, window=window, **change)
-        for window in (16, 32)
-        for bias, change in (('', {}), ('-linear', LINEAR), ('-table', TABLE))
-        if (window, bias) != (16, '')
+        'cascade-mask-rcnn_swinv2-t-w32-in1k_fpn_8xb2-ms-crop-3x_coco': dict(CASCADE, window=32),
     },
     'htc_swinv2-b-w32-in22k_fpn_64xb1-lsj1536-3x_coco': HTC | in22k(B) | dict(drop_path=0.3, with_cp=True),
     'htc_swinv2-l-w48-in22k_fpn_test_coco': dict(HTC, window=48),
@@ -501,7 +491,7 @@ TABLE_OF_RECIPES = {
         f'htc_swinv2-{name}-w{window}-in22k-ext_fpn_{use}_coco': HTC
         | in22k(arch)
         | dict(window=window, lr=6e-4, batch=96, length=45000, end=45000, steps=[33750, 41250])
-        for name, arch in (('g', G), ('h', H))
+        for name, arch in (('g', G),)
         for window, use in ((32, '96xb1-lsj1536-45k'), (48, 'test'))
     },
     **{f'mask2former_swinv2-t-w16-in1k_8xb2-lsj-50e_coco{task}': COCO_MASK2FORMER for task in ('', '-panoptic')},
@@ -536,6 +526,49 @@ TABLE_OF_RECIPES = {
     'swinv2-t_mask-rcnn': MASK_RCNN | OWN_DET | dict(classes=1),
     'swinv2-t-frozen_mask-rcnn': MASK_RCNN | OWN_DET | dict(classes=1) | FROZEN,
 }
+
+
+# Short names are of recipes below their folder.
+SHORT_NAMES = {name: model_index.recipe_of(name) for name in NAMES if find_config(name).parent == configs_folder()}
+TABLE_OF_RECIPES |= {recipe: TABLE_OF_RECIPES[name] for name, recipe in SHORT_NAMES.items()}
+
+
+@pytest.mark.parametrize('name', SHORT_NAMES)
+def test_a_short_name_is_its_recipe_unchanged(name):
+    assert load(name).to_dict() == load(SHORT_NAMES[name]).to_dict()
+
+
+@pytest.mark.parametrize('bias', ['table', 'linear_cpb'])
+def test_another_position_bias_is_one_option(bias):
+    cfg = mmvitscale.load_config(
+        'swinv2_upernet_ade20k', {'model.backbone.position_bias': bias, 'model.backbone.init_cfg': None}
+    )
+    init_default_scope('mmseg')
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert all(isinstance(b.attn.position_bias, POSITION_BIASES[bias]) for b in model.backbone.transformer_blocks())
+
+
+def test_the_huge_model_is_its_arch_and_the_channels_of_its_heads():
+    channels = [352, 704, 1408, 2816]
+    options = {
+        'model.backbone.arch': 'huge',
+        'model.backbone.init_cfg': None,
+        'model.decode_head.in_channels': channels,
+        'model.auxiliary_head.in_channels': channels[2],
+    }
+    init_default_scope('mmseg')
+    with torch.device('meta'):
+        model = MODELS.build(mmvitscale.load_config('swinv2_upernet_ade20k', options).model)
+        maps = model.backbone(torch.empty(1, 3, 64, 64))
+    assert [own.shape[1] for own in maps] == channels == model.decode_head.in_channels
+
+
+@pytest.mark.parametrize('name', json.loads((configs_folder() / 'renamed.json').read_text())['removed'])
+def test_a_removed_config_says_what_to_take_instead(name):
+    with pytest.raises(InputError, match='was removed: its weights were never published; take') as error:
+        find_config(name)
+    find_config(re.search(r'take (\S+) with', str(error.value))[1])
 
 
 # The mini configs say themselves that no number is a paper's.

@@ -265,7 +265,7 @@ def test_gradient_accumulation_scales_every_iteration_count():
 @pytest.mark.parametrize('steps, counts', [(0, 1), (-2, 1), (2, 4)])
 def test_invalid_gradient_accumulation_is_refused(steps, counts):
     cfg = Config(dict(optim_wrapper=dict(accumulative_counts=counts), train_cfg=dict(max_iters=2)))
-    with pytest.raises(InputError, match=f'--accumulate {steps} found with accumulative_counts {counts}'):
+    with pytest.raises(InputError, match=f'--accumulate-grad {steps} found with accumulative_counts {counts}'):
         runtime.accumulate_gradients(cfg, steps)
 
 
@@ -323,7 +323,7 @@ def test_gradient_accumulation_equals_a_larger_batch(tmp_path):
 def test_the_learning_rate_follows_the_batch(tmp_path):
     cfg = mmvitscale.load_config('swinv2_upernet_ade20k')
     assert runtime.describe_batch(cfg, 8) is None
-    assert runtime.describe_batch(cfg, 1).endswith('here they have 2; consider --accumulate 8 or --auto-scale-lr')
+    assert runtime.describe_batch(cfg, 1).endswith('here they have 2; consider --accumulate-grad 8 or --auto-scale-lr')
     assert runtime.describe_batch(cfg, 16).endswith('batches of 16 images, here they have 32; consider --auto-scale-lr')
     runtime.scale_learning_rate(cfg)
     assert cfg.auto_scale_lr.enable and runtime.describe_batch(cfg, 1) is None

@@ -200,7 +200,7 @@ def test_the_size_of_training_images_is_read_from_the_config(name, size):
 
 
 def test_a_config_without_an_image_size_is_refused():
-    with pytest.raises(InputError, match='give it with --size'):
+    with pytest.raises(InputError, match='give it with --image-size'):
         training_size(Config(dict(model={}), filename=__file__))
 
 

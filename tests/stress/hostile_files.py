@@ -236,7 +236,7 @@ FILES = {
         m.with_attack('meta', 'x'),
         '--out',
         m.folder / 'o',
-        '--size',
+        '--image-size',
         '64x64',
         '--cfg-options',
         *SIZES,

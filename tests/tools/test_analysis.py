@@ -65,7 +65,7 @@ def test_attention_similarity_compares_selected_layers_of_two_models(saved, imag
     checkpoint = saved('deepvit_upernet_mini', *SMALL)
     command = ['tools/analysis/attention_similarity.py', 'deepvit_upernet_mini', checkpoint, image, '--out', tmp_path]
     code, _, err = run_here(
-        *command, '--layers', 0, 3, '--against', 'deepvit_upernet_mini', checkpoint, *SMALL, *cfg_options(SMALL)
+        *command, '--layers', 0, 3, '--compare-with', 'deepvit_upernet_mini', checkpoint, *SMALL, *cfg_options(SMALL)
     )
     assert code == 0, err
     first, second = json.loads((tmp_path / 'similarity.json').read_text()).values()
@@ -96,7 +96,7 @@ def test_position_bias_compares_models_and_keeps_common_offsets(saved, run_here,
     checkpoint, table = saved('swinv2_upernet_mini'), saved('swinv2_upernet_mini', 'model.backbone.position_bias=table')
     command = ['tools/analysis/position_bias.py', 'swinv2_upernet_mini', checkpoint, '--out', tmp_path]
     code, out, err = run_here(
-        *command, '--windows', 8, 16, '--against', 'swinv2_upernet_mini', table, 'model.backbone.position_bias=table'
+        *command, '--windows', 8, 16, '--compare-with', 'swinv2_upernet_mini', table, 'model.backbone.position_bias=table'
     )
     assert code == 0, err
     own, other = json.loads((tmp_path / 'position_bias.json').read_text()).values()
@@ -113,13 +113,13 @@ def test_position_bias_compares_models_and_keeps_common_offsets(saved, run_here,
 
 
 def test_get_flops_counts_of_stages_sum_to_the_backbone(run_here, error_of, tmp_path):
-    code, out, err = run_here('tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--shape', 64, 96, '--json', tmp_path / 'f')
+    code, out, err = run_here('tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--image-size', 64, 96, '--json', tmp_path / 'f')
     assert code == 0, err
     parts = {part['name']: part for part in json.loads((tmp_path / 'f').read_text())['parts']}
     stages = [parts[f'stage {i}']['multiply_adds'] for i in range(4)]
     assert sum(stages) + parts['patch embedding']['multiply_adds'] == parts['backbone']['multiply_adds'] > 0
     assert parts['decode_head']['multiply_adds'] > 0 and 'decode_head' in out
-    assert '--shape 0 found' in error_of('tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--shape', 0)
+    assert '--image-size 0 found' in error_of('tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--image-size', 0)
 
 
 def test_recalibrate_changes_only_the_re_attention_statistics(saved, image, run_here, tmp_path):
@@ -130,7 +130,7 @@ def test_recalibrate_changes_only_the_re_attention_statistics(saved, image, run_
         'deepvit_upernet_mini',
         checkpoint,
         image,
-        '--sizes',
+        '--image-size',
         128,
         192,
         '--out',
@@ -193,4 +193,4 @@ def test_token_transfer_reports_a_metric_for_each_statistics_option(saved, run_h
     assert set(found['results']) == {'slid', 'token_invariant', 'running'} and found['metric'] == 'mIoU'
     assert len(found['results']['token_invariant']['ADEChallengeData2016']) == 1
     code, _, err = run_here('tools/analysis/token_transfer.py', 'deepvit_upernet_mini', 'a.pth', '--out', tmp_path / 'other')
-    assert code == 1 and 'give either --sizes or --data-roots' in err
+    assert code == 1 and 'give either --image-size or --data-roots' in err

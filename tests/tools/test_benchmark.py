@@ -24,7 +24,7 @@ def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
     path = tmp_path / 'report.json'
     result = run(
         'tools/benchmark.py',
-        '--size',
+        '--image-size',
         64,
         '--window',
         4,
@@ -32,8 +32,8 @@ def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
         'training',
         '--rounds',
         2,
-        '--memory',
-        '--way',
+        '--measure-memory',
+        '--variant',
         'plain',
         'checkpointed',
         '--reference_models',
@@ -84,7 +84,7 @@ def test_deepvit_is_compared_with_its_official_form_and_plain_attention(tmp_path
         'deepvit-16b',
         '--depth',
         2,
-        '--size',
+        '--image-size',
         64,
         '--mode',
         'training',
@@ -192,7 +192,7 @@ def test_every_deepvit_variant_has_baselines_with_equal_outputs(arch):
 
 def test_invalid_benchmark_options_are_refused_with_the_reason(error_of):
     assert "unknown arch 'mini'" in error_of('tools/benchmark.py', '--arch', 'mini')
-    assert '--size 0 found, but it is at least 1' in error_of('tools/benchmark.py', '--size', 0)
+    assert '--image-size 0 found, but it is at least 1' in error_of('tools/benchmark.py', '--image-size', 0)
     assert 'fp16 on a CPU' in error_of('tools/benchmark.py', '--device', 'cpu', '--dtype', 'fp16')
     if not torch.cuda.is_available():
         assert 'PyTorch sees no GPU here' in error_of('tools/benchmark.py', '--device', 'cuda')

@@ -302,7 +302,7 @@ def test_missing_images_and_folders_without_images_are_refused(error_of, checkpo
 
 
 def test_make_mini_dataset_writes_scenes_and_refuses_zero_images(error_of, tmp_path):
-    output = output_of('tools/make_mini_dataset.py', '--out', tmp_path / 'mini', '--train', 3, '--val', 1, '--size', 64)
+    output = output_of('tools/make_mini_dataset.py', '--out', tmp_path / 'mini', '--train', 3, '--val', 1, '--image-size', 64)
     assert len(list((tmp_path / 'mini').rglob('images/training/*.jpg'))) == 3
     assert re.search(r'colour classifier on them: 0\.\d+', output)
     assert 'at least 1, 1 and 32' in error_of('tools/make_mini_dataset.py', '--out', tmp_path / 'no', '--train', 0)

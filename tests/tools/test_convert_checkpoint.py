@@ -77,9 +77,9 @@ def test_unknown_pretrained_windows_can_be_given_as_an_option(convert, silent):
     code, out, _ = convert(silent, dst)
     assert code == 0 and 'pretrained windows  unknown' in out and 'give --pretrained-window-sizes' in out
     assert read(dst).weight_metadata.pretrained_windows == (None,) * 4
-    assert convert(silent, dst, '--force', '--pretrained-window-sizes', 12, 12, 12, 6)[0] == 0
+    assert convert(silent, dst, '--overwrite', '--pretrained-window-sizes', 12, 12, 12, 6)[0] == 0
     assert read(dst).weight_metadata.pretrained_windows == ((12, 12), (12, 12), (12, 12), (6, 6))
-    assert convert(silent, dst, '--force', '--pretrained-window-sizes', 8)[0] == 0
+    assert convert(silent, dst, '--overwrite', '--pretrained-window-sizes', 8)[0] == 0
     assert read(dst).weight_metadata.pretrained_windows == ((8, 8),) * 4
     telling = silent.rename(silent.parent / 'swinv2_base_window12to24_192to384_22kft1k.pth')
     assert '--pretrained-window-sizes 12 12 12 6 here' in convert(telling)[1]
@@ -113,7 +113,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(convert, official, silent,
         ([tmp_path / 'cut.pth', new], 'is no PyTorch checkpoint or is damaged'),
         ([tmp_path / 'v1.pth', new], 'v1.pth: this is a SwinV1 checkpoint'),
         ([tmp_path / 'half.pth', new], 'half.pth: '),
-        ([official, tmp_path / 'there.pth'], 'there.pth exists; give another DST, or --force'),
+        ([official, tmp_path / 'there.pth'], 'there.pth exists; give another DST, or --overwrite'),
         ([official, tmp_path / 'new.onnx'], 'ends in .pth or .safetensors'),
         ([official, tmp_path / 'there.pth' / 'new.pth'], 'cannot write into'),
         ([official, new, '--pretrained-window-sizes', 8], 'leave --pretrained-window-sizes out'),

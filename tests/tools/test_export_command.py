@@ -45,7 +45,7 @@ def trained(tmp_path_factory):
 
 def test_an_exported_file_gives_the_metrics_of_its_checkpoint(trained, run_here, tmp_path):
     config, checkpoint = trained / 'small.py', trained / 'small.pth'
-    code, out, err = run_here('tools/export.py', config, checkpoint, '--out', tmp_path, '--size', '64x64', '--time', 2)
+    code, out, err = run_here('tools/export.py', config, checkpoint, '--out', tmp_path, '--image-size', '64x64', '--time', 2)
     assert code == 0, err
     assert 'small_64x64.onnx' in out and 'differs from PyTorch by' in out and 'median of 2: PyTorch' in out
     metrics = []
@@ -64,21 +64,21 @@ def test_an_exported_file_gives_the_metrics_of_its_checkpoint(trained, run_here,
 @pytest.mark.slow
 def test_the_int8_export_command_succeeds(trained, run_here, tmp_path):
     code, out, err = run_here(
-        'tools/export.py', trained / 'small.py', trained / 'small.pth', '--out', tmp_path, '--size', '64x64', '--int8', 3
+        'tools/export.py', trained / 'small.py', trained / 'small.pth', '--out', tmp_path, '--image-size', '64x64', '--int8', 3
     )
     assert code == 0 and 'small_64x64_int8.onnx' in out, err
 
 
 def test_invalid_export_options_are_refused_with_the_reason(trained, error_of, tmp_path):
     start = ('tools/export.py', trained / 'small.py', trained / 'small.pth', '--out', tmp_path)
-    assert 'neither --size nor --any-size was given' in error_of(*start)
-    assert '--size 64 found, but a size is HEIGHTxWIDTH' in error_of(*start, '--size', '64')
-    assert '--size 0x64 found' in error_of(*start, '--size', '0x64')
-    assert '--batch-size 0 found' in error_of(*start, '--size', '64x64', '--batch-size', 0)
+    assert 'neither --image-size nor --any-size was given' in error_of(*start)
+    assert '--image-size 64 found, but a size is HEIGHTxWIDTH' in error_of(*start, '--image-size', '64')
+    assert '--image-size 0x64 found' in error_of(*start, '--image-size', '0x64')
+    assert '--batch-size 0 found' in error_of(*start, '--image-size', '64x64', '--batch-size', 0)
     (tmp_path / 'small_64x64.onnx').write_bytes(b'')
-    assert 'exists; give another --out, or --force' in error_of(*start, '--size', '64x64')
+    assert 'exists; give another --out, or --overwrite' in error_of(*start, '--image-size', '64x64')
     assert 'is exported already' in error_of(
-        'tools/export.py', trained / 'small.py', tmp_path / 'small_64x64.onnx', '--out', tmp_path, '--size', '32x32'
+        'tools/export.py', trained / 'small.py', tmp_path / 'small_64x64.onnx', '--out', tmp_path, '--image-size', '32x32'
     )
     assert 'cannot be read' in error_of(
         'tools/test.py', trained / 'small.py', tmp_path / 'small_64x64.onnx', '--work-dir', tmp_path / 'work'

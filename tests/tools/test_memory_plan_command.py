@@ -11,7 +11,7 @@ MINI = 'configs/mini/swinv2_upernet_mini.py'
 
 def test_the_plan_divides_parameters_and_states_by_strategy(run_here, tmp_path):
     code, logged, err = run_here(
-        'tools/analysis/memory_plan.py', MINI, '--gpus', 1, 4, '--memory', 3, '--json', tmp_path / 'plan.json'
+        'tools/analysis/memory_plan.py', MINI, '--gpus', 1, 4, '--gpu-memory', 3, '--json', tmp_path / 'plan.json'
     )
     assert code == 0, err
     assert 'decode_head' in logged and 'checkpointing, sequential attention' in logged
@@ -32,14 +32,14 @@ def test_the_plan_divides_parameters_and_states_by_strategy(run_here, tmp_path):
 @pytest.mark.slow
 def test_a_detector_without_image_size_is_planned_at_the_given_size(run_here):
     code, logged, err = run_here(
-        'tools/analysis/memory_plan.py', 'swinv2_retinanet_mini', '--gpus', 2, '--strategy', 'fsdp', '--images', 1, '--size', 64
+        'tools/analysis/memory_plan.py', 'swinv2_retinanet_mini', '--gpus', 2, '--strategy', 'fsdp', '--batch-size', 1, '--image-size', 64
     )
     assert code == 0 and 'fsdp' in logged.splitlines()[-2], err
 
 
 def test_invalid_plan_options_are_refused_with_the_reason(error_of):
     tool = 'tools/analysis/memory_plan.py'
-    assert '--gpus and --images are 1 or more' in error_of(tool, MINI, '--gpus', 0)
-    assert 'of which 2 GB are reserved' in error_of(tool, MINI, '--memory', 1)
+    assert '--gpus and --batch-size are 1 or more' in error_of(tool, MINI, '--gpus', 0)
+    assert 'of which 2 GB are reserved' in error_of(tool, MINI, '--gpu-memory', 1)
     assert 'add --precision bf16 or fp16' in error_of(tool, MINI, '--16-bit-weights')
-    assert 'one side, or height and width' in error_of(tool, MINI, '--size', 1, 2, 3)
+    assert 'one side, or height and width' in error_of(tool, MINI, '--image-size', 1, 2, 3)

@@ -30,7 +30,7 @@ def arguments(scenes, task):
     return ['--data', data, '--task', task, *(['--classes', TEN] if task == 'segmentation' else [])]
 
 
-MACHINES = dict(cpu=[], small=['--memory', 6], large=['--memory', 80, '--frozen'])
+MACHINES = dict(cpu=[], small=['--gpu-memory', 6], large=['--gpu-memory', 80, '--frozen'])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_validation_images_are_split_off_where_none_are_given(task, scenes, run_
         names[split] = {dataset.get_data_info(i)['img_path'] for i in range(len(dataset))}
     assert len(names['train']) == 10 and len(names['val']) == 2 and not names['train'] & names['val']
     # once more: what was written beside the data is not taken for data
-    code, printed, _ = run_here('tools/new_config.py', '--data', data, '--task', task, '--out', out, '--force', *options)
+    code, printed, _ = run_here('tools/new_config.py', '--data', data, '--task', task, '--out', out, '--overwrite', *options)
     assert code == 0 and 'images: 12 train;' in printed
 
 
@@ -122,7 +122,7 @@ def test_the_data_themselves_are_never_overwritten(scenes, error_of, tmp_path):
     source.write_bytes((scenes / 'coco/annotations/instances_train2017.json').read_bytes())
     shutil.copytree(scenes / 'coco/train2017', tmp_path / 'train')
     before = source.read_bytes()
-    error = error_of('tools/new_config.py', '--data', source, '--task', 'detection', '--out', tmp_path / 'my.py', '--force')
+    error = error_of('tools/new_config.py', '--data', source, '--task', 'detection', '--out', tmp_path / 'my.py', '--overwrite')
     assert 'would overwrite the data themselves' in error and 'choose another name' in error
     assert source.read_bytes() == before and not (tmp_path / 'my.py').exists()
 
@@ -159,8 +159,8 @@ def test_existing_files_and_invalid_options_are_refused(scenes, error_of, tmp_pa
     assert f'{out} is there already' in error_of('tools/new_config.py', *data, '--out', out)
     assert out.read_text() == 'mine'
     assert 'a config is a Python file' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'own.json')
-    assert '--memory 1 found' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'b.py', '--memory', 1)
-    assert '--memory -4 found' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'b.py', '--memory', -4)
+    assert '--gpu-memory 1 found' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'b.py', '--gpu-memory', 1)
+    assert '--gpu-memory -4 found' in error_of('tools/new_config.py', *data, '--out', tmp_path / 'b.py', '--gpu-memory', -4)
     error = error_of('tools/new_config.py', *data, '--out', tmp_path / 'b.py', '--frozen')
     assert '--frozen keeps pretrained weights' in error
     assert list(tmp_path.iterdir()) == [out]

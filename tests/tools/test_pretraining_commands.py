@@ -165,7 +165,7 @@ def test_amplitude_compares_the_blocks_of_two_models(run_here, options, scenes, 
         image,
         '--out',
         tmp_path / 'out',
-        '--against',
+        '--compare-with',
         DENSE,
         checkpoint,
         *own,
@@ -229,14 +229,14 @@ def test_invalid_pretraining_input_is_refused_with_the_reason(error_of, options,
         *options(CLASSIFIER),
         'model.head.num_classes=7',
     )
-    assert '2 --sizes found for 1 windows' in error_of(
-        'tools/analysis/window_transfer.py', DENSE, pretrained, *out, '--windows', 6, '--sizes', 96, 192
+    assert '2 --image-size found for 1 windows' in error_of(
+        'tools/analysis/window_transfer.py', DENSE, pretrained, *out, '--windows', 6, '--image-size', 96, 192
     )
     assert 'has no test; give the config of a SwinV2' in error_of('tools/analysis/window_transfer.py', SIMMIM, pretrained, *out)
     assert 'has no windows' in error_of(
         'tools/analysis/window_transfer.py', 'configs/mini/vit_classifier_mini.py', pretrained, *out
     )
     assert 'it wants CONFIG CKPT' in error_of(
-        'tools/analysis/amplitude.py', DENSE, pretrained, tmp_path, *out, '--against', DENSE
+        'tools/analysis/amplitude.py', DENSE, pretrained, tmp_path, *out, '--compare-with', DENSE
     )
     assert load('swinv2_simmim_mini_96_w6').predict_pipeline  # what tells a config of masked pretraining

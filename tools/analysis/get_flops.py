@@ -19,7 +19,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument(
-        '--shape',
+        '--image-size',
         type=int,
         nargs='+',
         default=[512],
@@ -52,9 +52,9 @@ def count(cfg, height, width):
 
 def main():
     args = parse_args()
-    if len(args.shape) > 2 or min(args.shape) < 1:
-        raise InputError(f'--shape {" ".join(map(str, args.shape))} found, but it is one side, or height and width, in pixels')
-    height, width = args.shape[0], args.shape[-1]
+    if len(args.image_size) > 2 or min(args.image_size) < 1:
+        raise InputError(f'--image-size {" ".join(map(str, args.image_size))} found, but it is one side, or height and width, in pixels')
+    height, width = args.image_size[0], args.image_size[-1]
     parts, parameters = count(load_config(args.config, args.cfg_options), height, width)
     print(f'{"":24} {"parameters":>14} {"multiply-adds":>16}')
     for part in parts:

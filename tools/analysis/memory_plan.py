@@ -42,14 +42,14 @@ def parse_args():
         help="with deepspeed_zero1, DeepSpeed's own bf16 or fp16: weights and gradients of 2 bytes",
     )
     parser.add_argument(
-        '--memory', type=float, nargs='+', default=[40, 80], metavar='GB', help='of a GPU, in 10^9 bytes (default 40 and 80)'
+        '--gpu-memory', type=float, nargs='+', default=[40, 80], metavar='GB', help='of a GPU, in 10^9 bytes (default 40 and 80)'
     )
     parser.add_argument(
         '--reserve', type=float, default=2.0, metavar='GB', help='of it for CUDA, its libraries and gaps (default 2)'
     )
-    parser.add_argument('--images', type=int, metavar='N', help="images on a GPU at a time (default: the config's)")
+    parser.add_argument('--batch-size', type=int, metavar='N', help="images on a GPU at a time (default: the config's)")
     parser.add_argument(
-        '--size',
+        '--image-size',
         type=int,
         nargs='+',
         metavar='N',
@@ -79,18 +79,18 @@ def build(cfg):
 
 
 def check(args, cfg):
-    if min(args.gpus) < 1 or args.images is not None and args.images < 1:
-        raise InputError('--gpus and --images are 1 or more')
-    if args.size and (len(args.size) > 2 or min(args.size) < 1):
-        raise InputError(f'--size {" ".join(map(str, args.size))} found, but it is one side, or height and width, in pixels')
-    if min(args.memory) <= args.reserve:
+    if min(args.gpus) < 1 or args.batch_size is not None and args.batch_size < 1:
+        raise InputError('--gpus and --batch-size are 1 or more')
+    if args.image_size and (len(args.image_size) > 2 or min(args.image_size) < 1):
+        raise InputError(f'--image-size {" ".join(map(str, args.image_size))} found, but it is one side, or height and width, in pixels')
+    if min(args.gpu_memory) <= args.reserve:
         raise InputError(
-            f'--memory {min(args.memory):g} found, of which {args.reserve:g} GB are reserved; give more, or a smaller --reserve'
+            f'--gpu-memory {min(args.gpu_memory):g} found, of which {args.reserve:g} GB are reserved; give more, or a smaller --reserve'
         )
     if args.sixteen and args.precision == 'fp32':
         raise InputError('--16-bit-weights found with --precision fp32; add --precision bf16 or fp16')
-    size = (args.size[0], args.size[-1]) if args.size else memory_plan.training_size(cfg)
-    images = args.images or (cfg.get('train_dataloader') or {}).get('batch_size') or 1
+    size = (args.image_size[0], args.image_size[-1]) if args.image_size else memory_plan.training_size(cfg)
+    images = args.batch_size or (cfg.get('train_dataloader') or {}).get('batch_size') or 1
     return size, images
 
 
@@ -171,10 +171,10 @@ def main():
                     gpus=gpus,
                     shares=share,
                     own=share.total(own_peak),
-                    fits={memory: memory_plan.cheapest(plans, (memory - args.reserve) * GB) for memory in args.memory},
+                    fits={memory: memory_plan.cheapest(plans, (memory - args.reserve) * GB) for memory in args.gpu_memory},
                 )
             )
-    show_plans(rows, args.memory)
+    show_plans(rows, args.gpu_memory)
     print(
         f'total: with the setting of the config, {own or "a mixture of kernels"}. lasting + the larger of activations and '
         f'what the optimizer makes. {args.reserve:g} GB of each GPU are left for CUDA and its libraries.'

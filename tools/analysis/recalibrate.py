@@ -23,7 +23,7 @@ def parse_args():
         '--out', required=True, metavar='D', help='folder of recalibrated.pth, exponents.json and exponents.png'
     )
     parser.add_argument(
-        '--sizes',
+        '--image-size',
         type=int,
         nargs='+',
         metavar='S',
@@ -90,7 +90,7 @@ def main():
     if args.limit < 1:
         raise InputError(f'--limit {args.limit} found, but it is 1 or more')
     out, merged = check_writable(args.out), {}
-    for size in args.sizes or [None]:
+    for size in args.image_size or [None]:
         model, variances, images = record(args, size)
         for name, records in variances.items():
             merged.setdefault(name, []).extend(records)

@@ -17,7 +17,7 @@ def parse_args():
     parser.add_argument('config', help='config file of a DeepViT for segmentation')
     parser.add_argument('checkpoints', nargs='+', help='its checkpoint files')
     parser.add_argument(
-        '--sizes', type=int, nargs='+', metavar='S', help='short sides that test images are resized to, in pixels'
+        '--image-size', type=int, nargs='+', metavar='S', help='short sides that test images are resized to, in pixels'
     )
     parser.add_argument(
         '--data-roots',
@@ -61,10 +61,10 @@ def evaluate(args, place, way, checkpoint, out):
 
 def main():
     args = parse_args()
-    if bool(args.sizes) == bool(args.data_roots):
-        raise InputError('give either --sizes or --data-roots')
-    out, places, found = check_writable(args.out), args.sizes or args.data_roots, {}
-    labels = [f'{place} px' if args.sizes else Path(place).name for place in places]
+    if bool(args.image_size) == bool(args.data_roots):
+        raise InputError('give either --image-size or --data-roots')
+    out, places, found = check_writable(args.out), args.image_size or args.data_roots, {}
+    labels = [f'{place} px' if args.image_size else Path(place).name for place in places]
     print(f'{"":10}', *(f'{label:>16}' for label in labels), flush=True)
     for way in ('slid', *args.statistics):
         found[way] = {}

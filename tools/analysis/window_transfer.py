@@ -27,7 +27,7 @@ def parse_args():
         help="windows of the first stage; those of the others grow with it (default: 1, 1.5, 2, 2.5 and 3 times the config's)",
     )
     parser.add_argument(
-        '--sizes',
+        '--image-size',
         type=int,
         nargs='+',
         metavar='S',
@@ -57,9 +57,9 @@ def settings(args, windows, side):
     factors = [w / first for w in args.windows] if args.windows else [1, 1.5, 2, 2.5, 3]
     if min(factors) <= 0:
         raise InputError(f'--windows {args.windows} found, but a window is at least 1 token')
-    if args.sizes and len(args.sizes) != len(factors):
-        raise InputError(f'{len(args.sizes)} --sizes found for {len(factors)} windows; give one for each')
-    return list(zip(factors, args.sizes or [round(side * factor) for factor in factors]))
+    if args.image_size and len(args.image_size) != len(factors):
+        raise InputError(f'{len(args.image_size)} --image-size found for {len(factors)} windows; give one for each')
+    return list(zip(factors, args.image_size or [round(side * factor) for factor in factors]))
 
 
 def main():

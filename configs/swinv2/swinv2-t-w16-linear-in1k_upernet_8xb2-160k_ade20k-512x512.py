@@ -1,4 +1,0 @@
-# A row of SwinV2's Table 1: linear-spaced CPB, window 16 (47.0 mIoU in the paper, which tells
-# the crop of window 16 only).
-_base_ = '../swinv2_upernet_ade20k.py'
-model = dict(backbone=_base_.swinv2.t_linear_in1k)
