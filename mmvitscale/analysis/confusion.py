@@ -1,7 +1,7 @@
 """Which classes are taken for which: confusion matrices of every task."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class ConfusionMatrix:
     def __init__(self, classes: Sequence[str], score_thr: float = 0.3, iou_thr: float = 0.5):
         self.classes = list(classes)
         self.score_thr, self.iou_thr = score_thr, iou_thr
-        self.counts: np.ndarray | None = None
+        self.counts: Any = None  # (n, n) once something is counted
         self.unit = ''
 
     @property

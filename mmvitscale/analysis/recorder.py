@@ -63,9 +63,9 @@ class AttentionMaps:
         if not (0 <= y < height and 0 <= x < width):
             raise InputError(f'token ({y}, {x}) found, but the map has {height} x {width} tokens')
         place, first, group = y * width + x, 0, self.groups[0]
-        order = None if self.geometry is None else self.geometry.gather_index
-        if order is not None:
-            place = int(self.geometry.scatter_index[place])
+        indices = None
+        if self.geometry is not None and self.geometry.scatter_index is not None:
+            indices, place = self.geometry.gather_index, int(self.geometry.scatter_index[place])
             for tokens_of_group, shape in zip(self.groups, self.geometry.groups):
                 group = tokens_of_group
                 if place < first + shape.tokens:
@@ -75,7 +75,7 @@ class AttentionMaps:
         window, slot = divmod(place - first, tokens)
         row = group[window, :, slot + int(self.class_token), int(self.class_token) :]
         start = first + window * tokens
-        targets = torch.arange(tokens) if order is None else order[start : start + tokens].cpu()
+        targets = torch.arange(tokens) if indices is None else indices[start : start + tokens].cpu()
         found = torch.zeros(group.shape[1], height * width)
         found[:, targets] = row
         return found.view(-1, height, width)

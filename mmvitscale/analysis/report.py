@@ -118,7 +118,7 @@ def write_report(
         _add_windows(page, model)
     if images is not None:
         _add_predictions(page, images, pictures, score_thr)
-    elif model is not None and ConfigView(cfg).task == 'masked modelling':
+    elif model is not None and weights is not None and ConfigView(cfg).task == 'masked modelling':
         _add_reconstructions(page, cfg, weights, pictures, notes)
     if model is not None:
         _add_biases(page, model)
@@ -181,7 +181,7 @@ def _add_summary(page: Page, cfg: Config, log: RunLog, model: torch.nn.Module | 
         rows.append(('parameters', f'{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M'))
         side = _crop_of(cfg)
         parts, _ = count_backbone(model.backbone, *side)
-        rows.append((f'multiply-adds of the backbone at {side[0]} x {side[1]}', f'{parts[-1].multiply_adds / 1e9:.2f}G'))
+        rows.append((f'multiply-adds of the backbone at {side[0]} x {side[1]}', f'{(parts[-1].multiply_adds or 0) / 1e9:.2f}G'))
     wrapper = cfg.get('optim_wrapper') or {}
     optimizer = wrapper.get('optimizer') or {}
     rows += [
@@ -266,7 +266,7 @@ def _add_predictions(page: Page, images: EvaluatedImages, count: int, score_thr:
             if quality is not None:
                 qualities[index] = quality
             advance()
-    ranked = sorted(qualities, key=qualities.get)
+    ranked = sorted(qualities, key=qualities.__getitem__)
     painter = Visualizer(images.dataset_meta, score_thr)
     unit = 'mean IoU of the classes in it' if matrix.unit != 'images' else 'right or wrong'
     seen = f'{len(images)} of {len(images.dataset)} test images'

@@ -1,12 +1,13 @@
 """How alike the attention maps, the features and the heads of blocks are (DeepViT, arXiv 2103.11886, section 3.1)."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Maps = Tensor | Sequence[Tensor]  # (B, heads, N, N), or (windows, heads, N, N) for the windows of each shape
+Maps: TypeAlias = Tensor | Sequence[Tensor]  # (B, heads, N, N), or (windows, heads, N, N) for the windows of each shape
 
 
 def _columns(maps: Maps) -> Sequence[Tensor]:

@@ -322,7 +322,7 @@ def _image_and_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
             )
             for folder in candidates
         }
-        images = max(fitting, key=fitting.get, default=None)
+        images = max(fitting, key=fitting.__getitem__, default=None)
         if images is None or not fitting[images]:
             continue
         if split in pairs:

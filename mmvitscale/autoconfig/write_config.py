@@ -6,8 +6,8 @@ from math import ceil, sqrt
 from pathlib import Path
 
 from mmvitscale.autoconfig.inspect_dataset import PART, Split, Survey
-from mmvitscale.checkpoints.io import write_atomically
 from mmvitscale.errors import InputError
+from mmvitscale.utils.atomic_write import write_bytes_atomically
 
 # What training takes of a GPU's memory, in bytes: each parameter with its gradient and AdamW's two moments in float32, and
 # what is kept for the backward pass of each pixel of a batch. Estimates, on the careful side.
@@ -187,8 +187,8 @@ def write_config(survey: Survey, out: Path, memory: float | None, frozen: bool =
         schedule=_schedule(plan, stepped=not segmentation and memory is not None),
     )
     for path, content in files.items():
-        write_atomically(path, lambda file, content=content: file.write(content))
-    write_atomically(out, lambda file: file.write(text.encode()))
+        write_bytes_atomically(path, content)
+    write_bytes_atomically(out, text.encode())
     return plan.told
 
 
@@ -286,8 +286,9 @@ def _box_pipelines(plan: Plan, memory: float | None) -> list[str]:
             f'changes = dict(PhotoMetricDistortion=dict(hue_delta=18){resize})',
             *(_CHANGED.format(split) for split in ('train', 'test')),
         ]
-    long, short = plan.scale * 5 // 3, plan.scale
-    if short == 800:  # as in the recipe
+    short = plan.scale or 800  # as in the recipe
+    long = short * 5 // 3
+    if short == 800:
         return ['train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline']
     return [
         "resize = dict(type='RandomChoiceResize', keep_ratio=True,",
@@ -317,7 +318,7 @@ def _mask_pipelines(plan: Plan, memory: float | None) -> list[str]:
             'changes = dict(RandomResize=scale, Resize=scale, RandomCrop=dict(crop_size=crop_size))',
             *(_CHANGED.format(split) for split in ('train', 'test')),
         ]
-    if scale:
+    if plan.scale:
         ratios = (0.75, 1.0, 1.25) if memory is None else (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
         lines += [
             "tta_pipeline = [_base_.tta_pipeline[0], dict(type='TestTimeAug', transforms=[",

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -65,11 +65,11 @@ class ConvertedBack:
 
     library: str
     weights: State
-    content: dict
+    content: dict[str, Any]
     left_out: list[str]
     builder: str
     arguments: dict[str, object]
-    config: dict | None = None
+    config: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -146,7 +146,7 @@ def _formats() -> Sequence[CheckpointFormat]:
     return _FORMATS
 
 
-def weights_in(content: dict) -> 'OrderedDict[str, Tensor]':
+def weights_in(content: dict[str, Any]) -> 'OrderedDict[str, Tensor]':
     """What a file held -> its weights: the dict of tensors at the top or under one of the usual names, without the
     prefixes of wrappers. Raises InputError where there is none."""
     for _ in range(2):  # Lightning and DeepSpeed may have one inside the other

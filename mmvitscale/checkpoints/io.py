@@ -9,11 +9,11 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
@@ -23,7 +23,7 @@ from mmengine.logging import print_log
 from mmengine.logging.history_buffer import HistoryBuffer
 
 from mmvitscale.errors import InputError
-from mmvitscale.utils.atomic_write import atomic_write
+from mmvitscale.utils.atomic_write import write_atomically
 from mmvitscale.utils.processes import is_first_on_machine
 
 try:
@@ -34,7 +34,7 @@ except ImportError:  # NumPy before 1.26
 _TIMEOUT = 30  # seconds without a byte
 
 
-def _statistic_of_history(owner, name: str):
+def _statistic_of_history(owner: Any, name: str) -> Any:
     """All that a checkpoint may ask of ``getattr``: MMEngine's HistoryBuffer pickles its statistics that way."""
     if owner is not HistoryBuffer or name not in ('mean', 'max', 'min', 'current', 'statistics'):
         raise UnpicklingError(f'Unsupported global: getattr({owner!r}, {name!r})')
@@ -60,7 +60,7 @@ _PROMISE = 8
 _SMALL = 2**26
 
 
-def read_checkpoint(source: str | Path) -> dict:
+def read_checkpoint(source: str | Path) -> dict[str, Any]:
     """Path or http(s) URL of a .pth, .bin or .safetensors file -> the dict in it, in the main memory. Nothing in the file is
     executed.
 
@@ -264,7 +264,7 @@ def expected_checksum(url: str) -> str | None:
     return match[1] if match and not is_date else None
 
 
-def _copy(response, file, url: str) -> None:
+def _copy(response: Any, file: Any, url: str) -> None:
     """Copy with a line of progress for each tenth. Raises OSError if the connection ends early, InputError if another file
     comes than the one the URL promises."""
     total, done, told = int(response.headers.get('Content-Length') or 0), 0, 0
@@ -285,7 +285,7 @@ def _copy(response, file, url: str) -> None:
         )
 
 
-def write_checkpoint(path: str | Path, checkpoint: dict) -> None:
+def write_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
     """Write ``checkpoint`` to a .pth file, or its ``state_dict`` to a .safetensors file; whole or not at all."""
     path = Path(path)
     if path.suffix == '.safetensors':
@@ -295,10 +295,3 @@ def write_checkpoint(path: str | Path, checkpoint: dict) -> None:
         write_atomically(path, lambda file: file.write(save(weights, metadata={'format': 'pt'})))
     else:
         write_atomically(path, lambda file: torch.save(checkpoint, file))
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write(file)`` fill a file that takes its place at ``path`` only when it is complete. Raises InputError if it cannot
-    be written."""
-    with atomic_write(path, durable=True) as part, open(part, 'wb') as file:
-        write(file)

@@ -399,7 +399,7 @@ def _check_strict(own: State, found: State, backbones: dict[str, Any], matched: 
 def _metadata_of_meta(content: dict[str, Any]) -> WindowMetadata | None:
     """The windows in a checkpoint's meta: where mmvitscale 0.1.0 wrote those that its weights last ran with."""
     meta = content.get('meta')
-    found = meta.get(META_KEY) if isinstance(meta, dict) else None
+    found: Any = meta.get(META_KEY) if isinstance(meta, dict) else None
     try:
         columns = [_windows_of(found[name]) for name in ('reference_windows', 'windows')]
         return WindowMetadata(found.get('position_bias'), columns[0], columns[1])

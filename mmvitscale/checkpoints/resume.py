@@ -4,6 +4,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mmvitscale.checkpoints.io import read_checkpoint
 from mmvitscale.errors import InputError, some_of
@@ -60,7 +61,7 @@ def _candidates(work_dir: Path) -> list[Path]:
 
     def key(path: Path) -> tuple[bool, int, int]:
         time = path.stat().st_mtime_ns
-        stale = last is not None and pointed.is_file() and found[path] > int(last[2]) and time < pointed.stat().st_mtime_ns
+        stale = last is not None and pointed is not None and pointed.is_file() and found[path] > int(last[2]) and time < pointed.stat().st_mtime_ns
         return not stale, found[path], time
 
     return sorted(found, key=key, reverse=True)
@@ -93,7 +94,7 @@ def is_complete(path: Path) -> bool:
     return True
 
 
-def check_resumable(content: dict, name: str, with_optimizer: bool = True) -> None:
+def check_resumable(content: dict[str, Any], name: str, with_optimizer: bool = True) -> None:
     """Raise InputError unless a checkpoint holds what a training needs to go on. What in it MMEngine would run as a program
     is removed.
 

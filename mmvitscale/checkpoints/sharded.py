@@ -7,6 +7,7 @@ import warnings
 from collections import OrderedDict
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ def is_sharded(source: str | Path) -> bool:
     return Path(source).is_dir()
 
 
-def read_sharded(folder: str | Path) -> dict:
+def read_sharded(folder: str | Path) -> dict[str, Any]:
     """Folder -> dict(state_dict=..., meta=dict(source=...)), weights in float32 where DeepSpeed keeps them so.
 
     A folder of DeepSpeed is that of one step, or the one above it, whose ``latest`` names a step.
@@ -78,10 +79,11 @@ def _of_deepspeed(folder: Path, model: Path) -> dict[str, torch.Tensor]:
 
 
 def _rank_of(path: Path) -> int:
-    return int(re.search(r'zero_pp_rank_(\d+)_', path.name)[1])
+    match = re.search(r'zero_pp_rank_(\d+)_', path.name)
+    return int(match[1]) if match else 0
 
 
-def _read_of_deepspeed(path: Path) -> dict:
+def _read_of_deepspeed(path: Path) -> dict[str, Any]:
     """The content of a file, DeepSpeed's own types as plain data."""
     plain = [
         (_Placeholder, f'deepspeed.runtime.{name}')
@@ -95,10 +97,10 @@ def _read_of_deepspeed(path: Path) -> dict:
     return content
 
 
-class _Placeholder(OrderedDict):
+class _Placeholder(OrderedDict[str, Any]):
     """In the place of DeepSpeed's objects, of which nothing is needed."""
 
-    def __init__(self, *_):
+    def __init__(self, *_: Any) -> None:
         super().__init__()
 
 
@@ -117,7 +119,7 @@ class _MetadataReader(pickle.Unpickler):
         ('pathlib', 'PurePosixPath'),
     }
 
-    def find_class(self, module, name):
+    def find_class(self, module: Any, name: Any) -> Any:
         described = module in ('torch.distributed.checkpoint.metadata', 'torch.distributed.checkpoint.filesystem')
         dtype = module == 'torch' and isinstance(getattr(torch, name, None), (torch.dtype, torch.memory_format))
         if described and not name.startswith('_get') or dtype or (module, name) in self._PLAIN:
@@ -131,7 +133,7 @@ def _of_torch(folder: Path) -> dict[str, torch.Tensor]:
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     class Reader(FileSystemReader):
-        def read_metadata(self, *args, **kwargs):
+        def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
             with open(folder / '.metadata', 'rb') as file:
                 return _MetadataReader(file).load()
 

@@ -1,6 +1,7 @@
 """Which windows a model is tested with: the config's, or those that its weights last ran with."""
 
 import re
+from typing import Any
 
 from mmengine.config import Config
 from torch import nn
@@ -11,7 +12,7 @@ from mmvitscale.errors import InputError
 from mmvitscale.registry import type_name
 
 
-def test_windows_of(cfg: Config, options: dict | None = None) -> str:
+def test_windows_of(cfg: Config, options: dict[str, Any] | None = None) -> str:
     """``'checkpoint'`` where the config grows windows during training (``ProgressiveWindowHook``), else ``'config'``.
 
     Args:

@@ -80,7 +80,8 @@ def files() -> dict[Path, str]:
     content = {}
     for family, listed in entries.items():
         readme = root / family / 'README.md'
-        content[readme] = _TABLE.sub(lambda _, listed=listed: _table(listed), readme.read_text())
+        table = _table(listed)
+        content[readme] = _TABLE.sub(table.replace('\\', r'\\'), readme.read_text())
         content[root / family / 'metafile.yml'] = _metafile(family, listed)
     index = dict(Import=[f'configs/{family}/metafile.yml' for family in _FAMILIES])
     content[root.parent / 'model-index.yml'] = yaml.safe_dump(index)

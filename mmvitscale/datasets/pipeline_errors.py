@@ -57,7 +57,7 @@ def _check_labels(data: Any, image: Any, path: Any, num_classes: int | None, ign
     """Of semantic segmentation. A label beyond the classes kills a GPU's process without a word of the image."""
     sample = data.get('data_samples') if isinstance(data, dict) else None
     labels = getattr(getattr(sample, 'gt_sem_seg', None), 'data', None)
-    if not isinstance(labels, torch.Tensor):
+    if sample is None or not isinstance(labels, torch.Tensor):
         return
     name = f'label map {path or ""} of {image}'.replace('  ', ' ')
     if labels.ndim != 3 or labels.shape[0] != 1:

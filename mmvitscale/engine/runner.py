@@ -167,7 +167,7 @@ class CheckpointLoadingMixin(_Base):
         """What a loss is multiplied with before its backward pass."""
         scale = float(self.optim_wrapper.scale_loss(torch.ones(())))
         scaler = getattr(self.optim_wrapper, 'loss_scaler', None)
-        return scale * (scaler.get_scale() if hasattr(scaler, 'get_scale') else 1.0)
+        return scale * (scaler.get_scale() if scaler is not None and hasattr(scaler, 'get_scale') else 1.0)
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """As MMEngine's."""

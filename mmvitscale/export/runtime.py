@@ -128,7 +128,7 @@ class ExportedFiles:
         size = tuple(image.shape[2:])
         file = self.files.get(size) or self.files.get(None)
         if file is None:
-            sizes = ', '.join(f'{height}x{width}' for height, width in sorted(self.files))
+            sizes = ', '.join(f'{height}x{width}' for height, width in sorted(own for own in self.files if own))
             raise InputError(
                 f'there are files for {sizes} pixels, but none for {size[0]}x{size[1]}; export that size, or with --any-size'
             )

@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -159,8 +160,8 @@ def _meta_of(out: Path) -> dict:
 @dataclass
 class _Prepared:
     path: Path
-    picture: np.ndarray | None = None
-    inputs: dict | None = None
+    picture: Any = None  # (H, W, 3)
+    inputs: dict[str, Any] = field(default_factory=dict)
     error: InputError | None = None
 
 
@@ -318,7 +319,7 @@ def _predict_tiled(
                 path,
                 names[path],
                 _file_name(path, names[path]),
-                options.tile,
+                options.tile or 0,
                 options.overlap,
                 options.batch_size,
             )

@@ -94,7 +94,7 @@ class Predictor:
     @staticmethod
     def _declared_meta(cfg: Config) -> dict:
         dataset = cfg.test_dataloader.dataset
-        return dataset.get('metainfo') or class_of(cfg, dataset).METAINFO
+        return dataset.get('metainfo') or getattr(class_of(cfg, dataset), 'METAINFO', {})
 
     def prepare(self, fields: dict) -> dict:
         """What ``read_image.read`` gives -> what ``predict`` takes. Raises InputError for an image that the config's

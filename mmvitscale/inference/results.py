@@ -238,7 +238,8 @@ def counts_from_one(cfg: Config) -> bool:
     if ConfigView(cfg).scope != 'mmseg' or not cfg.get('test_dataloader'):
         return False
     for dataset in plain_datasets(cfg.test_dataloader.dataset):
-        own = signature(class_of(cfg, dataset)).parameters.get('reduce_zero_label')
+        kind = class_of(cfg, dataset)
+        own = signature(kind).parameters.get('reduce_zero_label') if kind else None
         if dataset.get('reduce_zero_label', own.default if own is not None else False) is True:
             return True
     return False

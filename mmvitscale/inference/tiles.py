@@ -160,7 +160,7 @@ def predict_in_tiles(
                 'predicts others; predict the image whole'
             )
         if writer.options.pictures:
-            write_picture(writer.out / f'{name}.png', writer.painter.paint(raster.overview(small), shown))
+            write_picture(writer.out / f'{name}.png', writer.visualizer.paint(raster.overview(small), shown))
 
 
 def _samples(

@@ -16,7 +16,7 @@ class _MarksPadding:
 
     batch_augments: Any
 
-    def forward(self, data: dict, training: bool = False) -> dict:
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """As that of the library's, whose batch augmentations see the channel, too."""
         images = data['inputs']
         sizes = [tuple(image.shape[-2:]) for image in images]

@@ -30,7 +30,7 @@ class MaskTTAModel(BaseTTAModel):
         InputError: for a detector of another kind.
     """
 
-    def __init__(self, module: nn.Module | dict, nms: dict, max_per_img: int = 100, **kwargs: Any):
+    def __init__(self, module: nn.Module | dict[str, Any], nms: dict[str, Any], max_per_img: int = 100, **kwargs: Any):
         super().__init__(module, **kwargs)
         if not hasattr(self.module, 'roi_head'):
             raise InputError(
@@ -41,7 +41,7 @@ class MaskTTAModel(BaseTTAModel):
         self.max_per_img = max_per_img
 
     @torch.no_grad()
-    def test_step(self, data: dict) -> list:
+    def test_step(self, data: dict[str, Any]) -> list[Any]:
         """A batch of views (each value of the dict a list of one batch per view) -> one data sample per image."""
         views = [
             _View(self.module, {key: value[i] for key, value in data.items()}) for i in range(len(next(iter(data.values()))))
@@ -60,7 +60,7 @@ class MaskTTAModel(BaseTTAModel):
             sample.pred_instances = results
         return views[0].samples
 
-    def merge_preds(self, data_samples_list: list[list]) -> list:
+    def merge_preds(self, data_samples_list: list[list[Any]]) -> list[Any]:
         """Not in use: ``test_step`` merges before there are predictions."""
         raise NotImplementedError
 
@@ -80,7 +80,7 @@ class _View:
     """A batch of images in one scale and flip, and its features. What goes in and out is upright, in the images' own
     sizes."""
 
-    def __init__(self, module: nn.Module, data: dict):
+    def __init__(self, module: nn.Module, data: dict[str, Any]):
         data = module.data_preprocessor(data, False)
         self.module, self.head = module, module.roi_head
         self.samples = data['data_samples']
@@ -127,11 +127,11 @@ class _View:
         return [_flip(result.masks.float() / 255, meta) for result, meta in zip(found, self.metas)]
 
 
-def _flip(masks: Tensor, meta: dict) -> Tensor:
+def _flip(masks: Tensor, meta: dict[str, Any]) -> Tensor:
     return masks.flip(_FLIPPED_AXES[meta['flip_direction']]) if meta.get('flip') else masks
 
 
-def _flip_boxes(boxes: Tensor, meta: dict) -> Tensor:
+def _flip_boxes(boxes: Tensor, meta: dict[str, Any]) -> Tensor:
     """(n, 4) x1, y1, x2, y2 in the image's own size, to the flipped image and back."""
     from mmdet.structures.bbox import bbox_flip
 

@@ -1,6 +1,7 @@
 """Variants of a model as data: published sizes by name, what a dict of sizes must have, and sizes read from weights."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from mmvitscale.checkpoints.convert import State
 from mmvitscale.errors import InputError
@@ -12,11 +13,11 @@ class Variants:
     out."""
 
     family: str
-    archs: dict[str, dict]
+    archs: dict[str, dict[str, Any]]
     required: frozenset[str]
-    defaults: dict
+    defaults: dict[str, Any]
 
-    def resolve(self, arch: str | dict) -> dict:
+    def resolve(self, arch: str | dict[str, Any]) -> dict[str, Any]:
         """The name of a variant, or a dict -> the dict with every key, sequences as tuples. Raises InputError for what is
         neither."""
         if isinstance(arch, str):
@@ -37,7 +38,7 @@ class Variants:
             key: tuple(value) if isinstance(value, (list, tuple)) else value for key, value in {**self.defaults, **arch}.items()
         }
 
-    def name_of(self, sizes: dict) -> str:
+    def name_of(self, sizes: dict[str, Any]) -> str:
         """Some sizes -> ``tiny``, or '' where no variant has them."""
         names = [name for name in self.archs if all(self.resolve(name).get(key) == value for key, value in sizes.items())]
         return names[0] if names else ''

@@ -316,8 +316,9 @@ def ratios(results: Sequence[Result]) -> dict[str, float]:
         if ours.seconds and times:
             found[f'speedup{suffix}'] = min(times) / ours.seconds
         for key, name in (('floor', LOWER_BOUND), ('plain', PLAIN)):
-            if ours.seconds and name in of_way and of_way[name].seconds:
-                found[f'{key}{suffix}'] = ours.seconds / of_way[name].seconds
+            seconds = of_way[name].seconds if name in of_way else None
+            if ours.seconds and seconds:
+                found[f'{key}{suffix}'] = ours.seconds / seconds
         if ours.memory and peaks:
             found[f'memory{suffix}'] = ours.memory['peak'] / min(peaks)
     return found

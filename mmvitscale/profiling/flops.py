@@ -76,7 +76,7 @@ def count_backbone(backbone: nn.Module, height: int, width: int) -> tuple[list[P
             first = last + 1
     whole = Part('backbone', _parameters(backbone), counts[''])
     rest = whole.parameters - sum(part.parameters for part in parts)
-    parts.append(Part('norms, embeddings', rest, whole.multiply_adds - sum(part.multiply_adds for part in parts)))
+    parts.append(Part('norms, embeddings', rest, counts[''] - sum(part.multiply_adds or 0 for part in parts)))
     return [*parts, whole], outputs
 
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mmvitscale.models.deepvit import re_attention
-from mmvitscale.models.swin_v2 import kernels
+from mmvitscale.models.swin_v2 import attention, kernels
 from mmvitscale.models.swin_v2.attention import scaled_query_key
 
 
@@ -195,12 +195,12 @@ def as_on(device: str, mixed: bool, cached: bool = True) -> Iterator[_Kernels]:
     """Within it the meta device stands for ``device``, 'cuda' or 'cpu'."""
     stand_in = _Kernels(device, mixed, cached)
     chunks = [{**module._CHUNK, 'meta': module._CHUNK[device]} for module in (kernels, re_attention)]
-    auto = kernels.KERNELS['sequential' if device == 'cpu' else 'fused']
+    auto = attention.KERNELS['sequential' if device == 'cpu' else 'fused']
     with (
         mock.patch.object(kernels, '_CHUNK', chunks[0]),
         mock.patch.object(re_attention, '_CHUNK', chunks[1]),
         mock.patch.dict(re_attention._ROWS, meta=re_attention._ROWS.get(device, 1)),
-        mock.patch.dict(kernels.KERNELS, auto=auto),
+        mock.patch.dict(attention.KERNELS, auto=auto),
         mock.patch.object(kernels, 'auto', auto),
         mock.patch.object(kernels, 'FLEX_DEVICES', ('meta',) if device == 'cuda' else ()),
         mock.patch.object(kernels, 'flex_attention', _flex_attention),

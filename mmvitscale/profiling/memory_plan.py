@@ -4,6 +4,7 @@ for each way of sharing them out (ZeRO, arXiv 1910.02054), activations from the 
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,7 @@ def configured_setting(backbone: nn.Module) -> Setting | None:
 
 def _signature(backbone: nn.Module) -> list:
     same = {'auto': 'sequential'} if isinstance(backbone, DeepViT) else {}
-    kernels = [getattr(block.attn, 'kernel', None) for block in backbone.transformer_blocks()]
+    kernels: list[Any] = [getattr(block.attn, 'kernel', None) for block in backbone.transformer_blocks()]
     checkpointed = (
         [stage.with_cp for stage in backbone.stages] if isinstance(backbone, SwinTransformerV2) else [backbone.with_cp]
     )

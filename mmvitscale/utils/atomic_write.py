@@ -4,9 +4,11 @@ import errno
 import os
 import secrets
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from mmvitscale.errors import InputError
 
@@ -105,3 +107,15 @@ def check_writable(folder: str | Path) -> Path:
     except OSError as error:
         raise InputError(f'cannot write into {folder} ({error.strerror}); give a folder that can be written') from error
     return Path(folder)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let ``write(file)`` fill a file that takes its place at ``path`` only when it is complete. Raises InputError if it cannot
+    be written."""
+    with atomic_write(path, durable=True) as part, open(part, 'wb') as file:
+        write(file)
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """``content`` as the file ``path``, complete or not there. Raises InputError if it cannot be written."""
+    write_atomically(path, lambda file: file.write(content))

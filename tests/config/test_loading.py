@@ -118,6 +118,6 @@ def test_old_names_work_with_a_note(tmp_path, monkeypatch):
         notes.clear()
         assert load_config(name).model.type == 'DINO'
         assert len(notes) == 1 and f'{old} is called {new} now' in notes[0]
-    renamed = json.loads((configs_folder() / 'renamed.json').read_text())
+    renamed = json.loads((configs_folder() / 'renamed.json').read_text())['renamed']
     assert len(renamed) == 25 and set(renamed.values()) <= set(mmvitscale.list_configs())
     assert not set(renamed) & set(mmvitscale.list_configs())

@@ -28,8 +28,8 @@ class ComparisonPictureHook(Hook):
         self.out_dir = Path(out_dir)
         self.score_thr = score_thr
         self._names: dict[Path, str] = {}
-        self._painter: Visualizer | None = None
-        self._reader: ImageReader | None = None
+        self._visualizer: Any = None
+        self._reader: Any = None
 
     def before_test(self, runner: Runner) -> None:
         """Names all pictures at once, so that none takes the place of another."""
@@ -37,7 +37,7 @@ class ComparisonPictureHook(Hook):
         paths = [Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
         root = os.path.commonpath([path.parent for path in paths]) if paths else '.'
         self._names = output_names(paths, Path(root))
-        self._painter = Visualizer(dataset.metainfo, self.score_thr)
+        self._visualizer = Visualizer(dataset.metainfo, self.score_thr)
         self._reader = ImageReader(runner.cfg.test_dataloader.dataset.get('pipeline', []))
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence = ()) -> None:
@@ -45,7 +45,7 @@ class ComparisonPictureHook(Hook):
         for sample in outputs:
             path = Path(sample.img_path)
             try:
-                picture = self._painter.compare(self._reader(path), sample)
+                picture = self._visualizer.compare(self._reader(path), sample)
                 write_picture(self.out_dir / f'{self._names[path]}.png', picture)
             except Exception as error:  # an evaluation of hours is worth more than a picture
                 runner.logger.log(logging.WARNING, f'no picture of {path}: {type(error).__name__}: {error}')

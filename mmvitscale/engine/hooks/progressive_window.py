@@ -32,7 +32,7 @@ class ProgressiveWindowHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, schedule: Sequence[dict]):
-        begins = [phase.get('begin') for phase in schedule]
+        begins: list[Any] = [phase.get('begin') for phase in schedule]
         if not begins or begins[0] != 0 or any(a >= b for a, b in zip(begins, begins[1:])):
             raise InputError(
                 f'the phases of ProgressiveWindowHook begin at {begins}, but they begin at 0 and at rising iterations'
@@ -53,7 +53,7 @@ class ProgressiveWindowHook(Hook):
         # The batch at hand was cropped for the phase before; any window serves any crop.
         settings = self._settings_at(runner.iter)
         if settings != self._settings:
-            changed = {key: value for key, value in settings.items() if value != self._settings.get(key)}
+            changed = {key: value for key, value in settings.items() if value != (self._settings or {}).get(key)}
             self._apply(runner, changed, skip=runner.iter + 1)
 
     def _settings_at(self, iteration: int) -> dict:

@@ -151,7 +151,7 @@ class DeepViT(DeepViTCheckpointPolicy):
     @renamed_arguments({'reatten_statistics': {'carried': 'token_invariant'}}, similarity_weight='similarity_loss_weight')
     def __init__(
         self,
-        arch: str | dict = 'deepvit-32b',
+        arch: str | dict[str, Any] = 'deepvit-32b',
         img_size: int | tuple[int, int] = 224,
         out_indices: Sequence[int] | None = None,
         out_type: str = 'featmap',
@@ -167,7 +167,7 @@ class DeepViT(DeepViTCheckpointPolicy):
         with_cp: bool = False,
         frozen_stages: int = -1,
         in_channels: int = 3,
-        init_cfg: dict | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ):
         super().__init__(init_cfg)
         self.arch = DEEPVIT.resolve(arch)

@@ -6,6 +6,8 @@ C_gk = mean(A'_g A'_k) is a heads x heads matrix. ``sequential`` goes over chunk
 pass recomputes the chunks.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -103,7 +105,7 @@ class _MixedAttention(Function):
     heads, heads), a chunk of rows at a time, forward and backward. C is zero unless ``with_moments``."""
 
     @staticmethod
-    def forward(ctx, q, k, v, weight, token_mask, scale, rows, with_moments):
+    def forward(ctx: Any, q: Any, k: Any, v: Any, weight: Any, token_mask: Any, scale: Any, rows: Any, with_moments: Any) -> Any:
         ctx.save_for_backward(q, k, v, weight, token_mask)
         ctx.scale, ctx.rows, ctx.with_moments = scale, rows, with_moments
         batch, heads, tokens, _ = q.shape
@@ -119,7 +121,7 @@ class _MixedAttention(Function):
         return mixed_values, moments / _elements(tokens, token_mask, moments.dtype)
 
     @staticmethod
-    def backward(ctx, grad_values, grad_moments):
+    def backward(ctx: Any, grad_values: Any, grad_moments: Any) -> Any:
         q, k, v, weight, token_mask = ctx.saved_tensors
         scale, rows = ctx.scale, ctx.rows
         tokens = q.shape[2]

@@ -17,7 +17,7 @@ tokens holds for the others. With N0 tokens all is the official BatchNorm.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -32,7 +32,7 @@ from mmvitscale.models.layers.sync_batch_norm import SyncBatchNorm
 STATISTICS = ('token_invariant', 'running', 'scaled', 'image')
 
 # One number of tokens for all images, or (B,), one for each.
-Tokens = int | Tensor
+Tokens: TypeAlias = int | Tensor
 
 # Where nothing is known: the average of small models on images of several sizes with objects of one (docs/deepvit.md).
 _USUAL_EXPONENT = 1.7
@@ -152,7 +152,7 @@ def gain_and_offset(
         return gain, offset / law.ratio(tokens) if statistics == 'token_invariant' else offset
     share = image_share if statistics == 'image' else 0.0
     fallen = law.growth(tokens, -1.0)
-    mixed_var = (1 - share) * norm.running_var * fallen + (share * var if share else 0.0)
+    mixed_var = (1 - share) * norm.running_var * fallen + (share * var if share and var is not None else 0.0)
     gain = norm.weight * (mixed_var + norm.eps * fallen).rsqrt()
     return gain, gain * ((1 - share) * left) + norm.bias
 
@@ -240,7 +240,7 @@ class frozen_statistics:
         self.norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.laws = [(m, m.tokens.clone(), m.moments.clone()) for m in module.modules() if isinstance(m, VariancePowerLaw)]
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self.before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in self.norms]
         self.laws_before = [(law.tokens.clone(), law.moments.clone()) for law, *_ in self.laws]
         for norm in self.norms:
@@ -248,7 +248,7 @@ class frozen_statistics:
         for law, *learned in self.laws:
             law.restore(learned)
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         for norm, (momentum, batches) in zip(self.norms, self.before):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(batches)

@@ -2,6 +2,7 @@
 neighbouring blocks, without storing maps, and added to the loss whatever head computes that."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,13 +43,13 @@ def _column_sums(one: MapRows, other: MapRows, part: slice) -> Tensor:
 
 class _WithLoss(Function):
     @staticmethod
-    def forward(ctx, x, loss, weight, gradient_scale):
+    def forward(ctx: Any, x: Any, loss: Any, weight: Any, gradient_scale: Any) -> Any:
         ctx.weight, ctx.gradient_scale = weight, gradient_scale
         ctx.save_for_backward(loss)
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Any) -> Any:
         (loss,) = ctx.saved_tensors
         return grad, torch.full_like(loss, ctx.weight * ctx.gradient_scale()), None, None
 

@@ -1,6 +1,7 @@
 """Variants of DeepViT, the plain ViTs that it is compared with among them, and which of them weights are of."""
 
 import re
+from typing import Any
 
 from mmvitscale.checkpoints.convert import State
 from mmvitscale.models.variants import Variants, mlp_ratio_of, side
@@ -24,7 +25,7 @@ DEEPVIT = Variants(
 )
 
 
-def sizes_of(weights: State) -> dict:
+def sizes_of(weights: State) -> dict[str, Any]:
     """Weights under our names -> the arch; a size that they do not show is 0."""
     blocks = {int(match[1]) for match in (re.match(r'blocks\.(\d+)\.', key) for key in weights) if match}
     mixing = [int(key.split('.')[1]) for key in weights if key.endswith('attn.reatten_matrix.weight')]

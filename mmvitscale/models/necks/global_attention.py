@@ -1,6 +1,7 @@
 """Global self-attention after a backbone in windows."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -38,7 +39,7 @@ class GlobalAttention(BaseModule):
         pretrained_window: int,
         attention: str = 'auto',
         with_cp: bool = False,
-        init_cfg: dict | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ):
         super().__init__(init_cfg)
         self.pretrained_window = to_window(pretrained_window)

@@ -1,6 +1,7 @@
 """From the single stride of a plain ViT to the pyramid that heads expect."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from mmengine.model import BaseModule
@@ -38,7 +39,7 @@ class SimplePyramid(BaseModule):
         out_channels: int = 256,
         num_outs: int = 4,
         in_index: Sequence[int] | None = None,
-        init_cfg: dict | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ):
         super().__init__(init_cfg)
         if num_outs not in (4, 5):

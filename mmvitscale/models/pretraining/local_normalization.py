@@ -1,5 +1,7 @@
 """A target of masked image modelling without low frequencies."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
@@ -42,7 +44,7 @@ class LocallyNormalizedTarget(BaseModule):
         loss: config of the loss (prediction, target, mask) -> scalar, mmpretrain's PixelReconstructionLoss for SimMIM.
     """
 
-    def __init__(self, size: int, loss: dict):
+    def __init__(self, size: int, loss: dict[str, Any]):
         super().__init__()
         if size < 3 or size % 2 == 0:
             raise InputError(

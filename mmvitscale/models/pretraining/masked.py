@@ -2,7 +2,7 @@
 3.3 and appendix). Its runner, neck, head and mask generator are mmpretrain's own."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,11 @@ class _Masked(_Base):
     """Before a backbone among the bases: ``forward(x, mask)`` puts a learned token in the place of masked patches."""
 
     # The backbone's behind this mix-in.
-    arch: dict
+    arch: dict[str, Any]
     patch_embed: nn.Module
     forward_tokens: Callable[..., tuple[Tensor, ...]]
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.arch['embed_dims']))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
@@ -48,7 +48,7 @@ class _Masked(_Base):
         mask = mask[..., None].to(tokens.dtype)
         return self.forward_tokens(tokens * (1 - mask) + self.mask_token * mask)
 
-    def no_weight_decay(self):
+    def no_weight_decay(self) -> set[str]:
         return {*super().no_weight_decay(), 'mask_token'}
 
     def get_layer_depth(self, name: str, prefix: str = '') -> tuple[int, int]:

@@ -30,7 +30,7 @@ from mmvitscale.utils.renamed_arguments import renamed_arguments
 WindowSize = int | Sequence[int]
 
 
-def per_stage(value: Any, stages: int, name: str) -> list:
+def per_stage(value: Any, stages: int, name: str) -> list[Any]:
     """One value or a sequence of one per stage -> a list of ``stages`` values. A tuple or list is a sequence."""
     if not isinstance(value, (list, tuple)):
         return [value] * stages
@@ -186,7 +186,7 @@ class SwinTransformerV2(SwinV2CheckpointPolicy):
     @renamed_arguments(similarity='attention_type')
     def __init__(
         self,
-        arch: str | dict = 'tiny',
+        arch: str | dict[str, Any] = 'tiny',
         window_size: int | Sequence[WindowSize] = 16,
         pretrained_window_sizes: None | int | Sequence[WindowSize] = None,
         position_bias: str = 'log_cpb',
@@ -199,7 +199,7 @@ class SwinTransformerV2(SwinV2CheckpointPolicy):
         with_cp: bool = False,
         frozen_stages: int = -1,
         in_channels: int = 3,
-        init_cfg: dict | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ):
         super().__init__(init_cfg)
         self.arch = SWIN_V2.resolve(arch)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,10 +144,10 @@ class SwinV2Format(CheckpointFormat):
     fits: Callable[[State], bool] = lambda keys: True
     backbone_prefix: str = ''
     derived: Callable[[Size, Size], State] = lambda window, pretrained_window: {}
-    wrap: Callable[[State], dict] = lambda weights: weights
+    wrap: Callable[[State], dict[str, Any]] = lambda weights: weights
     builder: str | Callable[[Sizes], str] = ''
     arguments: Callable[[Sizes], dict[str, object]] = lambda sizes: {}
-    config: Callable[[Sizes], dict] | None = None
+    config: Callable[[Sizes], dict[str, Any]] | None = None
     extra_norm: bool = False
     any_pretrained_window: bool = True
     window_per_stage: bool = False
@@ -500,7 +501,7 @@ def _huggingface_class(sizes: Sizes) -> str:
     return 'Swinv2ForImageClassification' if sizes.classes else 'Swinv2Model'
 
 
-def _huggingface_config(sizes: Sizes) -> dict:
+def _huggingface_config(sizes: Sizes) -> dict[str, Any]:
     labels = {f'LABEL_{i}': i for i in range(sizes.classes)}
     named = dict(id2label={str(i): label for label, i in labels.items()}, label2id=labels) if labels else {}
     return dict(

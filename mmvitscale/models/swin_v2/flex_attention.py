@@ -1,4 +1,5 @@
 """Window attention through PyTorch's FlexAttention: all windows of a map in one call, whatever their shapes, the bias read
+from typing import Any
 from the table of offsets where a score is made, and nothing of heads x N x N is ever there.
 
 The tokens of all windows stand in one sequence. A mask lets a token see its own window alone, as it keeps documents apart in
@@ -10,6 +11,7 @@ the table, counted from its middle. The table's gradient is summed where scores 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,15 +35,15 @@ def flex_attention(qkv: Tensor, scale: Tensor | None, table: Tensor, groups: Seq
 
 
 def _attend(
-    qkv: Tensor, scale: Tensor | None, table: Tensor, window: Tensor, queries: Tensor, keys: Tensor, mask: tuple
+    qkv: Tensor, scale: Tensor | None, table: Tensor, window: Tensor, queries: Tensor, keys: Tensor, mask: tuple[Any, ...]
 ) -> Tensor:
     from torch.nn.attention.flex_attention import BlockMask
     from torch.nn.attention.flex_attention import flex_attention as attend
 
-    def same_window(batch, head, query, key):
+    def same_window(batch: Any, head: Any, query: Any, key: Any) -> Any:
         return window[query] == window[key]
 
-    def add_bias(score, batch, head, query, key):
+    def add_bias(score: Any, batch: Any, head: Any, query: Any, key: Any) -> Any:
         return score + table[head, queries[query] - keys[key]]
 
     q, k, v = qkv.unbind(1)

@@ -5,6 +5,7 @@ time, whose attention weights fit into a CPU's cache, or fill a GPU.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -164,7 +165,7 @@ class _Sequential(Function):
     """
 
     @staticmethod
-    def forward(ctx, qkv, scale, groups, *biases):
+    def forward(ctx: Any, qkv: Any, scale: Any, groups: Any, *biases: Any) -> Any:
         out, inverse = _fused_inference(qkv.detach(), None if scale is None else scale.detach(), biases, groups)
         ctx.save_for_backward(qkv.detach(), inverse, scale, *biases)
         ctx.groups = groups
@@ -172,11 +173,11 @@ class _Sequential(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_out):
+    def backward(ctx: Any, grad_out: Any) -> Any:
         qkv, inverse, scale, *biases = ctx.saved_tensors
         grad_qkv = torch.empty_like(qkv)
         grad_biases = [torch.zeros_like(bias) for bias in biases]
-        grad_scale = None if scale is None else torch.zeros_like(scale, dtype=inverse.dtype)
+        grad_scale: Any = None if scale is None else torch.zeros_like(scale, dtype=inverse.dtype)
         start = 0
         with torch.autocast(qkv.device.type, enabled=False):
             for piece, index in zip(*_pieces(ctx.groups, qkv)):

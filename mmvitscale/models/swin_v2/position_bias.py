@@ -8,6 +8,7 @@ them out over the pairs of tokens.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ def relative_offsets(length: int) -> Tensor:
 
 
 def coordinate_grid(
-    coordinates: Callable, window: Window, pretrained_window: Window, device: torch.device, dtype: torch.dtype
+    coordinates: Callable[..., Any], window: Window, pretrained_window: Window, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """(2 h - 1, 2 w - 1, 2) coordinates (vertical, horizontal) of the offsets in a window.
 
@@ -50,12 +51,12 @@ def coordinate_grid(
 
 
 @lru_cache(maxsize=64)
-def _cached_grid(*arguments) -> Tensor:
+def _cached_grid(*arguments: Any) -> Tensor:
     with torch.inference_mode(False):  # a tensor made under inference mode could not serve a later training step
         return _make_grid(*arguments)
 
 
-def _make_grid(coordinates, window, pretrained_window, device, dtype):
+def _make_grid(coordinates: Any, window: Any, pretrained_window: Any, device: Any, dtype: Any) -> Any:
     axes = [coordinates(relative_offsets(n), p) for n, p in zip(window, pretrained_window)]
     return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).to(device, dtype)
 
@@ -67,7 +68,7 @@ class ContinuousPositionBias(nn.Module):
     window the MLP was trained with and must not change with it (SwinV2, section 3.3).
     """
 
-    coordinates: Callable  # (offsets in tokens, pretrained_window) -> coordinates, given by the subclass
+    coordinates: Callable[..., Any]  # (offsets in tokens, pretrained_window) -> coordinates, given by the subclass
 
     def __init__(self, num_heads: int, window: Window):
         super().__init__()
@@ -122,7 +123,7 @@ class BiasTable(nn.Module):
         weights made before go on with it."""
         self.window = window
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+    def _load_from_state_dict(self, state_dict: Any, prefix: Any, *args: Any, **kwargs: Any) -> Any:
         """A table takes the shape in which it comes."""
         table = state_dict.get(prefix + 'table')
         if table is not None and self.fits(table) and table.shape != self.table.shape:
@@ -168,13 +169,13 @@ class _Expand(Function):
     """
 
     @staticmethod
-    def forward(ctx, table, window):
+    def forward(ctx: Any, table: Any, window: Any) -> Any:
         ctx.window = window
         return _lay_out(table, window)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Any) -> Any:
         # Some heads at a time: the copies are twice as large as what is copied, which for a map of 48 x 48 tokens and 128
         # heads has 2.7 GB.
         heads = max(_EXPANDED // grad.shape[1] ** 2, 1)
@@ -226,7 +227,7 @@ class BiasCache:
 
     def __init__(self, limit: int = 2**22):
         self.limit = limit
-        self._cached: tuple[list[Tensor], dict[tuple, Tensor]] = (
+        self._cached: tuple[list[Tensor], dict[tuple[Any, ...], Tensor]] = (
             [],
             {},
         )  # the parameters, and what they give; replaced as a whole

@@ -1,6 +1,7 @@
 """Variants of SwinV2, and which of them weights are of."""
 
 import re
+from typing import Any
 
 from mmvitscale.checkpoints.convert import State
 from mmvitscale.models.variants import Variants, mlp_ratio_of, side
@@ -22,7 +23,7 @@ SWIN_V2 = Variants(
 )
 
 
-def sizes_of(weights: State) -> dict:
+def sizes_of(weights: State) -> dict[str, Any]:
     """Weights under our names -> the arch; a size that they do not show is 0."""
     places = {
         tuple(map(int, match.groups()))

@@ -9,6 +9,7 @@ Nothing is padded, rolled or masked: the map is cut into its real rectangles, an
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ def window_geometry(batch: int, size: tuple[int, int], window: Window, shifted: 
 
 
 @lru_cache(maxsize=64)
-def _cached_geometry(*arguments) -> WindowGeometry:
+def _cached_geometry(*arguments: Any) -> WindowGeometry:
     with torch.inference_mode(False):  # a tensor made under inference mode could not serve a later training step
         return _cut_map(*arguments)
 
@@ -104,12 +105,12 @@ class _Permute(Function):
     """Rows in another order; the backward of a permutation is its inverse, another gather."""
 
     @staticmethod
-    def forward(ctx, rows, order, inverse):
+    def forward(ctx: Any, rows: Any, order: Any, inverse: Any) -> Any:
         ctx.save_for_backward(order, inverse)
         return rows.index_select(0, order)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Any) -> Any:
         order, inverse = ctx.saved_tensors
         return _Permute.apply(grad, inverse, order), None, None
 
