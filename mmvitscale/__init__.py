@@ -1,6 +1,6 @@
 """mmvitscale: SwinV2 and DeepViT backbones for dense prediction with OpenMMLab.
 
-``checkpoints`` reads weight files, brings them under our names and knows what they were learned with; ``models`` holds
+``checkpoints`` reads weight files, brings them under our names and knows what they were trained with; ``models`` holds
 the networks (``backbones`` built from ``layers``), which take their weights through ``checkpoints``; ``analysis`` measures
 them; ``hooks``, ``optim``, ``strategies`` and ``runner`` tie all to MMEngine; ``datasets`` reads, checks and draws images;
 ``config``, ``machine``, ``inference``, ``launch`` and ``commands`` are what the tools are made of. Nothing needs to be

@@ -30,7 +30,7 @@ _FIRST_WORD = 5
 
 def run_command(main: Callable[[], int | None]) -> None:
     """Run a tool and exit with its status: 0, or 1 after one line on stderr if the input cannot work. Of several processes
-    the launcher tells the error that ended them."""
+    the launcher prints the error that ended them."""
     limit_kernel_cache()
     try:
         with reading_data_only():
@@ -127,7 +127,7 @@ def models_of(args: argparse.Namespace) -> list[ModelArguments]:
     models: list[ModelArguments] = []
     for config, checkpoint, options in found:
         label = '/'.join(Path(checkpoint).parts[-2:])
-        if label in [model.label for model in models]:  # as much as tells it from the others
+        if label in [model.label for model in models]:  # as much as distinguishes it from the others
             different = {k: v for k, v in (options or {}).items() if (models[0].options or {}).get(k) != v}
             label = ' '.join([label, str(len(models) + 1), *(f'{k}={v}' for k, v in different.items())])
         models.append(ModelArguments(config, checkpoint, options, label))
@@ -135,7 +135,7 @@ def models_of(args: argparse.Namespace) -> list[ModelArguments]:
 
 
 def save_json(content: object, path: str | Path) -> None:
-    """As JSON, whole or not at all. Raises InputError if the file cannot be written."""
+    """As JSON, atomically. Raises InputError if the file cannot be written."""
     with atomic_write(path, advice='give a file in a folder that can be written') as part:
         part.write_text(json.dumps(content, indent=1) + '\n')
 

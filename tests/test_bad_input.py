@@ -66,7 +66,7 @@ class Place:
         return self.root / 'made.pth'
 
     def coco(self, change: Callable) -> None:
-        """Write the training annotations anew, changed."""
+        """Write the training annotations again, changed."""
         content = json.loads(self.annotations.read_text())
         change(content)
         self.annotations.write_text(json.dumps(content))
@@ -662,7 +662,16 @@ other(
     lambda place: place.file('file', 'x') / 'a.py',
 )
 other('FLOPs of an image of 0', '--image-size', 'tools/analysis/get_flops.py', SEG, '--image-size', '0')
-other('FLOPs written below a file', 'cannot', 'tools/analysis/get_flops.py', SEG, '--image-size', '64', '--json', 'setup.py/a.json')
+other(
+    'FLOPs written below a file',
+    'cannot',
+    'tools/analysis/get_flops.py',
+    SEG,
+    '--image-size',
+    '64',
+    '--json',
+    'setup.py/a.json',
+)
 other(
     'maps of a layer that is not there',
     'layer 99',

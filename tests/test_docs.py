@@ -1,6 +1,6 @@
 """Every command of the documentation is one that works.
 
-What the embedded scenes and a small model of random weights can stand in for runs as it is; names in capitals stand for
+What the synthetic mini dataset and a small model of random weights can stand in for runs as it is; names in capitals stand for
 files that are made here. A training is built, whole recipes too, and not carried out; the few commands that measure for
 minutes are read by their own parser and stopped there.
 """

@@ -126,7 +126,7 @@ def test_pretrained_windows_are_not_stored_in_a_buffer():
     assert not list(backbone.buffers())
     state = backbone.state_dict()
     for value in state.values():
-        value.add_(1)  # a state dict shares its parameters, but not what they were learned with
+        value.add_(1)  # a state dict shares its parameters, but not what they were trained with
     assert [stage.pretrained_window for stage in backbone.stages] == [(4, 4)] * 4
     again = SwinTransformerV2(ARCH, 8)
     again.load_state_dict(backbone.state_dict())
@@ -631,7 +631,7 @@ def test_loading_logs_one_line_with_source_counts_and_windows(tmp_path, logged):
     path = save(tmp_path / 'a.pth', dict(model=official_state_dict(source, (4,) * 4, (4,) * 4)))
     pretrained.Pretrained(path)(SwinTransformerV2(ARCH, 8))
     (line,) = logged
-    taken = len(source.state_dict()) - 1 - 6  # without the lineage and three norms
+    taken = len(source.state_dict()) - 1 - 6  # without the metadata and three norms
     for part in (
         'a.pth: SwinV2 (8 channels, depths 1,1,2,1, heads 1,1,2,2) from official',
         f'{taken} weights loaded',

@@ -1,7 +1,8 @@
 """Measure SwinV2 beside the same network of the other libraries that are installed, or DeepViT beside its official form and
 plain ViTs, and both beside their matrix products.
 
-Contestants take turns in every round, so that all share the machine's moods; memory is measured in a process for each.
+Implementations take turns in every round, timed interleaved, so that the load of the machine falls on all; memory is measured
+in a process for each.
 """
 
 import argparse
@@ -38,12 +39,12 @@ def parse_args():
     parser.add_argument(
         '--variant',
         nargs='+',
-        choices=benchmark.WAYS,
+        choices=benchmark.VARIANTS,
         default=['plain'],
         help='everyone as it comes, through torch.compile, with checkpointing of its own',
     )
     parser.add_argument(
-        '--reference_models', nargs='*', metavar='NAME', help='which of the others (default: all that are installed)'
+        '--implementations', nargs='*', metavar='NAME', help='which of the others (default: all that are installed)'
     )
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='of a CPU')
@@ -51,7 +52,7 @@ def parse_args():
     parser.add_argument('--measure-memory', action='store_true', help='peak memory, too')
     parser.add_argument('--profile', action='store_true', help='where the time of our step goes as it comes, too (on a CPU)')
     parser.add_argument('--json', metavar='F', help='write everything to this file')
-    # In a process of its own: one contestant, one case.
+    # In a process of its own: one implementation, one case.
     parser.add_argument('--memory-of', nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -60,21 +61,23 @@ def cases_of(args):
     windows = [0] if Case(args.arch).is_deepvit else args.window
     cases = [
         Case(args.arch, size, window, mode, dtype, batch, args.device, args.attention, args.depth)
-        for size, window, mode, dtype, batch in itertools.product(args.image_size, windows, args.mode, args.dtype, args.batch_size)
+        for size, window, mode, dtype, batch in itertools.product(
+            args.image_size, windows, args.mode, args.dtype, args.batch_size
+        )
     ]
     for case in cases:
         benchmark.check_case(case)
     return cases
 
 
-def memory_of(who, case, threads):
+def memory_of(implementation, case, threads):
     """Measured in a fresh process, or None if it fails there, for want of memory most likely."""
     command = [
         sys.executable,
         __file__,
         '--memory-of',
-        who.name,
-        who.way,
+        implementation.name,
+        implementation.variant,
         '--arch',
         case.arch,
         '--image-size',
@@ -99,7 +102,7 @@ def memory_of(who, case, threads):
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if result.returncode:
         print(
-            f'  {who}: no memory measured (exit status {result.returncode}): '
+            f'  {implementation}: no memory measured (exit status {result.returncode}): '
             f'{(result.stderr.strip().splitlines() or ["no message"])[-1]}',
             file=sys.stderr,
         )
@@ -107,41 +110,47 @@ def memory_of(who, case, threads):
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def steps_of(contestants, case):
+def steps_of(implementations, case):
     """A step of each that can do it; the others are named."""
     steps = {}
-    for who in contestants:
+    for implementation in implementations:
         try:
-            steps[who] = benchmark.make_step(who, case)
+            steps[implementation] = benchmark.make_step(implementation, case)
         except InputError as error:
             print(f'  left out: {error}')
     return steps
 
 
 def measure(case, args, names):
-    ways = [way for way in args.variant if way != 'checkpointed' or case.mode == 'training']
-    contestants = [Implementation(name, way) for way in ways for name in names]
+    variants = [variant for variant in args.variant if variant != 'checkpointed' or case.mode == 'training']
+    implementations = [Implementation(name, variant) for variant in variants for name in names]
     torch._dynamo.reset()  # of every case the graphs that it would have alone
     seconds = {}
     if args.rounds:
-        floor = Implementation(LOWER_BOUND)
-        seconds = benchmark.times({**steps_of(contestants, case), floor: benchmark.make_step(floor, case)}, args.rounds)
+        lower_bound = Implementation(LOWER_BOUND)
+        seconds = benchmark.times(
+            {**steps_of(implementations, case), lower_bound: benchmark.make_step(lower_bound, case)}, args.rounds
+        )
     results = []
-    for who in contestants:
-        memory = memory_of(who, case, args.threads) if args.measure_memory and who.way != 'compiled' else None
+    for implementation in implementations:
+        memory = (
+            memory_of(implementation, case, args.threads)
+            if args.measure_memory and implementation.variant != 'compiled'
+            else None
+        )
         difference = None
-        if args.rounds and who.way == 'plain' and who.name not in (OURS, benchmark.PLAIN):
-            difference = benchmark.difference(who.name, case)
-        if memory or who in seconds:
-            results.append(benchmark.summarise(case, who, seconds.get(who), memory, difference))
+        if args.rounds and implementation.variant == 'plain' and implementation.name not in (OURS, benchmark.PLAIN):
+            difference = benchmark.difference(implementation.name, case)
+        if memory or implementation in seconds:
+            results.append(benchmark.summarise(case, implementation, seconds.get(implementation), memory, difference))
     if seconds:
-        results.append(benchmark.summarise(case, floor, seconds[floor], None, None))
+        results.append(benchmark.summarise(case, lower_bound, seconds[lower_bound], None, None))
     return results
 
 
 WORDS = dict(
     speedup='fastest other / ours',
-    floor='ours / matrix products',
+    lower_bound='ours / matrix products',
     plain='ours / plain attention',
     memory='our peak / leanest other',
 )
@@ -149,9 +158,11 @@ WORDS = dict(
 
 def show(case, results, ratios):
     print(f'\n{case}')
-    ours = next((result.seconds for result in results if result.who == Implementation(OURS) and result.seconds), None)
+    ours = next(
+        (result.seconds for result in results if result.implementation == Implementation(OURS) and result.seconds), None
+    )
     for result in results:
-        cells = [f'  {result.who!s:32}']
+        cells = [f'  {result.implementation!s:32}']
         if result.seconds:
             compared = f'{result.seconds / ours:5.2f}x ours' if ours else ''
             cells.append(f'{1000 * result.seconds:9.1f} ms  +-{100 * result.spread / 2:4.1f}%  {compared}')
@@ -160,11 +171,11 @@ def show(case, results, ratios):
         if result.difference is not None:
             cells.append(f'differs by {result.difference:.0e}')
         print('  '.join(cells))
-    told = []
+    parts = []
     for key, value in ratios.items():
-        kind, _, way = key.partition(', ')
-        told.append(f'{WORDS[kind]}{f" ({way})" if way else ""} {value:.2f}')
-    print('  ' + ', '.join(told), flush=True)
+        kind, _, variant = key.partition(', ')
+        parts.append(f'{WORDS[kind]}{f" ({variant})" if variant else ""} {value:.2f}')
+    print('  ' + ', '.join(parts), flush=True)
 
 
 def show_profile(shares):
@@ -186,12 +197,12 @@ def main():
         return
     if 'compiled' in args.variant and args.device == 'cpu':
         check_compiler()
-    MMLogger.get_current_instance().setLevel('ERROR')  # says what becomes of the weights, once for each peer and case
+    MMLogger.get_current_instance().setLevel('ERROR')  # says what becomes of the weights, once for each baseline and case
     present, absent = benchmark.others(cases[0])
     unknown = set(args.implementations or []) - set(present)
     if unknown:
         raise InputError(
-            f'--reference_models {", ".join(sorted(unknown))} found, but those installed are {", ".join(present) or "none"}'
+            f'--implementations {", ".join(sorted(unknown))} found, but those installed are {", ".join(present) or "none"}'
         )
     if args.json:
         check_writable(str(Path(args.json).parent))

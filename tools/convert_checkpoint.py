@@ -1,5 +1,5 @@
 """Convert a SwinV2 or DeepViT checkpoint of any known library to mmvitscale's names, or to another library's, or only report
-what it is. A folder in which DeepSpeed or torch.distributed.checkpoint left a model in pieces becomes one file of the whole
+what it is. A folder in which DeepSpeed or torch.distributed.checkpoint left a sharded checkpoint becomes one file of the whole
 model."""
 
 import argparse
@@ -9,7 +9,13 @@ from pathlib import Path
 
 from mmvitscale.checkpoints.convert import ConvertedBack, convert, convert_back, libraries_of, weights_in
 from mmvitscale.checkpoints.io import read_checkpoint, write_atomically, write_checkpoint
-from mmvitscale.checkpoints.metadata import WindowMetadata, check_pretrained_windows, pretrained_windows_of_name, show_windows
+from mmvitscale.checkpoints.metadata import (
+    META_KEY,
+    WindowMetadata,
+    check_pretrained_windows,
+    pretrained_windows_of_name,
+    show_windows,
+)
 from mmvitscale.checkpoints.sharded import is_sharded, read_sharded
 from mmvitscale.cli import run_command
 from mmvitscale.errors import InputError
@@ -23,7 +29,7 @@ LIBRARIES = libraries_of('SwinV2')
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('src', help='path or URL of a .pth, .bin or .safetensors file, or a folder of pieces')
+    parser.add_argument('src', help='path or URL of a .pth, .bin or .safetensors file, or a folder of a sharded checkpoint')
     parser.add_argument(
         'dst', nargs='?', help='.pth or .safetensors file to write (without it: only a report); a folder for huggingface'
     )
@@ -38,7 +44,7 @@ def parse_args():
         type=int,
         nargs='+',
         metavar='P',
-        help='windows the position biases were learned with, one or one per stage; needed where the file does not tell',
+        help='windows the position biases were trained with, one or one per stage; needed where the file does not contain them',
     )
     parser.add_argument('--prefix', metavar='P', help='what the names of the backbone stand behind, where there are several')
     parser.add_argument('--overwrite', action='store_true', help='replace DST if it exists')
@@ -61,19 +67,19 @@ def check_destination(dst, force, to):
     check_writable(dst.parent)
 
 
-def given_lineage(sizes, converted):
-    """What the file tells of its windows, completed by the command line."""
+def given_metadata(sizes, converted):
+    """What the file contains of its windows, completed by the command line."""
     if sizes is None:
         return converted.weight_metadata
-    lineage = converted.weight_metadata
-    if not isinstance(lineage, WindowMetadata) or lineage.position_bias == 'table':
+    metadata = converted.weight_metadata
+    if not isinstance(metadata, WindowMetadata) or metadata.position_bias == 'table':
         raise InputError(
             '--pretrained-window-sizes was given, but this checkpoint has no pretrained windows; leave the option out'
         )
-    sizes = per_stage(sizes if len(sizes) > 1 else sizes[0], len(lineage.pretrained_windows), '--pretrained-window-sizes')
+    sizes = per_stage(sizes if len(sizes) > 1 else sizes[0], len(metadata.pretrained_windows), '--pretrained-window-sizes')
     given = tuple(to_window(size) for size in sizes)
-    check_pretrained_windows(lineage.pretrained_windows, given, '--pretrained-window-sizes')
-    return replace(lineage, pretrained_windows=given)
+    check_pretrained_windows(metadata.pretrained_windows, given, '--pretrained-window-sizes')
+    return replace(metadata, pretrained_windows=given)
 
 
 def write_for_library(dst: Path, back: ConvertedBack) -> None:
@@ -85,10 +91,38 @@ def write_for_library(dst: Path, back: ConvertedBack) -> None:
         write_atomically(dst / 'config.json', lambda file: file.write(json.dumps(back.config, indent=2).encode()))
     print(f'written            {dst}, {len(back.weights)} entries as {back.library} names them')
     if back.left_out:
-        print(f'left here          {", ".join(back.left_out)}: {back.library} has no place for them')
+        print(f'left out           {", ".join(back.left_out)}: {back.library} has no place for them')
     for note in back.notes:
         print(f'note               {note}')
-    print(f'loads into         {back.python}')
+    arguments = ', '.join(f'{name}={value!r}' for name, value in back.arguments.items()) or repr(str(dst))
+    print(f'loads into         {back.builder}({arguments})')
+
+
+def report(src, converted, metadata):
+    """Print what the checkpoint is."""
+    print(f'format             {converted.source}\nvariant            {describe_weights(converted.weights)}')
+    if isinstance(metadata, WindowMetadata):
+        print(
+            f'position bias      {metadata.position_bias or "log_cpb or linear_cpb"}\n'
+            f'windows            {show_windows(metadata.windows)}'
+        )
+        if metadata.position_bias != 'table':
+            print(f'pretrained windows {show_windows(metadata.pretrained_windows)}')
+    elif metadata:
+        print(f'position grid      {show_windows([metadata.grid])}')
+    print(
+        f'weights            {len(converted.weights)} loaded, {len(converted.dropped)} unexpected'
+        f'{": " if converted.dropped else ""}{", ".join(converted.dropped[:8])}'
+        f'{", ..." if len(converted.dropped) > 8 else ""}'
+    )
+    if isinstance(metadata, WindowMetadata) and metadata.position_bias != 'table' and None in metadata.pretrained_windows:
+        proposal = pretrained_windows_of_name(src)
+        print(
+            'The file does not contain the windows that its position biases were trained with: give '
+            f'--pretrained-window-sizes{" " + " ".join(map(str, proposal)) if proposal else ""} here, or '
+            f'pretrained_window_sizes{f"={proposal}" if proposal else ""} in the config'
+            f'{" (so its name says)" if proposal else ""}.'
+        )
 
 
 def main():
@@ -107,44 +141,22 @@ def main():
         check_complete(converted)
     except InputError as error:
         raise InputError(f'{args.src}: {error}') from error
-    lineage = given_lineage(args.pretrained_window_sizes, converted)
+    metadata = given_metadata(args.pretrained_window_sizes, converted)
 
-    print(f'format             {converted.source}\nvariant            {describe_weights(converted.weights)}')
-    if isinstance(lineage, WindowMetadata):
-        print(
-            f'position bias      {lineage.position_bias or "log_cpb or linear_cpb"}\n'
-            f'windows            {show_windows(lineage.windows)}'
-        )
-        if lineage.position_bias != 'table':
-            print(f'pretrained windows  {show_windows(lineage.pretrained_windows)}')
-    elif lineage:
-        print(f'position grid      {show_windows([lineage.grid])}')
-    print(
-        f'weights            {len(converted.weights)} taken over, {len(converted.dropped)} left out'
-        f'{": " if converted.dropped else ""}{", ".join(converted.dropped[:8])}'
-        f'{", ..." if len(converted.dropped) > 8 else ""}'
-    )
-    if isinstance(lineage, WindowMetadata) and lineage.position_bias != 'table' and None in lineage.pretrained_windows:
-        proposal = pretrained_windows_of_name(args.src)
-        print(
-            'The file does not tell with which windows its position biases were learned: give '
-            f'--pretrained-window-sizes{" " + " ".join(map(str, proposal)) if proposal else ""} here, or '
-            f'pretrained_window_sizes{f"={proposal}" if proposal else ""} in the config'
-            f'{" (so its name says)" if proposal else ""}.'
-        )
+    report(args.src, converted, metadata)
     if args.to != 'mmvitscale':
         heads = {
             name.removeprefix('head.fc.'): found[key] for name, key in converted.heads.items() if name.startswith('head.fc.')
         }
-        write_for_library(dst, convert_back(converted, lineage, args.to, heads))
+        write_for_library(dst, convert_back(converted, metadata, args.to, heads))
     elif dst:
         meta = dict(source=converted.source)
-        if isinstance(lineage, WindowMetadata):
-            meta['window_lineage'] = lineage.as_dict()
-        state = content['state_dict'] if sharded else converted.state_dict(lineage)
+        if isinstance(metadata, WindowMetadata):
+            meta[META_KEY] = metadata.as_dict()
+        state = content['state_dict'] if sharded else converted.state_dict(metadata)
         write_checkpoint(dst, dict(state_dict=state, meta=meta))
         if sharded:
-            print(f'whole model        {len(state)} weights')
+            print(f'model              {len(state)} weights')
         print(f'written            {dst}')
 
 

@@ -78,7 +78,7 @@ A small SwinV2 + UPerNet, trained for {minutes:.1f} minutes on synthetic scenes 
   validation mIoU                   {miou:.4f}
   per-pixel colour classifier mIoU  {baseline:.4f}
   checkpoint  {checkpoint}
-  pictures    {first} and {len(list(pictures.glob('*.png'))) - 1} more ({width}x{height}: image, truth, prediction)
+  pictures    {first} and {len(list(pictures.glob('*.png'))) - 1} more ({width}x{height}: image, ground truth, prediction)
   report      {WORK_DIR / 'report.html'} (curves, worst and best predictions, mistakes; opens in any browser)
   next        python tools/predict.py {CONFIG} {checkpoint} YOUR_IMAGE --out work_dirs/demo/predictions""")
 

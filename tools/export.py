@@ -31,7 +31,9 @@ def parse_args():
         default='model',
         help='the whole model (default), or the maps of its backbone and neck',
     )
-    parser.add_argument('--image-size', nargs='+', default=[], metavar='HxW', help='heights and widths of images; a file for each')
+    parser.add_argument(
+        '--image-size', nargs='+', default=[], metavar='HxW', help='heights and widths of images; a file for each'
+    )
     parser.add_argument('--any-size', action='store_true', help='one file for every size and batch')
     parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images that go together in the files of a size')
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Draw the embedded scenes: synthetic images with ADE20K and COCO annotations."""
+"""Draw the synthetic mini dataset: synthetic images with ADE20K and COCO annotations."""
 
 import argparse
 

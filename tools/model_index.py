@@ -1,4 +1,4 @@
-"""Write the tables of the configs' READMEs, metafile.yml and model-index.yml anew, after a config has changed."""
+"""Write the tables of the configs' READMEs, metafile.yml and model-index.yml again, after a config has changed."""
 
 from mmvitscale.cli import run_command
 from mmvitscale.config.model_index import files

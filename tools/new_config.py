@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mmvitscale.autoconfig.inspect_dataset import survey
+from mmvitscale.autoconfig.inspect_dataset import inspect_dataset
 from mmvitscale.autoconfig.write_config import write_config
 from mmvitscale.cli import run_command
 from mmvitscale.errors import InputError
@@ -51,7 +51,7 @@ def main():
     if memory is not None and not 0 < memory < inf:
         raise InputError(f'--gpu-memory {memory:g} found, but it is the memory of a GPU in GB, a number above 0')
     classes = [name.strip() for name in args.classes.split(',') if name.strip()] if args.classes else None
-    found = survey(args.data, args.task, classes)
+    found = inspect_dataset(args.data, args.task, classes)
     told = write_config(found, args.out, memory, args.frozen, args.overwrite)
     for line in [*found.lines, *(f'note: {note}' for note in found.notes), *told]:
         print(line)

@@ -1,5 +1,5 @@
-"""The chain in small, on the embedded scenes: masked pretraining at 96 pixels, window 6, then segmentation at 192 pixels,
-window 12, against the same fine-tuning from scratch. Goes on where an earlier call stopped."""
+"""The chain in small, on the synthetic mini dataset: masked pretraining at 96 pixels, window 6, then segmentation at 192
+pixels, window 12, against the same fine-tuning from scratch. Goes on where an earlier call stopped."""
 
 import argparse
 import json

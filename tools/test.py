@@ -24,7 +24,7 @@ def parse_args():
     parser.add_argument('checkpoint', help='checkpoint file, or what tools/export.py made of it')
     parser.add_argument('--work-dir', help='where logs go (default: work_dirs/<config name>)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: several scales, and flips')
-    parser.add_argument('--show-dir', metavar='D', help='write pictures there: image, truth and prediction')
+    parser.add_argument('--show-dir', metavar='D', help='write pictures there: image, ground truth and prediction')
     parser.add_argument('--out', metavar='F', help='write the metrics to F.json or the predictions to F.pkl')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)

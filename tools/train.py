@@ -34,7 +34,7 @@ def parse_args():
     parser.add_argument(
         '--strategy',
         choices=STRATEGIES,
-        help='how several processes share the work: ddp, optimizer states shared out (zero1, '
+        help='how several processes share the work: ddp, optimizer states sharded (zero1, '
         'deepspeed_zero1), parameters and gradients, too (fsdp); what fits: tools/analysis/memory_plan.py',
     )
     parser.add_argument(

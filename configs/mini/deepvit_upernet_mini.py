@@ -1,4 +1,4 @@
-# A small DeepViT, in the proportions of deepvit-s, + UPerNet on the embedded scenes, from scratch in minutes on a CPU.
+# A small DeepViT, in the proportions of deepvit-s, + UPerNet on the synthetic mini dataset, from scratch in minutes on a CPU.
 # No number here is the paper's.
 _base_ = './swinv2_upernet_mini.py'
 iters = 1300

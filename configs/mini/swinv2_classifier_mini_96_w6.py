@@ -1,5 +1,5 @@
-# A small SwinV2 that tells the dominant object of the embedded scenes, 96 x 96, window 6: the middle link of a chain. No
-# number here is the paper's.
+# A small SwinV2 that classifies the dominant object of the synthetic mini dataset, 96 x 96, window 6: the middle link of a
+# chain. No number here is the paper's.
 _base_ = [
     '../_base_/models/classifier_swinv2.py',
     '../_base_/datasets/mini_classification.py',

@@ -1,4 +1,4 @@
-# A small SwinV2 + Mask R-CNN on the embedded scenes, from scratch in minutes on a CPU. No number here is the paper's.
+# A small SwinV2 + Mask R-CNN on the synthetic mini dataset, from scratch in minutes on a CPU. No number here is the paper's.
 _base_ = [
     '../_base_/models/mask_rcnn_swinv2.py',
     '../_base_/datasets/mini_coco_instance.py',

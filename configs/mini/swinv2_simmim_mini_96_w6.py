@@ -1,4 +1,4 @@
-# SimMIM on the embedded scenes, 96 x 96, window 6: the first link of a chain in minutes on a CPU. Pixels as they are, so
+# SimMIM on the synthetic mini dataset, 96 x 96, window 6: the first link of a chain in minutes on a CPU. Pixels as they are, so
 # that the loss can be looked at. No number here is the paper's.
 _base_ = [
     '../_base_/models/simmim_swinv2.py',

@@ -1,4 +1,4 @@
-# The embedded scenes at half size, 128 x 128, with window 4: the cheap pretraining of a window transfer.
+# The synthetic mini dataset at half size, 128 x 128, with window 4: the cheap pretraining of a window transfer.
 _base_ = './swinv2_upernet_mini.py'
 iters = 600
 resize = dict(type='Resize', scale=(128, 128))

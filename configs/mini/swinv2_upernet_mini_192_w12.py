@@ -1,4 +1,4 @@
-# The embedded scenes at 192 x 192 with window 12, for a few iterations: the last link of a chain. Give the backbone the
+# The synthetic mini dataset at 192 x 192 with window 12, for a few iterations: the last link of a chain. Give the backbone the
 # weights of swinv2_simmim_mini_96_w6.py with
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=CKPT
 # or leave them out to see what the same iterations make from scratch.

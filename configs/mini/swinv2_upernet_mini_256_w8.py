@@ -1,4 +1,4 @@
-# The embedded scenes at full size, 256 x 256, with window 8, for a few iterations: the fine-tuning of a window transfer.
+# The synthetic mini dataset at full size, 256 x 256, with window 8, for a few iterations: the fine-tuning of a window transfer.
 # Give the backbone the weights of swinv2_upernet_mini_128_w4.py with
 #   --cfg-options model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint=CKPT
 # or leave them out to see what the same iterations make from scratch.

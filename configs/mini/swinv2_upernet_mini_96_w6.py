@@ -1,6 +1,6 @@
-# The embedded scenes at 96 x 96 with window 6, at many scales: what a position bias learns here is carried over to 1.5, 2
+# The synthetic mini dataset at 96 x 96 with window 6, at many scales: what a position bias learns here is transferred to 1.5, 2
 # and 3 times larger windows and images (Table 1 of the paper in small). model.backbone.position_bias says which; without 16
-# x 16 patches of detail a scene of 96 pixels tells less than one of 256. No number here is the paper's.
+# x 16 patches of detail a scene of 96 pixels shows less than one of 256. No number here is the paper's.
 _base_ = './swinv2_upernet_mini.py'
 iters = 800
 side = 96

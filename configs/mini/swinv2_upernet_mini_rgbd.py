@@ -1,6 +1,6 @@
-# A small SwinV2 + UPerNet on the embedded scenes with a fourth channel, their depth, from scratch in minutes on a CPU:
+# A small SwinV2 + UPerNet on the synthetic mini dataset with a fourth channel, their depth, from scratch in minutes on a CPU:
 #   python tools/make_mini_dataset.py --depth --out data/mini
-# Weights of an RGB image are carried over: --cfg-options model.backbone.init_cfg.type=Pretrained
+# Weights of an RGB image are transferred: --cfg-options model.backbone.init_cfg.type=Pretrained
 #   model.backbone.init_cfg.checkpoint=CKPT. No number here is the paper's.
 _base_ = './swinv2_upernet_mini.py'
 load = dict(type='mmvitscale.LoadMultispectralImage', channels=4, show=(0, 1, 2))

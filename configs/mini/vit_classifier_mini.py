@@ -1,7 +1,8 @@
-# A deep and narrow plain ViT, 24 blocks of 96 channels, that tells the dominant object of the embedded scenes: DeepViT's
-# study of depth and width (section 4.1) in small. Others: model.backbone.arch.depth=12 model.backbone.arch.embed_dims=192
-# model.backbone.arch.num_heads=6 model.head.in_channels=192; with Re-attention: model.backbone.arch.re_attention=24; with
-# the regulariser: model.backbone.similarity_loss_weight=0.1. No number here is the paper's.
+# A deep and narrow plain ViT, 24 blocks of 96 channels, that classifies the dominant object of the synthetic mini dataset:
+# DeepViT's study of depth and width (section 4.1) in small. Others: model.backbone.arch.depth=12
+# model.backbone.arch.embed_dims=192 model.backbone.arch.num_heads=6 model.head.in_channels=192; with Re-attention:
+# model.backbone.arch.re_attention=24; with the regulariser: model.backbone.similarity_loss_weight=0.1. No number here is the
+# paper's.
 _base_ = [
     '../_base_/models/classifier_deepvit.py',
     '../_base_/datasets/mini_classification.py',

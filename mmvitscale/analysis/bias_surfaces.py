@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class BiasSurface:
     """The position bias of a block in windows of (h, w) tokens.
 
-    surface: (heads, 2 h - 1, 2 w - 1), offset (0, 0) in the middle. learned: (p, q), the window that it was learned with:
+    surface: (heads, 2 h - 1, 2 w - 1), offset (0, 0) in the middle. learned: (p, q), the window that it was trained with:
     offsets of p tokens or more vertically, q or more horizontally, are extrapolated.
     """
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ConfusionMatrix:
-    """Counts of truth (rows) against prediction (columns): pixels, images or objects.
+    """Counts of ground truth (rows) against prediction (columns): pixels, images or objects.
 
     Of objects a last row and column stand for the background: what was found where nothing is, and what was missed. A
     prediction belongs to the object that it covers best, whatever its class; the best-scored choose first.
@@ -38,13 +38,14 @@ class ConfusionMatrix:
         return [*self.classes, 'background'] if self.unit == 'objects' else self.classes
 
     def add(self, sample: BaseDataElement) -> np.ndarray:
-        """Count a data sample with truth and prediction; returns its own counts. Raises InputError for one without truth."""
+        """Count a data sample with ground truth and prediction; returns its own counts. Raises InputError for one without
+        ground truth."""
         n = len(self.classes)
         if 'gt_sem_seg' in sample and 'pred_sem_seg' in sample:
             self.unit = 'pixels'
-            truth, found = (sample.get(f'{kind}_sem_seg').data.flatten().long() for kind in ('gt', 'pred'))
-            known = (truth < n) & (found < n)
-            own = torch.bincount(truth[known] * n + found[known], minlength=n * n).view(n, n).numpy()
+            ground_truth, found = (sample.get(f'{kind}_sem_seg').data.flatten().long() for kind in ('gt', 'pred'))
+            known = (ground_truth < n) & (found < n)
+            own = torch.bincount(ground_truth[known] * n + found[known], minlength=n * n).view(n, n).numpy()
         elif 'gt_instances' in sample and 'pred_instances' in sample:
             self.unit = 'objects'
             own = self._objects(sample)
@@ -54,7 +55,7 @@ class ConfusionMatrix:
             own[int(sample.gt_label.flatten()[0]), int(sample.pred_label.flatten()[0])] = 1
         else:
             raise InputError(
-                'the test data come without truth (no annotations in the pipeline of test_dataloader), so nothing '
+                'the test data come without ground truth (no annotations in the pipeline of test_dataloader), so nothing '
                 'can be compared; add LoadAnnotations there'
             )
         self.counts = own if self.counts is None else self.counts + own
@@ -63,26 +64,26 @@ class ConfusionMatrix:
     def _objects(self, sample: BaseDataElement) -> np.ndarray:
         n = len(self.classes)
         counts = np.zeros((n + 1, n + 1), np.int64)
-        truth, found = sample.gt_instances, sample.pred_instances
+        ground_truth, found = sample.gt_instances, sample.pred_instances
         found = found[found.scores >= self.score_thr]
-        boxes = truth.bboxes.tensor if hasattr(truth.bboxes, 'tensor') else truth.bboxes
+        boxes = ground_truth.bboxes.tensor if hasattr(ground_truth.bboxes, 'tensor') else ground_truth.bboxes
         overlaps = box_overlaps(found.bboxes.float(), torch.as_tensor(boxes).float())
-        taken = torch.zeros(len(truth.labels), dtype=torch.bool)
+        taken = torch.zeros(len(ground_truth.labels), dtype=torch.bool)
         for i in found.scores.argsort(descending=True).tolist():
             free = torch.where(taken, torch.full_like(overlaps[i], -1), overlaps[i])
             best = int(free.argmax()) if len(free) else -1
             if best >= 0 and free[best] >= self.iou_thr:
                 taken[best] = True
-                counts[int(truth.labels[best]), int(found.labels[i])] += 1
+                counts[int(ground_truth.labels[best]), int(found.labels[i])] += 1
             else:
                 counts[n, int(found.labels[i])] += 1
-        for label in truth.labels[~taken].tolist():
+        for label in ground_truth.labels[~taken].tolist():
             counts[label, n] += 1
         return counts
 
     def quality(self, own: np.ndarray) -> float | None:
         """What ``add`` returned for an image -> how good its prediction is, 0 to 1: the mean intersection over union of the
-        classes that occur in truth or prediction. None where there are none."""
+        classes that occur in ground truth or prediction. None where there are none."""
         hit, union = self._hits_and_unions(own)
         there = union > 0
         return float((hit[there] / union[there]).mean()) if there.any() else None
@@ -96,7 +97,7 @@ class ConfusionMatrix:
     def per_class(self) -> list:
         """Of each class its count, recall, precision and intersection over union; None where nothing is there."""
         hit, union = self._hits_and_unions(self.counts)
-        truth, found = self.counts.sum(1), self.counts.sum(0)
+        ground_truth, found = self.counts.sum(1), self.counts.sum(0)
 
         def share(part, whole):
             return None if whole == 0 else part / whole
@@ -104,8 +105,8 @@ class ConfusionMatrix:
         return [
             dict(
                 name=name,
-                count=int(truth[i]),
-                recall=share(hit[i], truth[i]),
+                count=int(ground_truth[i]),
+                recall=share(hit[i], ground_truth[i]),
                 precision=share(hit[i], found[i]),
                 iou=share(hit[i], union[i]),
             )
@@ -122,7 +123,7 @@ def box_overlaps(one: Tensor, other: Tensor) -> Tensor:
 
 
 def draw_confusion(matrix: ConfusionMatrix) -> 'Figure':
-    """A matplotlib figure: each row in percent of its truth, with numbers while there is room for them."""
+    """A matplotlib figure: each row in percent of its ground truth, with numbers while there is room for them."""
     from matplotlib.figure import Figure
 
     counts, names = matrix.counts.astype(np.float64), matrix.names
@@ -134,7 +135,7 @@ def draw_confusion(matrix: ConfusionMatrix) -> 'Figure':
     size = min(9, 400 / max(len(names), 1))
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
     axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.set(xlabel='prediction', ylabel='truth', title=f'percent of the {matrix.unit} of each row')
+    axes.set(xlabel='prediction', ylabel='ground truth', title=f'percent of the {matrix.unit} of each row')
     if len(names) <= 25:
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.5:

@@ -1,4 +1,4 @@
-"""How far the windows of a SwinV2 reach beyond those that its position bias was learned with (section 3.3)."""
+"""How far the windows of a SwinV2 reach beyond those that its position bias was trained with (section 3.3)."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from mmvitscale.models.swin_v2.windows import Window
 
 @dataclass(frozen=True)
 class StageWindows:
-    """Windows of one stage, (height, width) in tokens: the one its position bias was learned with, and its own."""
+    """Windows of one stage, (height, width) in tokens: the one its position bias was trained with, and its own."""
 
     pretrained_window: Window
     window: Window

@@ -53,7 +53,7 @@ def read_log(work_dir: Path) -> RunLog:
                 log.notes.append(f'line {number} of {path} cannot be read and is left out')
                 continue
             values = {key: value for key, value in record.items() if isinstance(value, (int, float)) and key != 'step'}
-            # Training records tell the learning rate; those of validation do not.
+            # Training records contain the learning rate; those of validation do not.
             records = log.training if 'lr' in values or 'loss' in values else log.validation
             records.setdefault(step, {}).update(values)
     if not log.training and not log.validation:

@@ -1,5 +1,5 @@
 """The variance of Re-attention's mixed maps at each number of tokens, measured on images, and what follows from it: statistics
-estimated anew (precise BatchNorm, arXiv 2105.07576, section 3) and the law between numbers of tokens."""
+re-estimated (precise BatchNorm, arXiv 2105.07576, section 3) and the law between numbers of tokens."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +86,7 @@ def recalibrate(model: nn.Module, variances: Variances) -> None:
         means = means_of(variances[name])
         if module.statistics == 'running':
             law.trained_tokens = next(iter(means))
-        if len(means) > 1:  # one number of tokens tells no exponents
+        if len(means) > 1:  # one number of tokens gives no exponents
             law.restore([torch.zeros_like(law.tokens), torch.zeros_like(law.moments)])
             sizes = torch.tensor(list(means), dtype=law.tokens.dtype, device=law.tokens.device)
             var = torch.stack(list(means.values())).to(law.tokens)

@@ -28,12 +28,12 @@ class Trace:
 
     @property
     def terms(self) -> list[str]:
-        """The terms that are not finite, as ``name nan``."""
+        """The terms that are NaN or Inf, as ``name nan``."""
         return [f'{name} {value}' for name, value in self.losses.items() if not np.isfinite(value)]
 
     @property
     def first(self) -> str | None:
-        """What gave the first value that is not finite, None if nothing did."""
+        """What gave the first NaN or Inf, None if nothing did."""
         if self.broken_input:
             return 'the images'
         layer = next(((name, kind) for name, kind, _, finite in self.layers if not finite), None)
@@ -99,7 +99,7 @@ def without_ties(batch: Any) -> Any:
 
 
 def image_paths(batch: Any) -> list[str]:
-    """The images of a batch, as far as its data samples tell."""
+    """The images of a batch, as far as its data samples contain them."""
     samples = batch.get('data_samples') if isinstance(batch, dict) else None
     return [str(sample.img_path) for sample in samples or [] if getattr(sample, 'img_path', None)]
 

@@ -195,7 +195,7 @@ def _add_summary(page: Page, cfg: Config, log: RunLog, model: torch.nn.Module | 
 
 
 def _crop_of(cfg: Config) -> tuple[int, int]:
-    """Height and width that the model is trained on, as far as the config tells; else 512."""
+    """Height and width that the model is trained on, as far as the config says; else 512."""
     size = (cfg.model.get('data_preprocessor') or {}).get('size')
     for step in (cfg.get('train_dataloader') or {}).get('dataset', {}).get('pipeline', []):
         size = size or step.get('crop_size')
@@ -252,7 +252,7 @@ def _add_windows(page: Page, model: torch.nn.Module) -> None:
     for backbone in swin_backbones(model):
         page.add(
             'Windows',
-            '<p>In tokens: the window that the position bias was learned with, the one in use, and how far it '
+            '<p>In tokens: the window that the position bias was trained with, the one in use, and how far it '
             f'reaches beyond.</p><pre>{html.escape(window_report(backbone))}</pre>',
         )
 
@@ -267,7 +267,7 @@ def _add_predictions(page: Page, images: EvaluatedImages, count: int, score_thr:
                 qualities[index] = quality
             advance()
     ranked = sorted(qualities, key=qualities.__getitem__)
-    painter = Visualizer(images.dataset_meta, score_thr)
+    visualizer = Visualizer(images.dataset_meta, score_thr)
     unit = 'mean IoU of the classes in it' if matrix.unit != 'images' else 'right or wrong'
     seen = f'{len(images)} of {len(images.dataset)} test images'
     worst = ranked[: min(count, (len(ranked) + 1) // 2)]
@@ -276,10 +276,10 @@ def _add_predictions(page: Page, images: EvaluatedImages, count: int, score_thr:
         figures = []
         for index in chosen:
             _, path, sample = images.one(index)
-            picture = painter.compare(images.read_image(path), sample)
+            picture = visualizer.compare(images.read_image(path), sample)
             figures.append(_picture(picture, f'{path.name}: {qualities[index]:.2f} ({unit})'))
         if figures:
-            page.add(title, f'<p>Image, truth and prediction, of {seen}.</p>', *figures)
+            page.add(title, f'<p>Image, ground truth and prediction, of {seen}.</p>', *figures)
     rows = [
         (entry['name'], entry['count'], *(_percent(entry[key]) for key in ('iou', 'recall', 'precision')))
         for entry in matrix.per_class()
@@ -289,7 +289,7 @@ def _add_predictions(page: Page, images: EvaluatedImages, count: int, score_thr:
         f'<p>Of {seen}, in percent; counted in {matrix.unit}.</p>',
         _table(('class', matrix.unit, 'IoU', 'recall', 'precision'), rows, numbers=True),
     )
-    page.add('Confusion matrix', _figure(draw_confusion(matrix), 'rows: truth, columns: prediction'))
+    page.add('Confusion matrix', _figure(draw_confusion(matrix), 'rows: ground truth, columns: prediction'))
 
 
 def _add_reconstructions(page: Page, cfg: Config, weights: Path, count: int, notes: list[str]) -> None:

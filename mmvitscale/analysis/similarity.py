@@ -1,4 +1,5 @@
-"""How alike the attention maps, the features and the heads of blocks are (DeepViT, arXiv 2103.11886, section 3.1)."""
+"""Attention similarity, and with it attention collapse: how similar the attention maps, features and heads of blocks are
+(DeepViT, arXiv 2103.11886, section 3.1)."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -36,7 +37,7 @@ def cross_layer_similarity(maps: Sequence[Maps]) -> Tensor:
 
 
 def similarity_to_before(similarity: Tensor) -> Tensor:
-    """(L, L) -> (L,): how alike each block is to the last one before it that it can be compared with; NaN where there is
+    """(L, L) -> (L,): how similar each block is to the last one before it that it can be compared with; NaN where there is
     none."""
     found = torch.full((len(similarity),), float('nan'), dtype=similarity.dtype)
     for block, row in enumerate(similarity):
@@ -47,7 +48,7 @@ def similarity_to_before(similarity: Tensor) -> Tensor:
 
 
 def collapsed_blocks(similarity: Tensor, threshold: float = 0.9) -> int:
-    """(L, L) -> how many blocks are more than ``threshold`` alike to the block before them."""
+    """(L, L) -> how many blocks are more similar than ``threshold`` to the block before them (attention collapse)."""
     return int((similarity_to_before(similarity) > threshold).sum())
 
 
@@ -58,7 +59,7 @@ def mean_similarity(similarity: Tensor) -> float:
 
 
 class NeighbourSimilarity:
-    """Blocks one after the other -> how alike each is to the last one before it that it can be compared with, as
+    """Blocks one after the other -> how similar each is to the last one before it that it can be compared with, as
     ``similarity_to_before``, from no more maps than two blocks of each shape of windows."""
 
     def __init__(self):
@@ -85,7 +86,7 @@ def feature_similarity(features: Sequence[Tensor]) -> Tensor:
 
 
 def similarity_to_last(similarity: Tensor) -> Tensor:
-    """(L, L) of features -> (L,): how alike what each block returns is to what the last of its stage returns."""
+    """(L, L) of features -> (L,): how similar what each block returns is to what the last of its stage returns."""
     last = [int((~row.isnan()).nonzero()[-1]) for row in similarity]
     return torch.stack([row[i] for row, i in zip(similarity, last)])
 
@@ -93,7 +94,7 @@ def similarity_to_last(similarity: Tensor) -> Tensor:
 def head_diversity(maps: Maps) -> float | None:
     """Maps of a block -> 1 minus the cosine of A_(g, :, t) and A_(h, :, t), averaged over images, windows, tokens t and
     pairs
-    of different heads g, h: 0 where all heads attend alike. None for a single head."""
+    of different heads g, h: 0 where all heads attend to the same tokens. None for a single head."""
     total, count = 0.0, 0
     for columns in _columns(maps):
         windows, heads, _, tokens = columns.shape

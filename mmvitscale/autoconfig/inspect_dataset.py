@@ -24,17 +24,17 @@ UNKNOWN = 255  # the value of a mask's pixel whose class is not known
 
 @dataclass
 class Split:
-    """Part of a data set: where its images and its truth are (a COCO file, or a folder of masks), and its images by name,
-    relative to the folder (without suffix for masks). listed: a file with these names, where the folder holds others."""
+    """Part of a data set: where its images and its ground truth are (a COCO file, or a folder of masks), and its images by
+    name, relative to the folder (without suffix for masks). listed: a file with these names, where the folder holds others."""
 
     images: Path
-    truth: Path
+    ground_truth: Path
     names: list[str]
     listed: Path | None = None
 
 
 @dataclass
-class Survey:
+class InspectedDataset:
     """A data set as it was found.
 
     task: segmentation, detection or instance. splits: train, and val and test where there are any. size: (height, width) of
@@ -55,8 +55,9 @@ class Survey:
     notes: list[str] = field(default_factory=list)
 
 
-def survey(data: str, task: str, classes: Sequence[str] | None = None) -> Survey:
-    """A folder or COCO file, the task (segmentation, detection, instance) and, if wanted, names of classes -> the survey.
+def inspect_dataset(data: str, task: str, classes: Sequence[str] | None = None) -> InspectedDataset:
+    """A folder or COCO file, the task (segmentation, detection, instance) and, if wanted, names of classes -> the
+    inspect_dataset.
 
     Raises:
         InputError: for data that cannot be trained on, in one sentence.
@@ -68,8 +69,8 @@ def survey(data: str, task: str, classes: Sequence[str] | None = None) -> Survey
     if repeated:
         raise InputError(f'--classes names {some_of(repeated)} twice; give every class a name of its own')
     if task == 'segmentation':
-        return _survey_masks(path, classes)
-    return _survey_coco(path, task, classes)
+        return _inspect_masks(path, classes)
+    return _inspect_coco(path, task, classes)
 
 
 def _repeated(names: Sequence[str]) -> list[str]:
@@ -77,7 +78,7 @@ def _repeated(names: Sequence[str]) -> list[str]:
 
 
 def _split_of(path: Path, root: Path) -> str | None:
-    """Which split a file or folder belongs to, told by the last part of its name below the root that speaks of one."""
+    """Which split a file or folder belongs to, by the last part of its name below the root that names one."""
     for part in reversed(path.relative_to(root).parts):
         words = set(re.split(r'[^a-z]+', Path(part).stem.lower()))
         for split, names in _SPLITS.items():
@@ -117,7 +118,7 @@ def _describe_images(splits: dict[str, Split], sizes: Sequence[tuple[int, int]])
 # COCO
 
 
-def _survey_coco(path: Path, task: str, classes: Sequence[str] | None) -> Survey:
+def _inspect_coco(path: Path, task: str, classes: Sequence[str] | None) -> InspectedDataset:
     root = path if path.is_dir() else path.parent
     if root.name == 'annotations' and not path.is_dir():
         root = root.parent  # COCO's own layout, with the images beside that folder
@@ -149,7 +150,7 @@ def _survey_coco(path: Path, task: str, classes: Sequence[str] | None) -> Survey
         splits[split] = Split(folder, chosen[split], images)
         sizes += _check_sizes(content['images'], folder, chosen[split])
     lines = [_describe_images(splits, sizes), *_describe_boxes(contents['train'], names)]
-    return Survey(task, root, names, splits, _middle(sizes), lines=lines, notes=notes)
+    return InspectedDataset(task, root, names, splits, _middle(sizes), lines=lines, notes=notes)
 
 
 def _check_lists(content: dict, path: Path) -> None:
@@ -209,7 +210,7 @@ def _coco_classes(
     if elsewhere:
         raise InputError(
             f'class {some_of(elsewhere)} has objects in {" and ".join(sorted(set(used) - {"train"}))} but none '
-            f'in {files["train"]}; split the data anew, or leave the class out with --classes'
+            f'in {files["train"]}; split the data again, or leave the class out with --classes'
         )
     if classes and unseen:
         raise InputError(f'class {some_of(unseen)} has no object in {files["train"]}; leave it out of --classes')
@@ -264,7 +265,7 @@ def _describe_boxes(content: dict, names: Sequence[str]) -> list[str]:
 # Masks
 
 
-def _survey_masks(root: Path, classes: Sequence[str] | None) -> Survey:
+def _inspect_masks(root: Path, classes: Sequence[str] | None) -> InspectedDataset:
     if not root.is_dir():
         raise InputError(f'{root} is a file, but --task segmentation wants a folder with folders of images and of masks')
     pairs = _image_and_mask_folders(root)
@@ -303,7 +304,9 @@ def _survey_masks(root: Path, classes: Sequence[str] | None) -> Survey:
     total = sum(counts['train', i + offset] for i in range(len(names)))
     shares = ', '.join(f'{name} ({counts["train", i + offset] / max(1, total):.1%})' for i, name in enumerate(names[:20]))
     lines = [_describe_images(splits, sizes), f'{len(names)} classes: {shares}{", ..." if len(names) > 20 else ""}']
-    return Survey('segmentation', root, names, splits, _middle(sizes), image_suffix, mask_suffix, zero_is_unknown, lines, notes)
+    return InspectedDataset(
+        'segmentation', root, names, splits, _middle(sizes), image_suffix, mask_suffix, zero_is_unknown, lines, notes
+    )
 
 
 def _image_and_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
@@ -372,7 +375,7 @@ def _read_mask(path: Path) -> tuple[np.ndarray, bool]:
     if mask.dtype != np.uint8 and mask.dtype != bool and (mask.max(initial=0) > UNKNOWN or mask.min(initial=0) < 0):
         raise InputError(
             f'mask {path} is of {mask.dtype} with values up to {mask.max()}, but class numbers are 0 to 254 (8 '
-            'bits); number the classes anew'
+            'bits); renumber the classes'
         )
     return mask.astype(np.uint8), mode == 'P'
 
@@ -384,7 +387,7 @@ def _mask_classes(
     notes = []
     if not values:
         raise InputError(
-            f'every pixel of the masks in {splits["train"].truth} is {UNKNOWN}, which stands for unknown; '
+            f'every pixel of the masks in {splits["train"].ground_truth} is {UNKNOWN}, which stands for unknown; '
             'write the number of its class into each'
         )
     listed = root / 'classes.txt'
@@ -399,14 +402,14 @@ def _mask_classes(
     if classes is None:
         if values == [0]:
             raise InputError(
-                f'the masks in {splits["train"].truth} hold nothing but 0 and {UNKNOWN} (unknown); if '
+                f'the masks in {splits["train"].ground_truth} hold nothing but 0 and {UNKNOWN} (unknown); if '
                 f'{UNKNOWN} is the object, write 1 instead'
             )
         classes = [f'class_{i}' for i in range(max(values) + 1)]
         notes.append(f'the classes have no names; give them with --classes, in the order of their numbers, or in {listed}')
     if len(classes) < 2:
         raise InputError(
-            f'one class ({some_of(list(classes))}) is named, but segmentation tells two or more apart; name '
+            f'one class ({some_of(list(classes))}) is named, but segmentation distinguishes two or more; name '
             'what is around it, too'
         )
     if max(values) < len(classes):
@@ -416,7 +419,7 @@ def _mask_classes(
         return list(classes), True, notes
     if max(values) == len(classes) and values[0] == 1:
         return list(classes), True, notes
-    masks = (split.truth / (name + mask_suffix) for split in splits.values() for name in split.names)
+    masks = (split.ground_truth / (name + mask_suffix) for split in splits.values() for name in split.names)
     stranger = next(path for path in masks if np.isin(_read_mask(path)[0], [v for v in values if v >= len(classes)]).any())
     raise InputError(
         f'mask {stranger} holds the value {max(values)}, but {len(classes)} classes are named '

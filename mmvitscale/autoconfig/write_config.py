@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil, sqrt
 from pathlib import Path
 
-from mmvitscale.autoconfig.inspect_dataset import PART, Split, Survey
+from mmvitscale.autoconfig.inspect_dataset import PART, InspectedDataset, Split
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import write_bytes_atomically
 
@@ -72,7 +72,7 @@ _CHANGED = '{0}_pipeline = [dict(step, **changes.get(step.type, {{}})) for step 
 
 @dataclass
 class Plan:
-    """What is proposed. told: lines for the user. scale: short side that images are brought to, None as they are."""
+    """What is proposed. messages: lines for the user. scale: short side that images are brought to, None as they are."""
 
     recipe: str
     batch: int
@@ -80,10 +80,10 @@ class Plan:
     iters: int
     scale: int | None
     crop: int | None = None
-    told: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
 
-def propose(survey: Survey, images: int, memory: float | None, frozen: bool) -> Plan:
+def propose(inspected: InspectedDataset, images: int, memory: float | None, frozen: bool) -> Plan:
     """A recipe with its sizes for what was found.
 
     Args:
@@ -94,18 +94,20 @@ def propose(survey: Survey, images: int, memory: float | None, frozen: bool) -> 
     Raises:
         InputError: for memory that is too small.
     """
-    segmentation = survey.task == 'segmentation'
+    segmentation = inspected.task == 'segmentation'
     if memory is None:
-        scale = None if min(survey.size) <= (320 if segmentation else 640) else 256 if segmentation else 600
+        scale = None if min(inspected.size) <= (320 if segmentation else 640) else 256 if segmentation else 600
         batch, epochs, least, crop, lr = (8, 30, 1200, 128, 2e-3) if segmentation else (4, 18, 900, None, 1e-3)
-        plan = Plan(_SMALL_RECIPES[survey.task], batch, lr, _length(images, batch, epochs, least, 4000), scale, crop)
-        plan.told.append('no GPU here: a small model from scratch; for a GPU give its memory in GB, e.g. --gpu-memory 24')
+        plan = Plan(_SMALL_RECIPES[inspected.task], batch, lr, _length(images, batch, epochs, least, 4000), scale, crop)
+        plan.messages.append('no GPU here: a small model from scratch; for a GPU give its memory in GB, e.g. --gpu-memory 24')
     else:
         sides = (
-            [crop for crop in _CROPS if crop <= min(survey.size)] or [_CROPS[-1]] if segmentation else [800, 700, 600, 500, 400]
+            [crop for crop in _CROPS if crop <= min(inspected.size)] or [_CROPS[-1]]
+            if segmentation
+            else [800, 700, 600, 500, 400]
         )
         fitting = [
-            (side, batch_that_fits(survey.task, memory, side * side if segmentation else side * side * 5 // 3))
+            (side, batch_that_fits(inspected.task, memory, side * side if segmentation else side * side * 5 // 3))
             for side in sides
         ]
         side, batch = next(((side, batch) for side, batch in fitting if batch >= _LEAST_BATCH), (None, 0))
@@ -115,13 +117,13 @@ def propose(survey: Survey, images: int, memory: float | None, frozen: bool) -> 
                 'more with a SwinV2-T; give the memory of a larger GPU in GB, or leave --gpu-memory out for a '
                 'small model'
             )
-        recipe = _RECIPES[survey.task].format('-frozen' if frozen else '')
+        recipe = _RECIPES[inspected.task].format('-frozen' if frozen else '')
         lr = (6e-5 if segmentation else 1e-4) * sqrt(batch / 16)
         iters = _length(images, batch, 80 if segmentation else 50, 1000, 40000 if segmentation else 20000)
         plan = Plan(recipe, batch, lr, iters, side, side if segmentation else None)
     size = f'crops of {plan.crop} x {plan.crop}, ' if plan.crop else ''
     scale = f'short side {plan.scale}, ' if plan.scale else 'images as large as they are, '
-    plan.told.append(
+    plan.messages.append(
         f'recipe {plan.recipe}: {scale}{size}batch {plan.batch}, learning rate {plan.lr:.2g}, {plan.iters} '
         f'iterations ({plan.iters * plan.batch / images:.0f} epochs)'
     )
@@ -139,11 +141,13 @@ def _length(images: int, batch: int, epochs: int, least: int, most: int) -> int:
     return 100 * ceil(min(most, max(least, images * epochs / batch)) / 100)
 
 
-def write_config(survey: Survey, out: Path, memory: float | None, frozen: bool = False, force: bool = False) -> list[str]:
+def write_config(
+    inspected: InspectedDataset, out: Path, memory: float | None, frozen: bool = False, force: bool = False
+) -> list[str]:
     """Write a config for what was found, and what it needs beside it; return what was chosen, a line each.
 
     Args:
-        survey: of the data.
+        inspected: of the data.
         out: the config's path, ending in .py. Where the data have no images for validation, every tenth of those for
             training is kept for it, listed in files beside the config.
         memory, frozen: as in ``propose``.
@@ -159,42 +163,42 @@ def write_config(survey: Survey, out: Path, memory: float | None, frozen: bool =
             '--frozen keeps pretrained weights, but without a GPU the proposal is a small model from scratch; '
             'give the memory of the GPU that it is for, in GB, with --gpu-memory'
         )
-    files, splits = _with_validation(survey, out)
-    own = {part for split in survey.splits.values() for part in (split.truth, split.images)}
+    files, splits = _with_validation(inspected, out)
+    own = {part for split in inspected.splits.values() for part in (split.ground_truth, split.images)}
     lost = own & {out.resolve(), *files}
     if lost:
         raise InputError(f'--out {out} would overwrite the data themselves ({min(lost)}); choose another name')
     taken = [path for path in (out, *files) if path.exists()]
     if taken and not force:
         raise InputError(f'{taken[0]} is there already; choose another name, or overwrite it with --overwrite')
-    plan = propose(survey, len(splits['train'].names), memory, frozen)
-    segmentation = survey.task == 'segmentation'
+    plan = propose(inspected, len(splits['train'].names), memory, frozen)
+    segmentation = inspected.task == 'segmentation'
     head = next(text for key, text in _HEADS.items() if key in plan.recipe)
     counts = ', '.join(f'{len(split.names)} for {name}' for name, split in splits.items())
     text = (_SEGMENTATION if segmentation else _DETECTION).format(
-        title=f'{survey.task.capitalize()} on {survey.root}: images {counts}; {len(survey.classes)} classes.',
-        root=f'{survey.root}/',
+        title=f'{inspected.task.capitalize()} on {inspected.root}: images {counts}; {len(inspected.classes)} classes.',
+        root=f'{inspected.root}/',
         recipe=plan.recipe,
-        classes=tuple(survey.classes),
+        classes=tuple(inspected.classes),
         crop=plan.crop,
         window=plan.crop // 32 if plan.crop and memory is not None else 8,
-        heads=head.format(n=len(survey.classes)),
+        heads=head.format(n=len(inspected.classes)),
         pipelines='\n'.join(_mask_pipelines(plan, memory) if segmentation else _box_pipelines(plan, memory)),
-        image_suffix=survey.image_suffix,
-        mask_suffix=survey.mask_suffix,
-        zero_is_unknown=survey.zero_is_unknown,
-        loaders='\n'.join(_loaders(survey, splits, plan)),
+        image_suffix=inspected.image_suffix,
+        mask_suffix=inspected.mask_suffix,
+        zero_is_unknown=inspected.zero_is_unknown,
+        loaders='\n'.join(_loaders(inspected, splits, plan)),
         schedule=_schedule(plan, stepped=not segmentation and memory is not None),
     )
     for path, content in files.items():
         write_bytes_atomically(path, content)
     write_bytes_atomically(out, text.encode())
-    return plan.told
+    return plan.messages
 
 
-def _with_validation(survey: Survey, out: Path) -> tuple[dict[Path, bytes], dict[str, Split]]:
+def _with_validation(inspected: InspectedDataset, out: Path) -> tuple[dict[Path, bytes], dict[str, Split]]:
     """Files to write beside the config, and the splits with a validation set and a test set among them."""
-    splits, files = {name: replace(split) for name, split in survey.splits.items()}, {}
+    splits, files = {name: replace(split) for name, split in inspected.splits.items()}, {}
 
     def beside(name: str, suffix: str) -> Path:
         return out.resolve().with_name(f'{out.stem}_{name}.{suffix}')
@@ -207,14 +211,14 @@ def _with_validation(survey: Survey, out: Path) -> tuple[dict[Path, bytes], dict
             raise InputError(f'{whole.images} holds one image, but training and validation need one each; add images')
         kept = set(whole.names[::10] if len(whole.names) >= 10 else whole.names[:1])
         for name, names in (('train', [n for n in whole.names if n not in kept]), ('val', sorted(kept))):
-            splits[name] = Split(whole.images, whole.truth, names)
-            if survey.task != 'segmentation':
+            splits[name] = Split(whole.images, whole.ground_truth, names)
+            if inspected.task != 'segmentation':
                 path = beside(name, 'json')
-                files[path] = _part_of(whole.truth, set(names))
-                splits[name].truth = path
-    for name, split in splits.items() if survey.task == 'segmentation' else ():
+                files[path] = _part_of(whole.ground_truth, set(names))
+                splits[name].ground_truth = path
+    for name, split in splits.items() if inspected.task == 'segmentation' else ():
         # mmsegmentation takes all in the folder and in those below it: what is not of this split must not come in.
-        inside = sum(path.is_file() for path in split.images.rglob(f'*{survey.image_suffix}'))
+        inside = sum(path.is_file() for path in split.images.rglob(f'*{inspected.image_suffix}'))
         if inside != len(split.names):
             split.listed = beside(name, 'txt')
             files[split.listed] = '\n'.join([*split.names, '']).encode()
@@ -238,14 +242,14 @@ def _schedule(plan: Plan, stepped: bool) -> str:
     return _SCHEDULE.format(iters=plan.iters, lr=plan.lr, batch=plan.batch, warmup=warmup, decay=decay)
 
 
-def _below(path: Path, survey: Survey) -> str:
+def _below(path: Path, inspected: InspectedDataset) -> str:
     """A path as a config writes it: relative to data_root, or absolute outside of it."""
-    return str(path.relative_to(survey.root)) if path.is_relative_to(survey.root) else str(path)
+    return str(path.relative_to(inspected.root)) if path.is_relative_to(inspected.root) else str(path)
 
 
-def _loaders(survey: Survey, splits: dict[str, Split], plan: Plan) -> list[str]:
+def _loaders(inspected: InspectedDataset, splits: dict[str, Split], plan: Plan) -> list[str]:
     """Lines of the three data loaders, and of the evaluators that name a file."""
-    masks, lines = survey.task == 'segmentation', []
+    masks, lines = inspected.task == 'segmentation', []
     for name, split in splits.items():
         if name == 'test' and split is splits['val']:
             lines.append(
@@ -258,19 +262,18 @@ def _loaders(survey: Survey, splits: dict[str, Split], plan: Plan) -> list[str]:
         lines.append(f'{name}_dataloader = dict({batch}dataset=dict(')
         listed = ''
         if masks:
-            listed = f'ann_file={_below(split.listed, survey)!r}, ' if split.listed else ''
+            listed = f'ann_file={_below(split.listed, inspected)!r}, ' if split.listed else ''
             lines += [
-                f'    data_prefix=dict(img_path={_below(split.images, survey)!r},',
-                f'                     seg_map_path={_below(split.truth, survey)!r}),',
+                f'    data_prefix=dict(img_path={_below(split.images, inspected)!r},',
+                f'                     seg_map_path={_below(split.ground_truth, inspected)!r}),',
             ]
         else:
-            lines.append(
-                f'    ann_file={_below(split.truth, survey)!r}, data_prefix=dict(img={_below(split.images, survey) + "/"!r}),'
-            )
+            folder = _below(split.images, inspected) + '/'
+            lines.append(f'    ann_file={_below(split.ground_truth, inspected)!r}, data_prefix=dict(img={folder!r}),')
         lines.append(f'    {listed}pipeline={"train" if name == "train" else "test"}_pipeline, **dataset))')
         if name != 'train' and not masks:
-            root = 'data_root + ' if split.truth.is_relative_to(survey.root) else ''
-            lines.append(f'{name}_evaluator = dict(ann_file={root}{_below(split.truth, survey)!r})')
+            root = 'data_root + ' if split.ground_truth.is_relative_to(inspected.root) else ''
+            lines.append(f'{name}_evaluator = dict(ann_file={root}{_below(split.ground_truth, inspected)!r})')
     return lines
 
 
@@ -282,7 +285,7 @@ def _box_pipelines(plan: Plan, memory: float | None) -> list[str]:
             else ''
         )
         return [
-            # In the scenes that the small recipe is made for hues tell nothing; in photographs they do.
+            # In the scenes that the small recipe is made for hues show nothing; in photographs they do.
             f'changes = dict(PhotoMetricDistortion=dict(hue_delta=18){resize})',
             *(_CHANGED.format(split) for split in ('train', 'test')),
         ]
@@ -310,7 +313,7 @@ def _mask_pipelines(plan: Plan, memory: float | None) -> list[str]:
             lines += [
                 f"resize = dict(type='Resize', scale={scale}, keep_ratio=True)",
                 'train_pipeline.insert(2, resize)',
-                'test_pipeline.insert(1, resize)  # before the annotations: the truth keeps its size',
+                'test_pipeline.insert(1, resize)  # before the annotations: the ground truth keeps its size',
             ]
     else:
         lines = [

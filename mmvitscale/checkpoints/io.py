@@ -1,4 +1,4 @@
-"""Checkpoint files and URLs: reading without running code from them, writing whole or not at all."""
+"""Checkpoint files and URLs: reading without running code from them, writing atomically."""
 
 import errno
 import hashlib
@@ -35,7 +35,7 @@ _TIMEOUT = 30  # seconds without a byte
 
 
 def _statistic_of_history(owner: Any, name: str) -> Any:
-    """All that a checkpoint may ask of ``getattr``: MMEngine's HistoryBuffer pickles its statistics that way."""
+    """All that a checkpoint may call ``getattr`` for: MMEngine's HistoryBuffer pickles its statistics that way."""
     if owner is not HistoryBuffer or name not in ('mean', 'max', 'min', 'current', 'statistics'):
         raise UnpicklingError(f'Unsupported global: getattr({owner!r}, {name!r})')
     return getattr(owner, name)
@@ -67,7 +67,7 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
     A URL is downloaded once, into the ``checkpoints`` folder of ``torch.hub.get_dir()``.
 
     Raises:
-        InputError: for a file that is missing or out of reach, is no checkpoint, is cut short, asks to run code or does
+        InputError: for a file that is missing or out of reach, is no checkpoint, is cut short, would run code or does
             not fit into the memory.
     """
     scheme = re.match(r'(\w{2,})://', str(source))
@@ -79,7 +79,7 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
     path = fetch(str(source)) if is_url(source) else Path(str(source).removeprefix('file://')).expanduser()
     if path.is_dir():
         raise InputError(
-            f'checkpoint {source} is a folder; where a model lies in pieces in it, make one file of them '
+            f'checkpoint {source} is a folder; if it is a sharded checkpoint, make one file of them '
             f'with: python tools/convert_checkpoint.py {source} DST.pth'
         )
     if not path.is_file():
@@ -188,7 +188,7 @@ class _DataUnpickler(pickle.Unpickler):
 @contextmanager
 def reading_data_only() -> Iterator[None]:
     """Within it, nothing in this process that unpickles runs code, whoever reads: PyTorch, or MMEngine for ``init_cfg``,
-    annotations or results. Libraries that ask for more are refused. For programs of ours alone: it holds for the whole
+    annotations or results. Libraries that request more are refused. For programs of ours alone: it holds for the whole
     process."""
     from mmengine.fileio.handlers import PickleHandler, file_handlers
 
@@ -223,7 +223,7 @@ def is_url(source: str | Path) -> bool:
 def fetch(url: str) -> Path:
     """URL -> path of its copy on this machine, downloaded by one process of each machine and only if it is not there yet.
 
-    Where the file's name tells a checksum (``..._20220803-e318968f.pth``, ``swin_v2_t-b137f0e2.pth``: the first digits of
+    Where the file's name contains a checksum (``..._20220803-e318968f.pth``, ``swin_v2_t-b137f0e2.pth``: the first digits of
     its SHA-256, the custom of PyTorch and OpenMMLab), or the URL ends in ``#sha256=...``, it is checked.
 
     Raises:
@@ -254,7 +254,7 @@ def fetch(url: str) -> Path:
 
 
 def expected_checksum(url: str) -> str | None:
-    """The first digits of the SHA-256 of the file behind a URL, in lower case, or None where nothing tells them."""
+    """The first digits of the SHA-256 of the file behind a URL, in lower case, or None where nothing contains them."""
     parts = urlparse(url)
     match = re.fullmatch(r'sha256=([0-9a-fA-F]{8,64})', parts.fragment)
     if match:
@@ -286,7 +286,7 @@ def _copy(response: Any, file: Any, url: str) -> None:
 
 
 def write_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
-    """Write ``checkpoint`` to a .pth file, or its ``state_dict`` to a .safetensors file; whole or not at all."""
+    """Write ``checkpoint`` to a .pth file, or its ``state_dict`` to a .safetensors file; atomically."""
     path = Path(path)
     if path.suffix == '.safetensors':
         from safetensors.torch import save

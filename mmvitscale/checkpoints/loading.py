@@ -332,8 +332,8 @@ def _match_model(
     given: WindowMetadata | None,
     own: State | None = None,
 ) -> tuple[State, dict[str, MatchedWeights]]:
-    """Weights of a model or of a backbone alone -> those of a model with these backbones, and what each backbone loads. own: the
-    model's weights, for heads of another library that have a place among them."""
+    """Weights of a model or of a backbone alone -> those of a model with these backbones, and what each backbone loads. own:
+    the model's weights, for heads of another library that have a place among them."""
     matched: dict[str, MatchedWeights] = {}
     used: set[str] = set()
     behind = {

@@ -20,8 +20,8 @@ Size = tuple[int, int]  # (height, width): a window in tokens, or a grid in patc
 # The entry of the state dict, and of a checkpoint's ``meta``, as files hold them.
 STATE_DICT_KEY = 'lineage'
 META_KEY = 'window_lineage'
-# Format of a backbone's state dict, in its PyTorch metadata: 3 holds a DeepViT's tokens, 2 (mmvitscale 0.2 and 0.3) the entry, 1
-# (mmvitscale 0.1.0) had buffers ``reference_window``.
+# Format of a backbone's state dict, in its PyTorch metadata: 3 holds a DeepViT's tokens, 2 (mmvitscale 0.2 and 0.3) the entry,
+# 1 (mmvitscale 0.1.0) had buffers ``reference_window``.
 VERSION = 3
 # The number of each kind of position bias in the state dict; 0 for unknown.
 _POSITION_BIASES = {'log_cpb': 1, 'linear_cpb': 2, 'table': 3}

@@ -1,4 +1,4 @@
-"""``init_cfg=dict(type='Pretrained', checkpoint=...)`` on a backbone: any known checkpoint, windows carried over."""
+"""``init_cfg=dict(type='Pretrained', checkpoint=...)`` on a backbone: any known checkpoint, windows transferred."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from mmvitscale.registry import WEIGHT_INITIALIZERS
 class Pretrained:
     """Backbone -> the backbone with the weights of a checkpoint, whatever library it came from.
 
-    The windows stay the config's; the windows that the position biases were learned with are the checkpoint's. On our
+    The windows stay the config's; the windows that the position biases were trained with are the checkpoint's. On our
     backbones ``type='Pretrained'`` means this one.
 
     Args:

@@ -17,18 +17,18 @@ _NUMBERED = re.compile(r'(.*?)(\d+)\.pth')
 
 
 def write_last_checkpoint(work_dir: str | Path, checkpoint: str) -> None:
-    """Write MMEngine's ``last_checkpoint``, whole or not at all. Raises InputError if it cannot be written."""
+    """Write MMEngine's ``last_checkpoint``, atomically. Raises InputError if it cannot be written."""
     with atomic_write(Path(work_dir, _POINTER), durable=True) as part:
         part.write_text(checkpoint)
 
 
-def latest_complete_checkpoint(work_dir: str | Path, tell: Callable[[str], None] = lambda line: None) -> Path | None:
+def latest_complete_checkpoint(work_dir: str | Path, log: Callable[[str], None] = lambda line: None) -> Path | None:
     """The newest checkpoint of a training that is whole, None where the folder has none at all. Only what its hook numbers is
     looked at: the best ones, and published ones, hold weights alone.
 
     Args:
         work_dir: of the training; checkpoints lie in it, or where its ``last_checkpoint`` says.
-        tell: gets a line for each broken one that was skipped.
+        log: gets a line for each broken one that was skipped.
 
     Raises:
         InputError: if there are some, and all are broken.
@@ -38,10 +38,10 @@ def latest_complete_checkpoint(work_dir: str | Path, tell: Callable[[str], None]
         if is_complete(path):
             return path
         broken.append(path.name)
-        tell(f'{path} is not whole (it was cut short, or the disk has damaged it) and is skipped')
+        log(f'{path} is corrupt (it was cut short, or the disk has damaged it) and is skipped')
     if broken:
         raise InputError(
-            f'none of the checkpoints in {work_dir} is whole ({some_of(broken)}); remove them to begin anew, or '
+            f'none of the checkpoints in {work_dir} is complete ({some_of(broken)}); remove them to start from scratch, or '
             'give another one: --resume CKPT'
         )
     return None
@@ -61,14 +61,20 @@ def _candidates(work_dir: Path) -> list[Path]:
 
     def key(path: Path) -> tuple[bool, int, int]:
         time = path.stat().st_mtime_ns
-        stale = last is not None and pointed is not None and pointed.is_file() and found[path] > int(last[2]) and time < pointed.stat().st_mtime_ns
+        stale = (
+            last is not None
+            and pointed is not None
+            and pointed.is_file()
+            and found[path] > int(last[2])
+            and time < pointed.stat().st_mtime_ns
+        )
         return not stale, found[path], time
 
     return sorted(found, key=key, reverse=True)
 
 
 def _pointed(work_dir: Path) -> Path | None:
-    """The checkpoint that was written last, as far as the folder tells. Raises InputError for one that is elsewhere."""
+    """The checkpoint that was written last, as far as the folder records it. Raises InputError for one that is elsewhere."""
     try:
         text = (work_dir / _POINTER).read_text().strip()
     except (OSError, ValueError):  # not there, or no text

@@ -26,7 +26,7 @@ def read_sharded(folder: str | Path) -> dict[str, Any]:
     A folder of DeepSpeed is that of one step, or the one above it, whose ``latest`` names a step.
 
     Raises:
-        InputError: for a folder of another kind, one whose pieces are not all there, or files that are damaged or ask to run
+        InputError: for a folder of another kind, one whose pieces are not all there, or files that are damaged or would run
             code.
     """
     folder = Path(folder)
@@ -105,7 +105,7 @@ class _Placeholder(OrderedDict[str, Any]):
 
 
 class _MetadataReader(pickle.Unpickler):
-    """Reads what torch.distributed.checkpoint tells of the pieces; nothing but its own descriptions and plain containers."""
+    """Reads what torch.distributed.checkpoint records of the shards; nothing but its own descriptions and plain containers."""
 
     _PLAIN = {
         ('collections', 'OrderedDict'),

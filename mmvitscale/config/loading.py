@@ -102,7 +102,7 @@ _extend_mmengine_base_lookup()
 def load_config(path: str, options: dict | None = None) -> Config:
     """Path of a config, or the name of one of this package's, and ``key=value`` overrides -> the config.
 
-    An override of ``data_root`` moves every path that lay under the old one, in datasets and evaluators alike.
+    An override of ``data_root`` moves every path that lay under the old one, in datasets and evaluators.
 
     Raises:
         InputError: for a file that is not there, cannot be read or needs a package that is not installed.

@@ -24,7 +24,7 @@ _FAMILIES: dict[str, dict] = {
     ),
     'pretrain': dict(Name='Pretraining'),
     'own_data': dict(Name='Own data'),
-    'mini': dict(Name='Embedded scenes'),
+    'mini': dict(Name='Synthetic mini dataset'),
 }
 _TABLE = re.compile('(?<=<!-- table of the configs -->\\n).*?(?=<!-- end of the table -->)', re.DOTALL)
 _STATES = 16  # bytes of a parameter that learns: itself, its gradient and AdamW's two moments in float32
@@ -97,8 +97,8 @@ def _table(entries: list[dict]) -> str:
         if (entry['weights'] or '').startswith('http'):
             weights = f'[{weights}]({entry["weights"]})'
         lines.append(
-            f'| [{entry["name"]}]({entry["path"].split("/")[-1]}){short} | {entry["millions"]:g}M | {entry["memory"]:g} GB | {weights} | '
-            f'{entry.get("paper", "")} | {entry.get("here", "")} |'
+            f'| [{entry["name"]}]({entry["path"].split("/")[-1]}){short} | {entry["millions"]:g}M | {entry["memory"]:g} GB | '
+            f'{weights} | {entry.get("paper", "")} | {entry.get("here", "")} |'
         )
     return '\n'.join([*lines, ''])
 

@@ -1,4 +1,4 @@
-"""What this machine can do, and a config made to run on it."""
+"""A config fitted to the hardware: runner, processes, precision, gradient accumulation."""
 
 import importlib.util
 import os
@@ -27,12 +27,12 @@ _PACKAGES = {
 
 def fit_to_hardware(cfg: Config, launcher: str = 'none', force_amp: bool = False) -> None:
     """Make a config written for several GPUs run on what is there: gloo and bfloat16 in place of NCCL and float16 without a
-    GPU, and no more loading processes than processors. Weights enter through our runners unless the config names another.
+    GPU, and no more loading processes than CPU cores. Weights are loaded by our runners unless the config names another.
 
     Args:
         cfg: changed in place.
         launcher: none, pytorch or slurm.
-        force_amp: a config's mixed precision stays where the processor emulates it, too.
+        force_amp: a config's mixed precision stays where the CPU emulates it, too.
 
     Raises:
         InputError: for more processes than GPUs, or a ``strategy`` that cannot work.
@@ -106,7 +106,7 @@ def _tell_torch_of_slurm(port: int | None) -> None:
 
 
 def _choose_runner(cfg: Config, force_amp: bool = False) -> None:
-    """MMEngine's flexible runner, with our door for weights, where a ``strategy`` asks for it. Raises InputError for a
+    """MMEngine's flexible runner, with our checkpoint loading, where a ``strategy`` requires it. Raises InputError for a
     strategy that is not known, or cannot do what the config wants."""
     if not cfg.get('strategy'):
         return
@@ -139,7 +139,7 @@ def _check_deepspeed(cfg: Config) -> None:
 
 
 def _check_fsdp(cfg: Config, force_amp: bool) -> None:
-    """Raise InputError for what parameters that are shared out cannot do."""
+    """Raise InputError for what parameters that are sharded cannot do."""
     view = ConfigView(cfg)
     if view.hooks('EMAHook'):
         raise InputError(
@@ -185,7 +185,7 @@ def check_packages(cfg: Config) -> None:
 
 
 def use_mixed_precision(cfg: Config, force: bool = False) -> None:
-    """float16 with loss scaling on a GPU, bfloat16 on a CPU and where a strategy scales no loss. On a processor that emulates
+    """float16 with loss scaling on a GPU, bfloat16 on a CPU and where a strategy scales no loss. On a CPU that emulates
     bfloat16 it stays float32, unless it is forced."""
     if get_device() != 'cpu' and not cfg.get('strategy'):
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -208,12 +208,12 @@ def _leaves_out_bfloat16(force: bool) -> bool:
 
 
 def describe_precision(cfg: Config, amp: bool, force: bool) -> str | None:
-    """One line where the mixed precision that a config or ``amp`` asks for is left out; before ``fit_to_hardware``."""
+    """One line where the mixed precision that a config or ``amp`` requests is left out; before ``fit_to_hardware``."""
     asked = amp or ConfigView(cfg).optim_wrapper == 'AmpOptimWrapper'
     if not asked or not _leaves_out_bfloat16(force):
         return None
     return (
-        f'training stays in float32: this processor ({cpu.name()}) has no bfloat16 of its own, and emulating it '
+        f'training stays in float32: this CPU ({cpu.name()}) has no bfloat16 of its own, and emulating it '
         'takes longer; --force-amp has it nevertheless'
     )
 
@@ -228,8 +228,8 @@ def accumulate_gradients(cfg: Config, steps: int) -> None:
     view = ConfigView(cfg)
     if steps < 1 or (steps > 1 and view.accumulated_batches > 1):
         raise InputError(
-            f'--accumulate-grad {steps} found with accumulative_counts {view.accumulated_batches} in the config, but it is 1 or '
-            'more, and one of them is enough'
+            f'--accumulate-grad {steps} found with accumulative_counts {view.accumulated_batches} in the config, but it is 1 '
+            'or more, and one of them is enough'
         )
     cfg.optim_wrapper.accumulative_counts = steps
 

@@ -79,7 +79,7 @@ def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
 
 
 def _classes_of(cfg: Config, dataset: ConfigDict) -> Sequence[str]:
-    """The names of a data set's classes, as far as the config or its class tells them."""
+    """The names of a data set's classes, as far as the config or its class contains them."""
     classes = (
         (dataset.get('metainfo') or {}).get('classes')
         or dataset.get('classes')
@@ -169,6 +169,6 @@ def _how_to_get(folder: Path) -> str:
     known = [how for part, how in _DATA_SOURCES.items() if part in folder.parts]
     return (
         f'{known[-1] if known else "put the data set there"}, name another place with --cfg-options '
-        'data_root=PATH, or try the embedded scenes: python tools/make_mini_dataset.py --out data/mini, then a '
+        'data_root=PATH, or try the synthetic mini dataset: python tools/make_mini_dataset.py --out data/mini, then a '
         'config of configs/mini'
     )

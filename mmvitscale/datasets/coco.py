@@ -51,22 +51,7 @@ def check_content(
             f'({some_of(classes)}); check the file, or the classes of the config'
         )
     if with_mask:
-        for item in usable:
-            width, height = sizes[item['image_id']]
-            mask = item.get('segmentation')
-            if isinstance(mask, dict) and mask['size'] != [height, width]:
-                raise InputError(
-                    f'the annotation of id {item["id"]} in {ann_file} has a mask of {mask["size"]} pixels, but '
-                    f'its image has [{height}, {width}]; correct it'
-                )
-        bare = [item for item in usable if not item.get('segmentation')]
-        if bare:
-            raise InputError(
-                f'{len(bare)} of {len(usable)} annotations in {ann_file} have no segmentation (the first: '
-                f'id {bare[0]["id"]}), but this config learns masks; use a config for boxes only, such '
-                'as RetinaNet, with with_mask off in its pipelines'
-            )
-
+        _check_segmentations(usable, sizes, ann_file)
     notes = []
     if len(usable) < len(of_classes):
         lost = [str(item['id']) for item in of_classes if not _has_size(item, *sizes[item['image_id']])]
@@ -88,6 +73,25 @@ def check_content(
     if empty and annotations:
         notes.append(f'{empty} of {len(sizes)} images have no object')
     return [f'{ann_file}: {note}' for note in notes]
+
+
+def _check_segmentations(items: Sequence[dict], sizes: dict, ann_file: Path) -> None:
+    """Raise InputError for annotations without a mask, or with one of another size than their image's, (width, height)."""
+    for item in items:
+        width, height = sizes[item['image_id']]
+        mask = item.get('segmentation')
+        if isinstance(mask, dict) and mask['size'] != [height, width]:
+            raise InputError(
+                f'the annotation of id {item["id"]} in {ann_file} has a mask of {mask["size"]} pixels, but '
+                f'its image has [{height}, {width}]; correct it'
+            )
+    bare = [item for item in items if not item.get('segmentation')]
+    if bare:
+        raise InputError(
+            f'{len(bare)} of {len(items)} annotations in {ann_file} have no segmentation (the first: '
+            f'id {bare[0]["id"]}), but this config learns masks; use a config for boxes only, such '
+            'as RetinaNet, with with_mask off in its pipelines'
+        )
 
 
 def read_coco(ann_file: Path) -> dict:
@@ -234,7 +238,7 @@ def _check_unique(entries: Sequence[dict], kind: str, ann_file: Path) -> None:
     seen = set()
     for item in entries:
         if item['id'] in seen:
-            raise InputError(f'annotation file {ann_file} uses the {kind} id {item["id"]} twice; number them anew')
+            raise InputError(f'annotation file {ann_file} uses the {kind} id {item["id"]} twice; renumber them')
         seen.add(item['id'])
 
 

@@ -1,4 +1,4 @@
-"""What colour alone tells of the embedded scenes: the bar that a network has to clear."""
+"""A baseline by colour alone on the synthetic mini dataset: what a network has to exceed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +41,6 @@ def _pixels(root: Path, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _mean_iou(confusion: np.ndarray) -> float:
-    """(truth, prediction) counts -> IoU averaged over the classes that occur in either."""
+    """(ground truth, prediction) counts -> IoU averaged over the classes that occur in either."""
     union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
     return float(np.mean(np.diag(confusion)[union > 0] / union[union > 0]))

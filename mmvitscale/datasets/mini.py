@@ -1,7 +1,7 @@
-"""The embedded scenes: synthetic images drawn on the spot, for the demo and the tests.
+"""The synthetic mini dataset: synthetic images drawn on the spot, for the demo and the tests.
 
 A scene is a few textured regions under overlapping objects. A class is a texture, of objects also a shape; colours are
-drawn at random for every region and object, so that no pixel's colour tells its class. The same scenes are written both as
+drawn at random for every region and object, so that no pixel's colour determines its class. The same scenes are written both as
 ADE20K lays its files out (label 0 is ignored, labels 1 to 10 are the classes) and as COCO does (objects only), with a
 class for each image (its dominant object), and if wanted as TIFF files of colour and depth.
 """

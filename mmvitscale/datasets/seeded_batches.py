@@ -1,4 +1,4 @@
-"""Batches whose samples are drawn alike in every run: what a sample's random transforms draw follows from its place in the
+"""Batches whose samples are drawn equally in every run: what a sample's random transforms draw follows from its place in the
 training, not from what was drawn before it, in whichever process it is loaded."""
 
 import random
@@ -57,7 +57,7 @@ class SeededBatches:
         Args:
             first: number of its first batch in the training.
             done: how many of its batches are behind already, and left out without being loaded.
-            endless: passes follow each other without another word, each shuffled anew (``IterBasedTrainLoop``); ``done``
+            endless: passes follow each other without another word, each shuffled again (``IterBasedTrainLoop``); ``done``
                 counts through all of them.
         """
         self._number, self._done, self._endless, self._passes, self._begun = first, done, endless, 0, False

@@ -1,4 +1,4 @@
-"""Several processes of one tool: started by PyTorch's elastic launcher (torchrun), ended together, one error told once."""
+"""Several processes of one tool: started by PyTorch's elastic launcher (torchrun), ended together, one error printed once."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ _CONSEQUENCES = (
     'NCCL error',
     'DistNetworkError',
     'Timed out waiting',
-    'of another process is not finite',
+    'of another process is NaN or Inf',
 )
 
 
@@ -75,7 +75,7 @@ def cause(failures: dict[int, ProcessFailure]) -> int:
     def key(rank: int):
         failure = failures[rank]
         text = _error_of(failure) or ''
-        if text.startswith('InputError: ') and 'of another process is not finite' not in text:
+        if text.startswith('InputError: ') and 'of another process is NaN or Inf' not in text:
             kind = 0
         elif failure.exitcode == _TERMINATED:
             kind = 4

@@ -1,4 +1,4 @@
-"""MMEngine's runners with our door for weights, for every tool that builds its runner from ``runner_type``."""
+"""MMEngine's runners with our checkpoint loading, for every tool that builds its runner from ``runner_type``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -193,7 +193,8 @@ class CheckpointLoadingMixin(_Base):
         line = f'{filename} was trained with {told[0]} for an update, here it goes on with {told[1]}'
         if len({batch['processes'] * batch['images'] * batch['accumulated'] for batch in (before, now)}) > 1:
             self.logger.warning(
-                f'{line}: learning rates and schedules are those of another batch; consider another batch_size, or --accumulate-grad'
+                f'{line}: learning rates and schedules are those of another batch; consider another batch_size, or '
+                '--accumulate-grad'
             )
         elif before['accumulated'] != now['accumulated']:
             self.logger.warning(
@@ -239,7 +240,7 @@ class _Built:
 
 
 def _where(dataset: Any) -> str:
-    """Of what a data set tells of its place, for messages."""
+    """Where a data set is, for messages."""
     while not getattr(dataset, 'data_root', None) and hasattr(dataset, 'dataset'):
         dataset = dataset.dataset
     places = [getattr(dataset, name, None) for name in ('data_root', 'ann_file')]
@@ -259,7 +260,7 @@ def compile_blocks(model: nn.Module, options: dict | None) -> bool:
 
 @RUNNERS.register_module()
 class Runner(CheckpointLoadingMixin, mmengine.runner.Runner):
-    """MMEngine's runner (``runner_type='mmvitscale.Runner'``) with our door for weights.
+    """MMEngine's runner (``runner_type='mmvitscale.Runner'``) with our checkpoint loading.
 
     BatchNorm is synchronised on CPUs, too, and ``shard_optimizer=True`` in a config shares the optimizer's states out over
     the processes (ZeRO stage 1).
@@ -291,8 +292,8 @@ class Runner(CheckpointLoadingMixin, mmengine.runner.Runner):
         return super().build_optim_wrapper(optim_wrapper)
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, save_optimizer: bool = True, **kwargs: Any) -> None:
-        """As MMEngine's, but the file is whole or not there, and averages of weights hold the model's windows. Raises
-        InputError if it cannot be written."""
+        """As MMEngine's, but the file is complete or not there (atomic writes), and averages of weights hold the model's
+        windows. Raises InputError if it cannot be written."""
         sync_ema_metadata(self)
         if save_optimizer:
             gather_states(self.optim_wrapper)
@@ -328,7 +329,7 @@ class Runner(CheckpointLoadingMixin, mmengine.runner.Runner):
 
 @RUNNERS.register_module()
 class FlexibleRunner(CheckpointLoadingMixin, mmengine.runner.FlexibleRunner):
-    """MMEngine's FlexibleRunner, which trains with a ``strategy``, with our door for weights.
+    """MMEngine's FlexibleRunner, which trains with a ``strategy``, with our checkpoint loading.
 
     Unlike MMEngine's it knows ``sync_bn``, ``compile`` and hooks that load what they saved.
     """

@@ -67,7 +67,7 @@ class DynamicGeometry:
     rows: Axis
     columns: Axis
     mask: Tensor  # (1, windows, 1, 1, N), what is added for each key
-    order: None = None
+    gather_index: None = None
 
 
 def _axis(length: int, window: int, shifted: bool, device: torch.device) -> Axis:
@@ -192,10 +192,10 @@ class FoldedReAttention(PlainAttention):
             )
             behind = offset * reference - gain * mix.sum(1)
             always = gain * (attn.reatten_matrix.bias - norm.running_mean) + norm.bias
-            carried = attn.statistics == 'carried'
+            invariant = attn.statistics == 'token_invariant'
             self.register_buffer('weight', attn.out_scale * gain[:, None] * mix)
-            self.register_buffer('shift', attn.out_scale * (0 if carried else 1) * always.view(-1, 1, 1))
-            self.register_buffer('behind', attn.out_scale * (1 if carried else 0) * behind.view(-1, 1, 1))
+            self.register_buffer('shift', attn.out_scale * (0 if invariant else 1) * always.view(-1, 1, 1))
+            self.register_buffer('behind', attn.out_scale * (1 if invariant else 0) * behind.view(-1, 1, 1))
         attn.var_norm, attn.reatten_matrix, attn.token_law = nn.Identity(), nn.Identity(), nn.Identity()
 
     def mixed(self, maps: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ def plain_attention(backbone: DeepViT) -> None:
     for block in backbone.blocks:
         kind: type[PlainAttention] = PlainAttention
         if isinstance(block.attn, ReAttention):
-            kind = FoldedReAttention if block.attn.statistics in ('running', 'carried') else MeasuredReAttention
+            kind = FoldedReAttention if block.attn.statistics in ('running', 'token_invariant') else MeasuredReAttention
         block.attn = kind(block.attn)
 
 

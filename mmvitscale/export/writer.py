@@ -44,7 +44,7 @@ class ExportRequest:
 
 
 def export_model(model: nn.Module, request: ExportRequest, path: Path) -> float:
-    """Write a model's file, whole or not at all.
+    """Write a model's file, atomically.
 
     Args:
         model: in evaluation mode; it stays as it is.
@@ -102,8 +102,8 @@ def _program(graph: Graph) -> torch.export.ExportedProgram:
 
 @contextmanager
 def _sizes_like_any_other() -> Iterator[None]:
-    """Tracing takes a size for 2 or more, and lets the graph refuse others, unless it is told that 0 and 1 are sizes as any
-    other (an option of PyTorch that has no public name yet). And where it asks whether a rounded quotient can be said of a
+    """Tracing takes a size for 2 or more, and lets the graph refuse others, by default: that 0 and 1 are sizes as any
+    other (an option of PyTorch that has no public name yet). And where it tests whether a rounded quotient can be said of a
     size by itself, PyTorch 2.13 fails on sums of three instead of saying no."""
     from torch.fx.experimental import _config
     from torch.fx.experimental.symbolic_shapes import DimConstraints

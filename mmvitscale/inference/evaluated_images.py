@@ -1,4 +1,4 @@
-"""The test set, image by image, with truth and prediction: for what looks at single images."""
+"""The test set, image by image, with ground truth and prediction: for what looks at single images."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -42,18 +42,19 @@ _TRIM = 100
 
 
 def predict_folder(
-    cfg: Config, checkpoint: str, source: str, out: Path, options: PredictOptions = PredictOptions()
+    cfg: Config, checkpoint: str, source: str, out: Path, options: PredictOptions | None = None
 ) -> PredictResult:
     """Predict an image, a video, or all of a folder and the folders in it.
 
     ``out/<name>.png`` is the drawn image (of a video ``.mp4``), ``out/<kind>/<name>`` with the kind's suffix what else is
-    saved, names as in the source (of frames ``<video>/<number>``); ``classes.json`` tells values and names, ``coco.json``
+    saved, names as in the source (of frames ``<video>/<number>``); ``classes.json`` holds values and names, ``coco.json``
     and ``coco_results.json`` hold the JSON files of all images. Of masked image modelling, the picture is what the model
     makes of the masked image. A call with the same config, checkpoint and options goes on where an earlier one stopped.
 
     Raises:
         InputError: for what concerns all images; what concerns one is in the result.
     """
+    options = options or PredictOptions()
     masked = ConfigView(cfg).task == 'masked modelling'
     if masked and (options.save or options.tile):
         raise InputError(
@@ -97,16 +98,16 @@ def predict_folder(
 
 
 def _steps_of(path: Path) -> int:
-    """Of a bar that shows progress: one for an image, one for each frame that a video's header tells."""
+    """Of a bar that shows progress: one for an image, one for each frame that a video's header announces."""
     try:
         return frames_of(path)[1] if is_video(path) else 1
-    except InputError:  # told when its turn comes
+    except InputError:  # reported when its turn comes
         return 0
 
 
 def _is_done(path: Path, files: Collection[Path]) -> bool:
     """Whether an earlier call wrote all files of an image, after the image itself. A video leaves files of frames; only the
-    drawn one tells that all are there."""
+    drawn one shows that all are there."""
     changed = path.stat().st_mtime
     return bool(files) and all(file.exists() and file.stat().st_mtime >= changed for file in files)
 

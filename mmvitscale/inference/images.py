@@ -115,7 +115,7 @@ class ImageReader:
 
 
 def frames_of(path: Path) -> tuple[float, int, Iterator[np.ndarray]]:
-    """A video -> frames per second, how many frames its header tells (0: it does not), and the frames, (H, W, 3) uint8 BGR.
+    """A video -> frames per second, how many frames its header announces (0: it does not), and the frames, (H, W, 3) uint8 BGR.
     Raises InputError for what is no video."""
     video = cv2.VideoCapture(str(path))
     if not video.isOpened():

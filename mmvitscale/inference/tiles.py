@@ -134,7 +134,7 @@ def merge_instances(
 def predict_in_tiles(
     predictor: Predictor, writer: Writer, path: Path, name: str, file_name: str, tile: int, overlap: int, batch_size: int
 ) -> None:
-    """Predict an image and write what the writer's request asks for: labels as tiled TIFF, instances as JSON, and an
+    """Predict an image and write what the writer's options require: labels as tiled TIFF, instances as JSON, and an
     overview in which the longer side has at most 2048 pixels.
 
     Raises:

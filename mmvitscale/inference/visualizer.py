@@ -33,13 +33,13 @@ class Visualizer:
         self._visualizers = {}
 
     def compare(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
-        """(H, W, 3) BGR -> image, truth and prediction side by side over a legend, BGR."""
-        truth, shown_truth = self._overlay(image, sample, 'gt')
+        """(H, W, 3) BGR -> image, ground truth and prediction side by side over a legend, BGR."""
+        ground_truth, shown_ground_truth = self._overlay(image, sample, 'gt')
         prediction, shown_prediction = self._overlay(image, sample, 'pred')
-        return self._with_legend(np.hstack([image, truth, prediction]), shown_truth | shown_prediction)
+        return self._with_legend(np.hstack([image, ground_truth, prediction]), shown_ground_truth | shown_prediction)
 
-    def truth(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
-        """(H, W, 3) BGR -> the image with the truth drawn, over a legend, BGR."""
+    def ground_truth(self, image: np.ndarray, sample: BaseDataElement) -> np.ndarray:
+        """(H, W, 3) BGR -> the image with the ground truth drawn, over a legend, BGR."""
         return self._with_legend(*self._overlay(image, sample, 'gt'))
 
     def paint(self, image: np.ndarray, sample: BaseDataElement, legend: bool = True) -> np.ndarray:
@@ -48,7 +48,7 @@ class Visualizer:
         return self._with_legend(picture, shown) if legend else picture
 
     def _overlay(self, image: np.ndarray, sample: BaseDataElement, source: str) -> tuple[np.ndarray, set]:
-        """The image with the truth (gt) or the prediction (pred) drawn on it, and the class indices for the legend."""
+        """The image with the ground truth (gt) or the prediction (pred) drawn on it, and the class indices for the legend."""
         if f'{source}_panoptic_seg' in sample:
             return self._panoptic(image, sample.get(f'{source}_panoptic_seg').sem_seg.squeeze(0).cpu().numpy())
         if f'{source}_instances' in sample:
@@ -84,7 +84,7 @@ class Visualizer:
             instances = instances[instances.scores >= self.score_thr]
             instances = instances[instances.scores.argsort(kind='stable')]
         masks = instances.get('masks', [])
-        masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks  # mmdet keeps the truth's packed
+        masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks  # mmdet keeps the ground truth's packed
         for mask, label in zip(masks, instances.labels):
             mask, colour = np.asarray(mask).astype(bool), np.array(self.palette[label][::-1])
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

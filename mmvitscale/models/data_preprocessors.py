@@ -1,4 +1,4 @@
-"""Data preprocessors that tell the backbone where a batch of unequal images is padded (layers/padding.py)."""
+"""Data preprocessors that mark for the backbone where a batch of unequal images is padded (layers/padding.py)."""
 
 from functools import cache
 from typing import Any
@@ -11,7 +11,7 @@ from mmvitscale.registry import MODELS
 
 
 class _MarksPadding:
-    """In front of a library's data preprocessor: a batch in which an image was filled up gets a last channel that tells where.
+    """In front of a library's data preprocessor: a batch in which an image was filled up gets a last channel that marks where.
     A batch of images that fill it stays as it is."""
 
     batch_augments: Any
@@ -44,7 +44,7 @@ def _marking(base: type) -> type:
 
 @MODELS.register_module(name='DetPaddingPreprocessor')
 def det_padding_preprocessor(**options: Any) -> nn.Module:
-    """mmdetection's ``DetDataPreprocessor``, which also tells a DeepViT where images are padded. Arguments as there."""
+    """mmdetection's ``DetDataPreprocessor``, which also marks for a DeepViT where images are padded. Arguments as there."""
     from mmdet.models import DetDataPreprocessor  # only where it is used: other tasks need no mmdetection
 
     return _marking(DetDataPreprocessor)(**options)
@@ -52,7 +52,7 @@ def det_padding_preprocessor(**options: Any) -> nn.Module:
 
 @MODELS.register_module(name='SegPaddingPreprocessor')
 def seg_padding_preprocessor(**options: Any) -> nn.Module:
-    """mmsegmentation's ``SegDataPreProcessor``, which also tells a DeepViT where crops are padded in training. Arguments as
+    """mmsegmentation's ``SegDataPreProcessor``, which also marks for a DeepViT where crops are padded in training. Arguments as
     there."""
     from mmseg.models import SegDataPreProcessor
 

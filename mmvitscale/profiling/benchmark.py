@@ -24,7 +24,7 @@ OURS, OURS_EAGER, PLAIN, LOWER_BOUND = 'mmvitscale', 'mmvitscale, eager', 'mmvit
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 MODES = ('inference', 'training')
 # As it comes; through torch.compile; with its own way of computing activations again in the backward pass.
-WAYS = ('plain', 'compiled', 'checkpointed')
+VARIANTS = ('plain', 'compiled', 'checkpointed')
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Implementation:
-    """Who, and in which of WAYS."""
+    """Who, and in which of VARIANTS."""
 
     name: str
-    way: str = 'plain'
+    variant: str = 'plain'
 
     def __str__(self) -> str:
-        return self.name if self.way == 'plain' else f'{self.name}, {self.way}'
+        return self.name if self.variant == 'plain' else f'{self.name}, {self.variant}'
 
 
 def others(case: Case) -> tuple[list[str], list[str]]:
@@ -82,14 +82,14 @@ def others(case: Case) -> tuple[list[str], list[str]]:
     if case.is_deepvit:
         sizes, small = case.sizes(), Case(arch=case.arch, size=16, window=0, depth=1)
         # The official code's other variants are built of more than these have.
-        alike = sizes['stem'] == 'linear' and sizes['residual_scale'] == 1
+        comparable = sizes['stem'] == 'linear' and sizes['residual_scale'] == 1
         mixes = sizes['re_attention'] == sizes['depth'] and not sizes['transform_scale']
         names = [
             OURS_EAGER,
             *(
                 name
                 for name in reference_models.DEEPVIT_REFERENCE_MODELS
-                if alike and (mixes or name == reference_models.TIMM_VIT)
+                if comparable and (mixes or name == reference_models.TIMM_VIT)
             ),
             PLAIN,
         ]
@@ -105,9 +105,9 @@ def others(case: Case) -> tuple[list[str], list[str]]:
     return present, absent
 
 
-def _ours(case: Case, way: str = 'plain', attention: str | None = None, mixes: bool = True) -> reference_models.Peer:
+def _ours(case: Case, variant: str = 'plain', attention: str | None = None, mixes: bool = True) -> reference_models.Peer:
     """mixes: False for a DeepViT without Re-attention."""
-    checkpointed, attention = way == 'checkpointed', attention or case.attention
+    checkpointed, attention = variant == 'checkpointed', attention or case.attention
     if not case.is_deepvit:
         model: torch.nn.Module = SwinTransformerV2(
             case.arch, case.windows(), out_norm=False, attention=attention, with_cp=checkpointed
@@ -118,28 +118,30 @@ def _ours(case: Case, way: str = 'plain', attention: str | None = None, mixes: b
     return model, model
 
 
-def _build(who: Implementation, case: Case) -> reference_models.Peer:
-    """A contestant with random weights, and its function from images to outputs. Raises InputError where it has no such
-    way."""
-    if who.name in (OURS, OURS_EAGER, PLAIN):
-        return _ours(case, who.way, 'eager' if who.name == OURS_EAGER else None, who.name != PLAIN)
+def _build(implementation: Implementation, case: Case) -> reference_models.Peer:
+    """An implementation with random weights, and its function from images to outputs. Raises InputError where it has no such
+    variant."""
+    if implementation.name in (OURS, OURS_EAGER, PLAIN):
+        return _ours(
+            case, implementation.variant, 'eager' if implementation.name == OURS_EAGER else None, implementation.name != PLAIN
+        )
     make_torchvision_importable()
     if case.is_deepvit:
-        model, outputs = reference_models.DEEPVIT_REFERENCE_MODELS[who.name](case.sizes(), case.size)
+        model, outputs = reference_models.DEEPVIT_REFERENCE_MODELS[implementation.name](case.sizes(), case.size)
     else:
-        model, outputs = reference_models.REFERENCE_MODELS[who.name](case.sizes(), case.size, case.windows(), None)
-    if who.way == 'checkpointed' and not reference_models.checkpoint_blocks(model):
-        raise InputError(f'{who.name} has no checkpointing of its own')
+        model, outputs = reference_models.REFERENCE_MODELS[implementation.name](case.sizes(), case.size, case.windows(), None)
+    if implementation.variant == 'checkpointed' and not reference_models.checkpoint_blocks(model):
+        raise InputError(f'{implementation.name} has no checkpointing of its own')
     return model, outputs
 
 
-def make_step(who: Implementation, case: Case) -> Callable[[], None]:
+def make_step(implementation: Implementation, case: Case) -> Callable[[], None]:
     """A function that does one step of the case: a forward pass, in training with the backward pass of all outputs."""
-    if who.name == LOWER_BOUND:
+    if implementation.name == LOWER_BOUND:
         return _make_products(case)
-    model, outputs_of = _build(who, case)
+    model, outputs_of = _build(implementation, case)
     model.to(case.device).train(case.mode == 'training')
-    forward = torch.compile(outputs_of) if who.way == 'compiled' else outputs_of
+    forward = torch.compile(outputs_of) if implementation.variant == 'compiled' else outputs_of
     image = torch.randn(case.batch, 3, case.size, case.size, device=case.device)
 
     def step():
@@ -223,7 +225,8 @@ def _make_products(case: Case) -> Callable[[], None]:
 
 
 def times(steps: dict[Implementation, Callable[[], None]], rounds: int) -> dict[Implementation, list[float]]:
-    """Seconds of every step in every round; in a round each has its turn, so that all share the machine's moods."""
+    """Seconds of every step in every round; in a round each has its turn, timed interleaved, so that the load of the machine
+    falls on all."""
     for step in steps.values():
         step()  # warms up, and compiles
     measured: dict[Implementation, list[float]] = {name: [] for name in steps}
@@ -235,10 +238,10 @@ def times(steps: dict[Implementation, Callable[[], None]], rounds: int) -> dict[
     return measured
 
 
-def peak_memory(who: Implementation, case: Case) -> dict[str, float]:
+def peak_memory(implementation: Implementation, case: Case) -> dict[str, float]:
     """MB that a step needs, in a process that has done nothing else: ``peak`` in all, and ``step`` beyond what was
     there, model included, before it. On a GPU its memory, otherwise the process's."""
-    step = make_step(who, case)
+    step = make_step(implementation, case)
     if case.device == 'cuda':
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -259,8 +262,8 @@ def _resident(key: str) -> int:
 
 @torch.no_grad()
 def difference(name: str, case: Case) -> float:
-    """The largest difference between a peer's last output and ours with the same weights, relative to the largest
-    value. A peer that computes something else is no peer."""
+    """The largest difference between a baseline's last output and ours with the same weights, relative to the largest
+    value. One that computes something else is no baseline."""
     model, outputs_of = _build(Implementation(name), case)
     for parameter in model.parameters():  # zero-initialised norms would hide everything
         parameter.add_(torch.randn_like(parameter), alpha=0.02)
@@ -274,11 +277,11 @@ def difference(name: str, case: Case) -> float:
 
 @dataclass(frozen=True)
 class Result:
-    """One contestant in one case. seconds: median; spread: middle half of the rounds over the median. memory: MB, see
+    """One implementation in one case. seconds: median; spread: middle half of the rounds over the median. memory: MB, see
     ``peak_memory``. difference: see there; None for ourselves."""
 
     case: Case
-    who: Implementation
+    implementation: Implementation
     seconds: float | None
     spread: float | None
     memory: dict[str, float] | None
@@ -286,37 +289,41 @@ class Result:
 
 
 def summarise(
-    case: Case, who: Implementation, measured: Sequence[float] | None, memory: dict[str, float] | None, difference: float | None
+    case: Case,
+    implementation: Implementation,
+    measured: Sequence[float] | None,
+    memory: dict[str, float] | None,
+    difference: float | None,
 ) -> Result:
-    """What was measured of a contestant -> its row."""
+    """What was measured of an implementation -> its row."""
     if not measured:
-        return Result(case, who, None, None, memory, difference)
+        return Result(case, implementation, None, None, memory, difference)
     median = statistics.median(measured)
     quartiles = statistics.quantiles(measured, n=4) if len(measured) > 1 else [median] * 3
-    return Result(case, who, median, (quartiles[2] - quartiles[0]) / median, memory, difference)
+    return Result(case, implementation, median, (quartiles[2] - quartiles[0]) / median, memory, difference)
 
 
 def ratios(results: Sequence[Result]) -> dict[str, float]:
-    """Of the results of one case, as far as measured; each of WAYS is compared within itself. ``speedup``: the fastest
-    other's time over ours; ``memory``: our peak over the leanest other's; ``floor``: our time over that of the matrix
+    """Of the results of one case, as far as measured; each of VARIANTS is compared within itself. ``speedup``: the fastest
+    other's time over ours; ``memory``: our peak over the leanest other's; ``lower_bound``: our time over that of the matrix
     products; ``plain``: over that of plain attention, the lower bound of Re-attention, which is no other."""
     found: dict[str, float] = {}
-    for way in WAYS:
-        of_way = {result.who.name: result for result in results if result.who.way == way}
-        ours, suffix = of_way.get(OURS), '' if way == 'plain' else f', {way}'
+    for variant in VARIANTS:
+        of_variant = {result.implementation.name: result for result in results if result.implementation.variant == variant}
+        ours, suffix = of_variant.get(OURS), '' if variant == 'plain' else f', {variant}'
         if ours is None:
             continue
-        rivals = [
+        baselines = [
             result
-            for name, result in of_way.items()
+            for name, result in of_variant.items()
             if name not in (OURS, OURS_EAGER, PLAIN, LOWER_BOUND, reference_models.TIMM_VIT)
         ]
-        times = [result.seconds for result in rivals if result.seconds]
-        peaks = [result.memory['peak'] for result in rivals if result.memory]
+        times = [result.seconds for result in baselines if result.seconds]
+        peaks = [result.memory['peak'] for result in baselines if result.memory]
         if ours.seconds and times:
             found[f'speedup{suffix}'] = min(times) / ours.seconds
-        for key, name in (('floor', LOWER_BOUND), ('plain', PLAIN)):
-            seconds = of_way[name].seconds if name in of_way else None
+        for key, name in (('lower_bound', LOWER_BOUND), ('plain', PLAIN)):
+            seconds = of_variant[name].seconds if name in of_variant else None
             if ours.seconds and seconds:
                 found[f'{key}{suffix}'] = ours.seconds / seconds
         if ours.memory and peaks:
@@ -371,9 +378,9 @@ _KINDS = {
 }
 
 
-def profile(who: Implementation, case: Case, steps: int = 3) -> list[Share]:
+def profile(implementation: Implementation, case: Case, steps: int = 3) -> list[Share]:
     """Where the time of a step goes on a CPU, from the largest share on."""
-    step = make_step(who, case)
+    step = make_step(implementation, case)
     step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         for _ in range(steps):

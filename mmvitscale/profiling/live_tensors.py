@@ -225,10 +225,10 @@ def step(
         modules: whose parameters are not counted.
         device: the kind of device that it stands for.
         mixed: under autocast.
-        cached: autocast keeps its copies of weights until the forward pass ends, as it does unless told otherwise.
+        cached: autocast keeps its copies of weights until the forward pass ends, as it does by default.
         gradients: count the parameters' gradients while they live; else they are let go as soon as they are made, for
             they have a place elsewhere.
-        watched: parts, by name, whose activations are told.
+        watched: parts, by name, whose activations are reported.
     """
     kept: dict[str, int] = dict.fromkeys(watched or {}, 0)
     hooks = []

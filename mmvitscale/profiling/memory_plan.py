@@ -280,7 +280,7 @@ def _tensors(outputs) -> Iterator[Tensor]:
 
 def training_size(cfg: Config) -> tuple[int, int]:
     """(height, width) of the images that the config trains with, the largest if they vary. Raises InputError where it does
-    not tell."""
+    not contain it."""
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     sizes = _pairs(preprocessor.get('size'))
     for augment in preprocessor.get('batch_augments') or []:
@@ -292,7 +292,7 @@ def training_size(cfg: Config) -> tuple[int, int]:
             for size in _last_sizes(dataset.get('pipeline') or [])
         ]
     if not sizes:
-        raise InputError(f'{cfg.filename} does not tell the size of its training images; give it with --image-size')
+        raise InputError(f'{cfg.filename} does not contain the size of its training images; give it with --image-size')
     height, width = max(sizes, key=lambda size: size[0] * size[1])
     return int(height), int(width)
 

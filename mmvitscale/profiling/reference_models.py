@@ -184,7 +184,7 @@ DEEPVIT_REFERENCE_MODELS: dict[str, Callable[[dict, int], Peer]] = {'official fo
 
 
 def checkpoint_blocks(model: nn.Module) -> bool:
-    """Let a peer compute activations again in the backward pass, in its own way; False if it has none."""
+    """Let a baseline compute activations again in the backward pass, in its own way; False if it has none."""
     if hasattr(model, 'set_grad_checkpointing'):  # timm
         model.set_grad_checkpointing()
     elif hasattr(model, 'gradient_checkpointing_enable'):  # Hugging Face

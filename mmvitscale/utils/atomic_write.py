@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, and renamed into it."""
+"""Files that are complete or not there (atomic writes): written beside their place, and renamed into it."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ class atomic_write:
 
     def __init__(self, path: str | Path, durable: bool = False, advice: str = 'free some space or give another folder'):
         self.path = Path(path)
-        # Two that write the same file, on two machines even, do not meet. The suffix tells writers the format.
+        # Two that write the same file, on two machines even, do not meet. Writers take the format from the suffix.
         self.part = self.path.with_name(f'.{self.path.stem}.{secrets.token_hex(4)}{_MARK}{self.path.suffix}')
         self.durable, self.advice = durable, advice
 

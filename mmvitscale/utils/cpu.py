@@ -1,4 +1,4 @@
-"""What the processor can do, and what computing on it needs."""
+"""What the CPU can do, and what computing on it needs."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ _FEATURES = [
 
 
 def name() -> str:
-    """The processor's own, e.g. ``AMD EPYC 9654``."""
+    """The CPU's own, e.g. ``AMD EPYC 9654``."""
     return str(_capabilities().get('cpu_name') or platform.processor() or platform.machine())
 
 
@@ -55,7 +55,7 @@ def _capabilities() -> dict[str, object]:
 
 
 def check_compiler() -> None:
-    """Raise InputError where PyTorch cannot compile for the processor."""
+    """Raise InputError where PyTorch cannot compile for the CPU."""
     if not any(map(shutil.which, (os.environ.get('CXX', 'g++'), 'clang++'))):
         raise InputError(
             'a model to be compiled found on a machine without a C++ compiler, which PyTorch needs for that on a '

@@ -1,5 +1,5 @@
-"""A user's mistake that other packages raise from the depth -> our one sentence. What is not known to be one stays an error
-with its traceback: a defect of ours is never told as somebody's mistake."""
+"""Error translation: bad input on which other packages raise from deep inside -> our one sentence. What is not known to be one
+stays an error with its traceback: a defect of ours is never reported as somebody's mistake."""
 
 import errno
 import os
@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from mmvitscale.errors import InputError, is_ours
+from mmvitscale.utils import renamed_arguments
 
 _IN_WORKER = re.compile(r'^Caught (\w+) in DataLoader worker process')
 
@@ -26,7 +27,7 @@ def explain(error: BaseException) -> InputError | None:
         if sentence:
             return InputError(sentence)
     behind = error.__context__ if frames and frames[-1].f_code.co_name == 'call_hook' else error.__cause__
-    return explain(behind) if behind is not None else None  # MMEngine raises what its hooks raise anew
+    return explain(behind) if behind is not None else None  # MMEngine raises what its hooks raise again
 
 
 def message_of(error: BaseException) -> str:
@@ -131,7 +132,7 @@ def _cannot_be_built(error: BaseException, frames: list[FrameType]) -> str | Non
     if not builds or not isinstance(error, Exception):
         return None
     inside = frames[builds[-1] + 1 :]
-    if any(is_ours(frame.f_code.co_filename) for frame in inside):
+    if any(is_ours(frame.f_code.co_filename) for frame in inside if frame.f_code.co_filename != renamed_arguments.__file__):
         return None
     frame = frames[builds[-1]]
     kind = frame.f_locals.get('obj_type') or (frame.f_locals.get('cfg') or {}).get('runner_type', 'Runner')
@@ -169,8 +170,8 @@ _LAYERS: list[tuple[str, Callable[[Any, str, Any], str]]] = [
         r'Expected more than 1 value per channel when training',
         lambda m, layer, model: (
             f'BatchNorm in {layer} has a single value for each channel, of one image pooled to one pixel: '
-            'give '
-            'each GPU 2 images or more (train_dataloader.batch_size=2; accumulated gradients do not help), or take GroupNorm: '
+            'give each GPU 2 images or more (train_dataloader.batch_size=2; gradient accumulation does not help), or take '
+            'GroupNorm: '
             f'--cfg-options {_group_norms(model)}'
         ),
     ),

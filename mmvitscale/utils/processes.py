@@ -9,7 +9,7 @@ LAUNCHER = 'MMVITSCALE_LAUNCHER'
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all: known before they are connected, from what torchrun or Slurm sets."""
+    """Whether this is the first of all processes: known before they are connected, from what torchrun or Slurm sets."""
     return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
 
 

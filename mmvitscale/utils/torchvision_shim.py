@@ -23,7 +23,7 @@ def make_torchvision_importable() -> bool:
     operators do not load. Its Python part, all that mmpretrain, timm and transformers need here, works once the operators
     are declared. Call it before any of them is imported.
     """
-    folder = str(Path(sys.prefix, 'peers'))
+    folder = str(Path(sys.prefix, 'baselines'))
     if folder not in sys.path:
         sys.path.append(folder)
     if importlib.util.find_spec('torchvision') is None:

@@ -20,13 +20,14 @@ def test_pixel_confusion_equals_a_per_pixel_count():
     rng = np.random.default_rng(0)
     matrix, expected = ConfusionMatrix(['a', 'b', 'c']), np.zeros((3, 3), int)
     for _ in range(2):
-        truth, found = rng.choice([0, 1, 2, 255], (5, 6)), rng.integers(0, 3, (5, 6))
+        ground_truth, found = rng.choice([0, 1, 2, 255], (5, 6)), rng.integers(0, 3, (5, 6))
         own = matrix.add(
             sample_of(
-                gt_sem_seg=PixelData(data=torch.tensor(truth)[None]), pred_sem_seg=PixelData(data=torch.tensor(found)[None])
+                gt_sem_seg=PixelData(data=torch.tensor(ground_truth)[None]),
+                pred_sem_seg=PixelData(data=torch.tensor(found)[None]),
             )
         )
-        for t, f in zip(truth.flat, found.flat):
+        for t, f in zip(ground_truth.flat, found.flat):
             if t != 255:
                 expected[t, f] += 1
     assert np.array_equal(matrix.counts, expected) and matrix.unit == 'pixels'
@@ -38,7 +39,7 @@ def test_pixel_confusion_equals_a_per_pixel_count():
 
 
 def test_detections_match_by_score_and_unmatched_count_as_background():
-    truth = InstanceData(
+    ground_truth = InstanceData(
         bboxes=torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]]), labels=torch.tensor([0, 1, 1])
     )
     found = InstanceData(
@@ -47,7 +48,7 @@ def test_detections_match_by_score_and_unmatched_count_as_background():
         scores=torch.tensor([0.8, 0.9, 0.7, 0.6, 0.1]),
     )
     matrix = ConfusionMatrix(['a', 'b'], score_thr=0.3)
-    own = matrix.add(sample_of(gt_instances=truth, pred_instances=found))
+    own = matrix.add(sample_of(gt_instances=ground_truth, pred_instances=found))
     # The better-scored box takes the first object; the second taken for a is wrong; the third is missed, for its score.
     assert own.tolist() == [[1, 0, 0], [1, 0, 1], [0, 2, 0]] and matrix.names == ['a', 'b', 'background']
     assert matrix.quality(own) == pytest.approx((1 / 2 + 0) / 2)
@@ -64,5 +65,5 @@ def test_box_iou_and_image_level_confusion_equal_hand_computed_values():
     matrix.add(BaseDataElement(gt_label=torch.tensor([1]), pred_label=torch.tensor([0])))
     assert matrix.counts.tolist() == [[0, 0], [1, 0]] and matrix.unit == 'images'
     assert matrix.per_class()[0]['recall'] is None and matrix.per_class()[1]['recall'] == 0
-    with pytest.raises(InputError, match='come without truth'):
+    with pytest.raises(InputError, match='come without ground truth'):
         matrix.add(BaseDataElement(pred_label=torch.tensor([0])))

@@ -1,4 +1,4 @@
-"""Statistics of Re-attention estimated anew."""
+"""Statistics of Re-attention re-estimated."""
 
 import pytest
 import torch

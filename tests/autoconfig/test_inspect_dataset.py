@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmvitscale.autoconfig.inspect_dataset import survey
+from mmvitscale.autoconfig.inspect_dataset import inspect_dataset
 from mmvitscale.datasets import mini
 from mmvitscale.errors import InputError
 
@@ -24,7 +24,7 @@ def scenes(tmp_path_factory):
 
 def refusal(*arguments):
     with pytest.raises(InputError) as caught:
-        survey(*(str(a) if not isinstance(a, (list, type(None))) else a for a in arguments))
+        inspect_dataset(*(str(a) if not isinstance(a, (list, type(None))) else a for a in arguments))
     message = str(caught.value)
     assert '\n' not in message
     return message
@@ -53,20 +53,20 @@ def test_coco_splits_in_one_folder_are_found(tmp_path):
     write_coco(tmp_path, 'train', 3)
     write_coco(tmp_path, 'valid', 2)
     write_coco(tmp_path, 'test', 1)
-    found = survey(str(tmp_path), 'instance')
+    found = inspect_dataset(str(tmp_path), 'instance')
     assert found.classes == ['a', 'b'] and found.size == (32, 48) and list(found.splits) == ['train', 'val', 'test']
     for split, folder, count in (('train', 'train', 3), ('val', 'valid', 2), ('test', 'test', 1)):
         part = found.splits[split]
-        assert (part.images, part.truth) == (tmp_path / folder, tmp_path / f'{folder}.json') and len(part.names) == count
+        assert (part.images, part.ground_truth) == (tmp_path / folder, tmp_path / f'{folder}.json') and len(part.names) == count
     assert 'a (3), b (1)' in found.lines[1] and '1.3 an image' in found.lines[2]
 
 
 def test_the_mini_dataset_is_found_by_folder_and_by_annotation_file(scenes):
-    found = survey(str(scenes / 'coco'), 'instance')
+    found = inspect_dataset(str(scenes / 'coco'), 'instance')
     assert found.classes == CLASSES[4:] and len(found.splits['train'].names) == 8 and len(found.splits['val'].names) == 2
     file = scenes / 'coco/annotations/instances_val2017.json'
-    one = survey(str(file), 'detection')
-    assert one.splits['train'].truth == file and list(one.splits) == ['train']
+    one = inspect_dataset(str(file), 'detection')
+    assert one.splits['train'].ground_truth == file and list(one.splits) == ['train']
 
 
 def test_roboflow_exports_with_a_folder_per_split_are_found(tmp_path):
@@ -77,7 +77,7 @@ def test_roboflow_exports_with_a_folder_per_split_are_found(tmp_path):
 
     for split in ('train', 'valid'):
         write_coco(tmp_path, split, edit=above).rename(tmp_path / split / '_annotations.coco.json')
-    found = survey(str(tmp_path), 'detection')
+    found = inspect_dataset(str(tmp_path), 'detection')
     assert found.classes == ['a', 'b'] and found.splits['val'].images == tmp_path / 'valid'
     assert found.notes == [
         'category cells has no object and is left out',
@@ -87,7 +87,7 @@ def test_roboflow_exports_with_a_folder_per_split_are_found(tmp_path):
 
 def test_selected_classes_are_used_and_the_others_noted(tmp_path):
     write_coco(tmp_path)
-    found = survey(str(tmp_path), 'detection', ['b'])
+    found = inspect_dataset(str(tmp_path), 'detection', ['b'])
     assert found.classes == ['b'] and any('no class of the config are left out (a)' in note for note in found.notes)
 
 
@@ -156,36 +156,36 @@ def mask(*values, dtype=np.uint8, shape=(8, 12)):
 def test_classes_splits_and_suffixes_of_mask_folders_are_found(tmp_path):
     write_masks(tmp_path, [mask(0, 1), mask(2, 255)])
     write_masks(tmp_path, [mask(1)], split='val')
-    found = survey(str(tmp_path), 'segmentation', ['a', 'b', 'c'])
+    found = inspect_dataset(str(tmp_path), 'segmentation', ['a', 'b', 'c'])
     assert (found.image_suffix, found.mask_suffix, found.zero_is_unknown) == ('.jpg', '.png', False)
-    assert found.splits['train'].names == ['0', '1'] and found.splits['val'].truth == tmp_path / 'masks/val'
+    assert found.splits['train'].names == ['0', '1'] and found.splits['val'].ground_truth == tmp_path / 'masks/val'
     assert found.size == (8, 12) and found.lines[1] == '3 classes: a (33.3%), b (33.3%), c (33.3%)' and not found.notes
-    unnamed = survey(str(tmp_path), 'segmentation')
+    unnamed = inspect_dataset(str(tmp_path), 'segmentation')
     assert unnamed.classes == ['class_0', 'class_1', 'class_2'] and 'the classes have no names' in unnamed.notes[0]
     (tmp_path / 'classes.txt').write_text('x\ny\nz\n')
-    assert survey(str(tmp_path), 'segmentation').classes == ['x', 'y', 'z']
+    assert inspect_dataset(str(tmp_path), 'segmentation').classes == ['x', 'y', 'z']
     (tmp_path / 'classes.txt').write_bytes('ä\nb\nc\n'.encode('latin-1'))
     assert 'classes.txt is not UTF-8 text' in refusal(tmp_path, 'segmentation')
 
 
 def test_the_suffix_of_mask_files_is_detected(tmp_path):
     write_masks(tmp_path, [mask(0, 1)] * 2, suffix='_labelIds.png')
-    assert survey(str(tmp_path), 'segmentation').mask_suffix == '_labelIds.png'
+    assert inspect_dataset(str(tmp_path), 'segmentation').mask_suffix == '_labelIds.png'
 
 
 def test_label_zero_is_ignored_where_the_class_count_implies_it(scenes):
-    found = survey(str(scenes / 'ADEChallengeData2016'), 'segmentation', CLASSES)
+    found = inspect_dataset(str(scenes / 'ADEChallengeData2016'), 'segmentation', CLASSES)
     assert found.zero_is_unknown and '0 is taken for unknown' in found.notes[0] and len(found.classes) == 10
 
 
 def test_palette_one_bit_and_16_bit_masks_are_read(tmp_path):
     palette = Image.fromarray(mask(0, 1)).convert('P')
     palette.putpalette([200, 10, 10, 10, 200, 10])
-    found = survey(str(write_masks(tmp_path / 'a', [palette])), 'segmentation')
+    found = inspect_dataset(str(write_masks(tmp_path / 'a', [palette])), 'segmentation')
     assert len(found.classes) == 2 and '1 masks have a palette' in found.notes[1]
-    found = survey(str(write_masks(tmp_path / 'b', [mask(0, 1, dtype=np.uint16)])), 'segmentation')
+    found = inspect_dataset(str(write_masks(tmp_path / 'b', [mask(0, 1, dtype=np.uint16)])), 'segmentation')
     assert len(found.classes) == 2
-    found = survey(str(write_masks(tmp_path / 'c', [Image.fromarray(mask(0, 255)).convert('1')])), 'segmentation')
+    found = inspect_dataset(str(write_masks(tmp_path / 'c', [Image.fromarray(mask(0, 255)).convert('1')])), 'segmentation')
     assert len(found.classes) == 2
 
 
@@ -197,7 +197,7 @@ def test_palette_one_bit_and_16_bit_masks_are_read(tmp_path):
         ([np.zeros((8, 12, 3), np.uint8)], None, '0.png has 3 channels (colours), but a mask has one'),
         ([mask(0, 255)], None, 'hold nothing but 0 and 255 (unknown); if 255 is the object, write 1'),
         ([mask(255)], None, 'is 255, which stands for unknown'),
-        ([mask(0)], ['a'], 'one class (a) is named, but segmentation tells two or more apart'),
+        ([mask(0)], ['a'], 'one class (a) is named, but segmentation distinguishes two or more'),
         ([mask(0, 1)], ['a', 'a'], '--classes names a twice'),
     ],
 )
@@ -206,7 +206,7 @@ def test_unusable_masks_are_refused_with_the_reason(masks, classes, message, tmp
 
 
 def test_a_class_without_training_pixels_is_noted(tmp_path):
-    found = survey(str(write_masks(tmp_path, [mask(0, 2)])), 'segmentation', ['a', 'b', 'c'])
+    found = inspect_dataset(str(write_masks(tmp_path, [mask(0, 2)])), 'segmentation', ['a', 'b', 'c'])
     assert 'class b has no pixel in the training masks and cannot be learned' in found.notes
 
 

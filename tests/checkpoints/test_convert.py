@@ -198,7 +198,7 @@ def test_unconvertible_checkpoints_are_refused_with_the_reason():
         (broken(layers__3__blocks__0__attn__relative_coords_table=torch.zeros(0, 15, 15, 2)), r'has the shape \(0, 15'),
         (broken(layers__3__blocks__0__attn__relative_coords_table=torch.zeros(1, 15, 15, 2).int()), 'the type torch.int32'),
         ({**broken(), 'module.head.bias': torch.ones(1)}, 'it holds weights twice'),
-        ({**broken(), **SwinTransformerV2(SMALL, 8).state_dict()}, 'the layouts of mmvitscale and official are mixed'),
+        ({**broken(), **SwinTransformerV2(SMALL, 8).state_dict()}, 'the formats of mmvitscale and official are mixed'),
         (
             {f'{name}.{key}': value for name in ('student', 'teacher') for key, value in broken().items()},
             'behind the prefixes student., teacher.; choose one with prefix',

@@ -20,9 +20,9 @@ ARCH = dict(embed_dims=4, depths=(1, 1), num_heads=(1, 1))
 
 @pytest.mark.parametrize('kind', [None, 'log_cpb', 'linear_cpb', 'table'])
 def test_checkpoint_metadata_survives_encoding_and_casts(kind):
-    lineage = WindowMetadata(kind, ((8, 8), None), ((56, 7), (16, 16)))
+    metadata = WindowMetadata(kind, ((8, 8), None), ((56, 7), (16, 16)))
     for dtype in (torch.int64, torch.float32, torch.float16, torch.bfloat16):  # whole checkpoints are cast at times
-        assert WindowMetadata.decode(lineage.encode().to(dtype)) == lineage
+        assert WindowMetadata.decode(metadata.encode().to(dtype)) == metadata
         assert GridMetadata.decode(GridMetadata((14, 32)).encode().to(dtype)).grid == (14, 32)
 
 
@@ -38,7 +38,7 @@ def test_invalid_checkpoint_metadata_is_refused():
 
 
 def test_saved_metadata_always_equals_the_windows_in_use():
-    """The state dict is made of what the model computes with, at every moment, and no buffer is a second truth."""
+    """The state dict is made of what the model computes with, at every moment, and no buffer is a second ground truth."""
     backbone = SwinTransformerV2(ARCH, window_size=[16, (4, 8)], pretrained_window_sizes=[8, (4, 8)])
     assert not list(backbone.buffers())
     for windows in ([16, (4, 8)], [24, 3]):

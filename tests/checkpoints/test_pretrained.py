@@ -29,7 +29,7 @@ def backbone_cfg(**options):
 
 @pytest.fixture
 def official(tmp_path):
-    """A file in the official layout, learned with windows 8, 8, 8, 4."""
+    """A file in the official layout, trained with windows 8, 8, 8, 4."""
     source = randomise(SwinTransformerV2(SMALL, [8, 8, 8, 4]))
     path = tmp_path / 'official.pth'
     torch.save(dict(model=official_state_dict(source, (8, 8, 8, 4), (8, 8, 8, 4))), path)

@@ -1,4 +1,4 @@
-"""The data pipelines of the configs, on the embedded scenes: training, testing and test-time augmentation."""
+"""The data pipelines of the configs, on the synthetic mini dataset: training, testing and test-time augmentation."""
 
 import pytest
 from mmengine.registry import DATASETS, init_default_scope
@@ -73,28 +73,28 @@ def test_every_data_pipeline_runs_with_consistent_shapes(name, split, steps, sce
         resizes, flips = (len(options) for options in steps[1].transforms[:2])
         assert len(sample['inputs']) == resizes * flips
         return
-    image, truth = sample['inputs'], sample['data_samples']
+    image, ground_truth = sample['inputs'], sample['data_samples']
     if cfg.default_scope == 'mmpretrain':
         kinds = {step['type']: step for step in steps}
         side = kinds['RandomResizedCrop']['scale'] if split == 'train' else image.shape[1]
         assert tuple(image.shape) == (3, side, side)
         masks = kinds.get('SimMIMMaskGenerator')
         if masks:
-            assert tuple(truth.mask.shape) == (side // 4, side // 4) and masks['input_size'] == side
-            assert abs(truth.mask.float().mean() - 0.6) < 0.05
+            assert tuple(ground_truth.mask.shape) == (side // 4, side // 4) and masks['input_size'] == side
+            assert abs(ground_truth.mask.float().mean() - 0.6) < 0.05
         else:
-            assert 0 <= truth.gt_label.item() < 6
+            assert 0 <= ground_truth.gt_label.item() < 6
         return
     steps = {step['type']: step for step in steps}
     if split == 'train' and cfg.default_scope == 'mmseg':
-        assert truth.gt_sem_seg.data.shape[1:] == image.shape[1:]
+        assert ground_truth.gt_sem_seg.data.shape[1:] == image.shape[1:]
         if 'RandomCrop' in steps:
             assert all(side <= crop for side, crop in zip(image.shape[1:], steps['RandomCrop']['crop_size']))
     elif split == 'train':
-        assert len(truth.gt_instances.bboxes) == len(truth.gt_instances.labels)
+        assert len(ground_truth.gt_instances.bboxes) == len(ground_truth.gt_instances.labels)
         if steps['LoadAnnotations'].get('with_mask'):
-            assert truth.gt_instances.masks.masks.shape[1:] == image.shape[1:]
+            assert ground_truth.gt_instances.masks.masks.shape[1:] == image.shape[1:]
         if steps['LoadAnnotations'].get('with_seg'):
-            assert truth.gt_sem_seg.sem_seg.shape[1:] == image.shape[1:]
+            assert ground_truth.gt_sem_seg.sem_seg.shape[1:] == image.shape[1:]
         if 'Pad' in steps:
             assert tuple(image.shape[1:]) == tuple(steps['Pad']['size'])

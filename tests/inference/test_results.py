@@ -86,8 +86,8 @@ def test_json_holds_class_shares_labels_or_segments_by_task(tmp_path):
 
 @pytest.mark.integration
 def test_coco_files_take_the_ids_of_an_annotation_file(tmp_path):
-    truth = dict(images=[dict(id=77, file_name='b.png')], categories=[dict(id=18, name='dog'), dict(id=17, name='cat')])
-    (tmp_path / 'truth.json').write_text(json.dumps(truth))
+    ground_truth = dict(images=[dict(id=77, file_name='b.png')], categories=[dict(id=18, name='dog'), dict(id=17, name='cat')])
+    (tmp_path / 'truth.json').write_text(json.dumps(ground_truth))
     made = results(annotations=str(tmp_path / 'truth.json'))
     instances = InstanceData(
         bboxes=torch.tensor([[1.0, 2, 4, 6]]),

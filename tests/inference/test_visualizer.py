@@ -79,5 +79,5 @@ def test_segments_and_classes_of_images_are_drawn():
 
 
 def test_classes_without_a_palette_get_distinct_colours():
-    painter = Visualizer(dict(classes=[str(i) for i in range(20)]))
-    assert len(set(painter.palette)) == 20
+    visualizer = Visualizer(dict(classes=[str(i) for i in range(20)]))
+    assert len(set(visualizer.palette)) == 20

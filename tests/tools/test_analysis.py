@@ -113,7 +113,9 @@ def test_position_bias_compares_models_and_keeps_common_offsets(saved, run_here,
 
 
 def test_get_flops_counts_of_stages_sum_to_the_backbone(run_here, error_of, tmp_path):
-    code, out, err = run_here('tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--image-size', 64, 96, '--json', tmp_path / 'f')
+    code, out, err = run_here(
+        'tools/analysis/get_flops.py', 'swinv2_upernet_mini', '--image-size', 64, 96, '--json', tmp_path / 'f'
+    )
     assert code == 0, err
     parts = {part['name']: part for part in json.loads((tmp_path / 'f').read_text())['parts']}
     stages = [parts[f'stage {i}']['multiply_adds'] for i in range(4)]

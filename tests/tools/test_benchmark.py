@@ -36,7 +36,7 @@ def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
         '--variant',
         'plain',
         'checkpointed',
-        '--reference_models',
+        '--implementations',
         'timm',
         'torchvision',
         '--threads',
@@ -47,7 +47,7 @@ def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
     )
     report = json.loads(path.read_text())
     (case,) = report['cases']
-    rows = {(item['who']['name'], item['who']['way']): item for item in case['results']}
+    rows = {(item['implementation']['name'], item['implementation']['variant']): item for item in case['results']}
     assert list(rows) == [
         (OURS, 'plain'),
         ('timm', 'plain'),
@@ -57,15 +57,15 @@ def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
         (LOWER_BOUND, 'plain'),
     ]
     assert 'torchvision has no checkpointing of its own' in result.stdout
-    for way, suffix in (('plain', ''), ('checkpointed', ', checkpointed')):
-        rivals = [row for (name, its), row in rows.items() if its == way and name not in (OURS, LOWER_BOUND)]
+    for variant, suffix in (('plain', ''), ('checkpointed', ', checkpointed')):
+        baselines = [row for (name, its), row in rows.items() if its == variant and name not in (OURS, LOWER_BOUND)]
         fastest, leanest = (
-            min(values) for values in ([row['seconds'] for row in rivals], [row['memory']['peak'] for row in rivals])
+            min(values) for values in ([row['seconds'] for row in baselines], [row['memory']['peak'] for row in baselines])
         )
-        assert case['ratios'][f'speedup{suffix}'] == pytest.approx(fastest / rows[OURS, way]['seconds'])
-        assert case['ratios'][f'memory{suffix}'] == pytest.approx(rows[OURS, way]['memory']['peak'] / leanest)
-    floor = rows[OURS, 'plain']['seconds'] / rows[LOWER_BOUND, 'plain']['seconds']
-    assert case['ratios']['floor'] == pytest.approx(floor) and floor > 1
+        assert case['ratios'][f'speedup{suffix}'] == pytest.approx(fastest / rows[OURS, variant]['seconds'])
+        assert case['ratios'][f'memory{suffix}'] == pytest.approx(rows[OURS, variant]['memory']['peak'] / leanest)
+    lower_bound = rows[OURS, 'plain']['seconds'] / rows[LOWER_BOUND, 'plain']['seconds']
+    assert case['ratios']['lower_bound'] == pytest.approx(lower_bound) and lower_bound > 1
     assert rows['timm', 'plain']['difference'] < 1e-4
     assert 50 < rows[OURS, 'plain']['memory']['peak'] < 10000 and rows[OURS, 'plain']['memory']['step'] > 1
     assert 'not installed: none' in result.stdout and 'fastest other / ours' in result.stdout
@@ -94,7 +94,7 @@ def test_deepvit_is_compared_with_its_official_form_and_plain_attention(tmp_path
         path,
     )
     (case,) = json.loads(path.read_text())['cases']
-    rows = {item['who']['name']: item for item in case['results']}
+    rows = {item['implementation']['name']: item for item in case['results']}
     assert set(rows) == {OURS, OURS_EAGER, 'official form', benchmark.reference_models.TIMM_VIT, PLAIN, LOWER_BOUND}
     for name in (OURS_EAGER, 'official form', benchmark.reference_models.TIMM_VIT):
         assert rows[name]['difference'] < 1e-4
@@ -108,8 +108,8 @@ def test_baselines_with_checkpointing_recompute_their_blocks(name):
     if name in benchmark.reference_models.DEEPVIT_REFERENCE_MODELS:
         case = Case('deepvit-16b', 64, 0, 'training', depth=2)
     counts = []
-    for way in ('plain', 'checkpointed'):
-        model, outputs_of = benchmark._build(Implementation(name, way), case)
+    for variant in ('plain', 'checkpointed'):
+        model, outputs_of = benchmark._build(Implementation(name, variant), case)
         calls = []
         model.train()  # returns nothing in mmpretrain
         for part in model.modules():
@@ -196,8 +196,6 @@ def test_invalid_benchmark_options_are_refused_with_the_reason(error_of):
     assert 'fp16 on a CPU' in error_of('tools/benchmark.py', '--device', 'cpu', '--dtype', 'fp16')
     if not torch.cuda.is_available():
         assert 'PyTorch sees no GPU here' in error_of('tools/benchmark.py', '--device', 'cuda')
-    assert '--reference_models vim found, but those installed are' in error_of(
-        'tools/benchmark.py', '--reference_models', 'vim'
-    )
+    assert '--implementations vim found, but those installed are' in error_of('tools/benchmark.py', '--implementations', 'vim')
     assert "unknown attention 'fused'" in error_of('tools/benchmark.py', '--arch', 'deepvit-s', '--attention', 'fused')
     assert '--threads 0 and' in error_of('tools/benchmark.py', '--threads', 0)

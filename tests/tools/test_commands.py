@@ -110,7 +110,7 @@ def test_testing_equals_the_validation_of_training(trained, checkpoint, options,
     pictures = sorted((tmp_path / 'pictures').glob('*.png'))
     assert [path.name for path in pictures] == ['scene_00000.png', 'scene_00001.png']
     picture = cv2.imread(str(pictures[0]))
-    assert picture.shape[1] == 3 * 64 and picture.shape[0] > 64  # image, truth, prediction; legend below
+    assert picture.shape[1] == 3 * 64 and picture.shape[0] > 64  # image, ground truth, prediction; legend below
     image = cv2.imread(str(Path(options[-1].split('=')[1]) / 'images/validation/scene_00000.jpg'))
     assert np.array_equal(picture[:64, :64], image) and not np.array_equal(picture[:64, 64:128], image)
 

@@ -57,7 +57,7 @@ def test_the_report_lists_format_variant_and_windows_and_writes_nothing(convert,
     assert 'variant            SwinV2 (8 channels, depths 1,1,2,1, heads 1,1,2,2)' in out
     assert 'windows            16x16, 16x16, 16x16, 8x8' in out
     assert 'pretrained windows  12x12, 12x12, 12x12, 6x6' in out
-    assert 'left out: layers.0.blocks.0.attn.relative_coords_table' in out
+    assert 'unexpected: layers.0.blocks.0.attn.relative_coords_table' in out
     assert sorted(official.parent.iterdir()) == before
 
 
@@ -75,7 +75,7 @@ def test_a_converted_file_holds_weights_and_metadata(convert, official, suffix):
 def test_unknown_pretrained_windows_can_be_given_as_an_option(convert, silent):
     dst = silent.parent / 'out.pth'
     code, out, _ = convert(silent, dst)
-    assert code == 0 and 'pretrained windows  unknown' in out and 'give --pretrained-window-sizes' in out
+    assert code == 0 and 'pretrained windows unknown' in out and 'give --pretrained-window-sizes' in out
     assert read(dst).weight_metadata.pretrained_windows == (None,) * 4
     assert convert(silent, dst, '--overwrite', '--pretrained-window-sizes', 12, 12, 12, 6)[0] == 0
     assert read(dst).weight_metadata.pretrained_windows == ((12, 12), (12, 12), (12, 12), (6, 6))

@@ -86,7 +86,7 @@ def test_testing_gives_the_aps_of_training_and_draws_pictures(trained, options, 
     picture = cv2.imread(str(tmp_path / 'pictures/scene_00000.png'))
     image = cv2.imread(str(Path(options[-1].split('=')[1]) / 'val2017/scene_00000.jpg'))
     assert picture.shape[1] == 3 * 96 and np.array_equal(picture[:96, :96], image)
-    assert not np.array_equal(picture[:96, 96:192], image)  # the truth's boxes and masks
+    assert not np.array_equal(picture[:96, 96:192], image)  # the ground truth's boxes and masks
 
 
 def test_test_time_augmentation_reports_box_and_mask_aps(trained, options, run_here, tmp_path):
@@ -123,7 +123,7 @@ def test_saved_coco_results_give_the_aps_of_testing(trained, scenes, options, ru
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth, checkpoint = scenes / 'annotations/instances_val2017.json', trained[0] / 'iter_2.pth'
+    ground_truth, checkpoint = scenes / 'annotations/instances_val2017.json', trained[0] / 'iter_2.pth'
     run_here(
         'tools/test.py',
         MASK_RCNN,
@@ -146,7 +146,7 @@ def test_saved_coco_results_give_the_aps_of_testing(trained, scenes, options, ru
         'json',
         '--no-pictures',
         '--annotations',
-        truth,
+        ground_truth,
         '--batch-size',
         2,
         '--cfg-options',
@@ -154,7 +154,7 @@ def test_saved_coco_results_give_the_aps_of_testing(trained, scenes, options, ru
     )
     assert code == 0, err
     metrics = json.loads((tmp_path / 'metrics.json').read_text())
-    coco = COCO(str(truth))
+    coco = COCO(str(ground_truth))
     found = coco.loadRes(str(tmp_path / 'out/coco_results.json'))
     for kind in ('bbox', 'segm'):
         evaluation = COCOeval(coco, found, kind)

@@ -70,7 +70,7 @@ def test_replaying_a_diverged_batch_names_the_layer_of_the_error(data, tmp_path,
     )
     code, out, err = run_here('tools/analysis/replay.py', SEG, logged[3])
     assert code == 0, out + err
-    assert f'in float32: the first value that is not finite came out of {logged[2]}' in out
+    assert f'in float32: the first NaN or Inf came out of {logged[2]}' in out
     assert f'iteration {logged[1]}' in out and 'decode.loss_ce' in out and 'largest output' in out
     code, out, err = run_here('tools/analysis/replay.py', SEG, logged[3], '--precision', 'float64', '--all')
     assert code == 0 and 'in float64:' in out, out + err

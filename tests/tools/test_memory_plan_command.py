@@ -32,7 +32,16 @@ def test_the_plan_divides_parameters_and_states_by_strategy(run_here, tmp_path):
 @pytest.mark.slow
 def test_a_detector_without_image_size_is_planned_at_the_given_size(run_here):
     code, logged, err = run_here(
-        'tools/analysis/memory_plan.py', 'swinv2_retinanet_mini', '--gpus', 2, '--strategy', 'fsdp', '--batch-size', 1, '--image-size', 64
+        'tools/analysis/memory_plan.py',
+        'swinv2_retinanet_mini',
+        '--gpus',
+        2,
+        '--strategy',
+        'fsdp',
+        '--batch-size',
+        1,
+        '--image-size',
+        64,
     )
     assert code == 0 and 'fsdp' in logged.splitlines()[-2], err
 

@@ -203,12 +203,12 @@ def test_saved_label_maps_give_the_miou_of_testing(run_here, checkpoint, tmp_pat
 
     areas = []
     for path in sorted((scenes / 'annotations/validation').glob('*.png')):
-        truth, found = (
+        ground_truth, found = (
             torch.from_numpy(cv2.imread(str(p), cv2.IMREAD_UNCHANGED).astype(np.int64))
             for p in (path, tmp_path / 'out/labels' / path.name)
         )
-        truth[truth == 0] = 256
-        areas.append(IoUMetric.intersect_and_union(found - 1, truth - 1, 10, 255))
+        ground_truth[ground_truth == 0] = 256
+        areas.append(IoUMetric.intersect_and_union(found - 1, ground_truth - 1, 10, 255))
     intersect, union, _, _ = (sum(parts) for parts in zip(*areas))
     miou = (100 * intersect / union).nanmean().item()
     assert miou == pytest.approx(json.loads((tmp_path / 'metrics.json').read_text())['mIoU'], abs=0.006)

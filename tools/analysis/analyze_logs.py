@@ -1,4 +1,4 @@
-"""Draw the curves of one or several trainings, and tell their losses, metrics, speed and memory. Parts of an interrupted run
+"""Draw the curves of one or several trainings, and print their losses, metrics, speed and memory. Parts of an interrupted run
 are joined."""
 
 import argparse
@@ -31,7 +31,7 @@ def default_keys(log):
 
 
 def summary(log):
-    """Name -> what is told of it."""
+    """Name -> what is printed of it."""
     found = dict(iterations=max(log.training, default=0))
     for name in ('time', 'data_time', 'memory'):
         values = log.curve(name)[1]

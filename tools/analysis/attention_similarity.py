@@ -1,5 +1,6 @@
-"""Measure how alike the attention maps, features and heads of a backbone's blocks are, and how far the blocks look, on an
-image or a folder of images; of several models side by side (DeepViT, section 3.1, figures 1 and 3).
+"""Measure attention similarity (attention collapse): how similar the attention maps, features and heads of a backbone's blocks
+are, and how far the blocks look, on an image or a folder of images; of several models side by side (DeepViT, section 3.1,
+figures 1 and 3).
 
 Blocks of a SwinV2 are compared where their windows are the same: shifted ones with shifted ones, stage by stage.
 """

@@ -1,5 +1,5 @@
 """Draw what the model is trained on: images of a config's data set after its pipeline, augmentation included, with their
-truth. Any task."""
+ground truth. Any task."""
 
 import argparse
 
@@ -29,7 +29,7 @@ def parse_args():
 
 
 def truth_of(sample):
-    """The truth where the painter looks for it, boxes as plain numbers."""
+    """The ground truth where the visualizer looks for it, boxes as plain numbers."""
     if 'gt_instances' in sample and hasattr(sample.gt_instances.bboxes, 'tensor'):
         sample.gt_instances.bboxes = sample.gt_instances.bboxes.tensor
     return sample
@@ -56,7 +56,7 @@ def main():
     np.random.seed(args.seed)
     dataset = DATASETS.build(loader.dataset)
     classes = dataset.metainfo.get('classes') or []
-    painter = Visualizer(dict(dataset.metainfo, classes=classes))
+    visualizer = Visualizer(dict(dataset.metainfo, classes=classes))
     inner = loader.dataset
     while 'pipeline' not in inner and 'dataset' in inner:
         inner = inner.dataset
@@ -67,7 +67,7 @@ def main():
         item = dataset[index]
         sample = truth_of(item['data_samples'])
         views = item['inputs'] if isinstance(item['inputs'], (list, tuple)) else [item['inputs']]
-        picture = painter.truth(picture_of(views[0], reader), sample)
+        picture = visualizer.ground_truth(picture_of(views[0], reader), sample)
         write_picture(out / f'{index:06d}.png', picture)
     print(f'{number} of {len(dataset)} images of {args.split} in {out}')
 

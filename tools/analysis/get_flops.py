@@ -53,7 +53,9 @@ def count(cfg, height, width):
 def main():
     args = parse_args()
     if len(args.image_size) > 2 or min(args.image_size) < 1:
-        raise InputError(f'--image-size {" ".join(map(str, args.image_size))} found, but it is one side, or height and width, in pixels')
+        raise InputError(
+            f'--image-size {" ".join(map(str, args.image_size))} found, but it is one side, or height and width, in pixels'
+        )
     height, width = args.image_size[0], args.image_size[-1]
     parts, parameters = count(load_config(args.config, args.cfg_options), height, width)
     print(f'{"":24} {"parameters":>14} {"multiply-adds":>16}')

@@ -42,7 +42,12 @@ def parse_args():
         help="with deepspeed_zero1, DeepSpeed's own bf16 or fp16: weights and gradients of 2 bytes",
     )
     parser.add_argument(
-        '--gpu-memory', type=float, nargs='+', default=[40, 80], metavar='GB', help='of a GPU, in 10^9 bytes (default 40 and 80)'
+        '--gpu-memory',
+        type=float,
+        nargs='+',
+        default=[40, 80],
+        metavar='GB',
+        help='of a GPU, in 10^9 bytes (default 40 and 80)',
     )
     parser.add_argument(
         '--reserve', type=float, default=2.0, metavar='GB', help='of it for CUDA, its libraries and gaps (default 2)'
@@ -82,10 +87,13 @@ def check(args, cfg):
     if min(args.gpus) < 1 or args.batch_size is not None and args.batch_size < 1:
         raise InputError('--gpus and --batch-size are 1 or more')
     if args.image_size and (len(args.image_size) > 2 or min(args.image_size) < 1):
-        raise InputError(f'--image-size {" ".join(map(str, args.image_size))} found, but it is one side, or height and width, in pixels')
+        raise InputError(
+            f'--image-size {" ".join(map(str, args.image_size))} found, but it is one side, or height and width, in pixels'
+        )
     if min(args.gpu_memory) <= args.reserve:
         raise InputError(
-            f'--gpu-memory {min(args.gpu_memory):g} found, of which {args.reserve:g} GB are reserved; give more, or a smaller --reserve'
+            f'--gpu-memory {min(args.gpu_memory):g} found, of which {args.reserve:g} GB are reserved; give more, or a smaller '
+            '--reserve'
         )
     if args.sixteen and args.precision == 'fp32':
         raise InputError('--16-bit-weights found with --precision fp32; add --precision bf16 or fp16')
@@ -129,6 +137,42 @@ def show_plans(rows, memories):
         )
 
 
+def plans_of(args, sizes, choices, taken, as_built, weights):
+    """For each strategy and number of GPUs what lasts there, and the fastest setting that fits each memory."""
+    rows = []
+    for strategy in args.strategy:
+        steps = taken[weights[strategy]]
+        for gpus in args.gpus:
+            share = memory_plan.shares(sizes, strategy, gpus, args.sixteen)
+            plans = [memory_plan.Plan(strategy, gpus, share, setting, steps[setting].peak) for setting in choices]
+            fits = {memory: memory_plan.cheapest(plans, (memory - args.reserve) * GB) for memory in args.gpu_memory}
+            own = share.total(as_built[weights[strategy]])
+            rows.append(dict(strategy=strategy, gpus=gpus, shares=share, own=own, fits=fits))
+    return rows
+
+
+def report(cfg, args, size, images, sizes, taken, rows):
+    """The numbers, for JSON."""
+    activations = [
+        dict(weights=kind, setting=str(setting), peak=found.peak, kept=found.kept)
+        for kind, steps in taken.items()
+        for setting, found in steps.items()
+    ]
+    plans = []
+    for row in rows:
+        fits = {m: plan and dict(setting=str(plan.setting), total=plan.total) for m, plan in row['fits'].items()}
+        plans.append({**row, 'shares': vars(row['shares']), 'fits': fits})
+    return dict(
+        config=str(cfg.filename),
+        size=size,
+        images=images,
+        precision=args.precision,
+        sizes=vars(sizes),
+        activations=activations,
+        plans=plans,
+    )
+
+
 def main():
     args = parse_args()
     if args.block:
@@ -158,22 +202,7 @@ def main():
             setting: memory_plan.take_step(copy.deepcopy(model), images, size, setting, **options) for setting in settings
         }
         show_activations(model, taken[kind], heads, [name for name in args.strategy if weights[name] == kind])
-    rows = []
-    for strategy in args.strategy:
-        steps = taken[weights[strategy]]
-        own_peak = as_built[weights[strategy]]
-        for gpus in args.gpus:
-            share = memory_plan.shares(sizes, strategy, gpus, args.sixteen)
-            plans = [memory_plan.Plan(strategy, gpus, share, setting, steps[setting].peak) for setting in choices]
-            rows.append(
-                dict(
-                    strategy=strategy,
-                    gpus=gpus,
-                    shares=share,
-                    own=share.total(own_peak),
-                    fits={memory: memory_plan.cheapest(plans, (memory - args.reserve) * GB) for memory in args.gpu_memory},
-                )
-            )
+    rows = plans_of(args, sizes, choices, taken, as_built, weights)
     show_plans(rows, args.gpu_memory)
     print(
         f'total: with the setting of the config, {own or "a mixture of kernels"}. lasting + the larger of activations and '
@@ -181,30 +210,8 @@ def main():
     )
     measured = measure(backbone, images, size) if args.measure else []
     if args.json:
-        content = dict(
-            config=str(cfg.filename),
-            size=size,
-            images=images,
-            precision=args.precision,
-            sizes=vars(sizes),
-            activations=[
-                dict(weights=kind, setting=str(setting), peak=found.peak, kept=found.kept)
-                for kind, steps in taken.items()
-                for setting, found in steps.items()
-            ],
-            plans=[
-                {
-                    **row,
-                    'shares': vars(row['shares']),
-                    'fits': {
-                        memory: plan and dict(setting=str(plan.setting), total=plan.total)
-                        for memory, plan in row['fits'].items()
-                    },
-                }
-                for row in rows
-            ],
-            blocks=measured,
-        )
+        content = report(cfg, args, size, images, sizes, taken, rows)
+        content['blocks'] = measured
         save_json(content, args.json)
     return None
 
@@ -291,7 +298,7 @@ def measure_block(asked):
     # The map's own bytes come from the stage before; in the plan they are no activations.
     x = torch.randn(shape, requires_grad=True)
     with open('/proc/self/clear_refs', 'w') as file:
-        file.write('5')  # the highest mark starts anew
+        file.write('5')  # the highest mark starts again
     with open('/proc/self/statm') as file:
         before = int(file.read().split()[1]) * resource.getpagesize()
     stage(x).square().mean().backward()

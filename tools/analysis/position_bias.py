@@ -1,5 +1,5 @@
 """Draw the position bias of a SwinV2's block as a surface over the offset, at several windows; of several models side by
-side (SwinV2, figure 4). What lies outside of the dashed frame did not occur in the window that the bias was learned with."""
+side (SwinV2, figure 4). What lies outside of the dashed frame did not occur in the window that the bias was trained with."""
 
 import argparse
 
@@ -72,7 +72,7 @@ def main():
             inside, outside = ('-' if r is None else f'{r[0]:.3f} ... {r[1]:.3f}' for r in (entry['inside'], entry['outside']))
             print(
                 '  window {}x{}'.format(*entry['window']),
-                'learned with {}x{}:'.format(*entry['learned']),
+                'trained with {}x{}:'.format(*entry['learned']),
                 f'inside {inside}, extrapolated {outside}',
             )
     save_json(content, out / 'position_bias.json')

@@ -1,5 +1,5 @@
-"""Table 1 of SwinV2 in small: train table, linear and log-CPB at one window on the embedded scenes, test at larger windows
-and images, without and with fine-tuning, over seeds. Goes on where an earlier call stopped."""
+"""Table 1 of SwinV2 in small: train table, linear and log-CPB at one window on the synthetic mini dataset, test at larger
+windows and images, without and with fine-tuning, over seeds. Goes on where an earlier call stopped."""
 
 import argparse
 import json

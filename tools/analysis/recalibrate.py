@@ -1,4 +1,4 @@
-"""Estimate Re-attention's statistics anew on images, without labels and without changing any other weight (precise BatchNorm):
+"""Re-estimate Re-attention's statistics on images, without labels and without changing any other weight (precise BatchNorm):
 for an official checkpoint at another resolution, or, with several sizes, to measure how they depend on the number of tokens."""
 
 import argparse

@@ -1,4 +1,4 @@
-"""Repeat the step at which a training stopped because its loss was not finite, and show what came out of every layer."""
+"""Repeat the step at which a training stopped because its loss was NaN or Inf, and show what came out of every layer."""
 
 import argparse
 from contextlib import nullcontext
@@ -91,14 +91,10 @@ def main():
     layers = trace.layers if args.all else sorted(trace.layers, key=lambda layer: -layer[2])[: args.top]
     print(f'{"layer":60} {"largest output":>14}')
     for name, kind, largest, finite in layers:
-        print(f'{name + " (" + kind + ")":60} {largest:14.6g}{"" if finite else "  and values that are not finite"}')
+        print(f'{name + " (" + kind + ")":60} {largest:14.6g}{"" if finite else "  and NaN or Inf"}')
     print(
         f'in {args.precision}: '
-        + (
-            f'the first value that is not finite came out of {trace.first}'
-            if trace.first
-            else 'every value of the forward pass is finite'
-        )
+        + (f'the first NaN or Inf came out of {trace.first}' if trace.first else 'every value of the forward pass is finite')
     )
 
 

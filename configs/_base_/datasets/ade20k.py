@@ -15,7 +15,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations'),  # after Resize: the truth keeps its size
+    dict(type='LoadAnnotations'),  # after Resize: the ground truth keeps its size
     dict(type='PackSegInputs'),
 ]
 tta_pipeline = [

@@ -1,6 +1,6 @@
 # COCO for HTC++ (SwinV2, appendix): large-scale jitter at 1536 x 1536; tested with the short side at 1100 (Table 3 of the
 # paper: "1100"), the long side at most 1.667 times that, as 1333 is to 800; multi-scale testing around it, whose scales the
-# paper does not tell.
+# paper does not say.
 _base_ = './coco_instance_lsj.py'
 image_size = (1536, 1536)
 changes = dict(RandomResize=dict(scale=image_size), RandomCrop=dict(crop_size=image_size), Pad=dict(size=image_size))

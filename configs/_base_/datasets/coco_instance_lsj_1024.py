@@ -1,5 +1,5 @@
 # The same, tested on images whose long side is 1024 (ViTDet; mmdetection, projects/ViTDet), without its padding to a square:
-# a batch is as large as its largest image, and the backbone is told where the others end.
+# a batch is as large as its largest image, and the backbone is given where the others end.
 _base_ = './coco_instance_lsj.py'
 train_pipeline = [step for step in _base_.train_pipeline if step.type != 'Pad']
 test_pipeline = [

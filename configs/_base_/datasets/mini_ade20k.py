@@ -1,4 +1,4 @@
-# The embedded scenes (python tools/make_mini_dataset.py): synthetic, 10 classes, 256 x 256.
+# The synthetic mini dataset (python tools/make_mini_dataset.py): synthetic, 10 classes, 256 x 256.
 _base_ = './ade20k.py'
 data_root = 'data/mini/ADEChallengeData2016'
 crop_size = (128, 128)
@@ -30,7 +30,7 @@ train_pipeline = [
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.9),
     dict(type='RandomFlip', prob=0.5),
     dict(type='RandomFlip', prob=0.5, direction='vertical'),
-    dict(type='PhotoMetricDistortion', hue_delta=90),  # all hues: colour tells no class here
+    dict(type='PhotoMetricDistortion', hue_delta=90),  # all hues: colour shows no class here
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [

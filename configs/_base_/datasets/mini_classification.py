@@ -1,4 +1,5 @@
-# The embedded scenes (python tools/make_mini_dataset.py), 96 x 96, each with the class of its dominant object. Synthetic.
+# The synthetic mini dataset (python tools/make_mini_dataset.py), 96 x 96, each with the class of its dominant object.
+# Synthetic.
 data_root = 'data/mini/ADEChallengeData2016'
 classes = ['disc', 'square', 'triangle', 'ring', 'cross', 'star']
 train_pipeline = [
@@ -6,7 +7,7 @@ train_pipeline = [
     dict(type='RandomResizedCrop', scale=96, crop_ratio_range=(0.6, 1.0), interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='RandomFlip', prob=0.5, direction='vertical'),
-    dict(type='ColorJitter', brightness=0.3, contrast=0.3, hue=0.5),  # all hues: colour tells no class here
+    dict(type='ColorJitter', brightness=0.3, contrast=0.3, hue=0.5),  # all hues: colour shows no class here
     dict(type='PackInputs'),
 ]
 test_pipeline = [

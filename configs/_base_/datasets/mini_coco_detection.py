@@ -1,4 +1,4 @@
-# The embedded scenes in COCO's form (python tools/make_mini_dataset.py), boxes only: synthetic, 6 classes of objects,
+# The synthetic mini dataset in COCO's form (python tools/make_mini_dataset.py), boxes only: synthetic, 6 classes of objects,
 # 256 x 256.
 data_root = 'data/mini/coco/'
 classes = ('disc', 'square', 'triangle', 'ring', 'cross', 'star')
@@ -9,7 +9,7 @@ train_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale_factor=1.0),  # as they are
     dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
-    dict(type='PhotoMetricDistortion', hue_delta=90),  # all hues: colour tells no class here
+    dict(type='PhotoMetricDistortion', hue_delta=90),  # all hues: colour shows no class here
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [

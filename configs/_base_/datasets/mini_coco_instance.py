@@ -1,11 +1,11 @@
-# The embedded scenes in COCO's form with masks.
+# The synthetic mini dataset in COCO's form with masks.
 _base_ = './mini_coco_detection.py'
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='Resize', scale_factor=1.0),  # as they are
     dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
-    dict(type='PhotoMetricDistortion', hue_delta=90),  # all hues: colour tells no class here
+    dict(type='PhotoMetricDistortion', hue_delta=90),  # all hues: colour shows no class here
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [

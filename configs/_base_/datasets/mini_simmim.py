@@ -1,5 +1,5 @@
-# The embedded scenes (python tools/make_mini_dataset.py) for masked pretraining: 96 x 96 cuts, at the scale that 192 x 192
-# fine- tuning sees, with masked patches of 16 x 16. Synthetic.
+# The synthetic mini dataset (python tools/make_mini_dataset.py) for masked pretraining: 96 x 96 cuts, at the scale that 192 x
+# 192 fine- tuning sees, with masked patches of 16 x 16. Synthetic.
 data_root = 'data/mini/ADEChallengeData2016'
 mask = dict(type='SimMIMMaskGenerator', input_size=96, mask_patch_size=16, model_patch_size=4, mask_ratio=0.6)
 train_pipeline = [

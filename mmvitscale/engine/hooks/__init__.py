@@ -1,4 +1,4 @@
-"""What ties windows, lineage and monitoring to MMEngine's training loop."""
+"""Hooks of MMEngine's training loop: windows, checkpoints, exact resume, NaN and Inf, monitoring."""
 
 from mmvitscale.engine.hooks.attention_monitor import AttentionMonitorHook
 from mmvitscale.engine.hooks.checkpoint import CheckpointHook

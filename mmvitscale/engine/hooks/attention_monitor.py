@@ -61,7 +61,7 @@ class AttentionMonitorHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Starts to record where this iteration is one of those."""
         backbone = next(iter(backbones_of(unwrapped(runner.model)).values()))
-        # Where parameters are shared out, a pass of one process needs all of them.
+        # Where parameters are sharded, a pass of one process needs all of them.
         sharded = isinstance(unwrapped(runner.model), FSDPModule)
         if self.every_n_train_iters(runner, self.interval) and (is_main_process() or sharded):
             self._hook = backbone.register_forward_pre_hook(self._keep)

@@ -92,7 +92,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             self.file_backend = backend
         best = {getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()}
         for path in later.removed:
-            if path not in best:  # it was saved anew under the same name
+            if path not in best:  # it was saved again under the same name
                 _remove(backend, path)
 
 

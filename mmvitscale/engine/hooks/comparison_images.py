@@ -16,8 +16,8 @@ from mmvitscale.registry import HOOKS
 
 @HOOKS.register_module()
 class ComparisonPictureHook(Hook):
-    """Writes, for every tested image, out_dir/<name>.png: image, truth and prediction side by side, named as the image is
-    below the folder that all of them have in common. A picture that cannot be drawn is a warning in the log.
+    """Writes, for every tested image, out_dir/<name>.png: image, ground truth and prediction side by side, named as the image
+    is below the folder that all of them have in common. A picture that cannot be drawn is a warning in the log.
 
     Args:
         out_dir: folder of the pictures, made if need be.

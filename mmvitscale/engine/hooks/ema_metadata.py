@@ -1,4 +1,4 @@
-"""Averages of weights hold what the weights were learned with, as the model does."""
+"""Averages of weights hold what the weights were trained with, as the model does."""
 
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner

@@ -96,7 +96,7 @@ class ExactResumeHook(Hook):
 
 
 def restart_loading(runner: Runner, iteration: int) -> None:
-    """Let the processes that load, which hold copies of the data set, start anew from it as it is now. Of a loop that counts
+    """Let the processes that load, which hold copies of the data set, start again from it as it is now. Of a loop that counts
     iterations the next batch is the one of ``iteration``; one that counts epochs begins its next epoch so."""
     loader, loop = runner.train_dataloader, runner.train_loop
     loader._iterator = None  # the processes that persistent_workers keeps

@@ -28,15 +28,15 @@ _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, SyncBatchNorm)
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stops a training whose loss is not finite before the weights are changed, or leaves such batches out.
+    """Stops a training whose loss is NaN or Inf before the weights are changed, or leaves such batches out.
 
     What is said names the iteration, the images, the terms of the loss and the layer where the first value that is not
     finite came out, for which the forward pass is repeated with what it has drawn. ``<work dir>/non_finite`` keeps the batch
     and the weights for ``tools/analysis/replay.py``. Running statistics of BatchNorm are set back to what they were before
-    the batch. Gradients that are not finite, which a finite loss can have, stop the training where ``clip_grad`` looks at
+    the batch. Gradients with NaN or Inf, which a finite loss can have, stop the training where ``clip_grad`` looks at
     them; with float16 they are the loss scaler's business.
 
-    Several processes ask each other: they stop or leave out together.
+    Several processes agree: they stop or leave out together.
 
     Our runners have it by default (``default_hooks=dict(finite_loss=None)`` leaves it out).
 
@@ -102,7 +102,7 @@ class FiniteLossHook(Hook):
             self._in_a_row += 1
             where = f' ({some_of(image_paths(self._batch))})' if not finite else ', in another process'
             runner.logger.warning(
-                f'The loss of iteration {runner.iter + 1} is not finite{where}: the batch is left out, the '
+                f'The loss of iteration {runner.iter + 1} is NaN or Inf{where}: the batch is left out, the '
                 f'{self._in_a_row}. in a row.'
             )
             _count_as_done(runner.optim_wrapper)
@@ -134,14 +134,14 @@ class FiniteLossHook(Hook):
             dist.barrier()  # the end of one process ends the others, and they are writing
         if finite:
             time.sleep(_FIRST_WORD)
-            raise InputError(f'{what} of another process is not finite')
+            raise InputError(f'{what} of another process is NaN or Inf')
         terms = f': {some_of(trace.terms)}' if trace and trace.terms else ''
         images = image_paths(self._batch)
         where = f', images {some_of(images)}' if images else ''
         if trace is None:
             first = 'the forward pass could not be repeated'
         elif trace.first:
-            first = f'the first value that is not finite came out of {trace.first}'
+            first = f'the first NaN or Inf came out of {trace.first}'
         else:
             first = 'every value of the forward pass is finite'
         kept = f'batch and weights are in {path} (see tools/analysis/replay.py)' if path else 'nothing could be kept'

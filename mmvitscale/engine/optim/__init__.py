@@ -1,4 +1,4 @@
-"""Learning rates by depth, bfloat16, and optimizer states shared out."""
+"""Learning rates by depth, bfloat16, and optimizer states sharded."""
 
 from mmvitscale.engine.optim.bf16 import BF16OptimWrapper
 from mmvitscale.engine.optim.layer_decay import LayerDecayOptimWrapperConstructor

@@ -1,4 +1,4 @@
-"""ZeRO stage 1 inside the plain runner: optimizer states shared out over the processes."""
+"""ZeRO stage 1 inside the plain runner: optimizer states sharded over the processes."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -29,7 +29,7 @@ class ZeroRedundancyOptimizer(torch.distributed.optim.ZeroRedundancyOptimizer):
 
 
 def shard_states(optim_wrapper: dict) -> dict:
-    """Config of an OptimWrapper -> the same with its optimizer's states shared out. It may be so already, in MMEngine's
+    """Config of an OptimWrapper -> the same with its optimizer's states sharded. It may be so already, in MMEngine's
     spelling or ours."""
     optimizer = dict(optim_wrapper['optimizer'])
     if str(optimizer['type']).split('.')[-1] != 'ZeroRedundancyOptimizer':

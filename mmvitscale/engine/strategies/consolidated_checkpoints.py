@@ -23,7 +23,7 @@ class ConsolidatedCheckpoints:
     Subclasses give ``model_state_dict`` and ``optim_state_dict``, which every process calls, whole and in the main memory
     of the first one, and take such in ``load_model_state_dict`` and ``load_optim_state_dict``.
 
-    ``enter``, set by the runner, leads what a file held through the door for weights.
+    ``adapt``, set by the runner, matches what a file held with the model.
     """
 
     enter: Enter

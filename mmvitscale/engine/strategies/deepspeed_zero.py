@@ -35,7 +35,7 @@ mmengine_deepspeed.register_deepspeed_optimizers = _register_optimizers
 @STRATEGIES.register_module()
 class DeepSpeedStrategy(ConsolidatedCheckpoints, mmengine_deepspeed.DeepSpeedStrategy):
     """MMEngine's DeepSpeedStrategy, but for any recipe: its ``clip_grad``, ``accumulative_counts``, ``auto_scale_lr`` and
-    mixed precision are told to DeepSpeed, learning rates by layer and groups without decay hold, and checkpoints are single
+    mixed precision are passed to DeepSpeed, learning rates by layer and groups without decay hold, and checkpoints are single
     files with float32 weights and the optimizer's states in the form of a single process.
 
     Mixed precision (``AmpOptimWrapper``) is DeepSpeed's ``torch_autocast``, with weights and sums of gradients in float32.

@@ -1,4 +1,4 @@
-"""FSDP: parameters, gradients and optimizer states shared out over the processes, block by block."""
+"""FSDP: parameters, gradients and optimizer states sharded over the processes, block by block."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

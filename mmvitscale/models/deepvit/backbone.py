@@ -104,14 +104,14 @@ def _unscaled() -> float:
 @MODELS.register_module()
 class DeepViT(DeepViTCheckpointPolicy):
     """(B, in_channels, H, W), any H, W >= 1 -> a tuple with one (B, C, ceil(H / 16), ceil(W / 16)) for each i in
-    ``out_indices``: the tokens after block i, without the class token unless ``out_type`` asks for it alone. The last
+    ``out_indices``: the tokens after block i, without the class token unless ``out_type`` requires it alone. The last
     block's pass the final LayerNorm.
 
     Images of unequal sizes that were filled up to one batch by a data preprocessor of ours (``data_preprocessors.py``) are
     computed as if each were alone: padding is no token, and outputs are zero there. (In training the BatchNorm of a
     convolutional stem does count it.)
 
-    What Re-attention learned with one number of tokens holds for any other (``reatten_statistics``).
+    What Re-attention trained with one number of tokens holds for any other (``reatten_statistics``).
 
     Args:
         arch: deepvit-16b, -24b, -32b, -s, -l, vit-16b, -24b, -32b (the plain baselines), or a dict with embed_dims,

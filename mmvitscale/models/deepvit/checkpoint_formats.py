@@ -44,7 +44,7 @@ class OfficialFormat(CheckpointFormat):
         arguments: dict[str, object] = dict(num_classes=len(heads['weight']) if heads else 0)
         notes = []
         if 'norm.weight' not in weights:
-            notes.append('the checkpoint has no norm behind the last block, which is newly initialised there')
+            notes.append('the checkpoint has no norm behind the last block, which is initialised there')
         if metadata:
             arguments['img_size'] = 16 * metadata.grid[0]
             tokens = 1 + metadata.grid[0] * metadata.grid[1]

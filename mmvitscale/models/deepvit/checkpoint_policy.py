@@ -44,9 +44,9 @@ class DeepViTCheckpointPolicy(BaseBackbone):
         return GridMetadata(self.grid, tuple(tokens.get(i, 0) for i in range(len(self.blocks))))
 
     def complete_metadata(self, weights: State, metadata: GridMetadata | None) -> GridMetadata | None:
-        """Weights from before grids were recorded are taken to have this grid if they have as many positions, else a square one,
-        and statistics of all of it; those from before tokens were recorded, statistics of this model's windows, if they have
-        its grid."""
+        """Weights from before grids were recorded are taken to have this grid if they have as many positions, else a square
+        one, and statistics of all of it; those from before tokens were recorded, statistics of this model's windows, if they
+        have its grid."""
         embedding = weights.get('pos_embed')
         if embedding is None or embedding.ndim != 3:
             return metadata

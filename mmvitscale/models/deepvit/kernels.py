@@ -44,8 +44,8 @@ def sequential(
 def sequential_in_chunks(
     q: Tensor, k: Tensor, v: Tensor, weight: Tensor, token_mask: Tensor | None, scale: float, with_variance: bool, rows: int
 ) -> Mixed:
-    """q, k, v: (B, heads, N, d), W (heads, heads), token_mask (B, N) or None for all -> M_h (B, heads, N, d), the variance of S' and
-    what makes rows of S'; ``rows`` query rows at a time."""
+    """q, k, v: (B, heads, N, d), W (heads, heads), token_mask (B, N) or None for all -> M_h (B, heads, N, d), the variance of
+    S' and what makes rows of S'; ``rows`` query rows at a time."""
     k, q = k.to(v.dtype), q.to(v.dtype)
     values, moments = _MixedAttention.apply(q, k, v, weight, token_mask, scale, rows, with_variance)
     wide = torch.promote_types(weight.dtype, torch.float32)
@@ -70,8 +70,8 @@ def auto(
     attn_drop: float,
     with_variance: bool,
 ) -> Mixed:
-    """A Kernel: sequential, but eager where dropout needs the maps, and in a TorchScript trace, in which MMEngine counts multiply-adds
-    and which takes no custom autograd functions."""
+    """A Kernel: sequential, but eager where dropout needs the maps, and in a TorchScript trace, in which MMEngine counts
+    multiply-adds and which takes no custom autograd functions."""
     kernel = eager if attn_drop or torch.jit.is_tracing() else sequential
     return kernel(q, k, v, weight, token_mask, scale, attn_drop, with_variance)
 
@@ -101,11 +101,13 @@ def _elements(tokens: int, token_mask: Tensor | None, dtype: torch.dtype) -> Tok
 
 
 class _MixedAttention(Function):
-    """q, k, v (B, heads, N, d), W (heads, heads), token_mask (B, N) or None -> M_h = (sum_g W_hg A'_g) v_h, and C of each image (B,
-    heads, heads), a chunk of rows at a time, forward and backward. C is zero unless ``with_moments``."""
+    """q, k, v (B, heads, N, d), W (heads, heads), token_mask (B, N) or None -> M_h = (sum_g W_hg A'_g) v_h, and C of each image
+    (B, heads, heads), a chunk of rows at a time, forward and backward. C is zero unless ``with_moments``."""
 
     @staticmethod
-    def forward(ctx: Any, q: Any, k: Any, v: Any, weight: Any, token_mask: Any, scale: Any, rows: Any, with_moments: Any) -> Any:
+    def forward(
+        ctx: Any, q: Any, k: Any, v: Any, weight: Any, token_mask: Any, scale: Any, rows: Any, with_moments: Any
+    ) -> Any:
         ctx.save_for_backward(q, k, v, weight, token_mask)
         ctx.scale, ctx.rows, ctx.with_moments = scale, rows, with_moments
         batch, heads, tokens, _ = q.shape

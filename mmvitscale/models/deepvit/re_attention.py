@@ -3,9 +3,9 @@ the module; and the plain attention it is compared with.
 
 Official form, A_g = softmax(q_g k_g' / sqrt(d)): S_h = sum_g W_hg A_g + c_h, Y = BatchNorm over heads of S,
 out_h = scale * Y_h v_h. BatchNorm is affine once its statistics are known, so with the centred maps A'_g = A_g - 1/N and
-M_h = (sum_g W_hg A'_g) v_h the output is scale * (a_h M_h + b_h sum_j v_h[j]). A kernel gives M_h and, where it is required, the
-variance of the mixed maps of each image; ``eager`` from whole maps, ``kernels.sequential`` without them. The gain a_h and the
-offset b_h, also at another number of tokens than was trained with, are ``re_attention_norm.py``'s. Maps are centred first
+M_h = (sum_g W_hg A'_g) v_h the output is scale * (a_h M_h + b_h sum_j v_h[j]). A kernel gives M_h and, where it is required,
+the variance of the mixed maps of each image; ``eager`` from whole maps, ``kernels.sequential`` without them. The gain a_h and
+the offset b_h, also at another number of tokens than was trained with, are ``re_attention_norm.py``'s. Maps are centred first
 everywhere: those of thousands of tokens are almost uniform, a_h is large, and what is common to all would drown the rest in
 float32.
 """
@@ -25,13 +25,13 @@ from mmvitscale.models.layers.autocast import no_autocast
 _CHUNK = {'cpu': 2**20, 'cuda': 2**25}
 _ROWS = {'cpu': 32}
 
-# Query rows of the maps of an attention: a slice -> (B, heads, rows, N), in the graph of the forward pass. Computed when they are
-# called for, so that a loss of the maps need not store them.
+# Query rows of the maps of an attention: a slice -> (B, heads, rows, N), in the graph of the forward pass. Computed when they
+# are called for, so that a loss of the maps need not store them.
 MapRows = Callable[[slice], Tensor]
 # M_h, the variance of S' of each image (B, heads) or None, and rows of S'.
 Mixed = tuple[Tensor, Tensor | None, MapRows]
-# q, k, v (B, heads, N, d), W (heads, heads), the mask of tokens (B, N) or None, the scale of logits, the dropout of maps, whether
-# the variance is required -> Mixed. All kernels give the same result.
+# q, k, v (B, heads, N, d), W (heads, heads), the mask of tokens (B, N) or None, the scale of logits, the dropout of maps,
+# whether the variance is required -> Mixed. All kernels give the same result.
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, float, float, bool], Mixed]
 
 
@@ -220,8 +220,8 @@ class ReAttention(nn.Module):
         return var
 
     def attention_maps(self, x: Tensor, token_mask: Tensor | None = None) -> Tensor:
-        """(B, N, C) -> (B, heads, N, N): the maps that are multiplied with v, for analysis; a row is a query. Running statistics stay as
-        they are."""
+        """(B, N, C) -> (B, heads, N, N): the maps that are multiplied with v, for analysis; a row is a query. Running
+        statistics stay as they are."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
         with frozen_statistics(self):
             return self._normalised(eager, q, k, v, token_mask)[1](slice(None))

@@ -11,8 +11,8 @@ N0 tokens and used with N, r = N / N0:
 - Rows of A sum to 1, so A' v is an average of values, whatever N is. The gain of N tokens, r^(p / 2) times that of N0, gives
   outputs that grow with the image, and so does b, which meets the sum of all values. Both would be new to the layers behind.
 
-``token_invariant`` therefore keeps the gain of N0 and takes b of an average, b / r: the network computes what it learned, on more
-tokens. In training statistics are of the batch, brought to N0 by the law of p, so that what is learned with one number of
+``token_invariant`` therefore keeps the gain of N0 and takes b of an average, b / r: the network computes what it learned, on
+more tokens. In training statistics are of the batch, brought to N0 by the law of p, so that what is trained with one number of
 tokens holds for the others. With N0 tokens all is the official BatchNorm.
 """
 
@@ -27,8 +27,8 @@ from torch.distributed.nn.functional import all_reduce
 from mmvitscale.errors import InputError
 from mmvitscale.models.layers.sync_batch_norm import SyncBatchNorm
 
-# token_invariant: see above. running: the official form, the statistics as they are, whatever N is. scaled: the statistics that the
-# official form would have with N tokens, by the laws above. image: the same with the variance of the image itself.
+# token_invariant: see above. running: the official form, the statistics as they are, whatever N is. scaled: the statistics that
+# the official form would have with N tokens, by the laws above. image: the same with the variance of the image itself.
 STATISTICS = ('token_invariant', 'running', 'scaled', 'image')
 
 # One number of tokens for all images, or (B,), one for each.
@@ -193,7 +193,7 @@ def _of_batch(
         pooled = (count * var * law.growth(tokens)).sum(0)
     pooled = (all_reduce(pooled, group=group) if synchronised else pooled) / elements
     gain = norm.weight * (pooled + norm.eps).rsqrt()
-    # The bias shifts mean and maps alike, so it cancels; it stays in the graph for its (zero) gradient.
+    # The bias shifts mean and maps equally, so it cancels; it stays in the graph for its (zero) gradient.
     left = (total * (own_mean - mean) if official else 0.0) + 0 * bias
     offset = gain * left + norm.bias
     if statistics == 'token_invariant':

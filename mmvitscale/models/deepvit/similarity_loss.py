@@ -57,5 +57,5 @@ class _WithLoss(Function):
 def with_loss(x: Tensor, loss: Tensor, weight: float, gradient_scale: Callable[[], float]) -> Tensor:
     """x, unchanged; but where its gradient is computed, ``weight * loss`` is learned from, too, as if it were part of the
     loss that x leads to. gradient_scale: what a training loop multiplies its loss with before the backward pass (the scale
-    of mixed precision, one over the number of accumulated batches)."""
+    of mixed precision, one over the number of batches of gradient accumulation)."""
     return _WithLoss.apply(x, loss, weight, gradient_scale)

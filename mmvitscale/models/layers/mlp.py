@@ -6,7 +6,7 @@ from torch import Tensor, nn
 # Hidden values that are there at a time where no gradient needs them: the largest tensor of a block by far.
 _CHUNK = 2**21
 
-# PyTorch before 2.7 does not tell exporting from compiling.
+# PyTorch before 2.7 does not distinguish exporting from compiling.
 _is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
 
 

@@ -32,7 +32,7 @@ def valid_sizes(validity: Tensor, patch_size: int) -> list[Size] | None:
     sizes = torch.stack([inside[:, :, 0].sum(1), inside[:, 0].sum(1)], 1).tolist()
     if not torch.equal(rectangles(sizes, validity.shape[1:], validity.device).to(validity.dtype), validity):
         raise InputError(
-            'a batch with one channel more than the backbone has in_channels found, and it does not tell where '
+            'a batch with one channel more than the backbone has in_channels found, and it does not mark where '
             'images are padded; set in_channels to the number of channels of the images'
         )
     tokens = [(-(-height // patch_size), -(-width // patch_size)) for height, width in sizes]

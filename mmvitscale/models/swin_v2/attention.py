@@ -113,7 +113,8 @@ class WindowAttention(nn.Module):
         self._bias_cache = BiasCache()
 
     def forward(self, x: Tensor, geometry: WindowGeometry, pretrained_window: Window) -> Tensor:
-        """geometry: the windows that the tokens are in. pretrained_window: the window that the position bias was trained with."""
+        """geometry: the windows that the tokens are in. pretrained_window: the window that the position bias was trained
+        with."""
         qkv, bias = self._project(x, geometry, pretrained_window)
         return self.proj(KERNELS[self.kernel](qkv, self.scale(), bias, geometry.groups).flatten(1))
 

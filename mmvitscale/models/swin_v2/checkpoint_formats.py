@@ -207,9 +207,7 @@ class SwinV2Format(CheckpointFormat):
             out.update({f'{self.heads[0]}.{name}': value.clone() for name, value in heads.items()})
         notes = []
         if '{i}' not in self.norms and f'out_norms.{sizes.last}.weight' not in weights:
-            notes.append(
-                f'the checkpoint has no norm behind the last stage, which {self.library} has: there it is newly initialised'
-            )
+            notes.append(f'the checkpoint has no norm behind the last stage, which {self.library} has: there it is initialised')
         if not self.window_per_stage and not _is_one_window(sizes.windows):
             notes.append(
                 f'{self.library} has one window for all stages, {max(sizes.windows)} here, shrunk to small maps alone; '
@@ -355,7 +353,7 @@ def _split_old_windows(keys: State) -> tuple[dict[int, Size], State]:
     return windows, {key: value for key, value in keys.items() if not key.endswith('.reference_window')}
 
 
-# What libraries hold of the windows, and what it tells of the pretrained window.
+# What libraries hold of the windows, and what pretrained window follows from it.
 
 
 def coordinates_table(window: Size, pretrained_window: Size) -> Tensor:

@@ -73,7 +73,7 @@ def compiled() -> Callable[..., Tensor]:
     """What computes it, as a whole: where PyTorch fell back to uncompiled FlexAttention, T x T scores would fill the memory.
 
     PyTorch makes a graph for each number of heads, for training and inference, and for sequences of one block and of more;
-    sizes that change do not count from their second value on. It gives up after 8 unless told otherwise, which PyTorch before
+    sizes that change do not count from their second value on. It gives up after 8 by default, which PyTorch before
     2.12 takes in its own settings alone.
     """
     more = {'recompile_limit': 64} if 'recompile_limit' in signature(torch.compile).parameters else {}

@@ -119,8 +119,8 @@ class BiasTable(nn.Module):
         return sub_table(resize_table(self.table, self.window), window)
 
     def set_window(self, window: Window) -> None:
-        """Resize the table to another window from now on when it is read. It keeps its own shape, so that an optimizer and an average of
-        weights made before go on with it."""
+        """Resize the table to another window from now on when it is read. It keeps its own shape, so that an optimizer and an
+        average of weights made before go on with it."""
         self.window = window
 
     def _load_from_state_dict(self, state_dict: Any, prefix: Any, *args: Any, **kwargs: Any) -> Any:

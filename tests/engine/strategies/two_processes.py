@@ -213,7 +213,7 @@ def main(folder, data):
     for before, after in (('ddp', 'fsdp'), ('fsdp', 'deepspeed_zero1'), ('deepspeed_zero1', 'zero1'), ('zero1', 'ddp')):
         cfg = steady(data, folder / f'{before}-{after}', load_from=str(folder / before / 'iter_2.pth'), resume=True)
         found[f'{before}-{after}'] = dict(losses=train(cfg, after)[1])
-    # Random layers, each process its own, and optimizer states shared out.
+    # Random layers, each process its own, and optimizer states sharded.
     random_layers = {'model.backbone.drop_path_rate': 0.3}
     found['exact'] = dict(losses=train(steady(data, folder / 'exact', **random_layers), 'zero1')[1])
     cfg = steady(data, folder / 'exact-cut', load_from=str(folder / 'exact' / 'iter_2.pth'), resume=True, **random_layers)

@@ -1,4 +1,4 @@
-"""How Re-attention's normalisation carries over to other numbers of tokens, against formulas written out with whole maps."""
+"""How Re-attention's normalisation transfers to other numbers of tokens, against formulas written out with whole maps."""
 
 import copy
 
