@@ -99,7 +99,7 @@ $(VENV)/.all: $(VENV)/.demo
 $(VENV)/.test: $(VENV)/.all
 	@echo 'Installing what the tests compare with ...'
 	$(INSTALL) --editable '.[all,test]'
-	$(INSTALL) --upgrade --no-deps --target $(VENV)/peers torchvision timm  # apart: see mmvitscale/utils/torchvision_shim.py
+	$(INSTALL) --upgrade --no-deps --target $(VENV)/baselines torchvision timm  # apart: see mmvitscale/utils/torchvision_shim.py
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test

@@ -1,10 +1,9 @@
 """mmvitscale: SwinV2 and DeepViT backbones for dense prediction with OpenMMLab.
 
-``checkpoints`` reads weight files, brings them under our names and knows what they were trained with; ``models`` holds
-the networks (``backbones`` built from ``layers``), which take their weights through ``checkpoints``; ``analysis`` measures
-them; ``hooks``, ``optim``, ``strategies`` and ``runner`` tie all to MMEngine; ``datasets`` reads, checks and draws images;
-``config``, ``machine``, ``inference``, ``launch`` and ``commands`` are what the tools are made of. Nothing needs to be
-imported: configs name ``mmvitscale.<Type>`` and MMEngine finds it.
+``models`` holds the networks, ``checkpoints`` what loads their weights; ``config`` finds configs and fits them to the hardware,
+``engine`` trains them with MMEngine, ``inference`` predicts, ``export`` writes files for other runtimes, ``analysis`` and
+``profiling`` measure. Nothing needs to be imported: configs name ``mmvitscale.<Type>`` and MMEngine finds it. The code map,
+``docs/code_map.md``, names every module.
 
 ``list_configs`` and ``load_config`` give the package's configs by name, and a config of one's own may inherit them:
 ``_base_ = 'mmvitscale::swinv2_upernet_ade20k'``.

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
 from mmvitscale.checkpoints.io import reading_data_only
 from mmvitscale.errors import InputError
-from mmvitscale.utils.atomic_write import atomic_write, check_writable
+from mmvitscale.utils.atomic_write import atomic_write
 from mmvitscale.utils.cpu import limit_kernel_cache
 from mmvitscale.utils.error_translation import explain
 from mmvitscale.utils.processes import LAUNCHER, is_first_process
@@ -38,15 +38,15 @@ def run_command(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        told = explain(error)
+        sentence = explain(error)
         if LAUNCHER in os.environ:
-            _leave_to_launcher(told or error)
-        elif told is None:
+            _leave_to_launcher(sentence or error)
+        elif sentence is None:
             raise
         else:
             if not is_first_process():
                 time.sleep(_FIRST_WORD)
-            print(f'error: {told}', file=sys.stderr)
+            print(f'error: {sentence}', file=sys.stderr)
         sys.exit(1)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -80,12 +80,6 @@ def _leave_to_launcher(error: BaseException) -> None:
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     get_error_handler().record_exception(error)
-
-
-def use_work_dir(cfg: Config, work_dir: str | None) -> None:
-    """Where logs and checkpoints go: the option, else the config's ``work_dir``, else work_dirs/<config name>."""
-    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(cfg.filename).stem))
-    check_writable(cfg.work_dir)
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ NAMES = sorted(SwinTransformerV2(MODEL, 4).state_dict())
 
 @given(
     st.sets(st.sampled_from([name for name in NAMES if name != STATE_DICT_KEY]), min_size=1, max_size=3),
-    st.sampled_from(['missing', 'misshapen', 'renamed']),
+    st.sampled_from(['missing', 'resized', 'renamed']),
 )
 def test_a_damaged_state_dict_is_refused_and_changes_nothing(names, how):
     backbone = randomise(SwinTransformerV2(MODEL, 4))
@@ -145,7 +145,7 @@ def test_a_damaged_state_dict_is_refused_and_changes_nothing(names, how):
     state = {key: value.clone() for key, value in randomise(SwinTransformerV2(MODEL, 4)).state_dict().items()}
     for name in names:
         value = state.pop(name)
-        if how == 'misshapen':
+        if how == 'resized':
             state[name] = torch.cat((value, value))
         elif how == 'renamed':
             state[f'{name}x'] = value

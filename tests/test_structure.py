@@ -1,6 +1,7 @@
-"""Imports point one way: a room never needs the rooms above it."""
+"""Imports point one way, and the code map (docs/code_map.md) names every module once."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,32 +10,20 @@ import pytest
 
 pytestmark = pytest.mark.unit
 
-PACKAGE = Path(__file__).parents[1] / 'mmvitscale'
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / 'mmvitscale'
+MAP = (ROOT / 'docs/code_map.md').read_text()
 
-# From the ground up. A room may import from its own line and from those above it in this list.
-FLOORS = [
-    {'errors'},
-    {'registry', 'utils'},
-    {'checkpoints'},
-    {'models'},
-    {'config'},
-    {'datasets'},
-    {'export'},
-    {'inference'},
-    {'profiling'},
-    {'analysis'},
-    {'autoconfig'},
-    {'engine'},
-    {'cli'},
-]
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# The packages as the code map lists them: each may import from its own line and from those below it.
+LINES = [re.findall(r'`(?:mmvitscale/)?(\w+)(?:\.py)?`', line) for line in re.findall(r'^### (.*)$', MAP, re.M)]
+LEVEL = {package: level for level, packages in enumerate(reversed(LINES)) for package in packages}
 
 
 def imported_rooms(path):
     """The rooms that a file of the package imports from, wherever in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
-            # 'from ..models.layers import x' in mmvitscale/engine/hooks/a.py -> ('mmvitscale', 'models', 'layers')
+            # 'from ..models.layers import x' in mmvitscale/hooks/a.py -> ('mmvitscale', 'models', 'layers')
             base = path.relative_to(PACKAGE.parent).parts[: -node.level] if node.level else ()
             parts = (*base, *(node.module or '').split('.'))
             names = [parts] if len(parts) > 1 and parts[1] else [(*base, alias.name) for alias in node.names]
@@ -45,22 +34,78 @@ def imported_rooms(path):
         yield from (name[1] for name in names if name[0] == 'mmvitscale' and len(name) > 1)
 
 
-def test_every_module_is_assigned_to_a_layer():
-    rooms = {
-        path.stem if path.is_file() else path.name
-        for path in PACKAGE.iterdir()
-        if path.suffix == '.py' and not path.stem.startswith('__') or (path / '__init__.py').is_file()
-    }
-    assert rooms == set(FLOOR)
+def modules():
+    return [path for path in sorted(PACKAGE.rglob('*.py')) if path.name != '__init__.py']
 
 
-@pytest.mark.parametrize('room', sorted(FLOOR))
-def test_no_module_imports_from_a_higher_layer(room):
-    files = [PACKAGE / f'{room}.py'] if (PACKAGE / f'{room}.py').is_file() else list((PACKAGE / room).rglob('*.py'))
+def test_the_code_map_names_every_module_once():
+    named = re.findall(r'`(mmvitscale/[\w/]+\.py)`', re.sub(r'^(###|To start|`mm).*$', '', MAP, flags=re.M))
+    named = [name for name in named if not name.endswith('__init__.py')]
+    assert sorted(named) == [path.relative_to(ROOT).as_posix() for path in modules()]
+
+
+def test_every_path_of_the_code_map_exists():
+    paths = re.findall(r'`((?:mmvitscale|configs|tools|tests|docs)/[\w./*]*)`', MAP)
+    assert len(paths) > 120
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_the_code_map_lists_every_package():
+    """Sixteen entries at the most."""
+    entries = {path.stem for path in PACKAGE.iterdir() if path.suffix == '.py' or (path / '__init__.py').is_file()}
+    assert entries - {'__init__'} == set(LEVEL) and len(entries) <= 16
+
+
+def imported_modules(path):
+    """The files of the package that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names = [f'{node.module}.{alias.name}' for alias in node.names] + [node.module or '']
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            file = ROOT.joinpath(*name.split('.')).with_suffix('.py')
+            if name.startswith('mmvitscale.') and file.is_file():
+                yield file
+
+
+def test_no_file_imports_itself_in_a_circle():
+    arrows = {path: set(imported_modules(path)) for path in modules()}
+    while True:  # take away what imports nothing that is left
+        leaves = {path for path, targets in arrows.items() if not targets & set(arrows)}
+        if not leaves:
+            break
+        arrows = {path: targets for path, targets in arrows.items() if path not in leaves}
+    assert not arrows
+
+
+@pytest.mark.parametrize('package', sorted(LEVEL))
+def test_no_package_imports_from_a_higher_one(package):
+    files = [PACKAGE / f'{package}.py'] if (PACKAGE / f'{package}.py').is_file() else list((PACKAGE / package).rglob('*.py'))
     found = {(str(path.relative_to(PACKAGE)), other) for path in files for other in imported_rooms(path)}
-    assert not [pair for pair in found if FLOOR[pair[1]] > FLOOR[room]]
-    if room not in ('errors', 'registry', 'torchvision_shim', 'atomic_write'):
+    assert not [pair for pair in found if LEVEL[pair[1]] > LEVEL[package]]
+    if package not in ('errors', 'registry'):
         assert found, 'nothing was read'
+
+
+def functions_of(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            yield node
+
+
+def test_no_function_has_more_than_fifty_lines():
+    """Its docstring aside."""
+    long = []
+    for path in [*PACKAGE.rglob('*.py'), *(ROOT / 'tools').rglob('*.py')]:
+        for function in functions_of(ast.parse(path.read_text())):
+            described = ast.get_docstring(function, clean=False) is not None
+            described_lines = function.body[0].end_lineno - function.body[0].lineno + 1 if described else 0
+            if function.end_lineno - function.lineno + 1 - described_lines > 50:
+                long.append(f'{path.name} {function.name}')
+    assert not long
 
 
 @pytest.mark.integration

@@ -36,7 +36,7 @@ def run(*command):
     process = subprocess.Popen(
         [sys.executable, *command], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    said, told = deque(maxlen=60), -1
+    said, shown = deque(maxlen=60), -1
     for line in process.stdout:
         said.append(line)
         step = STEP.search(line)
@@ -45,8 +45,8 @@ def run(*command):
             hours, minutes, seconds = map(int, step.groups()[4:])
             loss = re.search(r' loss: ([\d.]+)', line)
             share = 10 * done // of
-            if share > told:
-                told = share
+            if share > shown:
+                shown = share
                 print(
                     f'  {100 * done // of:3d}%, {in_words(3600 * hours + 60 * minutes + seconds)} left'
                     f'{f", loss {float(loss[1]):.2f}" if loss else ""}',

@@ -52,8 +52,8 @@ def main():
         raise InputError(f'--gpu-memory {memory:g} found, but it is the memory of a GPU in GB, a number above 0')
     classes = [name.strip() for name in args.classes.split(',') if name.strip()] if args.classes else None
     found = inspect_dataset(args.data, args.task, classes)
-    told = write_config(found, args.out, memory, args.frozen, args.overwrite)
-    for line in [*found.lines, *(f'note: {note}' for note in found.notes), *told]:
+    messages = write_config(found, args.out, memory, args.frozen, args.overwrite)
+    for line in [*found.lines, *(f'note: {note}' for note in found.notes), *messages]:
         print(line)
     print(f'written: {args.out}\nnext: python tools/train.py {args.out}')
 

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from mmvitscale import inference
-from mmvitscale.analysis import experiments
 from mmvitscale.analysis.logs import read_log
 from mmvitscale.cli import run_command, save_json
 from mmvitscale.config.loading import load_config, load_test_config
 from mmvitscale.datasets import mini
+from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
 

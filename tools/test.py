@@ -8,9 +8,9 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 
-from mmvitscale.cli import ConfigOptions, run_command, save_json, use_work_dir
+from mmvitscale.cli import ConfigOptions, run_command, save_json
 from mmvitscale.config.loading import load_test_config
-from mmvitscale.config.runtime import check_packages, fit_to_hardware
+from mmvitscale.config.runtime import check_packages, fit_to_hardware, use_work_dir
 from mmvitscale.config.validation import check_parts
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError

@@ -2,13 +2,9 @@
 
 import argparse
 
-from mmengine.registry import RUNNERS
-
-from mmvitscale.cli import ConfigOptions, run_command, use_work_dir
-from mmvitscale.config import runtime
+from mmvitscale.cli import ConfigOptions, run_command
 from mmvitscale.config.loading import STRATEGIES, add_strategy, load_config
-from mmvitscale.config.validation import check_parts
-from mmvitscale.datasets.checks import check_datasets
+from mmvitscale.engine.training import build_training
 
 
 def parse_args():
@@ -61,25 +57,16 @@ def main():
     cfg = load_config(args.config, args.cfg_options)
     if args.strategy:
         add_strategy(cfg, args.strategy)
-    check_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
-    runtime.check_packages(cfg)
-    check_datasets(cfg, ('train', 'val'))
-    use_work_dir(cfg, args.work_dir)
-    precision = runtime.describe_precision(cfg, args.amp, args.force_amp)
-    runtime.fit_to_hardware(cfg, args.launcher, args.force_amp)
-    if args.amp or args.force_amp:
-        runtime.use_mixed_precision(cfg, args.force_amp)
-    if args.auto_scale_lr:
-        runtime.scale_learning_rate(cfg)
-    if args.accumulate_grad != 1:
-        runtime.accumulate_gradients(cfg, args.accumulate_grad)
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    runner = RUNNERS.build(cfg)
-    for advice in (precision, runtime.describe_batch(cfg, runner.world_size)):
-        if advice:
-            runner.logger.info(advice)
+    runner = build_training(
+        cfg,
+        args.work_dir,
+        args.launcher,
+        args.amp,
+        args.force_amp,
+        args.auto_scale_lr,
+        args.accumulate_grad,
+        args.resume,
+    )
     runner.train()
 
 

@@ -20,7 +20,7 @@ _STRUCTURES = ('mmengine.structures', 'mmdet.structures', 'mmseg.structures', 'm
 class Trace:
     """What a forward pass for the loss was seen to do. losses: each term. layers: (name, type, largest absolute value of its
     finite outputs, whether all are finite) in the order in which the layers ended. broken_input: the images themselves are
-    not finite."""
+    NaN or Inf."""
 
     losses: dict[str, float] = field(default_factory=dict)
     layers: list[tuple[str, str, float, bool]] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Trace:
         """What gave the first NaN or Inf, None if nothing did."""
         if self.broken_input:
             return 'the images'
-        layer = next(((name, kind) for name, kind, _, finite in self.layers if not finite), None)
+        layer = next(((name, kind) for name, kind, _, finite in self.layers if not bool(finite)), None)
         if layer:
             return f'{layer[0] or "the model"} ({layer[1]})'
         return 'the loss itself' if self.terms else None

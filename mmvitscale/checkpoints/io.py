@@ -267,15 +267,15 @@ def expected_checksum(url: str) -> str | None:
 def _copy(response: Any, file: Any, url: str) -> None:
     """Copy with a line of progress for each tenth. Raises OSError if the connection ends early, InputError if another file
     comes than the one the URL promises."""
-    total, done, told = int(response.headers.get('Content-Length') or 0), 0, 0
+    total, done, shown = int(response.headers.get('Content-Length') or 0), 0, 0
     checksum, expected = hashlib.sha256(), expected_checksum(url)
     while chunk := response.read(1 << 20):
         file.write(chunk)
         checksum.update(chunk)
         done += len(chunk)
-        if total and 10 * done // total > told:
-            told = 10 * done // total
-            print_log(f'  {10 * told}% of {total / 1e6:.0f} MB', 'current')
+        if total and 10 * done // total > shown:
+            shown = 10 * done // total
+            print_log(f'  {10 * shown}% of {total / 1e6:.0f} MB', 'current')
     if total and done != total:
         raise OSError(f'the connection ended after {done} of {total} bytes')
     if expected and not checksum.hexdigest().startswith(expected):

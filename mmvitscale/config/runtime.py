@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -13,6 +14,7 @@ from mmvitscale.config.validation import check_numbers
 from mmvitscale.config.view import ConfigView
 from mmvitscale.errors import InputError, some_of
 from mmvitscale.utils import cpu
+from mmvitscale.utils.atomic_write import check_writable
 from mmvitscale.utils.torchvision_shim import make_torchvision_importable
 
 # Seconds that a process waits for the others before it gives up: longer than one of them evaluates COCO alone.
@@ -280,3 +282,9 @@ def describe_batch(cfg: Config, processes: int) -> str | None:
     accumulated = f'--accumulate-grad {round(base / own)}' if own < base else None
     ways = ' or '.join(filter(None, (accumulated, '--auto-scale-lr')))
     return f'the learning rate is for batches of {base:g} images, here they have {own}; consider {ways}'
+
+
+def use_work_dir(cfg: Config, work_dir: str | None) -> None:
+    """Where logs and checkpoints go: the option, else the config's ``work_dir``, else work_dirs/<config name>."""
+    cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(cfg.filename).stem))
+    check_writable(cfg.work_dir)

@@ -189,8 +189,10 @@ class CheckpointLoadingMixin(_Base):
         now = self._batch()
         if not isinstance(before, dict) or set(before) != set(now) or before == now:
             return
-        told = ['{processes} processes x {images} images x {accumulated} batches'.format(**batch) for batch in (before, now)]
-        line = f'{filename} was trained with {told[0]} for an update, here it goes on with {told[1]}'
+        described = [
+            '{processes} processes x {images} images x {accumulated} batches'.format(**batch) for batch in (before, now)
+        ]
+        line = f'{filename} was trained with {described[0]} for an update, here it is resumed with {described[1]}'
         if len({batch['processes'] * batch['images'] * batch['accumulated'] for batch in (before, now)}) > 1:
             self.logger.warning(
                 f'{line}: learning rates and schedules are those of another batch; consider another batch_size, or '

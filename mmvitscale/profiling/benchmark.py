@@ -105,7 +105,9 @@ def others(case: Case) -> tuple[list[str], list[str]]:
     return present, absent
 
 
-def _ours(case: Case, variant: str = 'plain', attention: str | None = None, mixes: bool = True) -> reference_models.Peer:
+def _ours(
+    case: Case, variant: str = 'plain', attention: str | None = None, mixes: bool = True
+) -> reference_models.ReferenceModel:
     """mixes: False for a DeepViT without Re-attention."""
     checkpointed, attention = variant == 'checkpointed', attention or case.attention
     if not case.is_deepvit:
@@ -118,7 +120,7 @@ def _ours(case: Case, variant: str = 'plain', attention: str | None = None, mixe
     return model, model
 
 
-def _build(implementation: Implementation, case: Case) -> reference_models.Peer:
+def _build(implementation: Implementation, case: Case) -> reference_models.ReferenceModel:
     """An implementation with random weights, and its function from images to outputs. Raises InputError where it has no such
     variant."""
     if implementation.name in (OURS, OURS_EAGER, PLAIN):
@@ -403,9 +405,10 @@ def check_case(case: Case) -> None:
         raise InputError(f'unknown attention {case.attention!r}; choose one of {", ".join(kernels)}')
     if case.device == 'cuda' and not torch.cuda.is_available():
         raise InputError('--device cuda found, but PyTorch sees no GPU here; use --device cpu')
-    for name in ('size', 'batch', *(() if case.is_deepvit else ('window',))):
-        if getattr(case, name) < 1:
-            raise InputError(f'--{name} {getattr(case, name)} found, but it is at least 1')
+    numbers = {'--image-size': case.size, '--batch-size': case.batch, **({} if case.is_deepvit else {'--window': case.window})}
+    for option, value in numbers.items():
+        if value < 1:
+            raise InputError(f'{option} {value} found, but it is at least 1')
     if case.dtype == 'fp16' and case.device == 'cpu':
         raise InputError('fp16 on a CPU found, where PyTorch is slow at it and nobody trains with it; use bf16')
 

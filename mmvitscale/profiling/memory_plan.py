@@ -1,5 +1,5 @@
 """What a training of a config takes on each GPU, without a GPU: parameters, gradients and optimizer states by closed form
-for each way of sharing them out (ZeRO, arXiv 1910.02054), activations from the meta device (``live_bytes``)."""
+for each way of sharing them out (ZeRO, arXiv 1910.02054), activations from the meta device (``live_tensors``)."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -201,7 +201,7 @@ def take_step(
         device: 'cuda' or 'cpu', what the meta device stands for.
         precision: one of PRECISIONS.
         weights: one of WEIGHTS.
-        gradients: see ``live_bytes.step``.
+        gradients: see ``live_tensors.step``.
     """
     backbone = model.backbone
     if setting is not None:

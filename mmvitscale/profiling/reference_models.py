@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Peer = tuple[nn.Module, Callable[[Tensor], list[Tensor]]]
+ReferenceModel = tuple[nn.Module, Callable[[Tensor], list[Tensor]]]
 
 
 def _record(modules, to_nchw):
@@ -22,14 +22,16 @@ def _record(modules, to_nchw):
     return lambda: [outputs[i] for i in range(len(modules))]
 
 
-def huggingface(arch: dict, image_size: int, windows: Sequence[int], references: Sequence[int] | None) -> Peer:
+def huggingface(
+    arch: dict, image_size: int, windows: Sequence[int], pretrained_windows: Sequence[int] | None
+) -> ReferenceModel:
     """That of Hugging Face transformers."""
     from transformers import Swinv2Backbone, Swinv2Config
 
     config = Swinv2Config(
         image_size=image_size,
         window_size=max(windows),
-        pretrained_window_sizes=references or [0] * 4,
+        pretrained_window_sizes=pretrained_windows or [0] * 4,
         embed_dim=arch['embed_dims'],
         depths=list(arch['depths']),
         num_heads=list(arch['num_heads']),
@@ -39,14 +41,14 @@ def huggingface(arch: dict, image_size: int, windows: Sequence[int], references:
     return model, lambda image: list(model(image).feature_maps)
 
 
-def timm(arch: dict, image_size: int, windows: Sequence[int], references: Sequence[int] | None) -> Peer:
+def timm(arch: dict, image_size: int, windows: Sequence[int], pretrained_windows: Sequence[int] | None) -> ReferenceModel:
     """That of timm."""
     from timm.models.swin_transformer_v2 import SwinTransformerV2
 
     model = SwinTransformerV2(
         img_size=image_size,
         window_size=max(windows),
-        pretrained_window_sizes=references or (0,) * 4,
+        pretrained_window_sizes=pretrained_windows or (0,) * 4,
         embed_dim=arch['embed_dims'],
         depths=arch['depths'],
         num_heads=arch['num_heads'],
@@ -56,7 +58,7 @@ def timm(arch: dict, image_size: int, windows: Sequence[int], references: Sequen
     return model, lambda image: (model(image), collect())[1]
 
 
-def mmpretrain(arch: dict, image_size: int, windows: Sequence[int], references: Sequence[int] | None) -> Peer:
+def mmpretrain(arch: dict, image_size: int, windows: Sequence[int], pretrained_windows: Sequence[int] | None) -> ReferenceModel:
     """That of mmpretrain."""
     from mmpretrain.models import SwinTransformerV2
 
@@ -67,7 +69,7 @@ def mmpretrain(arch: dict, image_size: int, windows: Sequence[int], references: 
         ),
         img_size=image_size,
         window_size=list(windows),
-        pretrained_window_sizes=list(references or [0] * 4),
+        pretrained_window_sizes=list(pretrained_windows or [0] * 4),
     )
     model.eval()  # returns nothing there
 
@@ -79,11 +81,13 @@ def mmpretrain(arch: dict, image_size: int, windows: Sequence[int], references: 
     return model, lambda image: (model(image), collect())[1]
 
 
-def torchvision(arch: dict, image_size: int, windows: Sequence[int], references: Sequence[int] | None) -> Peer:
+def torchvision(
+    arch: dict, image_size: int, windows: Sequence[int], pretrained_windows: Sequence[int] | None
+) -> ReferenceModel:
     """That of torchvision, which knows no pretrained windows."""
     from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
 
-    assert references is None, 'torchvision knows no pretrained windows'
+    assert pretrained_windows is None, 'torchvision knows no pretrained windows'
     model = SwinTransformer(
         patch_size=[4, 4],
         embed_dim=arch['embed_dims'],
@@ -97,7 +101,7 @@ def torchvision(arch: dict, image_size: int, windows: Sequence[int], references:
     return model, lambda image: (model(image), collect())[1]
 
 
-REFERENCE_MODELS: dict[str, Callable[[dict, int, Sequence[int], Sequence[int] | None], Peer]] = {
+REFERENCE_MODELS: dict[str, Callable[[dict, int, Sequence[int], Sequence[int] | None], ReferenceModel]] = {
     'Hugging Face': huggingface,
     'timm': timm,
     'mmpretrain': mmpretrain,
@@ -152,13 +156,13 @@ class _OfficialDeepViT(nn.Module):
         return [self.norm(x)[:, 1:].transpose(1, 2).unflatten(2, (self.side, self.side))]
 
 
-def official_deepvit(arch: dict, image_size: int) -> Peer:
+def official_deepvit(arch: dict, image_size: int) -> ReferenceModel:
     """The official form: every block mixes its maps, which are all there."""
     model = _OfficialDeepViT(arch, image_size).eval()
     return model, model
 
 
-def timm_vit(arch: dict, image_size: int) -> Peer:
+def timm_vit(arch: dict, image_size: int) -> ReferenceModel:
     """timm's plain ViT of the same size: what it takes without Re-attention."""
     from timm.models.vision_transformer import VisionTransformer
 
@@ -180,7 +184,10 @@ def timm_vit(arch: dict, image_size: int) -> Peer:
 
 
 TIMM_VIT = 'timm, plain ViT'
-DEEPVIT_REFERENCE_MODELS: dict[str, Callable[[dict, int], Peer]] = {'official form': official_deepvit, TIMM_VIT: timm_vit}
+DEEPVIT_REFERENCE_MODELS: dict[str, Callable[[dict, int], ReferenceModel]] = {
+    'official form': official_deepvit,
+    TIMM_VIT: timm_vit,
+}
 
 
 def checkpoint_blocks(model: nn.Module) -> bool:

@@ -15,7 +15,7 @@ _libraries = []
 
 
 def make_torchvision_importable() -> bool:
-    """Make torchvision, and what needs it, importable, from ``<environment>/peers`` where it is not installed; whether it
+    """Make torchvision, and what needs it, importable, from ``<environment>/baselines`` where it is not installed; whether it
     is.
 
     It may be kept apart there since a torchvision that does not load breaks every package that would use it if it is there.

@@ -46,7 +46,7 @@ def test_windows_are_weighted_by_columns_and_unequal_shapes_give_nan():
     large, small = torch.rand(2, 3, 4, 4), torch.rand(1, 3, 2, 2)
     orthogonal = torch.eye(2).expand(1, 3, 2, 2)
     similarity = cross_layer_similarity([[large, orthogonal], [large, orthogonal.flip(-2)], [large], [small]])
-    assert similarity[0, 1] == pytest.approx(24 / 30)  # 24 columns alike, 6 not at all
+    assert similarity[0, 1] == pytest.approx(24 / 30)  # 24 columns equal, 6 not at all
     assert similarity[0, 2:].isnan().all() and similarity[2, 3].isnan()
     assert torch.equal(similarity_to_before(similarity).isnan(), torch.tensor([True, False, True, True]))
     neighbours = NeighbourSimilarity()

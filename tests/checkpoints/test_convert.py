@@ -21,30 +21,30 @@ CASES = {
     'base-w12to24': ('base', 384, (24, 24, 24, 12), (12, 12, 12, 6)),
 }
 RUNS = [
-    pytest.param(peer, case, marks=() if case == 'tiny-w8' else pytest.mark.slow)
-    for peer in reference_models.REFERENCE_MODELS
+    pytest.param(library, case, marks=() if case == 'tiny-w8' else pytest.mark.slow)
+    for library in reference_models.REFERENCE_MODELS
     for case in CASES
     # torchvision keeps window 16 as the reference where the map is 8 x 8, and has no other pretrained windows
-    if peer != 'torchvision' or case == 'tiny-w8'
+    if library != 'torchvision' or case == 'tiny-w8'
 ]
 
 
-@pytest.mark.parametrize('peer, case', RUNS)
-def test_converted_weights_reproduce_every_stage_of_the_reference_model(peer, case, tmp_path):
+@pytest.mark.parametrize('library, case', RUNS)
+def test_converted_weights_reproduce_every_stage_of_the_reference_model(library, case, tmp_path):
     arch, size, windows, pretrained_windows = CASES[case]
-    model, stages = reference_models.REFERENCE_MODELS[peer](SWIN_V2.archs[arch], size, windows, pretrained_windows)
+    model, stages = reference_models.REFERENCE_MODELS[library](SWIN_V2.archs[arch], size, windows, pretrained_windows)
     randomise(model)
-    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'peer.pth')
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'library.pth')
 
-    content = read_checkpoint(tmp_path / 'peer.pth')
+    content = read_checkpoint(tmp_path / 'library.pth')
     converted = convert(weights_in(content))
-    assert converted.source == peer and f'SwinV2-{arch} ' in describe_weights(converted.weights)
-    logged = peer in ('mmpretrain', 'torchvision')  # which save their tables
+    assert converted.source == library and f'SwinV2-{arch} ' in describe_weights(converted.weights)
+    logged = library in ('mmpretrain', 'torchvision')  # which save their tables
     assert converted.weight_metadata.pretrained_windows == (
         tuple((p, p) for p in pretrained_windows or windows) if logged else (None,) * 4
     )
     ours = SwinTransformerV2(arch, windows, None if logged else pretrained_windows or windows, out_norm=False).eval()
-    ours.load_checkpoint(content, 'peer.pth')
+    ours.load_checkpoint(content, 'library.pth')
     image = torch.randn(1, 3, size, size)
     with torch.no_grad():
         for out, theirs in zip(ours(image), stages(image), strict=True):

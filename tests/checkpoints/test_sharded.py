@@ -1,4 +1,4 @@
-"""Folders of pieces, as DeepSpeed and torch.distributed.checkpoint leave them."""
+"""Sharded checkpoints, as DeepSpeed and torch.distributed.checkpoint leave them."""
 
 import pickle
 import shutil

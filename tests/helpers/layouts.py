@@ -44,7 +44,7 @@ def _state(content):
 
 def _ours(larger: bool, source: SwinTransformerV2) -> list[Tensor]:
     twin = SwinTransformerV2(ARCH, 8 if larger else 4, 4, out_norm=False).eval()
-    for name, parameter in twin.named_parameters():  # by hand: the door is what is tested
+    for name, parameter in twin.named_parameters():  # by hand: checkpoint loading is what is tested
         parameter.data.copy_(source.get_parameter(name).data)
     with torch.no_grad():
         return list(twin(IMAGE))
@@ -84,7 +84,7 @@ def simmim(source):
     )
 
 
-def peer(name, wrap=_top, find=_top, logged=False):
+def of_library(name, wrap=_top, find=_top, logged=False):
 
     def make():
         model, stages = reference_models.REFERENCE_MODELS[name](ARCH, SIDE, (4,) * 4, None)
@@ -171,16 +171,16 @@ LAYOUTS = {
     'ours, version 0.1.0': own(v1),
     'official': own(lambda source: dict(model=official(source)), _model),
     'SimMIM': own(simmim, _model),
-    'timm': peer('timm'),
-    'Hugging Face': peer('Hugging Face'),
-    'Hugging Face, classifier': peer('Hugging Face', lambda weights: whole(weights, 'swinv2.', 'classifier.weight')),
-    'mmpretrain': peer('mmpretrain', logged=True),
-    'mmpretrain, classifier': peer('mmpretrain', classifier, _state, logged=True),
-    'mmdet around mmpretrain': peer(
+    'timm': of_library('timm'),
+    'Hugging Face': of_library('Hugging Face'),
+    'Hugging Face, classifier': of_library('Hugging Face', lambda weights: whole(weights, 'swinv2.', 'classifier.weight')),
+    'mmpretrain': of_library('mmpretrain', logged=True),
+    'mmpretrain, classifier': of_library('mmpretrain', classifier, _state, logged=True),
+    'mmdet around mmpretrain': of_library(
         'mmpretrain', lambda weights: dict(state_dict=whole(weights, other='rpn_head.rpn_conv.weight')), _state, logged=True
     ),
     # as timm names it when it returns features, and without what classifies
-    'mmseg around timm': peer(
+    'mmseg around timm': of_library(
         'timm',
         lambda weights: dict(
             state_dict=whole(
@@ -194,7 +194,7 @@ LAYOUTS = {
         ),
         _state,
     ),
-    'torchvision': peer('torchvision', logged=True),
+    'torchvision': of_library('torchvision', logged=True),
     'ours, DeepViT': deepvit(lambda source: source.state_dict()),
     'official DeepViT': deepvit(official_deepvit),
     'ours, whole DeepViT': deepvit(lambda source: dict(state_dict=whole(source.state_dict())), _state),

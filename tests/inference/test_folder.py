@@ -13,7 +13,7 @@ def test_images_of_one_size_go_together_and_none_is_forgotten():
     assert sorted(sum(found, [])) == sorted(items)
     assert all(len(set(batch)) == 1 and len(batch) <= 2 for batch in found)
     assert sum(len(batch) == 2 for batch in found) == 4
-    many = list(batches(iter(range(100)), lambda item: item, 2))  # no two alike: what waits is bounded
+    many = list(batches(iter(range(100)), lambda item: item, 2))  # no two equal: what waits is bounded
     assert many[0] in ([0], [7]) and sorted(sum(many, [])) == list(range(100))
     assert list(batches([], lambda item: item, 3)) == []
 

@@ -87,8 +87,8 @@ def test_json_holds_class_shares_labels_or_segments_by_task(tmp_path):
 @pytest.mark.integration
 def test_coco_files_take_the_ids_of_an_annotation_file(tmp_path):
     ground_truth = dict(images=[dict(id=77, file_name='b.png')], categories=[dict(id=18, name='dog'), dict(id=17, name='cat')])
-    (tmp_path / 'truth.json').write_text(json.dumps(ground_truth))
-    made = results(annotations=str(tmp_path / 'truth.json'))
+    (tmp_path / 'ground_truth.json').write_text(json.dumps(ground_truth))
+    made = results(annotations=str(tmp_path / 'ground_truth.json'))
     instances = InstanceData(
         bboxes=torch.tensor([[1.0, 2, 4, 6]]),
         scores=torch.tensor([0.5]),
@@ -108,6 +108,6 @@ def test_coco_files_take_the_ids_of_an_annotation_file(tmp_path):
     assert [image['id'] for image in whole['images']] == [78, 77] and whole['annotations'][0]['area'] == 72
     assert whole['categories'] == [dict(id=17, name='cat'), dict(id=18, name='dog')]
     with pytest.raises(InputError, match="has no category 'bird'"):
-        results(dict(classes=('bird',)), str(tmp_path / 'truth.json'))
+        results(dict(classes=('bird',)), str(tmp_path / 'ground_truth.json'))
     with pytest.raises(InputError, match='cannot be read as a COCO file'):
         results(annotations=str(tmp_path / 'nothing.json'))

@@ -1,4 +1,4 @@
-"""Batches that tell where they are padded."""
+"""Batches that mark where they are padded."""
 
 import copy
 

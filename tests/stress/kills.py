@@ -74,7 +74,7 @@ def arguments(folder, work_dir, workers):
 
 
 def start(command, log):
-    """A process that trains -> its number, and a pipe that tells each file that it begins (S) and has ended (s) to write."""
+    """A process that trains -> its number, and a pipe that names each file that it begins (S) and has ended (s) to write."""
     reading, telling = os.pipe()
     pid = os.fork()
     if pid:

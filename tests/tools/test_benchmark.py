@@ -122,7 +122,7 @@ def test_baselines_with_checkpointing_recompute_their_blocks(name):
 
 
 def test_memory_is_that_of_the_process_alone():
-    """Not its parent's, which ``getrusage`` would tell after a fork."""
+    """Not its parent's, which ``getrusage`` would give after a fork."""
     held = torch.ones(2**27)  # 512 MB
     command = [sys.executable, '-c', 'from mmvitscale.profiling.benchmark import _resident; print(_resident("VmHWM"))']
     peak = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])

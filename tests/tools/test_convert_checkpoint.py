@@ -39,7 +39,7 @@ def official(tmp_path):
 
 @pytest.fixture
 def silent(tmp_path):
-    """A file that does not tell its pretrained windows."""
+    """A file that does not contain its pretrained windows."""
     weights = {key: value for key, value in SwinTransformerV2(SMALL, 8).state_dict().items() if key != STATE_DICT_KEY}
     torch.save(weights, tmp_path / 'silent.pth')
     return tmp_path / 'silent.pth'
@@ -56,7 +56,7 @@ def test_the_report_lists_format_variant_and_windows_and_writes_nothing(convert,
     assert 'format             official' in out
     assert 'variant            SwinV2 (8 channels, depths 1,1,2,1, heads 1,1,2,2)' in out
     assert 'windows            16x16, 16x16, 16x16, 8x8' in out
-    assert 'pretrained windows  12x12, 12x12, 12x12, 6x6' in out
+    assert 'pretrained windows 12x12, 12x12, 12x12, 6x6' in out
     assert 'unexpected: layers.0.blocks.0.attn.relative_coords_table' in out
     assert sorted(official.parent.iterdir()) == before
 
@@ -142,7 +142,7 @@ def test_hugging_face_loads_the_converted_folder_with_equal_outputs(tmp_path, ru
         code, out, err = run_here(
             'tools/convert_checkpoint.py', tmp_path / f'{name}.pth', tmp_path / name, '--to', 'huggingface'
         )
-        assert code == 0 and 'from_pretrained' in out and 'left here          out_norms.0.weight' in out, err
+        assert code == 0 and 'from_pretrained' in out and 'left out           out_norms.0.weight' in out, err
     with torch.no_grad():
         expected = ours(image)[-1].flatten(2).transpose(1, 2)
         for model, loading in (

@@ -1,4 +1,4 @@
-"""What the tools do about faults, from the command line."""
+"""Fault tolerance of the tools, from the command line."""
 
 import os
 import pickle

@@ -239,4 +239,4 @@ def test_invalid_pretraining_input_is_refused_with_the_reason(error_of, options,
     assert 'it wants CONFIG CKPT' in error_of(
         'tools/analysis/amplitude.py', DENSE, pretrained, tmp_path, *out, '--compare-with', DENSE
     )
-    assert load('swinv2_simmim_mini_96_w6').predict_pipeline  # what tells a config of masked pretraining
+    assert load('swinv2_simmim_mini_96_w6').predict_pipeline  # what marks a config of masked pretraining

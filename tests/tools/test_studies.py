@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from mmvitscale.analysis import experiments
+from mmvitscale.engine import experiments
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """Trainings that leave a folder; what is tested gets a number that tells the position bias, window and seed."""
+    """Trainings that leave a folder; what is tested gets a number that encodes the position bias, window and seed."""
     trained, tested = [], []
 
     def train_once(config, work_dir, options):
@@ -43,7 +43,7 @@ def test_the_position_bias_study_runs_every_combination_once(run_here, pretended
     assert all(
         options['load_from'].endswith('trained/iter.pth')
         and options['model.backbone.window_size'] == [12, 12, 12, 6]
-        and options['train_dataloader.dataset.pipeline.3.crop_size'] == '(192,192)'
+        and options['train_dataloader.dataset.pipeline.3.crop_size'] == (192, 192)
         for options in tuned
     )
     results = json.loads((tmp_path / 'out/results.json').read_text())

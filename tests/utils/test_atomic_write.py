@@ -63,7 +63,7 @@ def test_errors_unrelated_to_the_file_are_not_translated(tmp_path):
 
 
 def test_a_full_disk_during_torch_save_is_reported(tmp_path):
-    """Its writer loses the error of the file, and speaks of positions."""
+    """Its writer loses the error of the file, and reports positions."""
 
     class Full:
         def write(self, content):

@@ -5,9 +5,9 @@ import argparse
 import json
 from pathlib import Path
 
-from mmvitscale.analysis import experiments
 from mmvitscale.cli import run_command, save_json
 from mmvitscale.config.loading import load_config
+from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
 
@@ -41,11 +41,11 @@ def options_at(cfg, factor):
     windows = experiments.grown(list(cfg.model.backbone.window_size), factor)
     return {
         'model.backbone.window_size': windows,
-        'model.data_preprocessor.size': f'({side},{side})',
-        'train_dataloader.dataset.pipeline.2.scale': f'({side},{side})',
+        'model.data_preprocessor.size': (side, side),
+        'train_dataloader.dataset.pipeline.2.scale': (side, side),
         'train_dataloader.dataset.pipeline.2.ratio_range': '(1.0,1.2)',  # the size that is tested, nearly
-        'train_dataloader.dataset.pipeline.3.crop_size': f'({side},{side})',
-        **{f'{split}.dataset.pipeline.1.scale': f'({side},{side})' for split in SPLITS[1:]},
+        'train_dataloader.dataset.pipeline.3.crop_size': (side, side),
+        **{f'{split}.dataset.pipeline.1.scale': (side, side) for split in SPLITS[1:]},
     }
 
 

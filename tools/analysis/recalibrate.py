@@ -5,11 +5,11 @@ import argparse
 from collections import OrderedDict
 
 from mmvitscale import inference
-from mmvitscale.analysis import experiments
 from mmvitscale.analysis.map_variance import means_of, re_attentions_of, recalibrate, recorded_variances
 from mmvitscale.checkpoints.io import read_checkpoint, write_checkpoint
 from mmvitscale.cli import ConfigOptions, run_command, save_figure, save_json
 from mmvitscale.config.loading import load_test_config
+from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
 

@@ -4,9 +4,9 @@ Re-attention's statistics, without training (several checkpoints, such as those 
 import argparse
 from pathlib import Path
 
-from mmvitscale.analysis import experiments
 from mmvitscale.cli import ConfigOptions, run_command, save_json
 from mmvitscale.config.loading import load_test_config
+from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from mmvitscale.models.deepvit.re_attention_norm import STATISTICS
 from mmvitscale.utils.atomic_write import check_writable

@@ -8,9 +8,9 @@ import argparse
 import json
 from pathlib import Path
 
-from mmvitscale.analysis import experiments
 from mmvitscale.cli import ConfigOptions, run_command
 from mmvitscale.config.loading import load_test_config
+from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
 

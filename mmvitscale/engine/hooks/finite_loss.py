@@ -100,7 +100,7 @@ class FiniteLossHook(Hook):
             if self.on_non_finite == 'stop' or self._in_a_row >= self.patience:
                 self._stop(runner, 'the loss', float(loss.detach().float().mean()), finite)
             self._in_a_row += 1
-            where = f' ({some_of(image_paths(self._batch))})' if not finite else ', in another process'
+            where = f' ({some_of(image_paths(self._batch))})' if not bool(finite) else ', in another process'
             runner.logger.warning(
                 f'The loss of iteration {runner.iter + 1} is NaN or Inf{where}: the batch is left out, the '
                 f'{self._in_a_row}. in a row.'

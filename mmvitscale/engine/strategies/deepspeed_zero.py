@@ -149,7 +149,7 @@ class DeepSpeedStrategy(ConsolidatedCheckpoints, mmengine_deepspeed.DeepSpeedStr
             first += len(parameters)
 
     def _link_states(self, group: dict, parameters: list[tuple[int, nn.Parameter]]) -> None:
-        """Tell each parameter where its states are. DeepSpeed does so when the first group of all has been updated, when
+        """Link each parameter to its states. DeepSpeed does so when the first group of all has been updated, when
         those of the others are not there yet."""
         _utils().lazy_init_hp_params_optimizer_state(
             [parameter for _, parameter in parameters], group['params'][0], self.model.optimizer.optimizer.state

@@ -122,16 +122,16 @@ def test_resume_uses_the_latest_complete_checkpoint(tmp_path, monkeypatch):
         os.utime(tmp_path / name, ns=(times.st_atime_ns, times.st_mtime_ns))
     logged = []
     assert latest_complete_checkpoint(tmp_path, logged.append) == tmp_path / 'iter_1.pth'
-    assert [line.split(' is not whole')[0] for line in logged] == [str(tmp_path / f'iter_{i}.pth') for i in (3, 2)]
+    assert [line.split(' is corrupt')[0] for line in logged] == [str(tmp_path / f'iter_{i}.pth') for i in (3, 2)]
     monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda self, line, *args: logged.append(line))
     resumed = train(tmp_path, 4, resume=True)
-    assert len(resumed.model.seen) == 3 and any('iter_3.pth is not whole' in line for line in logged[2:])
+    assert len(resumed.model.seen) == 3 and any('iter_3.pth is corrupt' in line for line in logged[2:])
 
     (tmp_path / 'last_checkpoint').write_bytes(b'')  # as MMEngine's own hook leaves it when it is killed
     assert latest_complete_checkpoint(tmp_path) == tmp_path / 'iter_4.pth'
     for path in tmp_path.glob('*.pth'):
         path.write_bytes(b'')
-    with pytest.raises(InputError, match='none of the checkpoints in .* is whole'):
+    with pytest.raises(InputError, match='none of the checkpoints in .* is complete'):
         train(tmp_path, 5, resume=True)
     assert latest_complete_checkpoint(tmp_path / 'nothing') is None
 

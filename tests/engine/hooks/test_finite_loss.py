@@ -66,7 +66,7 @@ def test_a_nan_loss_stops_training_before_weights_change(tmp_path):
     with pytest.raises(InputError) as error:
         train(tmp_path, model=model)
     logged = str(error.value)
-    assert 'the loss is nan at iteration 3' in logged and 'first value that is not finite came out of the images' in logged
+    assert 'the loss is nan at iteration 3' in logged and 'first NaN or Inf came out of the images' in logged
     assert 'on_non_finite=skip' in logged and 'loss nan' in logged
     kept = read_checkpoint(tmp_path / 'non_finite' / 'iter_3.pth')
     before = read_checkpoint(tmp_path / 'iter_2.pth')

@@ -250,7 +250,7 @@ def test_a_validity_channel_does_not_change_an_unpadded_image():
 
 
 def test_an_extra_channel_is_not_taken_for_the_validity_channel():
-    with pytest.raises(InputError, match='does not tell where images are padded; set in_channels'):
+    with pytest.raises(InputError, match='does not mark where images are padded; set in_channels'):
         small()(torch.rand(1, 4, 64, 64))
 
 

@@ -1,9 +1,10 @@
 """Trainings and tests of one config under many settings: what comparisons over seeds, windows and sizes are made of."""
 
 import json
-import subprocess
+import multiprocessing
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -11,18 +12,22 @@ import cv2
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, RUNNERS, init_default_scope
 
+from mmvitscale.config.loading import load_config
 from mmvitscale.config.runtime import check_packages, fit_to_hardware
 from mmvitscale.config.view import ConfigView
 from mmvitscale.datasets.checks import check_datasets
+from mmvitscale.engine.training import build_training
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
+from mmvitscale.utils.cpu import limit_kernel_cache
+from mmvitscale.utils.error_translation import explain
 
 _SIZES = ('scale', 'crop_size', 'size')  # of the steps that set an image's size
 
 
 def train_once(config: str, work_dir: Path, options: dict[str, object]) -> Path:
-    """Train a config by ``tools/train.py`` -> its last checkpoint. A training that has ended is not repeated, one that was
-    interrupted goes on.
+    """Train a config in a process of its own -> its last checkpoint. A training that has ended is not repeated, one that was
+    interrupted is resumed. What it prints goes into output.txt.
 
     Raises:
         InputError: with the last line of its output, where it fails.
@@ -30,12 +35,9 @@ def train_once(config: str, work_dir: Path, options: dict[str, object]) -> Path:
     done = work_dir / 'done.json'
     if done.is_file():
         return work_dir / json.loads(done.read_text())['checkpoint']
-    command = [sys.executable, '-m', 'mmvitscale', 'train', config, '--work-dir', str(work_dir)]
-    command += ['--resume'] if (work_dir / 'last_checkpoint').is_file() else []
-    command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())] if options else []
     check_writable(work_dir)
-    with open(work_dir / 'output.txt', 'a') as output:
-        status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
+    resume = 'auto' if (work_dir / 'last_checkpoint').is_file() else None
+    status = _in_process(_train, config, work_dir, options, resume)
     if status:
         last = (work_dir / 'output.txt').read_text().strip().splitlines()[-1:]
         raise InputError(
@@ -44,6 +46,29 @@ def train_once(config: str, work_dir: Path, options: dict[str, object]) -> Path:
     checkpoint = Path((work_dir / 'last_checkpoint').read_text().strip())
     done.write_text(json.dumps(dict(checkpoint=checkpoint.name)) + '\n')
     return work_dir / checkpoint.name
+
+
+def _in_process(function: Callable[..., None], *arguments: object) -> int:
+    """Run a function in a process of its own, which starts from nothing -> its exit status."""
+    process = multiprocessing.get_context('spawn').Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode or 0
+
+
+def _train(config: str, work_dir: Path, options: dict[str, object], resume: str | None) -> None:
+    with open(work_dir / 'output.txt', 'a') as output:
+        os.dup2(output.fileno(), sys.stdout.fileno())
+        os.dup2(output.fileno(), sys.stderr.fileno())
+    limit_kernel_cache()
+    try:
+        build_training(load_config(config, dict(options)), str(work_dir), resume=resume).train()
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        print(f'error: {sentence}', file=sys.stderr)
+        sys.exit(1)
 
 
 def length_options(iters: int, warmup: int) -> dict[str, int]:

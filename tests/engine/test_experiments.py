@@ -1,6 +1,6 @@
 import pytest
 
-from mmvitscale.analysis import experiments
+from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from tests.helpers.loaded import load
 
@@ -54,19 +54,23 @@ def test_grown_windows_main_metric_and_mean_are_as_expected():
 
 
 def test_an_interrupted_training_resumes_and_a_finished_one_is_skipped(tmp_path, monkeypatch):
-    commands = []
+    resumed = []
 
-    def run(command, **kwargs):
-        commands.append(command)
-        if len(commands) == 1:
-            (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_1.pth'))
-            return type('Result', (), dict(returncode=1))
-        (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
-        return type('Result', (), dict(returncode=0))
+    def run(function, config, work_dir, options, resume):
+        resumed.append(resume)
+        (tmp_path / 'output.txt').write_text('killed')
+        (tmp_path / 'last_checkpoint').write_text(str(tmp_path / f'iter_{len(resumed)}.pth'))
+        return 1 if len(resumed) == 1 else 0
 
-    monkeypatch.setattr(experiments.subprocess, 'run', run)
-    with pytest.raises(InputError, match='ended with status 1'):
+    monkeypatch.setattr(experiments, '_in_process', run)
+    with pytest.raises(InputError, match='ended with status 1: killed'):
         experiments.train_once('a_config', tmp_path, {'a.b': 1})
     assert experiments.train_once('a_config', tmp_path, {'a.b': 1}) == tmp_path / 'iter_2.pth'
     assert experiments.train_once('a_config', tmp_path, {'a.b': 1}) == tmp_path / 'iter_2.pth'
-    assert len(commands) == 2 and '--resume' in commands[1] and '--resume' not in commands[0] and 'a.b=1' in commands[0]
+    assert resumed == [None, 'auto']
+
+
+@pytest.mark.integration
+def test_a_training_that_fails_reports_the_sentence_it_ended_with(tmp_path):
+    with pytest.raises(InputError, match='ended with status 1: error: config nothing_mini is not there'):
+        experiments.train_once('nothing_mini', tmp_path, {})

@@ -1,0 +1,55 @@
+"""A training built from a config: checked, fitted to the hardware, with what ``tools/train.py`` adds to it."""
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmvitscale.config import runtime
+from mmvitscale.config.validation import check_parts
+from mmvitscale.datasets.checks import check_datasets
+
+
+def build_training(
+    cfg: Config,
+    work_dir: str | None = None,
+    launcher: str = 'none',
+    amp: bool = False,
+    force_amp: bool = False,
+    auto_scale_lr: bool = False,
+    accumulate_grad: int = 1,
+    resume: str | None = None,
+) -> Runner:
+    """The runner of a config, ready for ``train``.
+
+    Args:
+        cfg: changed in place.
+        work_dir: where logs and checkpoints go; None: the config's, or work_dirs/<config name>.
+        launcher: none, pytorch or slurm.
+        amp, force_amp: mixed precision; forced also where the CPU emulates it.
+        auto_scale_lr: scale the learning rate with the batch of all processes.
+        accumulate_grad: batches for an update of the weights.
+        resume: a checkpoint, or 'auto' for the latest complete one in the work folder.
+
+    Raises:
+        InputError: for what cannot be trained.
+    """
+    check_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    runtime.check_packages(cfg)
+    check_datasets(cfg, ('train', 'val'))
+    runtime.use_work_dir(cfg, work_dir)
+    precision = runtime.describe_precision(cfg, amp, force_amp)
+    runtime.fit_to_hardware(cfg, launcher, force_amp)
+    if amp or force_amp:
+        runtime.use_mixed_precision(cfg, force_amp)
+    if auto_scale_lr:
+        runtime.scale_learning_rate(cfg)
+    if accumulate_grad != 1:
+        runtime.accumulate_gradients(cfg, accumulate_grad)
+    if resume:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+    runner = RUNNERS.build(cfg)
+    for advice in (precision, runtime.describe_batch(cfg, runner.world_size)):
+        if advice:
+            runner.logger.info(advice)
+    return runner
