@@ -41,8 +41,8 @@ REPLACED = {
 }
 # What files of earlier versions hold, and what PyTorch says.
 QUOTED = re.compile(
-    r"gh-deploy --force|'lineage'|'window_lineage'|``reference_window``|[.'(]reference_windows?\b|reset by peer|closed by peer|\breference_windows=|"
-    r'<environment>/peers'
+    r"gh-deploy --force|'lineage'|'window_lineage'|``reference_window``|[.'(]reference_windows?\b|\breference_windows=|"
+    'reset by peer|closed by peer'
 )
 
 

@@ -1,7 +1,11 @@
-"""Checkpoints of a training: the new one is whole before an old one goes."""
+"""Checkpoints of a training: the new one is complete before an old one is removed."""
 
+import shutil
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mmengine.hooks
@@ -15,6 +19,9 @@ from mmvitscale.registry import HOOKS
 from mmvitscale.utils.atomic_write import remove_partial_files
 from mmvitscale.utils.cpu import return_free_memory
 
+# In the work folder while a checkpoint is written.
+_FOLDER = '.last_checkpoint-'
+
 
 @HOOKS.register_module()
 class CheckpointHook(mmengine.hooks.CheckpointHook):
@@ -22,7 +29,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
     there, ``last_checkpoint`` is replaced and not overwritten, and nothing outside the folder of checkpoints is removed,
     whatever a resumed file says of those before it.
 
-    Our runners take it wherever a config says ``CheckpointHook``, and write each file beside its place first. Between two
+    Our runners take it wherever a config says ``CheckpointHook``, and write each file atomically. Between two
     checkpoints the disk holds one more than ``max_keep_ckpts``.
     """
 
@@ -30,7 +37,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
     keep_ckpt_ids: 'deque[int]'
 
     def before_train(self, runner: Runner) -> None:
-        """As MMEngine's. What a process that was killed left half-written is removed."""
+        """As MMEngine's. What a process that was killed left incomplete is removed."""
         info = runner.message_hub.runtime_info
         if not all(isinstance(step, int) for step in info.get('keep_ckpt_ids', ())):
             info.pop('keep_ckpt_ids')
@@ -44,37 +51,22 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             self.best_ckpt_path_dict[key] = path if self._is_inside(path) else None
         if is_main_process() and Path(self.out_dir).is_dir():
             remove_partial_files(self.out_dir, '.pth')
+            for folder in Path(runner.work_dir).glob(f'{_FOLDER}*'):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _is_inside(self, path: Any) -> bool:
         return isinstance(path, str) and Path(path).absolute().parent.resolve() == Path(self.out_dir).absolute().resolve()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        expired: list[int] = []
-        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
-            kept = [*self.keep_ckpt_ids, step]
-            expired, kept = kept[: -self.max_keep_ckpts], kept[-self.max_keep_ckpts :]
-            self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
-            runner.message_hub.update_info('keep_ckpt_ids', kept)
-        name = self.filename_tmpl.format(step)
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        runner.save_checkpoint(
-            self.out_dir,
-            name,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
+        folder = TemporaryDirectory(prefix=_FOLDER, dir=runner.work_dir) if is_main_process() else nullcontext(runner.work_dir)
+        with self._removing_later() as removed, folder as work_dir:
+            super()._save_checkpoint_with_step(_InFolder(runner, work_dir), step, meta)
         return_free_memory()  # what was saved stood in it a second time
-        if not is_main_process():
-            return
-        write_last_checkpoint(runner.work_dir, str(self.last_ckpt))
-        for old in expired:
-            _remove(self.file_backend, self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
+        if is_main_process():
+            write_last_checkpoint(runner.work_dir, str(self.last_ckpt))
+            for path in removed:
+                if path != self.last_ckpt:
+                    _remove(self.file_backend, path)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         unknown = [key for key in self.key_indicators if key != 'auto' and key not in metrics] if self.save_best else []
@@ -83,17 +75,22 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
                 f'save_best={unknown[0]!r} found in the checkpoint hook, but the validation gives '
                 f'{", ".join(metrics)}; choose one of them'
             )
+        with self._removing_later() as removed:
+            super()._save_best_checkpoint(runner, metrics)
+        best = {getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()}
+        for path in removed:
+            if path not in best:  # it was saved again under the same name
+                _remove(self.file_backend, path)
+
+    @contextmanager
+    def _removing_later(self) -> Iterator[list[str]]:
+        """MMEngine's hook removes an old checkpoint and then saves the new one; within this, what it removes is listed."""
         backend = self.file_backend
-        # MMEngine's removes the best one so far and then saves the new one.
         later = self.file_backend = _Later(backend)
         try:
-            super()._save_best_checkpoint(runner, metrics)
+            yield later.removed
         finally:
             self.file_backend = backend
-        best = {getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()}
-        for path in later.removed:
-            if path not in best:  # it was saved again under the same name
-                _remove(backend, path)
 
 
 def _remove(backend: Any, path: str) -> None:
@@ -117,3 +114,13 @@ class _Later:
         self.removed.append(path)
 
     rmtree = remove
+
+
+class _InFolder:
+    """A runner with another work folder: MMEngine overwrites ``last_checkpoint`` there, ours replaces it."""
+
+    def __init__(self, runner: Runner, work_dir: str):
+        self._runner, self.work_dir = runner, work_dir
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
