@@ -6,7 +6,7 @@ from mmvitscale.checkpoints.io import read_checkpoint
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
 from mmvitscale.models.build_from_weights import check_complete, describe_weights
-from mmvitscale.models.swin_v2.checkpoint_formats import windows_of_coordinates
+from mmvitscale.models.swin_v2.coordinates_table import windows_of_coordinates
 from mmvitscale.models.swin_v2.variants import SWIN_V2, sizes_of
 from mmvitscale.profiling import reference_models
 from tests.helpers.official_layout import official_state_dict
