@@ -41,7 +41,7 @@ REPLACED = {
 }
 # What files of earlier versions hold, and what PyTorch says.
 QUOTED = re.compile(
-    r"gh-deploy --force|'lineage'|'window_lineage'|``reference_window``|[.'(]reference_windows?\b|\breference_windows=|"
+    r"gh-deploy --force|'lineage'|'window_lineage'|``reference_window``|[.'(]reference_windows?\b|\breference_windows?=|"
     'reset by peer|closed by peer'
 )
 

@@ -118,3 +118,46 @@ def test_a_file_of_a_later_version_is_refused():
     state._metadata['']['version'] = 4
     with pytest.raises(InputError, match=r'written by a newer mmvitscale \(format 4, this one knows up to 3\)'):
         backbone.load_state_dict(state)
+
+
+# Files that mmvitscale 0.3.0 wrote: the state dict of a model around the backbone. ``v3_expected.pth`` holds what it gave.
+OF_0_3 = {
+    'log_cpb': dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=8),
+    'table': dict(type='mmvitscale.SwinTransformerV2', arch=ARCH, window_size=8, position_bias='table'),
+    'deepvit': dict(type='mmvitscale.DeepViT', arch=dict(embed_dims=12, depth=2, re_attention=1, num_heads=3), img_size=64),
+}
+
+
+@pytest.mark.parametrize('way', ['load_state_dict', 'init_cfg'])
+@pytest.mark.parametrize('name', OF_0_3)
+def test_checkpoints_of_0_3_give_equal_outputs(name, way):
+    path = DATA / f'v3_{name}.pth'
+    init_cfg = dict(type='Pretrained', checkpoint=str(path)) if way == 'init_cfg' else None
+    backbone = MODELS.build(dict(OF_0_3[name], init_cfg=init_cfg))
+    if way == 'init_cfg':
+        backbone.init_weights()
+    else:
+        content = read_checkpoint(path)
+        backbone.load_state_dict(content['state_dict'])
+    saved = torch.load(DATA / 'v3_expected.pth', weights_only=True)
+    check(backbone, saved, name)
+    if name == 'log_cpb':
+        assert [stage.pretrained_window for stage in backbone.stages] == [(4, 4)] * 2
+
+
+def test_configs_with_the_names_of_before_are_built_with_a_warning(monkeypatch):
+    """Of the time between 0.3.0 and now, as checkpoints hold them."""
+    from mmvitscale.utils import renamed_arguments
+
+    lines = []
+    monkeypatch.setattr(renamed_arguments, 'print_log', lambda text, *args, **kwargs: lines.append(text))
+    swin = MODELS.build(dict(OF_0_3['log_cpb'], similarity='dot_product'))
+    assert swin.stages[0].blocks[0].attn.logit_scale is None
+    old = dict(OF_0_3['deepvit'], similarity_weight=0.5, reatten_statistics='carried')
+    deepvit = MODELS.build(old)
+    assert deepvit.similarity_loss_weight == 0.5 and deepvit.blocks[1].attn.statistics == 'token_invariant'
+    neck = MODELS.build(dict(type='mmvitscale.GlobalAttention', in_channels=8, num_heads=2, reference_window=4))
+    assert neck.pretrained_window == (4, 4)
+    assert len(lines) == 4 and 'similarity is called attention_type now' in lines[0]
+    with pytest.raises(InputError, match='similarity and attention_type found, which are the same option'):
+        MODELS.build(dict(OF_0_3['log_cpb'], similarity='cosine', attention_type='cosine'))
