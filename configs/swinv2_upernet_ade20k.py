@@ -1,1 +1,2 @@
+# A short name; the recipe is in the file below.
 _base_ = 'swinv2/swinv2-t-w16-in1k_upernet_8xb2-160k_ade20k-512x512.py'

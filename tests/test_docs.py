@@ -21,8 +21,8 @@ from mmseg.structures import SegDataSample
 
 from mmvitscale.analysis.nonfinite import pack
 from mmvitscale.config.loading import load_config
-from mmvitscale.datasets import checks, mini
-from mmvitscale.engine import runner
+from mmvitscale.datasets import mini
+from mmvitscale.engine import runner, training
 from tests.helpers.commands import ROOT
 from tests.helpers.randomise import randomise
 
@@ -230,7 +230,7 @@ def check_tool(arguments, place, out, monkeypatch, capfd):
         return
     if tool == 'tools/train.py':
         monkeypatch.setattr(runner.Runner, 'train', stop)
-        monkeypatch.setattr(checks, 'check_datasets', lambda *args: None)
+        monkeypatch.setattr(training, 'check_datasets', lambda *args: None)
         arguments = [*arguments, *([] if '--work-dir' in arguments else ['--work-dir', str(out / 'work')])]
         if 'cfg-options' not in ' '.join(arguments) or 'data_root' in ' '.join(arguments):
             check_recipe(arguments[1])

@@ -1,5 +1,6 @@
 """From nothing to a trained model and a picture: scenes, training, testing, drawing. The same commands as a user's."""
 
+import argparse
 import json
 import os
 import re
@@ -60,6 +61,7 @@ def run(*command):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     run('tools/make_mini_dataset.py', '--out', str(SCENES))
     start = time.monotonic()
     run('tools/train.py', CONFIG, '--work-dir', str(WORK_DIR))

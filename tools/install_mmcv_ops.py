@@ -4,6 +4,7 @@ Tries, in this order: ops that are there already, a wheel built earlier by this 
 PyTorch and CUDA, and compiling (about 15 minutes on 2 cores, once: the wheel is kept).
 """
 
+import argparse
 import os
 import platform
 import re
@@ -117,6 +118,7 @@ def compile_ops(folder, requirement):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     if ops_work():
         print("mmcv's ops are there already")
         return

@@ -1,4 +1,4 @@
-"""Draw the synthetic mini dataset: synthetic images with ADE20K and COCO annotations."""
+"""Draw the synthetic mini dataset: images with ADE20K and COCO annotations."""
 
 import argparse
 

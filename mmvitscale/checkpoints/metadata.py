@@ -2,7 +2,8 @@
 
 The windows of a SwinV2 (section 3.3: the pretrained window scales every offset of the position bias) and the grid of a
 DeepViT's position embedding do not show in the weights. A backbone holds them as plain values, writes them when it is saved
-and reads them when it is loaded, so that the state dict cannot disagree with what runs, and reading never waits for a GPU.
+and reads them when it is loaded (``models/base_backbone.py``), so that the state dict cannot disagree with what runs, and
+reading never waits for a GPU. ``log_cpb_transfer.py`` writes them into the meta of a checkpoint as well.
 """
 
 import re

@@ -39,7 +39,7 @@ def family_of(name: str) -> str:
 
 def recipe_of(short_name: str) -> str:
     """Name of a config at the top of configs/ -> that of the recipe below, which it inherits unchanged."""
-    return Path(re.fullmatch(r"_base_ = '(.*)\.py'\s*", find_config(short_name).read_text())[1]).name  # type: ignore[index]
+    return Path(re.search(r"^_base_ = '(.*)\.py'$", find_config(short_name).read_text(), re.M)[1]).name  # type: ignore[index]
 
 
 def describe(name: str, results: dict[str, dict]) -> dict:

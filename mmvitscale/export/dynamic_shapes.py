@@ -1,6 +1,6 @@
 """The same function as a graph that holds for every image size.
 
-The exact windows (``models/layers/windows.py``) vary in number and shape with the map, so a graph of them is one of one size.
+The exact windows (``models/swin_v2/windows.py``) vary in number and shape with the map, so a graph of them is one of one size.
 Here every window has w x w places: the map is laid out over whole windows, a shifted one with its first window filled in
 front, and places without a token are masked as keys and cut off as queries. All that depends on the size is arithmetic of
 sizes, without a branch, and the results are those of the exact form to rounding.
