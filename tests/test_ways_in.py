@@ -217,10 +217,10 @@ NODE = """
 import sys, torch
 from pathlib import Path
 import torch.distributed as dist
-from mmvitscale.checkpoints import files
+from mmvitscale.checkpoints import io
 dist.init_process_group('gloo')
-files.torch.hub.get_dir = lambda: str(Path(sys.argv[1], f'disk_of_{dist.get_rank()}'))
-print(files.fetch(sys.argv[2]).read_text())
+io.torch.hub.get_dir = lambda: str(Path(sys.argv[1], f'disk_of_{dist.get_rank()}'))
+print(io.fetch(sys.argv[2]).read_text())
 """
 
 

@@ -94,8 +94,7 @@ def write_for_library(dst: Path, back: ConvertedBack) -> None:
         print(f'left out           {", ".join(back.left_out)}: {back.library} has no place for them')
     for note in back.notes:
         print(f'note               {note}')
-    arguments = ', '.join(f'{name}={value!r}' for name, value in back.arguments.items()) or repr(str(dst))
-    print(f'loads into         {back.builder}({arguments})')
+    print(f'loads into         {back.call(str(dst))}')
 
 
 def report(src, converted, metadata):

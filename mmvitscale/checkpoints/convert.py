@@ -27,6 +27,8 @@ _FORMATS: list['CheckpointFormat'] = []
 _WEIGHTS = (
     'state_dict', 'model', 'model_state', 'model_state_dict', 'module', 'state_dict_ema', 'model_ema', 'ema_state_dict',
 )  # fmt: skip
+# The names under which libraries have a classifier's linear layer; people put a backbone of one under a head of another.
+_CLASSIFIERS = ('head', 'head.fc', 'classifier')
 _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.')  # of DDP, EMA and torch.compile
 
 
@@ -54,6 +56,13 @@ class Converted:
         return {**self.weights, **({STATE_DICT_KEY: weight_metadata.encode()} if weight_metadata else {})}
 
 
+class ClassName(str):
+    """An argument that is a class, by its name: shown as it stands in a program, without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 @dataclass(frozen=True)
 class ConvertedBack:
     """A backbone under the names of another library.
@@ -71,6 +80,11 @@ class ConvertedBack:
     arguments: dict[str, object]
     config: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+
+    def call(self, path: str) -> str:
+        """The call that builds the model; path: where a library that reads it from a folder finds it."""
+        arguments = ', '.join(f'{name}={value!r}' for name, value in self.arguments.items())
+        return f'{self.builder}({arguments or repr(path)})'
 
 
 @dataclass(frozen=True)
@@ -90,8 +104,8 @@ class CheckpointFormat:
     """How a library names a backbone's weights. Subclasses hold the table.
 
     name: of the library, for messages. library: its name as a destination, '' where weights cannot go back to it. anchor: a
-    key that only this format has, its first group what may stand before. heads: names of a classifier's linear layer there,
-    the first one written. decoder: name of SimMIM's linear decoder, '' where there is none.
+    key that only this format has, its first group what may stand before. head: name of a classifier's linear layer there.
+    decoder: name of SimMIM's linear decoder, '' where there is none.
     """
 
     family: ClassVar[str]
@@ -99,7 +113,7 @@ class CheckpointFormat:
     name: str
     anchor: re.Pattern[str]
     library: str = ''
-    heads: tuple[str, ...] = ('head',)
+    head: str = 'head'
     decoder: str = ''
 
     def matches(self, keys: State) -> bool:
@@ -124,7 +138,7 @@ class CheckpointFormat:
 
     def head_names(self, prefix: str, keys: Mapping[str, Tensor]) -> dict[str, str]:
         """Names of heads in mmpretrain -> in the source, where they stand behind the backbone's prefix or beside it."""
-        heads = dict.fromkeys(self.heads, 'head.fc')
+        heads = dict.fromkeys(_CLASSIFIERS, 'head.fc')
         if self.decoder:
             heads[self.decoder] = 'neck.decoder.0'
         found = {}

@@ -12,6 +12,7 @@ import cv2
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, RUNNERS, init_default_scope
 
+from mmvitscale.checkpoints.io import reading_data_only
 from mmvitscale.config.loading import load_config
 from mmvitscale.config.runtime import check_packages, fit_to_hardware
 from mmvitscale.config.view import ConfigView
@@ -37,6 +38,8 @@ def train_once(config: str, work_dir: Path, options: dict[str, object]) -> Path:
         return work_dir / json.loads(done.read_text())['checkpoint']
     check_writable(work_dir)
     resume = 'auto' if (work_dir / 'last_checkpoint').is_file() else None
+    # A config is written out beside the checkpoints, and holds no paths that are objects.
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
     status = _in_process(_train, config, work_dir, options, resume)
     if status:
         last = (work_dir / 'output.txt').read_text().strip().splitlines()[-1:]
@@ -62,7 +65,8 @@ def _train(config: str, work_dir: Path, options: dict[str, object], resume: str 
         os.dup2(output.fileno(), sys.stderr.fileno())
     limit_kernel_cache()
     try:
-        build_training(load_config(config, dict(options)), str(work_dir), resume=resume).train()
+        with reading_data_only():
+            build_training(load_config(config, dict(options)), str(work_dir), resume=resume).train()
     except Exception as error:
         sentence = explain(error)
         if sentence is None:

@@ -1,12 +1,16 @@
 """A training built from a config: checked, fitted to the hardware, with what ``tools/train.py`` adds to it."""
 
+from typing import TYPE_CHECKING
+
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 from mmvitscale.config import runtime
 from mmvitscale.config.validation import check_parts
 from mmvitscale.datasets.checks import check_datasets
+
+if TYPE_CHECKING:  # the command line is read before DeepSpeed is imported, which takes seconds
+    from mmengine.runner import Runner
 
 
 def build_training(
@@ -18,7 +22,7 @@ def build_training(
     auto_scale_lr: bool = False,
     accumulate_grad: int = 1,
     resume: str | None = None,
-) -> Runner:
+) -> 'Runner':
     """The runner of a config, ready for ``train``.
 
     Args:

@@ -7,20 +7,17 @@ from typing import Any, TypeVar
 
 from mmengine.logging import print_log
 
-from mmvitscale.errors import InputError
-
 Init = TypeVar('Init', bound=Callable[..., None])
 
 
 def renamed_arguments(values: Mapping[str, Mapping[str, str]] | None = None, **names: str) -> Callable[[Init], Init]:
     """Decorator of a constructor: keyword arguments of old names are passed under their new ones, with a warning.
 
+    Where both are there the old one counts: it is an override of then, and the new one stands in the recipe that it overrides.
+
     Args:
         values: new name of an argument -> its old values and what they are called now.
         names: old names and new ones.
-
-    Raises:
-        InputError: from the constructor, where both names are given.
     """
 
     def decorate(init: Init) -> Init:
@@ -28,9 +25,9 @@ def renamed_arguments(values: Mapping[str, Mapping[str, str]] | None = None, **n
         def wrapper(self: object, *args: Any, **kwargs: Any) -> None:
             for old, new in names.items():
                 if old in kwargs:
-                    if new in kwargs:
-                        raise InputError(f'{old} and {new} found, which are the same option; leave {old} out')
-                    _warn(self, f'{old} is called {new}')
+                    _warn(
+                        self, f'{old} is called {new}' + (f', and replaces its value {kwargs[new]!r}' if new in kwargs else '')
+                    )
                     kwargs[new] = kwargs.pop(old)
             for name, renamed in (values or {}).items():
                 if kwargs.get(name) in renamed:

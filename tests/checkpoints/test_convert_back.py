@@ -49,6 +49,28 @@ def test_weights_converted_back_reproduce_our_features_in_each_library(library, 
             assert (out - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+@pytest.mark.parametrize('library', ['timm', 'mmpretrain', 'torchvision'])
+def test_the_call_that_is_printed_builds_a_model_of_these_weights(library):
+    reference_models.REFERENCE_MODELS[library](SMALL, 256, (8,) * 4, None)  # makes what is imported here importable
+    from importlib import import_module
+
+    back = back_of(randomise(SwinTransformerV2(SMALL, 8)), library)
+    module, _, name = back.builder.rpartition('.')
+    names = {**vars(import_module(module)), library: import_module(library)}
+    keys = {key for key in eval(back.call(''), names).state_dict() if not key.startswith('head.')}
+    assert name in names and set(back.weights) == keys
+
+
+@pytest.mark.parametrize('head', ['head', 'head.fc', 'classifier'])
+@pytest.mark.parametrize('library', libraries_of('SwinV2'))
+def test_a_classifier_beside_the_backbone_is_found_under_any_usual_name(library, head):
+    """People put a backbone of one library under a head of another."""
+    back = back_of(randomise(SwinTransformerV2(SMALL, 8)), library)
+    beside = {f'{head}.{name}': torch.ones(1) for name in ('weight', 'bias')}
+    converted = convert({**{f'encoder.{key}': value for key, value in back.weights.items()}, **beside}, 'encoder.')
+    assert converted.heads == {f'head.fc.{name}': f'{head}.{name}' for name in ('weight', 'bias')}
+
+
 def test_the_last_output_norm_is_converted_back_to_the_final_norm_of_timm(image):
     ours = randomise(SwinTransformerV2(SMALL, 8, out_indices=[3])).eval()
     theirs, _ = reference_models.timm(SMALL, 256, (8,) * 4, None)

@@ -159,5 +159,6 @@ def test_configs_with_the_names_of_before_are_built_with_a_warning(monkeypatch):
     neck = MODELS.build(dict(type='mmvitscale.GlobalAttention', in_channels=8, num_heads=2, reference_window=4))
     assert neck.pretrained_window == (4, 4)
     assert len(lines) == 4 and 'similarity is called attention_type now' in lines[0]
-    with pytest.raises(InputError, match='similarity and attention_type found, which are the same option'):
-        MODELS.build(dict(OF_0_3['log_cpb'], similarity='cosine', attention_type='cosine'))
+    # An override of then, over a recipe that has the new name.
+    swin = MODELS.build(dict(OF_0_3['log_cpb'], similarity='dot_product', attention_type='cosine'))
+    assert swin.stages[0].blocks[0].attn.logit_scale is None and "replaces its value 'cosine'" in lines[-1]

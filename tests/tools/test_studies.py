@@ -2,8 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
+from mmengine.config import Config
+from mmengine.registry import TRANSFORMS, init_default_scope
 
+from mmvitscale.config.loading import load_config
+from mmvitscale.config.runtime import check_packages
+from mmvitscale.config.view import ConfigView
 from mmvitscale.engine import experiments
 
 pytestmark = pytest.mark.integration
@@ -11,19 +17,34 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def pretended(monkeypatch):
-    """Trainings that leave a folder; what is tested gets a number that encodes the position bias, window and seed."""
+    """Trainings whose pipeline is run once, and that leave a folder; what is tested gets a number that encodes the
+    position bias, window and seed."""
     trained, tested = [], []
 
-    def train_once(config, work_dir, options):
-        work_dir.mkdir(parents=True, exist_ok=True)
+    def in_process(function, config, work_dir, options, resume):
+        cfg = load_config(config, dict(options))
+        cfg = Config.fromstring(cfg.pretty_text, '.py')  # as it is written beside the checkpoints
+        check_packages(cfg)
+        init_default_scope(ConfigView(cfg).scope)
+        sample = dict(
+            img=np.zeros((96, 96, 3), np.uint8),
+            gt_seg_map=np.zeros((96, 96), np.uint8),
+            img_shape=(96, 96),
+            ori_shape=(96, 96),
+            seg_fields=['gt_seg_map'],
+        )
+        for step in cfg.train_dataloader.dataset.pipeline:
+            if not step.type.startswith('Load'):
+                sample = TRANSFORMS.build(step)(sample)
         trained.append((config, work_dir, options))
-        return work_dir / 'iter.pth'
+        (work_dir / 'last_checkpoint').write_text(str(work_dir / 'iter.pth'))
+        return 0
 
     def evaluate(cfg, checkpoint, work_dir):
         tested.append((cfg, checkpoint))
         return dict(mIoU=float(len(tested)))
 
-    monkeypatch.setattr(experiments, 'train_once', train_once)
+    monkeypatch.setattr(experiments, '_in_process', in_process)
     monkeypatch.setattr(experiments, 'evaluate', evaluate)
     return trained, tested
 
@@ -57,8 +78,6 @@ def test_the_position_bias_study_runs_every_combination_once(run_here, pretended
 
 
 def test_the_pretraining_study_differs_from_scratch_only_in_weights(run_here, pretended, tmp_path, monkeypatch):
-    import numpy as np
-
     from mmvitscale import inference
 
     trained, tested = pretended

@@ -43,7 +43,7 @@ def options_at(cfg, factor):
         'model.backbone.window_size': windows,
         'model.data_preprocessor.size': (side, side),
         'train_dataloader.dataset.pipeline.2.scale': (side, side),
-        'train_dataloader.dataset.pipeline.2.ratio_range': '(1.0,1.2)',  # the size that is tested, nearly
+        'train_dataloader.dataset.pipeline.2.ratio_range': (1.0, 1.2),  # the size that is tested, nearly
         'train_dataloader.dataset.pipeline.3.crop_size': (side, side),
         **{f'{split}.dataset.pipeline.1.scale': (side, side) for split in SPLITS[1:]},
     }

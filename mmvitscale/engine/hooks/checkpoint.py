@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmvitscale.checkpoints.resume import write_last_checkpoint
 from mmvitscale.errors import InputError
 from mmvitscale.registry import HOOKS
-from mmvitscale.utils.atomic_write import remove_partial_files
+from mmvitscale.utils.atomic_write import SAVING_FAILED, remove_partial_files
 from mmvitscale.utils.cpu import return_free_memory
 
 # In the work folder while a checkpoint is written.
@@ -58,7 +58,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         return isinstance(path, str) and Path(path).absolute().parent.resolve() == Path(self.out_dir).absolute().resolve()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        folder = TemporaryDirectory(prefix=_FOLDER, dir=runner.work_dir) if is_main_process() else nullcontext(runner.work_dir)
+        folder = _scratch_folder(runner.work_dir) if is_main_process() else nullcontext(runner.work_dir)
         with self._removing_later() as removed, folder as work_dir:
             super()._save_checkpoint_with_step(_InFolder(runner, work_dir), step, meta)
         return_free_memory()  # what was saved stood in it a second time
@@ -91,6 +91,15 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             yield later.removed
         finally:
             self.file_backend = backend
+
+
+def _scratch_folder(work_dir: str) -> 'TemporaryDirectory[str]':
+    """Raises InputError where the disk is full or the folder cannot be written."""
+    try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(prefix=_FOLDER, dir=work_dir)
+    except OSError as error:
+        raise InputError(f'cannot write into {work_dir} ({error.strerror}); {SAVING_FAILED}') from error
 
 
 def _remove(backend: Any, path: str) -> None:

@@ -60,10 +60,10 @@ class ExactResumeHook(Hook):
             )
             return
         if hasattr(loop, 'dataloader_iterator'):
-            ignores_unexpected = hasattr(loop.dataloader_iterator, 'skip_iter')
+            skips = hasattr(loop.dataloader_iterator, 'skip_iter')
             # Loops of older versions go through all that they leave out.
-            restart_loading(runner, runner.iter if ignores_unexpected else 0)
-            if ignores_unexpected:
+            restart_loading(runner, runner.iter if skips else 0)
+            if skips:
                 loop.dataloader_iterator.skip_iter = lambda number: None  # the batches do it
         self._warn_of_lost_gradients(runner)
 

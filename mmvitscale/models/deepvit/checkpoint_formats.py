@@ -6,7 +6,7 @@ from math import isqrt
 
 from torch import Tensor
 
-from mmvitscale.checkpoints.convert import CheckpointFormat, Converted, ConvertedBack, Read, State, register
+from mmvitscale.checkpoints.convert import CheckpointFormat, ClassName, Converted, ConvertedBack, Read, State, register
 from mmvitscale.checkpoints.metadata import GridMetadata, WeightMetadata, show_windows
 from mmvitscale.errors import InputError
 
@@ -41,7 +41,9 @@ class OfficialFormat(CheckpointFormat):
             )
         left_out = [key for key in converted.weights if key == 'mask_token' or '.token_law.' in key]
         weights = {key: value.clone() for key, value in converted.weights.items() if key not in left_out}
-        arguments: dict[str, object] = dict(num_classes=len(heads['weight']) if heads else 0)
+        arguments: dict[str, object] = dict(
+            model_name=ClassName('NAME_IN_THE_OFFICIAL_CODE'), num_classes=len(heads['weight']) if heads else 0
+        )
         notes = []
         if 'norm.weight' not in weights:
             notes.append('the checkpoint has no norm behind the last block, which is initialised there')
@@ -87,7 +89,6 @@ register(
         library='official',
         # Not the blocks of a stage, which SwinV2 has.
         anchor=re.compile(r'((?:(?!(?:layers|stages)[._]\d+\.).)*?\.)?blocks\.\d+\.attn\.(?:qkv\.weight|reatten_matrix\.)'),
-        heads=('head', 'head.fc', 'classifier'),
         decoder='decoder.0',
     )
 )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmvitscale.checkpoints.convert import State, register
+from mmvitscale.checkpoints.convert import ClassName, State, register
 from mmvitscale.checkpoints.metadata import Size
 from mmvitscale.models.swin_v2.coordinates_table import coordinates_table, position_index
 from mmvitscale.models.swin_v2.format_table import OURS, Place, Regrouping, Sizes, SwinV2Format
@@ -89,11 +89,10 @@ def _mmpretrain_arguments(sizes: Sizes) -> dict[str, object]:
 
 
 def _torchvision_arguments(sizes: Sizes) -> dict[str, object]:
-    """Beside these ``block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2``."""
     return dict(
         patch_size=[4, 4], embed_dim=sizes.dim, depths=list(sizes.depths), num_heads=list(sizes.heads),
         window_size=[max(sizes.windows)] * 2, mlp_ratio=sizes.mlp_ratio, num_classes=sizes.classes or 1000,
-        block='SwinTransformerBlockV2', downsample_layer='PatchMergingV2',
+        block=ClassName('SwinTransformerBlockV2'), downsample_layer=ClassName('PatchMergingV2'),
     )  # fmt: skip
 
 
@@ -115,7 +114,7 @@ def _huggingface_config(sizes: Sizes) -> dict[str, Any]:
 MMVITSCALE = SwinV2Format(
     name=OURS,
     anchor=_anchor(r'stages\.\d+\.blocks\.\d+\.attn\.position_bias\.'),
-    heads=('head.fc', 'head'),
+    head='head.fc',
     norms='out_norms.{i}',
     dropped=(),
 )
@@ -127,7 +126,6 @@ OFFICIAL = SwinV2Format(
     blocks=Place('layers.{i}.blocks.{block}.'),
     merging=Place('layers.{i}.', first=-1),
     renamed={'attn.position_bias.mlp.': 'attn.cpb_mlp.'},
-    heads=('head', 'head.fc'),
     decoder='decoder.0',
     derived=_tables,
     wrap=lambda weights: dict(model=weights),
@@ -141,7 +139,7 @@ TIMM = replace(
     fits=lambda keys: not _merges_in_first_stage(keys),
     blocks=Place('layers.{i}.blocks.{block}.', underscores=True),
     merging=Place('layers.{i}.', underscores=True),
-    heads=('head.fc', 'head'),
+    head='head.fc',
     derived=lambda window, pretrained_window: {},
     wrap=lambda weights: weights,
     builder='timm.models.swin_transformer_v2.SwinTransformerV2',
@@ -170,7 +168,7 @@ HUGGING_FACE = SwinV2Format(
         'mask_token': 'embeddings.mask_token',
     },
     norms='layernorm',
-    heads=('classifier',),
+    head='classifier',
     decoder='decoder.0',
     dropped=(r'classifier\..*', r'decoder\..*'),
     regroupings=(_QUERY_KEY_VALUE,),
@@ -191,7 +189,7 @@ MMPRETRAIN = SwinV2Format(
         'patch_embed.proj.': 'patch_embed.projection.',
     },
     norms='norm{i}',
-    heads=('head.fc',),
+    head='head.fc',
     regroupings=(_MERGING_ORDER,),
     backbone_prefix='backbone.',
     derived=_tables,

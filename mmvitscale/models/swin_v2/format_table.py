@@ -63,6 +63,7 @@ class Place:
         return re.compile(pattern.replace(r'\{i\}', r'(?P<i>\d+)').replace(r'\{block\}', r'(?P<block>\d+)'))
 
 
+_OLD_WINDOW = re.compile(r'stages\.(\d+)\.reference_window')  # of mmvitscale 0.1.0
 _OUR_BLOCKS, _OUR_MERGING = Place('stages.{i}.blocks.{block}.'), Place('stages.{i}.')
 
 
@@ -207,7 +208,7 @@ class SwinV2Format(CheckpointFormat):
                     out[start + self._renamed(f'attn.{name}')] = value.clone()
         if heads:
             out = {self.backbone_prefix + key: value for key, value in out.items()}
-            out.update({f'{self.heads[0]}.{name}': value.clone() for name, value in heads.items()})
+            out.update({f'{self.head}.{name}': value.clone() for name, value in heads.items()})
         notes = []
         if '{i}' not in self.norms and f'out_norms.{sizes.last}.weight' not in weights:
             notes.append(f'the checkpoint has no norm behind the last stage, which {self.library} has: there it is initialised')
@@ -349,8 +350,8 @@ def _split_old_windows(keys: State) -> tuple[dict[int, Size], State]:
     """The buffers in which mmvitscale 0.1.0 had the pretrained window of each stage, and the other keys."""
     windows: dict[int, Size] = {}
     for key, value in keys.items():
-        match = re.fullmatch(r'stages\.(\d+)\.reference_window', key)
+        match = _OLD_WINDOW.fullmatch(key)
         if match:
             height, width = integers(value, (2,))
             windows[int(match[1])] = (height, width)
-    return windows, {key: value for key, value in keys.items() if not key.endswith('.reference_window')}
+    return windows, {key: value for key, value in keys.items() if not _OLD_WINDOW.fullmatch(key)}

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ class Measures(Hook):
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook):
                 hook.after_val_epoch(runner, dict(acc=float(runner.iter)))
+
+
+@HOOKS.register_module(force=True)
+class RemovesWorkDir(Hook):
+    """As somebody who tidies up while it runs."""
+
+    def before_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == 1:
+            shutil.rmtree(runner.work_dir)
 
 
 def train(work_dir, max_iters, hooks=(), resume=False, backbone=BACKBONE, **checkpoint):
@@ -66,6 +76,21 @@ def test_a_full_disk_keeps_the_previous_checkpoint_to_resume_from(tmp_path, monk
     monkeypatch.undo()
     assert train(tmp_path, 3, resume=True, max_keep_ckpts=1).iter == 3
     assert names(tmp_path) == ['iter_3.pth']
+
+
+@pytest.mark.parametrize('error', [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_is_named_before_a_byte_is_written(tmp_path, monkeypatch, error):
+    def mkdtemp(*args, **kwargs):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr('tempfile.mkdtemp', mkdtemp)
+    with pytest.raises(InputError, match=r'cannot write into .*the checkpoints before it are whole.*--resume'):
+        train(tmp_path, 1)
+
+
+def test_a_folder_deleted_during_a_training_is_made_again(tmp_path):
+    train(tmp_path / 'run', 2, [dict(type='RemovesWorkDir')])
+    assert names(tmp_path / 'run') == ['iter_2.pth'] and toy.last(tmp_path / 'run') == 'iter_2.pth'
 
 
 def test_the_best_one_stays_until_there_is_a_better(tmp_path, monkeypatch):

@@ -104,7 +104,7 @@ def synchronised_norm():
     torch.nn.init.normal_(plain.bias)
     maps = torch.randn(3, 4, 5, 6, dtype=torch.float64) * 3 + 1
     attention = ReAttention(8, 2, kernel='sequential', statistics='running').double()
-    carried = ReAttention(8, 2, kernel='sequential', reference_tokens=4).double()
+    carried = ReAttention(8, 2, kernel='sequential', trained_tokens=4).double()
     tokens = torch.randn(3, 7, 8, dtype=torch.float64)
     for name, module, x, norm, synchronise in (
         ('batch_norm', plain, maps, lambda m: m, with_sync_batch_norm),
@@ -151,7 +151,7 @@ def _windows():
 
 def _padded(statistics):
     """The same for images of 3, 7 and 5 tokens: one process has the first alone, unpadded."""
-    whole = ReAttention(8, 2, kernel='sequential', statistics=statistics, reference_tokens=4).double().train()
+    whole = ReAttention(8, 2, kernel='sequential', statistics=statistics, trained_tokens=4).double().train()
     mine = with_sync_batch_norm(copy.deepcopy(whole))
     x = torch.randn(3, 7, 8, dtype=torch.float64)
     keys = torch.arange(7) < torch.tensor([[3], [7], [5]])
