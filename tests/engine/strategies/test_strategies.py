@@ -132,7 +132,7 @@ def test_a_single_process_resumes_a_checkpoint_of_two(before, found, folder, dat
     cfg = steady(data, tmp_path / before, batch=4, load_from=str(folder / before / 'iter_2.pth'), resume=True)
     runner, losses = train(cfg, launcher='none')
     assert losses == pytest.approx(found['ddp']['losses'][2:], abs=1e-4)
-    assert '2 processes x 2 images x 1 batches for an update, here it goes on with 1 processes x 4 images' in told_by_log()
+    assert '2 processes x 2 images x 1 batches for an update, here it is resumed with 1 processes x 4 images' in told_by_log()
     assert 'the same batch' in told_by_log()
     # what it saw in validation is what two processes saw, of three images, too
     both = [
