@@ -24,6 +24,19 @@ from mmvitscale.utils.processes import LAUNCHER, is_first_process
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Options of the release before, without those that argparse takes as abbreviations.
+_RENAMED_OPTIONS = {
+    '--force': '--overwrite',
+    '--size': '--image-size',
+    '--sizes': '--image-size',
+    '--shape': '--image-size',
+    '--images': '--batch-size',
+    '--memory': '--gpu-memory (in benchmark.py --measure-memory)',
+    '--way': '--variant',
+    '--against': '--compare-with',
+    '--peers': '--implementations',
+}
+
 # Seconds that processes of Slurm leave to the first one, whose end ends them, to say what they would say.
 _FIRST_WORD = 5
 
@@ -37,6 +50,10 @@ def run_command(main: Callable[[], int | None]) -> None:
             status = main() or 0
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 2:  # argparse does not know an option
+            _name_renamed_options()
+        raise
     except Exception as error:
         sentence = explain(error)
         if LAUNCHER in os.environ:
@@ -51,6 +68,12 @@ def run_command(main: Callable[[], int | None]) -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     sys.exit(status)
+
+
+def _name_renamed_options() -> None:
+    for option in sys.argv[1:]:
+        if option in _RENAMED_OPTIONS:
+            print(f'{option} is called {_RENAMED_OPTIONS[option]} now', file=sys.stderr)
 
 
 class ConfigOptions(DictAction):

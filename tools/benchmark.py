@@ -44,7 +44,7 @@ def parse_args():
         help='everyone as it comes, through torch.compile, with checkpointing of its own',
     )
     parser.add_argument(
-        '--implementations', nargs='*', metavar='NAME', help='which of the others (default: all that are installed)'
+        '--implementations', nargs='*', metavar='NAME', help='which of the others; None: all that are installed'
     )
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='of a CPU')
@@ -53,7 +53,7 @@ def parse_args():
     parser.add_argument('--profile', action='store_true', help='where the time of our step goes as it comes, too (on a CPU)')
     parser.add_argument('--json', metavar='F', help='write everything to this file')
     # In a process of its own: one implementation, one case.
-    parser.add_argument('--memory-of', nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument('--in-this-process', nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -75,7 +75,7 @@ def memory_of(implementation, case, threads):
     command = [
         sys.executable,
         __file__,
-        '--memory-of',
+        '--in-this-process',
         implementation.name,
         implementation.variant,
         '--arch',
@@ -192,8 +192,8 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     cases = cases_of(args)
-    if args.memory_of:
-        print(json.dumps(benchmark.peak_memory(Implementation(*args.memory_of), cases[0])))
+    if args.in_this_process:
+        print(json.dumps(benchmark.peak_memory(Implementation(*args.in_this_process), cases[0])))
         return
     if 'compiled' in args.variant and args.device == 'cpu':
         check_compiler()

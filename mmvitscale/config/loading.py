@@ -90,8 +90,8 @@ def _extend_mmengine_base_lookup() -> None:
         if cfg_path.startswith(_SCHEME):
             return str(find_config(cfg_path)), None
         path, scope = resolve_in_package(cfg_path) if '::' in cfg_path else resolve(cfg_path, filename)
-        renamed = Path(path).stem in _history('renamed') and not Path(path).is_file()
-        return (str(find_config(path)) if renamed else path), scope
+        past = {**_history('renamed'), **_history('removed')}
+        return (str(find_config(path)) if Path(path).stem in past and not Path(path).is_file() else path), scope
 
     Config._get_cfg_path = staticmethod(get_cfg_path)
 

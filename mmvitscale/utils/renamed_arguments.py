@@ -25,12 +25,10 @@ def renamed_arguments(values: Mapping[str, Mapping[str, str]] | None = None, **n
         def wrapper(self: object, *args: Any, **kwargs: Any) -> None:
             for old, new in names.items():
                 if old in kwargs:
-                    _warn(
-                        self, f'{old} is called {new}' + (f', and replaces its value {kwargs[new]!r}' if new in kwargs else '')
-                    )
+                    _warn(self, f'{old} is called {new}', f'it replaces {new}={kwargs[new]!r}' if new in kwargs else '')
                     kwargs[new] = kwargs.pop(old)
             for name, renamed in (values or {}).items():
-                if kwargs.get(name) in renamed:
+                if isinstance(kwargs.get(name), str) and kwargs[name] in renamed:
                     _warn(self, f'{name}={kwargs[name]!r} is called {renamed[kwargs[name]]!r}')
                     kwargs[name] = renamed[kwargs[name]]
             init(self, *args, **kwargs)
@@ -40,5 +38,9 @@ def renamed_arguments(values: Mapping[str, Mapping[str, str]] | None = None, **n
     return decorate
 
 
-def _warn(owner: object, text: str) -> None:
-    print_log(f'{type(owner).__name__}: {text} now; the old name goes with the next release', 'current', level=logging.WARNING)
+def _warn(owner: object, text: str, effect: str = '') -> None:
+    print_log(
+        f'{type(owner).__name__}: {text} now; {f"{effect}; " if effect else ""}the old name goes with the next release',
+        'current',
+        level=logging.WARNING,
+    )

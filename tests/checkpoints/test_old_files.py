@@ -161,4 +161,6 @@ def test_configs_with_the_names_of_before_are_built_with_a_warning(monkeypatch):
     assert len(lines) == 4 and 'similarity is called attention_type now' in lines[0]
     # An override of then, over a recipe that has the new name.
     swin = MODELS.build(dict(OF_0_3['log_cpb'], similarity='dot_product', attention_type='cosine'))
-    assert swin.stages[0].blocks[0].attn.logit_scale is None and "replaces its value 'cosine'" in lines[-1]
+    assert swin.stages[0].blocks[0].attn.logit_scale is None and "now; it replaces attention_type='cosine'" in lines[-1]
+    with pytest.raises(InputError, match=r"unknown reatten_statistics \['carried'\]"):
+        MODELS.build(dict(OF_0_3['deepvit'], reatten_statistics=['carried']))

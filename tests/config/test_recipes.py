@@ -16,6 +16,7 @@ M   mmsegmentation's Cityscapes
 own  no source has it
 """
 
+import argparse
 import json
 import re
 
@@ -24,6 +25,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 
 import mmvitscale
+from mmvitscale.cli import ConfigOptions
 from mmvitscale.config import model_index
 from mmvitscale.config.loading import configs_folder, find_config
 from mmvitscale.errors import InputError
@@ -549,24 +551,41 @@ def test_another_position_bias_is_one_option(bias):
     assert all(isinstance(b.attn.position_bias, POSITION_BIASES[bias]) for b in model.backbone.transformer_blocks())
 
 
-def test_the_huge_model_is_its_arch_and_the_channels_of_its_heads():
-    channels = [352, 704, 1408, 2816]
-    options = {
-        'model.backbone.arch': 'huge',
-        'model.backbone.init_cfg': None,
-        'model.decode_head.in_channels': channels,
-        'model.auxiliary_head.in_channels': channels[2],
-    }
-    init_default_scope('mmseg')
-    with torch.device('meta'):
-        model = MODELS.build(mmvitscale.load_config('swinv2_upernet_ade20k', options).model)
-    assert [norm.normalized_shape[0] for norm in model.backbone.out_norms.values()] == channels == model.decode_head.in_channels
+HUGE = re.findall(
+    r'train.py (\S+) --cfg-options ([^`]*?arch=huge[^`]*?)(?=\npython|\n```)',
+    (configs_folder() / 'swinv2/README.md').read_text(),
+)
+
+
+@pytest.mark.parametrize('name, options', HUGE, ids=[name for name, _ in HUGE])
+def test_the_documented_options_of_the_huge_model_fit_its_recipes(name, options):
+    """No part behind the backbone keeps the giant's width."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions)
+    options = parser.parse_args(['--cfg-options', *options.replace('\\', '').split()]).cfg_options
+    cfg = mmvitscale.load_config(name, {**options, 'model.backbone.init_cfg': None})
+    behind = {key: value for key, value in cfg.model.items() if key != 'backbone'}
+    found = numbers_in(behind, 'in_channels')
+    assert cfg.model.backbone.arch == 'huge' and found & {352, 704, 1408, 2816}
+    assert found.isdisjoint({512, 2048, 4096})  # the giant's, but for the 1024 that heads of HTC have of their own
+    assert 128 not in numbers_in(behind, 'num_heads')
+
+
+def numbers_in(part, name):
+    """All numbers that a part of a config has under this name, in whatever depth."""
+    if isinstance(part, dict):
+        inner = [numbers_in(value, name) for key, value in part.items() if key != name]
+        own = part.get(name, ())
+        return set().union(*inner, own if isinstance(own, (list, tuple)) else [own])
+    return set().union(*(numbers_in(item, name) for item in part)) if isinstance(part, (list, tuple)) else set()
 
 
 @pytest.mark.parametrize('name', json.loads((configs_folder() / 'renamed.json').read_text())['removed'])
-def test_a_removed_config_says_what_to_take_instead(name):
-    with pytest.raises(InputError, match='was removed: its weights were never published; take') as error:
-        find_config(name)
+def test_a_removed_config_says_what_to_take_instead(name, tmp_path):
+    (tmp_path / 'own.py').write_text(f"_base_ = ['../configs/swinv2/{name}.py']\n")
+    for way_in in (name, f'configs/swinv2/{name}.py', f'mmvitscale::{name}', tmp_path / 'own.py'):
+        with pytest.raises(InputError, match='was removed: its weights were never published; take') as error:
+            mmvitscale.load_config(way_in)
     find_config(re.search(r'take (\S+) with', str(error.value))[1])
 
 

@@ -11,7 +11,7 @@ from tests.helpers.commands import ROOT
 pytestmark = pytest.mark.slow
 
 TOOLS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / 'tools').rglob('*.py'))]
-WITHOUT_PARSER = {'tools/install_mmcv_ops.py', 'tools/model_index.py', 'tools/demo.py', 'tools/dist_run.py'}
+WITHOUT_PARSER = {'tools/dist_run.py'}  # options go to the tool it starts
 
 
 @pytest.mark.parametrize('tool', [tool for tool in TOOLS if tool not in WITHOUT_PARSER])
