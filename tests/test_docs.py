@@ -5,6 +5,7 @@ files that are made here. A training is built, whole recipes too, and not carrie
 minutes are read by their own parser and stopped there.
 """
 
+import json
 import re
 import runpy
 import shlex
@@ -61,6 +62,24 @@ COMMANDS = [
         command: page.relative_to(ROOT).as_posix() for page in reversed(PAGES) for command in reversed(list(commands_of(page)))
     }.items()
 ][::-1]
+
+
+def programs():
+    """Each page or notebook with Python in it -> the Python."""
+    for page in PAGES:
+        blocks = re.findall(r'^```python\n(.*?)^```', page.read_text(), re.M | re.S)
+        yield from [(page.name, '\n'.join(blocks))] if blocks else []
+    for notebook in sorted((ROOT / 'docs').glob('*.ipynb')):
+        cells = [cell['source'] for cell in json.loads(notebook.read_text())['cells'] if cell['cell_type'] == 'code']
+        yield notebook.name, '\n'.join(''.join(source) for source in cells)
+
+
+@pytest.mark.parametrize('page, program', [pytest.param(*found, id=found[0]) for found in programs()])
+def test_every_documented_import_resolves(page, program):
+    imports = re.findall(r'^ *(?:from mmvitscale[\w.]* import .*|import mmvitscale[\w.]*)$', program, re.M)
+    for line in imports:
+        exec(line.strip(), {})
+    assert imports or 'mmvitscale' not in re.findall(r'(?:import|from) (\w+)', program)
 
 
 def test_commands_are_found_in_every_part_of_the_documentation():
