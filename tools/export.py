@@ -32,7 +32,7 @@ def parse_args():
         help='the whole model (default), or the maps of its backbone and neck',
     )
     parser.add_argument(
-        '--image-size', nargs='+', default=[], metavar='HxW', help='heights and widths of images; a file for each'
+        '--image-size', nargs='+', default=[], metavar='HxW', help='sides, or heights and widths, of images; a file for each'
     )
     parser.add_argument('--any-size', action='store_true', help='one file for every size and batch')
     parser.add_argument('--batch-size', type=int, default=1, metavar='N', help='images that go together in the files of a size')
@@ -53,10 +53,13 @@ def sizes_of(args):
     """Heights and widths, None for every size."""
     sizes = []
     for text in args.image_size:
-        match = re.fullmatch(r'(\d+)x(\d+)', text)
-        if not match or not int(match[1]) or not int(match[2]):
-            raise InputError(f'--image-size {text} found, but a size is HEIGHTxWIDTH in pixels, such as 512x512')
-        sizes.append((int(match[1]), int(match[2])))
+        match = re.fullmatch(r'(\d+)(?:x(\d+))?', text)
+        size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not all(size):
+            raise InputError(
+                f'--image-size {text} found, but a size is a side or HEIGHTxWIDTH in pixels, such as 512 or 512x640'
+            )
+        sizes.append(size)
     if not sizes and not args.any_size:
         raise InputError('neither --image-size nor --any-size was given; say for which images the file is')
     return [*sizes, *([None] if args.any_size else [])]

@@ -64,7 +64,7 @@ def test_an_exported_file_gives_the_metrics_of_its_checkpoint(trained, run_here,
 @pytest.mark.slow
 def test_the_int8_export_command_succeeds(trained, run_here, tmp_path):
     code, out, err = run_here(
-        'tools/export.py', trained / 'small.py', trained / 'small.pth', '--out', tmp_path, '--image-size', '64x64', '--int8', 3
+        'tools/export.py', trained / 'small.py', trained / 'small.pth', '--out', tmp_path, '--image-size', '64', '--int8', 3
     )
     assert code == 0 and 'small_64x64_int8.onnx' in out, err
 
@@ -72,7 +72,7 @@ def test_the_int8_export_command_succeeds(trained, run_here, tmp_path):
 def test_invalid_export_options_are_refused_with_the_reason(trained, error_of, tmp_path):
     start = ('tools/export.py', trained / 'small.py', trained / 'small.pth', '--out', tmp_path)
     assert 'neither --image-size nor --any-size was given' in error_of(*start)
-    assert '--image-size 64 found, but a size is HEIGHTxWIDTH' in error_of(*start, '--image-size', '64')
+    assert '--image-size 64x0 found, but a size is a side or HEIGHTxWIDTH' in error_of(*start, '--image-size', '64x0')
     assert '--image-size 0x64 found' in error_of(*start, '--image-size', '0x64')
     assert '--batch-size 0 found' in error_of(*start, '--image-size', '64x64', '--batch-size', 0)
     (tmp_path / 'small_64x64.onnx').write_bytes(b'')
