@@ -86,6 +86,9 @@ class Plan:
 def propose(inspected: InspectedDataset, images: int, memory: float | None, frozen: bool) -> Plan:
     """A recipe with its sizes for what was found.
 
+    The crop of segmentation is the largest of 640 to 256 pixels, no larger than the median image, of which a batch of two
+    fits into the memory; the short side of detection the largest of 800 to 400. Without a GPU the crop is 128.
+
     Args:
         images: in training.
         memory: of the GPU, in GB. None: there is none, so a small model from scratch is proposed.

@@ -187,8 +187,8 @@ def check_packages(cfg: Config) -> None:
 
 
 def use_mixed_precision(cfg: Config, force: bool = False) -> None:
-    """float16 with loss scaling on a GPU, bfloat16 on a CPU and where a strategy scales no loss. On a CPU that emulates
-    bfloat16 it stays float32, unless it is forced."""
+    """What ``--amp`` does: float16 with loss scaling on a GPU, bfloat16 on a CPU and where a strategy scales no loss. On a CPU
+    that emulates bfloat16 training stays in float32, unless it is forced (``--force-amp``)."""
     if get_device() != 'cpu' and not cfg.get('strategy'):
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

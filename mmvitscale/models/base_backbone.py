@@ -22,7 +22,7 @@ class BaseBackbone(BaseModule):
     PyTorch, as long as it contains no whole backbone.
 
     Subclasses implement what only they know: ``family``, ``weights_source``, and the methods below that raise
-    NotImplementedError or do nothing.
+    NotImplementedError or do nothing. CONTRIBUTING.md, "A new backbone", lists the other places.
     """
 
     _version = 2  # a SwinV2's has not changed since
