@@ -82,7 +82,7 @@ def recalibrate(model: nn.Module, variances: Variances) -> None:
                 'another reatten_statistics'
             )
     for name, module in modules.items():
-        norm, law, weight = module.var_norm, module.token_law, module.reatten_matrix.weight.flatten(1)
+        norm, law, (weight, bias) = module.var_norm, module.token_law, module.mixing()
         means = means_of(variances[name])
         if module.statistics == 'running':
             law.trained_tokens = next(iter(means))
@@ -93,4 +93,4 @@ def recalibrate(model: nn.Module, variances: Variances) -> None:
             law.update(law.observed(var, sizes, torch.ones_like(var[:, :1])), 1.0)  # each size counts the same
         brought = torch.stack([var.to(law.tokens) * law.growth(tokens) for tokens, var in means.items()])
         norm.running_var.copy_(brought.mean(0))
-        norm.running_mean.copy_(weight.sum(1) / law.trained_tokens + module.reatten_matrix.bias)
+        norm.running_mean.copy_(weight.sum(1) / law.trained_tokens + bias)

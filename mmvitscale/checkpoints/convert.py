@@ -7,7 +7,7 @@ are there, ``loading.py`` checks.
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar
@@ -29,7 +29,8 @@ _WEIGHTS = (
 )  # fmt: skip
 # The names under which libraries have a classifier's linear layer; people put a backbone of one under a head of another.
 _CLASSIFIERS = ('head', 'head.fc', 'classifier')
-_WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.')  # of DDP, EMA and torch.compile
+# Of DDP, EMA and torch.compile; and of LoRA, which puts a layer inside another.
+_WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+|(?<=\.)(?:_orig_mod|base_layer)\.')
 
 
 @dataclass(frozen=True)
@@ -197,12 +198,13 @@ def find_backbones(weights: Mapping[str, Tensor]) -> dict[str, list[CheckpointFo
     return found
 
 
-def convert(weights: Mapping[str, Tensor], prefix: str | None = None) -> Converted:
+def convert(weights: Mapping[str, Tensor], prefix: str | None = None, own: Container[str] = ()) -> Converted:
     """Weights of a backbone, or of a model with one -> the backbone under our names.
 
     Args:
         weights: from ``weights_in``.
         prefix: what the names of the backbone's weights stand behind; None finds it.
+        own: names of a backbone's weights, which stay as they are where no format knows them: of adapters, say.
 
     Raises:
         InputError: for what holds no backbone of a known format or several, and for keys that are neither known nor
@@ -236,15 +238,17 @@ def convert(weights: Mapping[str, Tensor], prefix: str | None = None) -> Convert
             f'{VERSION}); update mmvitscale'
         )
     read = known.read(inside, entry)
-    if read.unknown:
+    added = {key: inside[key] for key in read.unknown if key in own}
+    unknown = [key for key in read.unknown if key not in added]
+    if unknown:
         raise InputError(
-            f'the checkpoint has the format of {known.name}, but {len(read.unknown)} of its keys are not known '
-            f'there: {some_of([prefix + key for key in read.unknown])}'
+            f'the checkpoint has the format of {known.name}, but {len(unknown)} of its keys are not known '
+            f'there: {some_of([prefix + key for key in unknown])}'
         )
     outside = [key for key in weights if not key.startswith(prefix)]
     dropped = [*outside, *(prefix + key for key in read.dropped)]
     heads = known.head_names(prefix, weights)
-    return Converted(known.family, read.source, prefix, read.weights, dropped, read.weight_metadata, heads)
+    return Converted(known.family, read.source, prefix, {**read.weights, **added}, dropped, read.weight_metadata, heads)
 
 
 def _nothing_known(weights: Mapping[str, Tensor], prefix: str | None) -> str:

@@ -259,9 +259,11 @@ def expected_checksum(url: str) -> str | None:
     match = re.fullmatch(r'sha256=([0-9a-fA-F]{8,64})', parts.fragment)
     if match:
         return match[1].lower()
-    match = re.search(r'-([0-9a-f]{8,64})\.(?:pth|pt|bin|safetensors)$', parts.path)
-    is_date = match and re.fullmatch(r'20\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])', match[1])
-    return match[1] if match and not is_date else None
+    match = re.search(r'(_20\d{6})?-([0-9a-f]{8,64})\.(?:pth|pt|bin|safetensors)$', parts.path)
+    if match is None:
+        return None
+    # Digits alone may be a date or a number of iterations, but for OpenMMLab's behind a date.
+    return match[2] if match[1] or not match[2].isdigit() else None
 
 
 def _copy(response: Any, file: Any, url: str) -> None:

@@ -37,6 +37,7 @@ class LoadableBackbone(Protocol):
     resize_position_weights: Callable[[State, Any, bool], tuple[State, list[str]]]
     accepts_any_size: Callable[[str, Tensor], bool]
     allows_missing: Callable[[str], bool]
+    is_added: Callable[[str], bool]
     ignores_unexpected: Callable[[str], bool]
     describe_weights: Callable[[State], str]
 
@@ -120,7 +121,9 @@ def match_weights(
             unexpected or of another shape, or was trained with other windows or another kind of position bias than the config
             says.
     """
-    converted = convert(weights, prefix)
+    state = {key: value for key, value in backbone.state_dict().items() if isinstance(value, Tensor)}
+    names = {unwrapped_name(key): key for key in state if key != STATE_DICT_KEY}  # blocks may be compiled, or adapted
+    converted = convert(weights, prefix, names)
     if converted.family != backbone.family:
         raise InputError(
             f'it is a {converted.family}, but the config builds a {backbone.family}; change the type of the '
@@ -131,14 +134,17 @@ def match_weights(
     metadata = backbone.complete_metadata(converted.weights, converted.weight_metadata)
     converted = replace(converted, weight_metadata=metadata)
     backbone.check_metadata(metadata)
-    state = backbone.state_dict()
-    names = {unwrapped_name(key): key for key in state if key != STATE_DICT_KEY}  # blocks may be compiled
     own = {key: state[name] for key, name in names.items()}
     found, notes = backbone.resize_position_weights(converted.weights, metadata, strict)
     found, more = _fit_channels(found, own, extra_channels)
     own.update({key: value for key, value in found.items() if key in own and backbone.accepts_any_size(key, value)})
     halves = {key.rpartition('.')[0] for key in found}  # of what has one weight here, none may be missing
-    missing = [key for key in own if key not in found and backbone.allows_missing(key) and key.rpartition('.')[0] not in halves]
+    missing = [
+        key
+        for key in own
+        if key not in found
+        and (backbone.is_added(key) or backbone.allows_missing(key) and key.rpartition('.')[0] not in halves)
+    ]
     _check(backbone, found, own, missing)
     unused = [key for key in found if key not in own]
     fitting = {name: found[key] if key in found else own[key] for key, name in names.items()}

@@ -24,6 +24,8 @@ META_KEY = 'window_lineage'
 # Format of a backbone's state dict, in its PyTorch metadata: 3 holds a DeepViT's tokens, 2 (mmvitscale 0.2 and 0.3) the entry,
 # 1 (mmvitscale 0.1.0) had buffers ``reference_window``.
 VERSION = 3
+# Up to here bfloat16 has every whole number.
+_EXACT = 256
 # The number of each kind of position bias in the state dict; 0 for unknown.
 _POSITION_BIASES = {'log_cpb': 1, 'linear_cpb': 2, 'table': 3}
 
@@ -35,7 +37,8 @@ class WindowMetadata:
     position_bias: the kind, log_cpb, linear_cpb or table. pretrained_windows: for each stage the window that the position bias
     was first trained with; a table has none. windows: for each stage the window that the weights last ran with.
 
-    In the state dict: int64 (stages, 5), the kind's number, pretrained height and width, window height and width.
+    In the state dict: int64 (stages, 5), the kind's number, pretrained height and width, window height and width; of numbers
+    above 256 (3, stages, 5), their digits.
     """
 
     position_bias: str | None
@@ -49,7 +52,7 @@ class WindowMetadata:
             [kind, *(pretrained or (0, 0)), *(window or (0, 0))]
             for pretrained, window in zip(self.pretrained_windows, self.windows)
         ]
-        return torch.tensor(rows, dtype=torch.int64, device='cpu')
+        return _entry(rows)
 
     @classmethod
     def decode(cls, entry: Tensor) -> 'WindowMetadata':
@@ -76,8 +79,7 @@ class GridMetadata:
     """Of a DeepViT. grid: (height, width) of the position embedding in patches. tokens: for each block the number of tokens
     that the statistics of its Re-attention are of, 0 for plain attention; empty where it is unknown.
 
-    In the state dict: int64 (2 + 2 blocks,), the grid, and of each block tokens // 256 and tokens % 256: numbers that half
-    precision keeps. In format 2 (2,).
+    In the state dict: int64 (2 + 2 blocks,), the grid, and of each block tokens // 256 and tokens % 256. In format 2 (2,).
     """
 
     grid: Size
@@ -86,7 +88,7 @@ class GridMetadata:
     def encode(self) -> Tensor:
         """The entry of the state dict, on the CPU."""
         digits = [digit for tokens in self.tokens for digit in divmod(tokens, 256)]
-        return torch.tensor([*self.grid, *digits], dtype=torch.int64, device='cpu')
+        return _entry([*self.grid, *digits])
 
     @classmethod
     def decode(cls, entry: Tensor) -> 'GridMetadata':
@@ -101,9 +103,22 @@ class GridMetadata:
 WeightMetadata = WindowMetadata | GridMetadata
 
 
+def _entry(numbers: list[Any]) -> Tensor:
+    """Whole numbers in nested lists -> int64, on the CPU. Where one is above 256, their three digits to the base 256 along an
+    axis in front: so they outlive a cast to bfloat16 with all the weights."""
+    entry = torch.tensor(numbers, dtype=torch.int64, device='cpu')
+    flat = [number for row in numbers for number in (row if isinstance(row, list) else [row])]
+    if max(flat, default=0) <= _EXACT:
+        return entry
+    return torch.stack([entry // _EXACT**2, entry // _EXACT % _EXACT, entry % _EXACT])
+
+
 def integers(entry: Tensor, shape: Sequence[int | None]) -> list[Any]:
-    """A tensor of this shape, None for any length, with whole numbers >= 0 of any type -> lists of them. Raises InputError
-    for another."""
+    """A tensor of this shape, None for any length, with whole numbers >= 0 of any type, or their digits as ``_entry`` writes
+    them -> lists of them. Raises InputError for another."""
+    if entry.ndim == len(shape) + 1 and len(entry) == 3:
+        digits = entry.detach().cpu().double()
+        entry = (digits[0] * _EXACT + digits[1]) * _EXACT + digits[2]
     if entry.ndim != len(shape) or any(want not in (None, have) for want, have in zip(shape, entry.shape)):
         raise _damaged(f'of shape {tuple(entry.shape)}')
     numbers = entry.detach().cpu().double()

@@ -140,8 +140,7 @@ class CheckpointLoadingMixin(_Base):
             self._resume = self._load_from is not None
         for backbone in backbones_of(self.model).values():
             if hasattr(backbone, 'gradient_scale'):
-                # A function, which copies of the model (averages) do not copy in depth.
-                backbone.gradient_scale = lambda: self._gradient_scale()
+                backbone.gradient_scale = self._gradient_scale  # which copies and files of the model are without
         super().load_or_resume()
 
     def _latest_complete_checkpoint(self) -> str | None:

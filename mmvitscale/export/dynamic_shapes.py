@@ -121,8 +121,7 @@ class DynamicAttention(nn.Module):
     def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, windows, N, C), and what is added for each key, (1, windows, 1, 1, N) -> (B, windows, N, C)."""
         attn = self.attn
-        bias = torch.cat((attn.q_bias, torch.zeros_like(attn.q_bias), attn.v_bias))
-        q, k, v = _thirds(F.linear(x, attn.qkv.weight, bias), attn.num_heads)
+        q, k, v = _thirds(attn.query_key_value(x), attn.num_heads)
         q, k = scaled_query_key(q, k, attn.scale())
         q, k, v = (part.transpose(2, 3) for part in (q, k, v))
         weights = (q @ k.transpose(-2, -1) + self.bias() + mask).softmax(dim=-1)
@@ -183,15 +182,15 @@ class FoldedReAttention(PlainAttention):
 
     def __init__(self, attn: ReAttention):
         super().__init__(attn)
-        norm, mix = attn.var_norm, attn.reatten_matrix.weight.flatten(1)
         reference = attn.token_law.trained_tokens
         with torch.no_grad():
+            mix, mix_bias = attn.mixing()
             # At N tokens the offset is behind / N, or as for the official form, where one number stands for all, shift.
             gain, offset = gain_and_offset(
-                norm, attn.token_law, mix, attn.reatten_matrix.bias, None, reference, attn.statistics, 1.0
+                attn.var_norm, attn.token_law, mix, mix_bias, None, reference, attn.statistics, 1.0
             )
             behind = offset * reference - gain * mix.sum(1)
-            always = gain * (attn.reatten_matrix.bias - norm.running_mean) + norm.bias
+            always = offset - gain * mix.sum(1) / reference
             invariant = attn.statistics == 'token_invariant'
             self.register_buffer('weight', attn.out_scale * gain[:, None] * mix)
             self.register_buffer('shift', attn.out_scale * (0 if invariant else 1) * always.view(-1, 1, 1))
@@ -209,13 +208,13 @@ class MeasuredReAttention(PlainAttention):
     def mixed(self, maps: Tensor) -> Tensor:
         """(B, heads, N, N) -> what meets v."""
         attn, tokens = self.attn, _length(maps)
-        weight = attn.reatten_matrix.weight.flatten(1)
+        weight, bias = attn.mixing()
         mixed = torch.einsum('hg,bgqk->bhqk', weight, maps - 1 / tokens)
         gain, offset = gain_and_offset(
             attn.var_norm,
             attn.token_law,
             weight,
-            attn.reatten_matrix.bias,
+            bias,
             (mixed * mixed).mean((2, 3)),
             tokens,
             attn.statistics,

@@ -28,6 +28,7 @@ class BaseBackbone(BaseModule):
     _version = 2  # a SwinV2's has not changed since
     family: str
     init_cfg: Any
+    _architecture: frozenset[str]
     weights_source: str  # where the public weights are, for messages
 
     @property
@@ -62,6 +63,10 @@ class BaseBackbone(BaseModule):
         """Whether a pretrained model may lack this weight, which then keeps its initialisation."""
         raise NotImplementedError
 
+    def is_added(self, key: str) -> bool:
+        """Whether the weight was put in by somebody else (an adapter, a subclass): a checkpoint may lack it."""
+        return key not in self._architecture
+
     def ignores_unexpected(self, key: str) -> bool:
         """Whether the weight belongs to a part of the arch that this backbone does not build."""
         raise NotImplementedError
@@ -72,6 +77,10 @@ class BaseBackbone(BaseModule):
 
     def warn_of_assumptions(self, name: str) -> None:
         """Warn where something is assumed of the weights because neither they nor the config contain it. name: of the file."""
+
+    def _end_architecture(self) -> None:
+        """For the end of the constructor: what has been built until now are the weights that a checkpoint must have."""
+        self._architecture = frozenset(self.state_dict()) - {STATE_DICT_KEY}
 
     def init_weights(self) -> None:
         """MMEngine's initialisation. Type ``Pretrained``, the OpenMMLab spelling, is our own here, and comes last."""
@@ -132,8 +141,9 @@ class BaseBackbone(BaseModule):
                 print_log(line, 'current')
             self.apply_metadata(matched.weight_metadata)
             self.warn_of_assumptions('the state dict')
-            for key in inside:
-                del state_dict[prefix + key]
+            for key, value in inside.items():
+                if isinstance(value, Tensor):  # what else modules may save stays as it is
+                    del state_dict[prefix + key]
             state_dict.update({prefix + key: value for key, value in matched.weights.items()})
         state_dict.pop(prefix + STATE_DICT_KEY, None)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args, **kwargs)

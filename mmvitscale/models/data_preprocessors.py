@@ -10,11 +10,18 @@ from mmvitscale.models.layers.padding import with_validity
 from mmvitscale.registry import MODELS
 
 
+# What marks the inside of images while batch augmentations run: far from any value that they fill images up with.
+_INSIDE = 2.0**20
+
+
 class _MarksPadding:
     """In front of a library's data preprocessor: a batch in which an image was filled up gets a last channel that marks where.
     A batch of images that fill it stays as it is."""
 
     batch_augments: Any
+
+    def __reduce__(self) -> Any:
+        return _unpickled, (type(self).__mro__[2],), self.__getstate__()
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """As that of the library's, whose batch augmentations see the channel, too."""
@@ -28,9 +35,10 @@ class _MarksPadding:
         inputs = out['inputs']
         if training and augments is not None:
             inputs = with_validity(inputs, sizes)
+            inputs[:, -1] *= _INSIDE
             for augment in augments if isinstance(augments, nn.ModuleList) else [augments]:
                 inputs, out['data_samples'] = augment(inputs, out['data_samples'])
-            inside, inputs = inputs[:, -1] > 0.5, inputs[:, :-1]  # resized and padded with the images
+            inside, inputs = inputs[:, -1] > _INSIDE / 2, inputs[:, :-1]  # resized and padded with the images
             sizes = [tuple(size) for size in torch.stack([inside.any(2).sum(1), inside.any(1).sum(1)], 1).tolist()]
         if any(size != tuple(inputs.shape[-2:]) for size in sizes):
             inputs = with_validity(inputs, sizes)
@@ -40,6 +48,10 @@ class _MarksPadding:
 @cache
 def _marking(base: type) -> type:
     return type(f'{base.__name__}WithPadding', (_MarksPadding, base), {})
+
+
+def _unpickled(base: type) -> nn.Module:
+    return _marking(base).__new__(_marking(base))
 
 
 @MODELS.register_module(name='DetPaddingPreprocessor')

@@ -2,7 +2,7 @@
 
 import os
 
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 
 # Set by ``engine/launch.py``, which prints the errors of the processes that it starts.
 LAUNCHER = 'MMVITSCALE_LAUNCHER'
@@ -17,4 +17,5 @@ def is_first_on_machine() -> bool:
     """Whether this is the first process of its machine: torchrun and MMEngine's Slurm launcher number them. Machines may
     have disks of their own, so one process for all of them would not do."""
     local = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID'))
-    return int(local) == 0 if local is not None else is_main_process()
+    # A single process has nobody who would do it, whatever Slurm calls it (a shell within a job, an array).
+    return int(local) == 0 if local is not None and get_world_size() > 1 else is_main_process()

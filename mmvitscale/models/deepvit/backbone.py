@@ -20,7 +20,8 @@ from mmvitscale.models.deepvit.re_attention_norm import STATISTICS, frozen_stati
 from mmvitscale.models.deepvit.similarity_loss import neighbour_similarity, with_loss
 from mmvitscale.models.deepvit.variants import DEEPVIT
 from mmvitscale.models.deepvit.windowed_attention import attend_in_windows
-from mmvitscale.models.layers.drop_path import DropPath, check_rate
+from mmvitscale.models.layers.drop_path import DropPath, check_rate, drop_path_rates
+from mmvitscale.models.layers.initialisation import truncated_normal_
 from mmvitscale.models.layers.mlp import MLP
 from mmvitscale.models.layers.padding import split_validity, valid_sizes, valid_tokens
 from mmvitscale.models.layers.patch_embed import ConvStem, LinearStem
@@ -124,7 +125,8 @@ class DeepViT(DeepViTCheckpointPolicy):
         window_size: side of the windows of tokens that the blocks attend in, an int or (height, width); None: every block
             attends to the whole map.
         global_blocks: with ``window_size``, the blocks that attend to the whole map nevertheless.
-        attention: kernel of Re-attention: auto, eager or sequential.
+        attention: the kernel, auto, eager (the formula as it stands, which alone has second derivatives) or sequential (without
+            attention maps).
         attn_drop_rate: dropout of the attention maps.
         reatten_statistics: how Re-attention normalises maps of another number of tokens than it was trained with, which
             travels with the weights (``re_attention_norm.py``): token_invariant, so that the network computes what it
@@ -231,19 +233,20 @@ class DeepViT(DeepViTCheckpointPolicy):
         self.patch_embed: nn.Module = _STEMS[arch['stem']](self.in_channels, dim, self.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], dim))
-        drop_paths = torch.linspace(0, drop_path_rate, arch['depth'], device='cpu').tolist()
+        drop_paths = drop_path_rates(drop_path_rate, arch['depth'])
         self.blocks = nn.ModuleList()
         for i in range(max(self.out_indices) + 1):
             attn: nn.Module
             if i >= arch['depth'] - arch['re_attention']:
                 attn = ReAttention(dim, heads, arch['transform_scale'], attention, attn_drop_rate, **statistics)
             else:
-                attn = SelfAttention(dim, heads, attn_drop_rate)
+                attn = SelfAttention(dim, heads, attn_drop_rate, attention)
             self.blocks.append(_BLOCK_NORMS[block_norm](dim, attn, arch['mlp_ratio'], drop_paths[i], arch['residual_scale']))
         self.norm = nn.LayerNorm(dim, eps=1e-6) if arch['depth'] - 1 in self.out_indices else None
         self.apply_metadata(None)
         self.reset_parameters()
         self._freeze()
+        self._end_architecture()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         image, validity = split_validity(x, self.in_channels)
@@ -320,16 +323,20 @@ class DeepViT(DeepViTCheckpointPolicy):
     def reset_parameters(self) -> None:
         """The official initialisation: linear weights, class token and position embedding N(0, 0.02) truncated, linear
         biases zero; norms of post-norm blocks zero, as in SwinV2."""
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        truncated_normal_(self.cls_token)
+        truncated_normal_(self.pos_embed)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                truncated_normal_(module.weight)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, PostNormBlock):
                 for norm in (module.post_norm1, module.post_norm2):
                     nn.init.zeros_(norm.weight)
                     nn.init.zeros_(norm.bias)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and files: without what ties the model to the training loop that it is in."""
+        return {**super().__getstate__(), 'gradient_scale': _unscaled}
 
     def transformer_blocks(self) -> list[nn.Module]:
         """Its blocks, from the first to the last."""

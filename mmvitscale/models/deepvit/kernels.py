@@ -25,6 +25,7 @@ from mmvitscale.models.deepvit.re_attention import (
 )
 from mmvitscale.models.deepvit.re_attention_norm import Tokens
 from mmvitscale.models.layers.autocast import no_autocast
+from mmvitscale.models.layers.transforms import once, takes_no_functions
 
 
 def sequential(
@@ -37,7 +38,9 @@ def sequential(
     attn_drop: float,
     with_variance: bool,
 ) -> Mixed:
-    """A Kernel: without attention maps."""
+    """A Kernel: without attention maps; eager where no custom autograd function can be."""
+    if takes_no_functions():
+        return eager(q, k, v, weight, token_mask, scale, 0.0, with_variance)
     return sequential_in_chunks(q, k, v, weight, token_mask, scale, with_variance, rows_at_a_time(q))
 
 
@@ -70,9 +73,8 @@ def auto(
     attn_drop: float,
     with_variance: bool,
 ) -> Mixed:
-    """A Kernel: sequential, but eager where dropout needs the maps, and in a TorchScript trace, in which MMEngine counts
-    multiply-adds and which takes no custom autograd functions."""
-    kernel = eager if attn_drop or torch.jit.is_tracing() else sequential
+    """A Kernel: sequential, but eager where dropout needs the maps."""
+    kernel = eager if attn_drop else sequential
     return kernel(q, k, v, weight, token_mask, scale, attn_drop, with_variance)
 
 
@@ -124,7 +126,15 @@ class _MixedAttention(Function):
 
     @staticmethod
     def backward(ctx: Any, grad_values: Any, grad_moments: Any) -> Any:
-        q, k, v, weight, token_mask = ctx.saved_tensors
+        saved = ctx.saved_tensors  # once: checkpointing gives them no second time
+        with torch.no_grad(), no_autocast(grad_values.device):
+            grads = _MixedAttention.gradients(ctx, saved, grad_values, grad_moments)
+        return (*once(grads, [grad_values, grad_moments, *saved[:4]]), None, None, None, None)
+
+    @staticmethod
+    def gradients(ctx: Any, saved: Any, grad_values: Any, grad_moments: Any) -> Any:
+        """Of q, k, v and W."""
+        q, k, v, weight, token_mask = saved
         scale, rows = ctx.scale, ctx.rows
         tokens = q.shape[2]
         grad_q = torch.empty_like(q)
@@ -147,4 +157,4 @@ class _MixedAttention(Function):
             grad_q[:, :, part] = grad_scores @ k
             _add_product_(grad_k, grad_scores, q[:, :, part] * scale)
         grad_q.mul_(scale)
-        return grad_q, grad_k, grad_v, grad_weight.to(weight.dtype), None, None, None, None
+        return grad_q, grad_k, grad_v, grad_weight.to(weight.dtype)

@@ -16,13 +16,14 @@ def resize_position_embedding(embedding: Tensor, grid: Grid, new_grid: Grid) -> 
     class_token, tokens = embedding[:, :1], embedding[:, 1:]
     maps = tokens.transpose(1, 2).unflatten(2, grid)
     # F.interpolate(antialias=True) of PyTorch 2.13.0 gives wrong numbers for a contiguous map that becomes one column wide.
+    wide = torch.promote_types(embedding.dtype, torch.float32)
     grows = int(new_grid[0] >= grid[0] and new_grid[1] >= grid[1])
     rows, columns = (
-        cubic_weights(torch.arange(side, device=maps.device, dtype=torch.float32), cells, grows)
+        cubic_weights(torch.arange(side, device=maps.device, dtype=wide), cells, grows)
         for side, cells in zip(new_grid, grid)
     )
     with no_autocast(maps.device):
-        maps = rows @ maps.float() @ columns.T
+        maps = rows @ maps.to(wide) @ columns.T
     maps = maps.to(embedding.dtype)
     return torch.cat((class_token, maps.flatten(2).transpose(1, 2)), dim=1)
 

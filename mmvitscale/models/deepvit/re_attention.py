@@ -17,8 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvitscale.errors import InputError
-from mmvitscale.models.deepvit.re_attention_norm import Tokens, VariancePowerLaw, frozen_statistics, gain_and_offset
+from mmvitscale.models.deepvit.re_attention_norm import (
+    Tokens,
+    VariancePowerLaw,
+    frozen_statistics,
+    gain_and_offset,
+    normalises_batch,
+)
+from mmvitscale.models.layers.attachments import is_plain, matrix_and_bias
 from mmvitscale.models.layers.autocast import no_autocast
+from mmvitscale.models.layers.transforms import in_functorch
 
 # Elements of one (B, heads, rows, N) chunk: a few of them fit into a CPU's cache, and fill a GPU. With fewer rows than
 # _ROWS a CPU's matrix products would be slow.
@@ -81,7 +89,7 @@ def mask_maps(maps: Tensor, token_mask: Tensor | None, part: slice) -> Tensor:
 def rows_at_a_time(q: Tensor) -> int:
     """Query rows of a chunk of maps, for q (B, heads, N, d)."""
     batch, heads, tokens, _ = q.shape
-    return max(_ROWS.get(q.device.type, 1), _CHUNK.get(q.device.type, _CHUNK['cuda']) // (batch * heads * tokens))
+    return max(_ROWS.get(q.device.type, 1), _CHUNK.get(q.device.type, _CHUNK['cuda']) // max(batch * heads * tokens, 1))
 
 
 def eager(
@@ -116,6 +124,10 @@ KERNELS: dict[str, Kernel] = {'eager': eager}
 
 class ReAttention(nn.Module):
     """(B, N, C) -> (B, N, C): self-attention whose maps are mixed over heads and normalised before they are multiplied with v.
+
+    No kernel but ``eager`` makes whole maps, so ``reatten_matrix`` and ``var_norm`` are not called with them: their weights are
+    read, or, where an adapter, pruning or a hook is attached, taken from a call with a matrix of ones and zeros. The maps
+    themselves are ``attention_maps``.
 
     Args:
         dim: C.
@@ -173,7 +185,7 @@ class ReAttention(nn.Module):
 
     def _normalised(self, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, token_mask: Tensor | None) -> tuple[Tensor, MapRows]:
         """q, k, v -> (B, heads, N, d), and rows of the maps."""
-        weight = self.reatten_matrix.weight.flatten(1)
+        weight, bias = self.mixing()
         with no_autocast(q.device):
             values, var, mixed_rows = kernel(
                 q,
@@ -183,7 +195,7 @@ class ReAttention(nn.Module):
                 token_mask,
                 self.scale,
                 self.attn_drop if self.training else 0.0,
-                self.var_norm.training or self.statistics == 'image',
+                normalises_batch(self.var_norm) or self.statistics == 'image',
             )
             wide = torch.promote_types(weight.dtype, torch.float32)
             tokens: Tokens = int(q.shape[2]) if token_mask is None else token_count(token_mask, wide)
@@ -193,7 +205,7 @@ class ReAttention(nn.Module):
                     self.var_norm,
                     self.token_law,
                     weight.to(wide),
-                    self.reatten_matrix.bias,
+                    bias,
                     var,
                     tokens,
                     self.statistics,
@@ -201,8 +213,9 @@ class ReAttention(nn.Module):
                 )
             )
             summed = v if token_mask is None else v * token_mask[:, None, :, None]
-            out = gain * values + offset * summed.sum(dim=2, keepdim=True)
-        if self.var_norm.training and self.statistics == 'running' and self.var_norm.momentum != 0:
+            # Of many tokens the sum is beyond what float16 holds.
+            out = gain * values + offset * summed.sum(dim=2, keepdim=True, dtype=torch.promote_types(v.dtype, torch.float32))
+        if normalises_batch(self.var_norm) and self.statistics == 'running' and self.var_norm.momentum != 0:
             self.token_law.trained_tokens = int(q.shape[2])
 
         def map_rows(part: slice) -> Tensor:
@@ -210,10 +223,16 @@ class ReAttention(nn.Module):
 
         return (self.out_scale * out).to(v.dtype), map_rows
 
+    def mixing(self) -> tuple[Tensor, Tensor]:
+        """W (heads, heads) and c (heads,) of the 1x1 convolution over heads, with whatever is attached to it."""
+        if is_plain(self.reatten_matrix, nn.Conv2d):
+            return self.reatten_matrix.weight.flatten(1), self.reatten_matrix.bias
+        return matrix_and_bias(self.reatten_matrix, self.num_heads)
+
     def map_variance(self, x: Tensor, token_mask: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, heads): the variance of each image's mixed maps before they are normalised."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
-        weight = self.reatten_matrix.weight.flatten(1)
+        weight, _ = self.mixing()
         with no_autocast(q.device):
             _, var, _ = KERNELS[self.kernel](q, k, v, weight, token_mask, self.scale, 0.0, True)
         assert var is not None
@@ -228,13 +247,15 @@ class ReAttention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """(B, N, C) -> (B, N, C): plain multi-head self-attention, the baseline. Arguments as ReAttention's."""
+    """(B, N, C) -> (B, N, C): plain multi-head self-attention, the baseline. Arguments as ReAttention's; every kernel but eager
+    is PyTorch's ``scaled_dot_product_attention``."""
 
-    def __init__(self, dim: int, num_heads: int, attn_drop: float = 0.0):
+    def __init__(self, dim: int, num_heads: int, attn_drop: float = 0.0, kernel: str = 'auto'):
         super().__init__()
         self.num_heads = num_heads
         self.scale = _head_dim(dim, num_heads) ** -0.5
         self.attn_drop = attn_drop
+        self.kernel = kernel
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
@@ -246,9 +267,14 @@ class SelfAttention(nn.Module):
         """As ReAttention's; the maps are those before dropout."""
         q, k, v = _heads(self.qkv(x), self.num_heads)
         dropout = self.attn_drop if self.training else 0.0
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=None if token_mask is None else token_mask[:, None, None], dropout_p=dropout
-        )
+        if self.kernel == 'eager' or in_functorch():  # PyTorch's has no forward-mode and no second derivatives
+            with no_autocast(q.device):
+                maps = attention_weights(q, k, self.scale, token_mask)
+                out = F.dropout(maps, dropout).to(v.dtype) @ v
+        else:
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=None if token_mask is None else token_mask[:, None, None], dropout_p=dropout
+            )
 
         def map_rows(part: slice) -> Tensor:
             return mask_maps(attention_weights(q[:, :, part], k, self.scale, token_mask), token_mask, part)
@@ -271,5 +297,5 @@ def _head_dim(dim: int, num_heads: int) -> int:
 
 def _heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """(B, N, 3 C) -> q, k, v, each (B, heads, N, d)."""
-    batch, tokens, _ = qkv.shape
-    return qkv.view(batch, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+    batch, tokens, channels = qkv.shape
+    return qkv.view(batch, tokens, 3, num_heads, channels // (3 * num_heads)).permute(2, 0, 3, 1, 4).unbind()

@@ -17,7 +17,7 @@ tokens holds for the others. With N0 tokens all is the official BatchNorm.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from mmvitscale.errors import InputError
+from mmvitscale.models.layers.attachments import gain_and_shift_in_evaluation, is_plain
 from mmvitscale.models.layers.sync_batch_norm import SyncBatchNorm
+from mmvitscale.models.layers.transforms import in_functorch
 
 # token_invariant: see above. running: the official form, the statistics as they are, whatever N is. scaled: the statistics that
 # the official form would have with N tokens, by the laws above. image: the same with the variance of the image itself.
@@ -142,19 +144,61 @@ def gain_and_offset(
         image_share: with ``image``, the share of its own variance, the rest is of ``scaled``.
     """
     total = mixing.sum(1)
-    if norm.training:
-        return _of_batch(norm, law, total, bias, var, tokens, statistics)
+    running = _running(norm, bias)
+    if normalises_batch(norm):
+        return _of_batch(norm, running, law, total, bias, var, tokens, statistics)
     # What is left between running mean and maps: nothing, but that the mean lags behind W.
-    left = total / (_column(tokens) if statistics == 'running' else law.trained_tokens) + bias - norm.running_mean
+    left = total / (_column(tokens) if statistics == 'running' else law.trained_tokens) + bias - running.mean
     if statistics in ('running', 'token_invariant'):
-        gain = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        offset = gain * left + norm.bias
+        gain = running.weight * (running.var + running.eps).rsqrt()
+        offset = gain * left + running.bias
         return gain, offset / law.ratio(tokens) if statistics == 'token_invariant' else offset
     share = image_share if statistics == 'image' else 0.0
+    if share and isinstance(norm, nn.Identity):
+        raise InputError(
+            "reatten_statistics='image' found with a var_norm that was fused into reatten_matrix, where the variance of an "
+            'image has no place; fuse convolutions and norms of the stem alone, or use token_invariant'
+        )
     fallen = law.growth(tokens, -1.0)
-    mixed_var = (1 - share) * norm.running_var * fallen + (share * var if share and var is not None else 0.0)
-    gain = norm.weight * (mixed_var + norm.eps * fallen).rsqrt()
-    return gain, gain * ((1 - share) * left) + norm.bias
+    mixed_var = (1 - share) * running.var * fallen + (share * var if share and var is not None else 0.0)
+    gain = running.weight * (mixed_var + running.eps * fallen).rsqrt()
+    return gain, gain * ((1 - share) * left) + running.bias
+
+
+class _Running(NamedTuple):
+    """Of a BatchNorm over heads: (heads,) each, and eps."""
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    var: Tensor
+    eps: float
+
+
+_BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, SyncBatchNorm)
+
+
+def normalises_batch(norm: nn.Module) -> bool:
+    """Whether a norm is a BatchNorm in training."""
+    return norm.training and getattr(norm, 'num_batches_tracked', None) is not None
+
+
+def _running(norm: nn.Module, like: Tensor) -> _Running:
+    """What a norm multiplies with and shifts by, with whatever is attached to it. like: (heads,). Raises InputError for a norm
+    that is none of the batch."""
+    if is_plain(norm, *_BATCH_NORMS):
+        return _Running(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
+    if isinstance(norm, nn.Identity):  # a BatchNorm that was fused into the convolution before it
+        one, zero = torch.ones_like(like), torch.zeros_like(like)
+        return _Running(one, zero, zero, one, 0.0)
+    if getattr(norm, 'running_var', None) is None:
+        raise InputError(
+            f'Re-attention found {type(norm).__name__} as its var_norm, but that is a BatchNorm with running statistics; leave '
+            'the layer as it was built'
+        )
+    gain, shift = gain_and_shift_in_evaluation(norm, like)
+    weight = gain * (norm.running_var + norm.eps).sqrt()
+    return _Running(weight, shift + gain * norm.running_mean, norm.running_mean, norm.running_var, norm.eps)
 
 
 def _filled(tokens: Tokens, var: Tensor) -> Tensor:
@@ -167,13 +211,24 @@ def _column(tokens: Tokens) -> int | Tensor:
 
 
 def _of_batch(
-    norm: nn.Module, law: VariancePowerLaw, total: Tensor, bias: Tensor, var: Tensor, tokens: Tokens, statistics: str
+    norm: nn.Module,
+    running: _Running,
+    law: VariancePowerLaw,
+    total: Tensor,
+    bias: Tensor,
+    var: Tensor,
+    tokens: Tokens,
+    statistics: str,
 ) -> tuple[Tensor, Tensor]:
     """With the statistics of the batch, over all processes if the norm is synchronised; the running ones are updated."""
     if len(var) == 1 and not isinstance(tokens, Tensor) and tokens == 1:
         raise InputError(
             'Re-attention cannot normalise a single value in training (one image, one token); use larger '
             'images or evaluation mode'
+        )
+    if in_functorch():
+        raise InputError(
+            'Re-attention in training found under torch.func, which cannot update its running statistics; call eval() first'
         )
     official = statistics == 'running'
     count = _filled(tokens, var) ** 2
@@ -192,10 +247,10 @@ def _of_batch(
     else:
         pooled = (count * var * law.growth(tokens)).sum(0)
     pooled = (all_reduce(pooled, group=group) if synchronised else pooled) / elements
-    gain = norm.weight * (pooled + norm.eps).rsqrt()
+    gain = running.weight * (pooled + norm.eps).rsqrt()
     # The bias shifts mean and maps equally, so it cancels; it stays in the graph for its (zero) gradient.
     left = (total * (own_mean - mean) if official else 0.0) + 0 * bias
-    offset = gain * left + norm.bias
+    offset = gain * left + running.bias
     if statistics == 'token_invariant':
         offset = offset / law.ratio(tokens)
     elif not official:
@@ -204,7 +259,7 @@ def _of_batch(
         norm,
         law,
         total * (mean if official else 1 / law.trained_tokens) + bias,
-        pooled * (elements / (elements - 1)),
+        torch.where(sums[0] > 0, pooled * (elements / (elements - 1)), torch.nan),  # of no image at all
         None if official else sums[2:] / (dist.get_world_size(group) if synchronised else 1),
     )
     return gain, offset

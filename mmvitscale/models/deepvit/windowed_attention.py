@@ -21,7 +21,7 @@ def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry, toke
     token = x[:, None, :1]
     sizes = [group.tokens for group in geometry.groups]
     parts = [
-        part.view(batch, -1, group.window[0] * group.window[1], channels)
+        part.view(batch, group.count // max(batch, 1), group.slots, channels)
         for part, group in zip(window_partition(x[:, 1:], geometry).split(sizes), geometry.groups)
     ]
     parts = [torch.cat((token.expand(-1, part.shape[1], -1, -1), part), dim=2) for part in parts]
@@ -41,11 +41,13 @@ def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry, toke
     token_sum, windows = 0, 0
     for out, own in zip(outs, masks):
         some = out.new_ones(out.shape[:2], dtype=torch.bool) if own is None else own[:, :, 1:].any(2)
-        token_sum = token_sum + torch.where(some[..., None], out[:, :, 0], 0).sum(1, keepdim=True)
+        # Not in 16 bits: of a thousand windows the sum would overflow.
+        kept = torch.where(some[..., None], out[:, :, 0], 0)
+        token_sum = token_sum + kept.sum(1, keepdim=True, dtype=torch.promote_types(out.dtype, torch.float32))
         windows = windows + some.sum(1)[:, None, None]
     merged = torch.cat([out[:, :, 1:].reshape(-1, channels) for out in outs])
     merged = window_reverse(merged, geometry, (x.shape[1] - 1, 1)).flatten(1, 2)
-    return torch.cat((token_sum / windows, merged), dim=1)
+    return torch.cat(((token_sum / windows).to(merged.dtype), merged), dim=1)
 
 
 def _at_once(attn: nn.Module, parts: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:

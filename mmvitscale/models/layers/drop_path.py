@@ -11,6 +11,11 @@ def check_rate(name: str, rate: float) -> None:
         raise InputError(f'{name} {rate!r} found, but it is at least 0 and below 1')
 
 
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """The rate of each block: from 0 for the first, linearly to ``last`` for the last."""
+    return [last * i / max(depth - 1, 1) for i in range(depth)]
+
+
 class DropPath(nn.Module):
     """(B, ...) -> (B, ...): in training a sample's whole branch is zeroed with probability ``rate``, and the kept
     ones are divided by 1 - rate (Huang et al. 2016, Deep Networks with Stochastic Depth)."""

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from mmvitscale.models.layers.attachments import is_plain
+
 # Hidden values that are there at a time where no gradient needs them: the largest tensor of a block by far.
 _CHUNK = 2**21
 
@@ -20,8 +22,10 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A graph that is exported has no number of pieces: it may be for every size, and its runtime has ways of its own.
-        if torch.is_grad_enabled() or _is_exporting():
+        # What is attached to a layer sees whole tensors that nobody overwrites. A graph that is exported has no number of pieces:
+        # it may be for every size, and its runtime has ways of its own.
+        plain = is_plain(self.fc1, nn.Linear) and is_plain(self.fc2, nn.Linear) and is_plain(self.act, type(self.act))
+        if torch.is_grad_enabled() or _is_exporting() or not plain:
             return self.fc2(self.act(self.fc1(x)))
         rows = x.flatten(0, -2)
         step = max(_CHUNK // self.fc1.out_features, 1)

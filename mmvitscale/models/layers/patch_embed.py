@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvitscale.models.layers.attachments import is_plain
 from mmvitscale.models.layers.padding import rectangles
 
 
@@ -14,17 +15,20 @@ def pad_to_patches(x: Tensor, patch_size: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
-def embed_patches(x: Tensor, proj: nn.Conv2d) -> Tensor:
+def embed_patches(x: Tensor, proj: nn.Module, patch: int) -> Tensor:
     """(B, C, H, W) -> (B, ceil(H / P), ceil(W / P), D): the convolution with kernel and stride P as what it is, a linear
-    map of patches."""
+    map of patches. Where something is attached to ``proj`` it is called."""
     # On a CPU with AMX the bfloat16 convolution of PyTorch 2.13.0 (oneDNN 3.12.0) gives wrong numbers where its output is
     # one column wide: F.conv2d of a (1, 3, 64, 4) image with a (96, 3, 4, 4) kernel and stride 4 is off by 4 from float32
     # where 0.02 is rounding. Once that is mended, proj(x) does.
-    patch = proj.kernel_size[0]
     x = pad_to_patches(x, patch)
+    if not is_plain(proj, nn.Conv2d):
+        narrow = x.shape[3] == patch and x.device.type == 'cpu'
+        out = proj(F.pad(x, (0, patch)) if narrow else x)
+        return (out[..., :1] if narrow else out).permute(0, 2, 3, 1)
     batch, channels, height, width = x.shape
     x = x.reshape(batch, channels, height // patch, patch, width // patch, patch).permute(0, 2, 4, 1, 3, 5)
-    return F.linear(x.reshape(*x.shape[:3], -1), proj.weight.flatten(1), proj.bias)
+    return F.linear(x.flatten(3), proj.weight.flatten(1), proj.bias)
 
 
 class PatchEmbed(nn.Module):
@@ -35,11 +39,12 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, dim: int, patch_size: int = 4):
         super().__init__()
+        self.patch_size = patch_size
         self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(embed_patches(x, self.proj))
+        return self.norm(embed_patches(x, self.proj, self.patch_size))
 
 
 class LinearStem(nn.Module):
@@ -47,11 +52,12 @@ class LinearStem(nn.Module):
 
     def __init__(self, in_channels: int, dim: int, patch_size: int = 16):
         super().__init__()
+        self.patch_size = patch_size
         self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
 
     def forward(self, x: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Tensor:
         """sizes: of the images in patches, where they do not fill the batch; a patch sees its own pixels alone."""
-        return embed_patches(x, self.proj)
+        return embed_patches(x, self.proj, self.patch_size)
 
 
 class ConvStem(nn.Module):
@@ -78,7 +84,7 @@ class ConvStem(nn.Module):
                 ]
             )
         x = F.relu(self.bn2(self.conv2(x)))
-        return embed_patches(x, self.proj)
+        return embed_patches(x, self.proj, self.patch_size // 2)
 
 
 class PatchMerging(nn.Module):

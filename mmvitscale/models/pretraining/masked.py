@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmvitscale.errors import InputError
 from mmvitscale.models.base_backbone import BaseBackbone
 from mmvitscale.models.deepvit import DeepViT
+from mmvitscale.models.layers.initialisation import truncated_normal_
 from mmvitscale.models.swin_v2 import SwinTransformerV2
 from mmvitscale.registry import MODELS
 
@@ -30,7 +31,7 @@ class _Masked(_Base):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.arch['embed_dims']))
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        truncated_normal_(self.mask_token)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """x: (B, in_channels, H, W). mask: (B, rows, columns), one for each patch of the patch embedding, 1 or True where it

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmvitscale.errors import InputError
+from mmvitscale.models.layers.attachments import is_plain
 from mmvitscale.models.swin_v2.position_bias import BiasCache, WindowBias
 from mmvitscale.models.swin_v2.windows import Window, WindowGeometry, WindowGroup
 
@@ -53,7 +54,7 @@ def attend_by_group(
     tokens = [group.tokens for group in groups]
     outs = []
     for *parts, bias, group in zip(q.split(tokens), k.split(tokens), v.split(tokens), biases, groups):
-        q, k, v = (part.unflatten(0, (group.count, -1)).transpose(1, 2) for part in parts)
+        q, k, v = (part.unflatten(0, (group.count, group.slots)).transpose(1, 2) for part in parts)
         outs.append(attend(q, k, v, bias).transpose(1, 2).flatten(0, 1))
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
@@ -118,6 +119,14 @@ class WindowAttention(nn.Module):
         qkv, bias = self._project(x, geometry, pretrained_window)
         return self.proj(KERNELS[self.kernel](qkv, self.scale(), bias, geometry.groups).flatten(1))
 
+    def query_key_value(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., 3 C), q, k and v with their biases: a tensor that nobody else holds."""
+        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+        if is_plain(self.qkv, nn.Linear):
+            return F.linear(x, self.qkv.weight, bias)
+        qkv = self.qkv(x)
+        return qkv + bias.to(qkv.dtype)
+
     def scale(self) -> Tensor | None:
         """(heads,): min(exp(logit_scale), 100), or None for the dot product."""
         return None if self.logit_scale is None else self.logit_scale.clamp(max=log(100.0)).exp().flatten()
@@ -143,7 +152,6 @@ class WindowAttention(nn.Module):
 
     def _project(self, x: Tensor, geometry: WindowGeometry, pretrained_window: Window) -> tuple[Tensor, WindowBias]:
         """(T, C) -> qkv (T, 3, heads, d), and the position bias of these windows."""
-        qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv = F.linear(x, self.qkv.weight, qkv_bias).unflatten(1, (3, self.num_heads, -1))
         windows = [group.window for group in geometry.groups]
+        qkv = self.query_key_value(x).unflatten(1, (3, self.num_heads, x.shape[1] // self.num_heads))
         return qkv, WindowBias(self.position_bias, windows, pretrained_window, self._bias_cache)

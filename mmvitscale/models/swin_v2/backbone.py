@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmvitscale.errors import InputError
-from mmvitscale.models.layers.drop_path import DropPath, check_rate
+from mmvitscale.models.layers.drop_path import DropPath, check_rate, drop_path_rates
+from mmvitscale.models.layers.initialisation import truncated_normal_
 from mmvitscale.models.layers.mlp import MLP
 from mmvitscale.models.layers.patch_embed import PatchEmbed, PatchMerging
 from mmvitscale.models.swin_v2 import kernels  # noqa: F401  (they join KERNELS)
@@ -91,7 +92,7 @@ def reset_blocks(module: nn.Module) -> None:
     post-norm block zero, so that it starts as the identity (section 3.2)."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            nn.init.trunc_normal_(part.weight, std=0.02)
+            truncated_normal_(part.weight)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, SwinBlockV2):
@@ -167,8 +168,8 @@ class SwinTransformerV2(SwinV2CheckpointPolicy):
         pretrained_window_sizes: the pretrained windows: those the position bias was first trained with, in the form
             of window_size. None: those found in the checkpoint that is loaded, else window_size.
         position_bias: log_cpb (the paper's), linear_cpb or table.
-        attention: the kernel, auto, eager, flex (FlexAttention on GPUs, as auto elsewhere), fused or sequential (least
-            memory); one for all stages or a list of one per stage.
+        attention: the kernel, auto, eager (the formula as it stands, which alone has second derivatives), flex
+            (FlexAttention on GPUs, as auto elsewhere), fused or sequential (least memory); one for all stages or a list of one per stage.
         block_norm: post (res-post-norm, the paper's) or pre (SwinV1's blocks and patch merging, for comparison).
         attention_type: cosine (the paper's) or dot_product (SwinV1's, for comparison).
         out_indices: the stages to return, None for all; stages after the last of them are not built.
@@ -216,7 +217,7 @@ class SwinTransformerV2(SwinV2CheckpointPolicy):
             pretrained_windows = [*self._windows(pretrained_window_sizes, 'pretrained_window_sizes')]
 
         dims = [self.arch['embed_dims'] * 2**i for i in range(stages)]
-        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(self.depths), device='cpu').tolist())
+        drop_paths = iter(drop_path_rates(drop_path_rate, sum(self.depths)))
         self.patch_embed = PatchEmbed(in_channels, dims[0])
         self.stages = nn.ModuleList()
         for i in range(max(self.out_indices) + 1):
@@ -230,6 +231,7 @@ class SwinTransformerV2(SwinV2CheckpointPolicy):
         self.out_norms = nn.ModuleDict({str(i): nn.LayerNorm(dims[i]) if out_norm else nn.Identity() for i in self.out_indices})
         self.reset_parameters()
         self._freeze()
+        self._end_architecture()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.forward_tokens(self.patch_embed(x))

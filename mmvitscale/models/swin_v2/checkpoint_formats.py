@@ -168,9 +168,10 @@ HUGGING_FACE = SwinV2Format(
         'mask_token': 'embeddings.mask_token',
     },
     norms='layernorm',
+    stage_norms=re.compile(r'hidden_states_norms\.stage(\d+)\.(weight|bias)'),  # of Swinv2Backbone
     head='classifier',
     decoder='decoder.0',
-    dropped=(r'classifier\..*', r'decoder\..*'),
+    dropped=(r'classifier\..*', r'decoder\..*', r'hidden_states_norms\.stem\..*'),
     regroupings=(_QUERY_KEY_VALUE,),
     backbone_prefix='swinv2.',
     builder=lambda sizes: f'transformers.{_huggingface_class(sizes)}.from_pretrained',

@@ -1,5 +1,4 @@
 """Window attention through PyTorch's FlexAttention: all windows of a map in one call, whatever their shapes, the bias read
-from typing import Any
 from the table of offsets where a score is made, and nothing of heads x N x N is ever there.
 
 The tokens of all windows stand in one sequence. A mask lets a token see its own window alone, as it keeps documents apart in
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmvitscale.models.layers.transforms import may_cache
 from mmvitscale.models.swin_v2.attention import scaled_query_key
 from mmvitscale.models.swin_v2.position_bias import largest
 from mmvitscale.models.swin_v2.windows import WindowGroup
@@ -31,7 +31,8 @@ def flex_attention(qkv: Tensor, scale: Tensor | None, table: Tensor, groups: Seq
     a window that all fit into -> (T, heads, d)."""
     # Cloned, for PyTorch 2.13's compiled FlexAttention gives no gradient to a view.
     table = table.flatten(1).clone(memory_format=torch.contiguous_format)
-    return compiled()(qkv, scale, table, *_cached_layout(tuple(groups), qkv.device))
+    layout = _cached_layout if may_cache() else _cut_sequence
+    return compiled()(qkv, scale, table, *layout(tuple(groups), qkv.device))
 
 
 def _attend(

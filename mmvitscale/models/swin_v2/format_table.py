@@ -128,7 +128,7 @@ class SwinV2Format(CheckpointFormat):
 
     blocks, merging: where the weights of a block and of a patch merging stand. renamed: beginnings of our names (in a block, in
     a patch merging, outside the stages) -> theirs. norms: name of the norm behind the last stage, or with ``{i}`` of every
-    stage. regroupings: weights that it holds in other tensors. dropped: patterns of keys outside the stages that are left out.
+    stage. stage_norms: another name of those of stages, its first group the stage, from 1. regroupings: weights that it holds in other tensors. dropped: patterns of keys outside the stages that are left out.
     fits: of formats with the same anchor, whether keys are of this one.
 
     To write: backbone_prefix: of the backbone in a classifier. derived: for each block's ``attn.`` what its state dict holds of
@@ -143,6 +143,7 @@ class SwinV2Format(CheckpointFormat):
     merging: Place = _OUR_MERGING
     renamed: dict[str, str] = field(default_factory=dict)
     norms: str = 'norm'
+    stage_norms: re.Pattern[str] | None = None
     regroupings: tuple[Regrouping, ...] = ()
     dropped: tuple[str, ...] = (r'head\..*',)
     fits: Callable[[State], bool] = lambda keys: True
@@ -280,6 +281,8 @@ class SwinV2Format(CheckpointFormat):
             elif norm:
                 stage = norm[1] if '{i}' in self.norms else stages - 1
                 weights[f'out_norms.{stage}.{norm[norm.lastindex or 1]}'] = value
+            elif self.stage_norms and (of_stage := self.stage_norms.fullmatch(key)):
+                weights[f'out_norms.{int(of_stage[1]) - 1}.{of_stage[2]}'] = value
             elif not block and name in _STEM:
                 weights[name] = value
             else:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from mmvitscale.models.layers.transforms import in_functorch, once, takes_no_functions
 from mmvitscale.models.swin_v2.attention import KERNELS, MIN_LENGTH, attend_by_group, eager, scaled_query_key
 from mmvitscale.models.swin_v2.flex_attention import flex_attention
 from mmvitscale.models.swin_v2.position_bias import WindowBias
@@ -30,7 +30,9 @@ _SMALL_WINDOW = 144
 
 
 def fused(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
-    """A Kernel: through PyTorch's ``scaled_dot_product_attention``."""
+    """A Kernel: through PyTorch's ``scaled_dot_product_attention``; eager under ``torch.func``, which takes nothing in place."""
+    if in_functorch():
+        return eager(qkv, scale, bias, groups)
     biases = bias.expanded()
     if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return _fused_inference(qkv, scale, biases, groups)[0]
@@ -48,14 +50,14 @@ def sequential(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequ
     backward pass."""
     if not torch.is_grad_enabled():
         return fused(qkv, scale, bias, groups)
-    if torch.jit.is_tracing():  # MMEngine counts multiply-adds in a trace, which takes no custom autograd functions
+    if takes_no_functions():
         return eager(qkv, scale, bias, groups)
-    return _Sequential.apply(qkv, scale, tuple(groups), *bias.expanded())
+    return _Sequential.apply(qkv, qkv[:0].clone(), scale, tuple(groups), *bias.expanded())
 
 
 def flex(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
     """A Kernel: through PyTorch's FlexAttention on the devices that it is made for, elsewhere as ``auto``."""
-    if qkv.device.type not in FLEX_DEVICES or torch.jit.is_tracing():
+    if qkv.device.type not in FLEX_DEVICES or takes_no_functions():
         return auto(qkv, scale, bias, groups)
     with torch.autocast(qkv.device.type, enabled=False):
         return flex_attention(qkv, scale, bias.table(), groups)
@@ -79,7 +81,7 @@ def normalize_query_key_(qkv: Tensor, scale: Tensor | None) -> Tensor | None:
     scales = torch.stack((scale, torch.ones_like(scale)))[:, :, None]  # of queries and keys of length one
     inverse = qk.new_empty(*qk.shape[:3], 1, dtype=torch.promote_types(scale.dtype, torch.float32))
     # Operations on two types make copies, several times slower than one copy that stays in the cache.
-    rows = len(qk) if qk.dtype == inverse.dtype or qk.device.type != 'cpu' else max(_CHUNK['cpu'] // qk[0].numel(), 1)
+    rows = len(qk) if qk.dtype == inverse.dtype or qk.device.type != 'cpu' else max(_CHUNK['cpu'] // qk.shape[1:].numel(), 1)
     for part, into in zip(qk.split(rows), inverse.split(rows)):
         precise = part.to(inverse.dtype)
         lengths = torch.linalg.vector_norm(precise, dim=-1, keepdim=True)
@@ -113,7 +115,7 @@ def _pieces(groups: Sequence[WindowGroup], qkv: Tensor) -> tuple[list[WindowGrou
     pieces, indices = [], []
     for index, group in enumerate(groups):
         step = _windows_at_a_time(qkv.device, heads, group.window[0] * group.window[1], dim)
-        for first in range(0, group.count, step):
+        for first in range(0, max(group.count, 1), step):  # a batch may be empty
             pieces.append(WindowGroup(group.window, min(step, group.count - first)))
             indices.append(index)
     return pieces, indices
@@ -162,19 +164,26 @@ class _Sequential(Function):
     """The forward pass is the fused one, and the backward recomputes the attention weights of some windows at a time.
 
     What is stored is qkv with q and k normalised in place: nobody else needs it, least of all the linear layer that made it.
+    ``source``, nothing of it, leads to where it came from for ``once``.
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Any, scale: Any, groups: Any, *biases: Any) -> Any:
+    def forward(ctx: Any, qkv: Any, source: Any, scale: Any, groups: Any, *biases: Any) -> Any:
         out, inverse = _fused_inference(qkv.detach(), None if scale is None else scale.detach(), biases, groups)
-        ctx.save_for_backward(qkv.detach(), inverse, scale, *biases)
+        ctx.save_for_backward(qkv.detach(), inverse, scale, source, *biases)
         ctx.groups = groups
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_out: Any) -> Any:
-        qkv, inverse, scale, *biases = ctx.saved_tensors
+        qkv, inverse, *sources = ctx.saved_tensors  # once: checkpointing gives them no second time
+        with torch.no_grad():
+            grads = _Sequential.gradients(ctx, grad_out, qkv, inverse, *sources)
+        return once(grads, [grad_out, *sources])
+
+    @staticmethod
+    def gradients(ctx: Any, grad_out: Any, qkv: Any, inverse: Any, scale: Any, source: Any, *biases: Any) -> Any:
+        """Of each argument of ``forward``."""
         grad_qkv = torch.empty_like(qkv)
         grad_biases = [torch.zeros_like(bias) for bias in biases]
         grad_scale: Any = None if scale is None else torch.zeros_like(scale, dtype=inverse.dtype)
@@ -196,12 +205,12 @@ class _Sequential(Function):
                 for target, grad in zip(_by_head(grad_qkv[rows], piece), grads):
                     target.copy_(grad)
                 start = rows.stop
-        return grad_qkv, None if scale is None else grad_scale.to(scale.dtype), None, *grad_biases
+        return grad_qkv, None, None if scale is None else grad_scale.to(scale.dtype), None, *grad_biases
 
 
 def _by_head(x: Tensor, piece: WindowGroup) -> Tensor:
     """(tokens of a piece, n, heads, d) -> (n, windows, heads, N, d)."""
-    return x.unflatten(0, (piece.count, -1)).permute(2, 0, 3, 1, 4)
+    return x.unflatten(0, (piece.count, piece.slots)).permute(2, 0, 3, 1, 4)
 
 
 def _backward_of_windows(q: Tensor, k: Tensor, v: Tensor, grad_out: Tensor, bias: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from mmvitscale.errors import InputError
+from mmvitscale.models.layers.attachments import is_plain
+from mmvitscale.models.layers.transforms import may_cache, takes_no_functions
 from mmvitscale.models.swin_v2.windows import Window
 
 # Numbers of expanded biases that are summed at a time.
@@ -46,7 +47,7 @@ def coordinate_grid(
 
     The 64 most recently used are cached. A compiled model has them in its graph instead.
     """
-    make = _make_grid if torch.compiler.is_compiling() else _cached_grid
+    make = _cached_grid if may_cache() else _make_grid
     return make(coordinates, window, pretrained_window, device, dtype)
 
 
@@ -72,10 +73,10 @@ class ContinuousPositionBias(nn.Module):
 
     def __init__(self, num_heads: int, window: Window):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(inplace=True), nn.Linear(512, num_heads, bias=False))
+        self.mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, num_heads, bias=False))
 
     def forward(self, window: Window, pretrained_window: Window) -> Tensor:
-        weight = self.mlp[0].weight
+        weight = next(self.mlp.parameters())  # of whatever stands there, an adapter too
         grid = coordinate_grid(type(self).coordinates, window, pretrained_window, weight.device, weight.dtype)
         # Biases reach 16, where bfloat16 resolves 0.06: too coarse, and the table is small. Meta tensors, with which work is
         # counted, have no autocast of their own.
@@ -144,6 +145,7 @@ def resize_table(table: Tensor, window: Window) -> Tensor:
 
 
 POSITION_BIASES = {'log_cpb': LogCPB, 'linear_cpb': LinearCPB, 'table': BiasTable}
+_PARTS: tuple[type[nn.Module], ...] = (*POSITION_BIASES.values(), nn.Sequential, nn.Linear, nn.ReLU)
 
 
 # Laid out over the pairs of tokens.
@@ -174,7 +176,6 @@ class _Expand(Function):
         return _lay_out(table, window)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Any) -> Any:
         # Some heads at a time: the copies are twice as large as what is copied, which for a map of 48 x 48 tokens and 128
         # heads has 2.7 GB.
@@ -206,8 +207,7 @@ def _sum_antidiagonals(x: Tensor) -> Tensor:
 
 def expand(table: Tensor, window: Window) -> Tensor:
     """(heads, 2 h - 1, 2 w - 1) -> (heads, N, N), N = h * w: bias[., (i, j), (k, l)] = table[., i - k, j - l]."""
-    # A TorchScript trace, in which MMEngine counts multiply-adds, takes no custom autograd functions.
-    return _lay_out(table, window) if torch.jit.is_tracing() else _Expand.apply(table, window)
+    return _lay_out(table, window) if takes_no_functions() else _Expand.apply(table, window)
 
 
 def sub_table(table: Tensor, window: Window) -> Tensor:
@@ -222,20 +222,31 @@ class BiasCache:
     The cache is valid while the bias's parameters have the values it was computed from: they are compared at every call,
     for not every way of changing them leaves a trace (an EMA hook swaps ``.data``). The last 9 shapes are cached, the most
     that one map has, and of them at most ``limit`` numbers. Only on CPUs: on a GPU, comparing would wait for the device,
-    and computing them again costs little.
+    and computing them again costs little. Where something is attached to the bias (a hook, an adapter), it is called every
+    time. Copies and files of a model are without it.
     """
 
     def __init__(self, limit: int = 2**22):
         self.limit = limit
-        self._cached: tuple[list[Tensor], dict[tuple[Any, ...], Tensor]] = (
-            [],
-            {},
-        )  # the parameters, and what they give; replaced as a whole
+        # The parameters, and what they give; replaced as a whole.
+        self._cached: tuple[list[Tensor], dict[tuple[Any, ...], Tensor]] = ([], {})
+
+    def __reduce__(self) -> Any:
+        return BiasCache, (self.limit,)
+
+    @staticmethod
+    def _may_serve(bias: nn.Module, parameters: Sequence[Tensor]) -> bool:
+        return (
+            not torch.is_grad_enabled()
+            and parameters[0].device.type == 'cpu'
+            and may_cache()
+            and all(is_plain(part, *_PARTS) for part in bias.modules())
+        )
 
     def __call__(self, bias: nn.Module, windows: Sequence[Window], pretrained_window: Window) -> list[Tensor]:
         """The biases of windows of these shapes, in this order."""
         parameters = list(bias.parameters())
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or parameters[0].device.type != 'cpu':
+        if not self._may_serve(bias, parameters):
             table = bias(largest(windows), pretrained_window)
             return [expand(sub_table(table, window), window) for window in windows]
         # Other threads may be in here too: each works on what it saw, and puts whole results in place.

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from mmvitscale.errors import InputError
+from mmvitscale.models.layers.transforms import may_cache, takes_no_functions
 
 Window = tuple[int, int]  # (height, width) in tokens
 
@@ -28,9 +29,14 @@ class WindowGroup:
     count: int
 
     @property
+    def slots(self) -> int:
+        """Tokens of one window."""
+        return self.window[0] * self.window[1]
+
+    @property
     def tokens(self) -> int:
         """Tokens of all windows together."""
-        return self.count * self.window[0] * self.window[1]
+        return self.count * self.slots
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def window_geometry(batch: int, size: tuple[int, int], window: Window, shifted: 
 
     Depends on sizes only; the 64 most recently used are cached. A compiled model has it in its graph instead.
     """
-    make = _cut_map if torch.compiler.is_compiling() else _cached_geometry
+    make = _cached_geometry if may_cache() else _cut_map
     return make(batch, size, window, shifted, device)
 
 
@@ -116,8 +122,7 @@ class _Permute(Function):
 
 
 def _permute(rows: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-    # MMEngine counts multiply-adds in a TorchScript trace, which takes no custom autograd functions.
-    return rows.index_select(0, order) if torch.jit.is_tracing() else _Permute.apply(rows, order, inverse)
+    return rows.index_select(0, order) if takes_no_functions() else _Permute.apply(rows, order, inverse)
 
 
 def window_partition(x: Tensor, geometry: WindowGeometry) -> Tensor:

@@ -13,6 +13,6 @@ def test_patches_are_embedded_as_the_convolution_says(size):
     proj = nn.Conv2d(3, 12, 4, 4)
     image = torch.randn(2, 3, *size)
     expected = proj(pad_to_patches(image, 4)).permute(0, 2, 3, 1)
-    assert torch.allclose(embed_patches(image, proj), expected, atol=1e-5)
+    assert torch.allclose(embed_patches(image, proj, 4), expected, atol=1e-5)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        assert torch.allclose(embed_patches(image, proj).float(), expected, atol=0.05)
+        assert torch.allclose(embed_patches(image, proj, 4).float(), expected, atol=0.05)
