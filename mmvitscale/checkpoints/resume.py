@@ -2,7 +2,7 @@
 
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from mmvitscale.utils.atomic_write import atomic_write
 
 # MMEngine's: in a work folder, the path of the checkpoint that was written last.
 _POINTER = 'last_checkpoint'
-# iter_4000.pth, and not what was published of it: iter_4000-0a1b2c3d.pth.
-_NUMBERED = re.compile(r'(.*?)(\d+)\.pth')
+# What MMEngine calls checkpoints; and not what was published of them: iter_4000-0a1b2c3d.pth.
+_TEMPLATES = ('iter_{}.pth', 'epoch_{}.pth')
 
 
 def write_last_checkpoint(work_dir: str | Path, checkpoint: str) -> None:
@@ -22,19 +22,22 @@ def write_last_checkpoint(work_dir: str | Path, checkpoint: str) -> None:
         part.write_text(checkpoint)
 
 
-def latest_complete_checkpoint(work_dir: str | Path, log: Callable[[str], None] = lambda line: None) -> Path | None:
-    """The newest checkpoint of a training that is whole, None where the folder has none at all. Only what its hook numbers is
+def latest_complete_checkpoint(
+    work_dir: str | Path, log: Callable[[str], None] = lambda line: None, templates: Sequence[str] = ()
+) -> Path | None:
+    """The newest checkpoint of a training that is whole, None where the folder has none at all. Only what its hook wrote is
     looked at: the best ones, and published ones, hold weights alone.
 
     Args:
         work_dir: of the training; checkpoints lie in it, or where its ``last_checkpoint`` says.
         log: gets a line for each broken one that was skipped.
+        templates: names of checkpoints beside MMEngine's own, ``filename_tmpl`` of a checkpoint hook.
 
     Raises:
         InputError: if there are some, and all are broken.
     """
     broken: list[str] = []
-    for path in _candidates(Path(work_dir)):
+    for path in _candidates(Path(work_dir), templates):
         if is_complete(path):
             return path
         broken.append(path.name)
@@ -47,17 +50,27 @@ def latest_complete_checkpoint(work_dir: str | Path, log: Callable[[str], None] 
     return None
 
 
-def _candidates(work_dir: Path) -> list[Path]:
-    """From the newest to the oldest: by their numbers, but those of an earlier, longer training in the same folder last."""
+def _candidates(work_dir: Path, templates: Sequence[str]) -> list[Path]:
+    """From the newest to the oldest: by their numbers, but those of an earlier, longer training in the same folder last. What
+    the folder records as the last one counts, whatever its name is."""
     pointed = _pointed(work_dir)
-    last = _NUMBERED.fullmatch(pointed.name) if pointed else None
-    prefixes = {'iter_', 'epoch_', *([last[1]] if last else [])}
-    found = {}
+    patterns = [_pattern(template) for template in (*_TEMPLATES, *templates)]
+    last = None
+    if pointed:
+        last = _number(pointed.name, patterns)
+        if last is None:  # a name that nobody here gave: its last number, if it has one
+            numbers = list(re.finditer(r'\d+', pointed.stem))
+            if numbers:
+                patterns.append(_pattern(pointed.name[: numbers[-1].start()] + '{}' + pointed.name[numbers[-1].end() :]))
+                last = int(numbers[-1][0])
+    found: dict[Path, int] = {}
     for folder in {work_dir, pointed.parent if pointed else work_dir}:
-        for path in folder.glob('*.pth'):
-            match = _NUMBERED.fullmatch(path.name)
-            if match and match[1] in prefixes and path.is_file():
-                found[path.resolve()] = int(match[2])
+        for path in folder.iterdir() if folder.is_dir() else ():
+            number = _number(path.name, patterns)
+            if number is not None and path.is_file():
+                found[path.resolve()] = number
+    if pointed and pointed.is_file():
+        found.setdefault(pointed.resolve(), -1 if last is None else last)
 
     def key(path: Path) -> tuple[bool, int, int]:
         time = path.stat().st_mtime_ns
@@ -65,12 +78,26 @@ def _candidates(work_dir: Path) -> list[Path]:
             last is not None
             and pointed is not None
             and pointed.is_file()
-            and found[path] > int(last[2])
+            and found[path] > last
             and time < pointed.stat().st_mtime_ns
         )
-        return not stale, found[path], time
+        nameless = last is None and pointed is not None and path == pointed.resolve()
+        return not stale, time if nameless else found[path], time
 
     return sorted(found, key=key, reverse=True)
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """``iter_{}.pth`` -> what recognises such names, its group the number, if the template has one."""
+    return re.compile(re.sub(r'\\\{[^{}]*\\\}', r'0*(\\d+)', re.escape(template), count=1))
+
+
+def _number(name: str, patterns: Sequence[re.Pattern[str]]) -> int | None:
+    for pattern in patterns:
+        match = pattern.fullmatch(name)
+        if match and pattern.groups:
+            return int(match[1])
+    return None
 
 
 def _pointed(work_dir: Path) -> Path | None:

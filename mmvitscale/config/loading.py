@@ -102,7 +102,8 @@ _extend_mmengine_base_lookup()
 def load_config(path: str, options: dict | None = None) -> Config:
     """Path of a config, or the name of one of this package's, and ``key=value`` overrides -> the config.
 
-    An override of ``data_root`` moves every path that lay under the old one, in datasets and evaluators.
+    An override of ``data_root`` moves every path that lay under the old one, in datasets and evaluators, but for those that
+    other overrides give.
 
     Raises:
         InputError: for a file that is not there, cannot be read or needs a package that is not installed.
@@ -121,6 +122,9 @@ def load_config(path: str, options: dict | None = None) -> Config:
         raise InputError(f'config {path} cannot be read ({message_of(error)}{_line_of(error)}); correct it') from error
     if options:
         old_root = cfg.get('data_root')
+        if 'data_root' in options and old_root:  # before the options, which may name other places
+            for key, value in cfg.items():
+                cfg[key] = _rebase(value, str(old_root).rstrip('/'), str(options['data_root']).rstrip('/'))
         try:
             cfg.merge_from_dict(options)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -128,9 +132,6 @@ def load_config(path: str, options: dict | None = None) -> Config:
                 f'--cfg-options do not fit config {path} ({message_of(error)}); give the keys that it has, '
                 'numbers for those of a list'
             ) from error
-        if 'data_root' in options and old_root:
-            for key, value in cfg.items():
-                cfg[key] = _rebase(value, str(old_root).rstrip('/'), str(options['data_root']).rstrip('/'))
     return cfg
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmengine.device import get_device
 from mmvitscale.config.validation import check_numbers
 from mmvitscale.config.view import ConfigView
 from mmvitscale.errors import InputError, some_of
+from mmvitscale.registry import type_name
 from mmvitscale.utils import cpu
 from mmvitscale.utils.atomic_write import check_writable
 from mmvitscale.utils.torchvision_shim import make_torchvision_importable
@@ -24,6 +26,22 @@ _TIMEOUT = 1800
 _PACKAGES = {
     'InstaBoost': ('instaboostfast', 'instaboostfast'),
     'LoadPanopticAnnotations': ('panopticapi', 'git+https://github.com/cocodataset/panopticapi.git'),
+}
+
+
+# Schedulers of MMEngine, without the end of their names (LR, Momentum, ParamScheduler), and their options that count steps,
+# beside begin and end.
+SCHEDULERS: dict[str, tuple[str, ...]] = {
+    'Constant': (),
+    'CosineAnnealing': ('T_max',),
+    'CosineRestart': ('periods',),
+    'Exponential': (),
+    'Linear': (),
+    'MultiStep': ('milestones',),
+    'OneCycle': ('total_steps',),
+    'Poly': (),
+    'ReduceOnPlateau': (),  # counts validations
+    'Step': ('step_size',),
 }
 
 
@@ -190,6 +208,8 @@ def use_mixed_precision(cfg: Config, force: bool = False) -> None:
     """What ``--amp`` does: float16 with loss scaling on a GPU, bfloat16 on a CPU and where a strategy scales no loss. On a CPU
     that emulates bfloat16 training stays in float32, unless it is forced (``--force-amp``)."""
     if get_device() != 'cpu' and not cfg.get('strategy'):
+        for option in ('cache', 'backbone_only'):  # of BF16OptimWrapper
+            cfg.optim_wrapper.pop(option, None)
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
         return
@@ -241,10 +261,19 @@ def accumulate_gradients(cfg: Config, steps: int) -> None:
                 value = item[key]
                 item[key] = [n * steps for n in value] if isinstance(value, (list, tuple)) else value * steps
 
-    schedulers = cfg.get('param_scheduler') or []
-    for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
-        if not scheduler.get('by_epoch', True):
-            stretch(scheduler, 'begin', 'end', 'milestones', 'step_size', 'T_max', 'total_iters')
+    for scheduler in view.schedulers():
+        if scheduler.get('by_epoch', True):
+            continue  # an epoch has as many batches as before
+        name = type_name(scheduler)
+        counted = SCHEDULERS.get(re.sub('(LR|Momentum|ParamScheduler)$', '', name))
+        if counted is None:
+            raise InputError(
+                f'--accumulate-grad found with the scheduler {name}, which counts iterations in a way that is not known here; '
+                f'use one of MMEngine ({", ".join(SCHEDULERS)}), or count its epochs: by_epoch=True'
+            )
+        stretch(scheduler, 'begin', 'end', *counted)
+        if 'Exponential' in name:  # multiplied in every iteration
+            scheduler.gamma **= 1 / steps
     loop = cfg.train_cfg
     if view.counts_iterations:
         stretch(loop, 'max_iters', 'val_interval', 'val_begin')
@@ -258,28 +287,34 @@ def accumulate_gradients(cfg: Config, steps: int) -> None:
             stretch(phase, 'begin')
     for hook in view.hooks('EMAHook'):
         hook.interval = hook.get('interval', 1) * steps
-        stretch(hook, 'begin_iter')
-    if view.base_batch_size:
+        stretch(hook, 'begin_iter', 'gamma')  # the latter of annealing averages, in iterations
+    if view.base_batch_size and cfg.auto_scale_lr.get('enable'):
         cfg.auto_scale_lr.base_batch_size /= steps  # MMEngine compares it with a single batch
 
 
 def scale_learning_rate(cfg: Config) -> None:
-    """Switch on MMEngine's linear scaling of the learning rate with the batch in all. Raises InputError for a config that
-    does not say which batch its learning rate is for."""
-    if not ConfigView(cfg).base_batch_size:
+    """Switch on MMEngine's linear scaling of the learning rate with the batch in all, after ``accumulate_gradients``. Raises
+    InputError for a config that does not say which batch its learning rate is for."""
+    view = ConfigView(cfg)
+    if not view.base_batch_size:
         raise InputError(
             f'--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...), the batch that the learning rate '
             f'is for, which {cfg.filename} does not have; add it'
         )
+    if not cfg.auto_scale_lr.get('enable'):
+        cfg.auto_scale_lr.base_batch_size /= view.accumulated_batches  # MMEngine compares it with a single batch
     cfg.auto_scale_lr.enable = True
 
 
 def describe_batch(cfg: Config, processes: int) -> str | None:
-    """One line where the batch of all processes together is not the one that the recipe's learning rate is for."""
-    base, own = ConfigView(cfg).base_batch_size, ConfigView(cfg).batch_size * processes
+    """One line where the images of an update, of all processes together, are not as many as the recipe's learning rate is
+    for."""
+    view = ConfigView(cfg)
+    base, own = view.base_batch_size, view.batch_size * processes * view.accumulated_batches
     if not base or own == base or cfg.auto_scale_lr.get('enable'):
         return None
-    accumulated = f'--accumulate-grad {round(base / own)}' if own < base else None
+    times = round(base / own)
+    accumulated = f'--accumulate-grad {times}' if times > 1 and view.accumulated_batches == 1 else None
     ways = ' or '.join(filter(None, (accumulated, '--auto-scale-lr')))
     return f'the learning rate is for batches of {base:g} images, here they have {own}; consider {ways}'
 

@@ -86,6 +86,13 @@ class ConfigView:
         every = [*(self.cfg.get('default_hooks') or {}).values(), *(self.cfg.get('custom_hooks') or [])]
         return [hook for hook in every if hook and type_name(hook).endswith(name)]
 
+    def schedulers(self) -> list[ConfigDict]:
+        """Of the learning rate and other options of optimizers."""
+        found = self.cfg.get('param_scheduler') or []
+        if isinstance(found, dict) and 'type' not in found:  # of several optimizers, by name
+            found = [item for own in found.values() for item in (own if isinstance(own, (list, tuple)) else [own])]
+        return list(found) if isinstance(found, (list, tuple)) else [found]
+
     def loaders(self, *splits: str) -> Iterator[ConfigDict]:
         """The dataloaders that the config has for these splits (train, val, test)."""
         found = (self.cfg.get(f'{split}_dataloader') for split in splits)

@@ -145,10 +145,11 @@ class CheckpointLoadingMixin(_Base):
 
     def _latest_complete_checkpoint(self) -> str | None:
         """What the first process finds, for all. Raises InputError if there is nothing but broken ones."""
+        templates = [hook.filename_tmpl for hook in self.hooks if isinstance(hook, mmengine.hooks.CheckpointHook)]
         found: list = [None]
         if is_main_process():
             try:
-                path = latest_complete_checkpoint(self.work_dir, self.logger.warning)
+                path = latest_complete_checkpoint(self.work_dir, self.logger.warning, templates)
                 found = [str(path) if path else None]
             except InputError as error:
                 found = [error]

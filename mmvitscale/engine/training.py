@@ -45,10 +45,10 @@ def build_training(
     runtime.fit_to_hardware(cfg, launcher, force_amp)
     if amp or force_amp:
         runtime.use_mixed_precision(cfg, force_amp)
-    if auto_scale_lr:
-        runtime.scale_learning_rate(cfg)
     if accumulate_grad != 1:
         runtime.accumulate_gradients(cfg, accumulate_grad)
+    if auto_scale_lr:
+        runtime.scale_learning_rate(cfg)
     if resume:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume

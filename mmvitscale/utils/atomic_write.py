@@ -2,8 +2,12 @@
 
 import errno
 import os
+import re
 import secrets
+import socket
 import tempfile
+import time
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +17,7 @@ from typing import BinaryIO
 from mmvitscale.errors import InputError
 
 _MARK = '.part'
+_DAY = 24 * 60 * 60
 # For a checkpoint of a training.
 SAVING_FAILED = 'the checkpoints before it are whole: free some space, or correct the rights, and go on with --resume'
 # What says that a file cannot be written; an error of a connection that is read from, say, is another thing.
@@ -38,7 +43,7 @@ class atomic_write:
     def __init__(self, path: str | Path, durable: bool = False, advice: str = 'free some space or give another folder'):
         self.path = Path(path)
         # Two that write the same file, on two machines even, do not meet. Writers take the format from the suffix.
-        self.part = self.path.with_name(f'.{self.path.stem}.{secrets.token_hex(4)}{_MARK}{self.path.suffix}')
+        self.part = self.path.with_name(f'.{self.path.stem}.{owner()}-{secrets.token_hex(4)}{_MARK}{self.path.suffix}')
         self.durable, self.advice = durable, advice
 
     def __enter__(self) -> Path:
@@ -92,10 +97,32 @@ def _failure_to_write(error: BaseException | None, part: Path) -> OSError | None
     return error if ours else None  # type: ignore[return-value]
 
 
+def owner(process: int | None = None) -> str:
+    """This machine and a process of it, this one if none is given: for names of what is there while it runs."""
+    return f'{zlib.crc32(socket.gethostname().encode()):08x}-{process or os.getpid()}'
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether what has ``owner`` in its name belongs to a process that has ended; of other machines, if it is a day old."""
+    match = re.search(r'([0-9a-f]{8})-(\d+)-', path.name)
+    if match and f'{match[1]}-{match[2]}' == owner(int(match[2])):
+        try:
+            os.kill(int(match[2]), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # somebody else's
+            pass
+    try:
+        return time.time() - path.stat().st_mtime > _DAY
+    except OSError:  # it is gone
+        return False
+
+
 def remove_partial_files(folder: str | Path, suffix: str) -> None:
-    """Remove what processes that were killed left of files with this suffix. Call it where nobody else writes."""
+    """Remove what processes that were killed left of files with this suffix, and nothing that another one is writing."""
     for path in Path(folder).glob(f'.*{_MARK}{suffix}'):
-        path.unlink(missing_ok=True)
+        if is_abandoned(path):
+            path.unlink(missing_ok=True)
 
 
 def check_writable(folder: str | Path) -> Path:

@@ -1,6 +1,7 @@
 """Which process this is, of several."""
 
 import os
+import sys
 
 from mmengine.dist import get_world_size, is_main_process
 
@@ -9,8 +10,10 @@ LAUNCHER = 'MMVITSCALE_LAUNCHER'
 
 
 def is_first_process() -> bool:
-    """Whether this is the first of all processes: known before they are connected, from what torchrun or Slurm sets."""
-    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
+    """Whether this is the first of all processes: known before they are connected, from what torchrun sets, or Slurm, where it
+    is the launcher: in a shell or an array of a job every process is on its own."""
+    by_slurm = any(argument.endswith('slurm') for argument in sys.argv)  # --launcher slurm
+    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0) if by_slurm else 0)) == 0
 
 
 def is_first_on_machine() -> bool:

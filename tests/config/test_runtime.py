@@ -249,7 +249,7 @@ def test_gradient_accumulation_scales_every_iteration_count():
     assert [(s.begin, s.end) for s in cfg.param_scheduler] == [(0, 12000), (12000, 1280000)]
     assert cfg.default_hooks.checkpoint.interval == 128000
     assert cfg.custom_hooks[0].schedule[1].begin == 640000 and cfg.custom_hooks[1].interval == 8
-    assert cfg.auto_scale_lr.base_batch_size == 2
+    assert runtime.describe_batch(cfg, 1) is None
 
     cfg = mmvitscale.load_config('swinv2_mask_rcnn_coco')
     runtime.accumulate_gradients(cfg, 8)

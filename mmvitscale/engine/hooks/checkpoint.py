@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmvitscale.checkpoints.resume import write_last_checkpoint
 from mmvitscale.errors import InputError
 from mmvitscale.registry import HOOKS
-from mmvitscale.utils.atomic_write import SAVING_FAILED, remove_partial_files
+from mmvitscale.utils.atomic_write import SAVING_FAILED, is_abandoned, owner, remove_partial_files
 from mmvitscale.utils.cpu import return_free_memory
 
 # In the work folder while a checkpoint is written.
@@ -35,6 +35,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
 
     file_backend: Any
     keep_ckpt_ids: 'deque[int]'
+    filename_tmpl: str
 
     def before_train(self, runner: Runner) -> None:
         """As MMEngine's. What a process that was killed left incomplete is removed."""
@@ -50,8 +51,8 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
             self.best_ckpt_path_dict[key] = path if self._is_inside(path) else None
         if is_main_process() and Path(self.out_dir).is_dir():
-            remove_partial_files(self.out_dir, '.pth')
-            for folder in Path(runner.work_dir).glob(f'{_FOLDER}*'):
+            remove_partial_files(self.out_dir, Path(self.filename_tmpl).suffix)
+            for folder in filter(is_abandoned, Path(runner.work_dir).glob(f'{_FOLDER}*')):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _is_inside(self, path: Any) -> bool:
@@ -97,7 +98,7 @@ def _scratch_folder(work_dir: str) -> 'TemporaryDirectory[str]':
     """Raises InputError where the disk is full or the folder cannot be written."""
     try:
         Path(work_dir).mkdir(parents=True, exist_ok=True)
-        return TemporaryDirectory(prefix=_FOLDER, dir=work_dir)
+        return TemporaryDirectory(prefix=f'{_FOLDER}{owner()}-', dir=work_dir)
     except OSError as error:
         raise InputError(f'cannot write into {work_dir} ({error.strerror}); {SAVING_FAILED}') from error
 

@@ -14,16 +14,18 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mmvitscale.analysis.nonfinite import Trace, image_paths, pack, trace_losses, without_ties
 from mmvitscale.errors import InputError, some_of
-from mmvitscale.models.layers.sync_batch_norm import SyncBatchNorm
+from mmvitscale.models.deepvit.re_attention_norm import VariancePowerLaw
 from mmvitscale.registry import HOOKS
 from mmvitscale.utils.atomic_write import atomic_write
 
 # Seconds that the processes that have nothing to say leave to the others.
 _FIRST_WORD = 5
-_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, SyncBatchNorm)
+# Numbers of a buffer up to which it is set back.
+_STATISTICS = 2**16
 
 
 @HOOKS.register_module()
@@ -32,8 +34,8 @@ class FiniteLossHook(Hook):
 
     What is said names the iteration, the images, the terms of the loss and the layer where the first value that is not
     finite came out, for which the forward pass is repeated with what it has drawn. ``<work dir>/non_finite`` keeps the batch
-    and the weights for ``tools/analysis/replay.py``. Running statistics of BatchNorm are set back to what they were before
-    the batch. Gradients with NaN or Inf, which a finite loss can have, stop the training where ``clip_grad`` looks at
+    and the weights for ``tools/analysis/replay.py``. Running statistics (of BatchNorm, of Re-attention, whatever a module
+    holds in small buffers) are set back to what they were before the batch. Gradients with NaN or Inf, which a finite loss can have, stop the training where ``clip_grad`` looks at
     them; with float16 they are the loss scaler's business.
 
     Several processes agree: they stop or leave out together.
@@ -54,13 +56,17 @@ class FiniteLossHook(Hook):
         self._in_a_row = 0
         self._batch: Any = None
         self._random: Any = None
-        self._norms: list[nn.Module] = []
+        self._laws: list[Any] = []
+        self._buffers: list[Tensor] = []
         self._statistics: list[tuple[Tensor, Tensor]] = []
+        self._trained_tokens: list[int] = []
 
     def before_train(self, runner: Runner) -> None:
         """Stands before the updates."""
         wrapper = runner.optim_wrapper
-        self._norms = [module for module in runner.model.modules() if isinstance(module, _BATCH_NORMS)]
+        self._laws = [module for module in runner.model.modules() if isinstance(module, VariancePowerLaw)]
+        # Tables and images that do not change are larger.
+        self._buffers = [buffer for buffer in runner.model.buffers() if buffer.numel() <= _STATISTICS]
         if self.on_non_finite is None:
             scaled = hasattr(wrapper, 'loss_scaler') and getattr(wrapper, 'cast_dtype', None) in (None, torch.float16)
             self.on_non_finite = 'skip' if scaled and not hasattr(runner, 'strategy') else 'stop'
@@ -83,7 +89,8 @@ class FiniteLossHook(Hook):
         """Keeps what would be needed to repeat the step."""
         self._batch = without_ties(data_batch)
         self._random = _random_states()
-        self._statistics = [(buffer, buffer.clone()) for norm in self._norms for buffer in norm.buffers(recurse=False)]
+        self._statistics = [(buffer, buffer.clone()) for buffer in self._buffers]
+        self._trained_tokens = [law.trained_tokens for law in self._laws]
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Lets go of it."""
@@ -105,7 +112,7 @@ class FiniteLossHook(Hook):
                 f'The loss of iteration {runner.iter + 1} is NaN or Inf{where}: the batch is left out, the '
                 f'{self._in_a_row}. in a row.'
             )
-            _count_as_done(runner.optim_wrapper)
+            _count_as_done(runner.optim_wrapper, runner.model)
             return None
 
         # In a compiled step it stands between graphs, as the backward pass does.
@@ -125,6 +132,8 @@ class FiniteLossHook(Hook):
     def _set_back(self) -> None:
         for buffer, before in self._statistics:
             buffer.copy_(before)
+        for law, tokens in zip(self._laws, self._trained_tokens):
+            law.trained_tokens = tokens
 
     def _stop(self, runner: Runner, what: str, value: float, finite: bool) -> None:
         """Repeat the forward pass, keep what is needed for that and raise InputError. All processes come here."""
@@ -201,12 +210,32 @@ def _everywhere(finite: bool, device: torch.device) -> bool:
     return bool(flag.item())
 
 
-def _count_as_done(wrapper: Any) -> None:
+def _count_as_done(wrapper: Any, model: nn.Module) -> None:
     """A batch that is left out counts among those that are accumulated, so that updates keep their places."""
     wrapper._inner_count += 1
-    if wrapper.should_update() and any(p.grad is not None for group in wrapper.optimizer.param_groups for p in group['params']):
+    if not wrapper.should_update():
+        return
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        _average_gradients(model)  # which it leaves to the last of the batches, and that has no backward pass here
+    if any(p.grad is not None for group in wrapper.optimizer.param_groups for p in group['params']):
         wrapper.step()
         wrapper.zero_grad()
+
+
+@torch.no_grad()
+def _average_gradients(model: nn.Module) -> None:
+    """Over the processes; one that has no gradient of a parameter counts as zero where another has one."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        return
+    there = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8, device=parameters[0].device)
+    dist.all_reduce(there, dist.ReduceOp.MAX)
+    for parameter, some in zip(parameters, there.tolist()):
+        if some:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= get_world_size()
 
 
 def _random_states() -> tuple[Any, ...]:

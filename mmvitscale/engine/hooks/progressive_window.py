@@ -11,7 +11,9 @@ from mmvitscale.engine.hooks.exact_resume import restart_loading
 from mmvitscale.errors import InputError
 from mmvitscale.registry import HOOKS
 
-_KEYS = {'begin', 'window_size', 'crop_size', 'scale'}
+# Sizes of the data -> the transforms that have them.
+_SIZES = {'crop_size': ('RandomCrop',), 'scale': ('RandomResize', 'Resize')}
+_KEYS = {'begin', 'window_size', *_SIZES}
 
 
 @HOOKS.register_module()
@@ -20,7 +22,8 @@ class ProgressiveWindowHook(Hook):
 
     The learned function is preserved across each change (``set_window_size``). What a phase does not name stays as the
     phases before left it, and a resumed training goes on with all that holds at its iteration. Each checkpoint holds the
-    windows it was last trained with: our tools test with them.
+    windows it was last trained with: our tools test with them. In a loop that counts epochs, whose data are loaded ahead by
+    the epoch, crops change with the epoch that begins at or after the iteration.
 
     Args:
         schedule: phases in order, each a dict with ``begin`` (iteration, the first is 0) and any of ``window_size`` (as
@@ -41,20 +44,38 @@ class ProgressiveWindowHook(Hook):
         if unknown:
             raise InputError(f'a phase of ProgressiveWindowHook has {unknown}, but it may have {sorted(_KEYS)}')
         self.schedule = [dict(phase) for phase in schedule]
-        self._settings: dict | None = None
+        self._settings: dict[str, Any] = {}
+        self._crops: dict[str, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Sets the windows of the iteration that training starts with."""
+        """Sets the windows of the iteration that training starts with, and its crops."""
+        self._settings, self._crops = {}, {}
+        if not swin_backbones(runner.model):
+            raise InputError('ProgressiveWindowHook found no SwinV2 backbone in the model; remove it from custom_hooks')
+        for phase in self.schedule:  # what the pipeline lacks is said at once
+            self._targets(runner, phase)
+        self._set_windows(runner)
         # Whatever was trained before a resume, the loop itself skips.
-        self._apply(runner, self._settings_at(runner.iter), skip=0)
+        if _counts_iterations(runner) and self._resize_crops(runner, runner.iter):
+            restart_loading(runner, 0)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """In a loop that counts epochs: the crops of the iteration that this one began with, after a resume within it, too."""
+        if not _counts_iterations(runner) and self._resize_crops(runner, runner.epoch * len(runner.train_dataloader)):
+            restart_loading(runner, 0)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Moves on to the next entry of the schedule when its turn has come."""
-        # The batch at hand was cropped for the phase before; any window serves any crop.
-        settings = self._settings_at(runner.iter)
-        if settings != self._settings:
-            changed = {key: value for key, value in settings.items() if value != (self._settings or {}).get(key)}
-            self._apply(runner, changed, skip=runner.iter + 1)
+        self._set_windows(runner)
+        if 'crop_size' in self._crops:
+            model = getattr(runner.model, 'module', runner.model)
+            if getattr(model.data_preprocessor, 'size', None) is not None:
+                model.data_preprocessor.size = tuple(self._crops['crop_size'])
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Lets the next batch be loaded with its crops: whether a training is resumed before it or not, it is the same."""
+        if _counts_iterations(runner) and self._resize_crops(runner, runner.iter + 1):
+            restart_loading(runner, runner.iter + 1)
 
     def _settings_at(self, iteration: int) -> dict:
         """What holds at an iteration: every phase until then, the later over the earlier."""
@@ -65,46 +86,54 @@ class ProgressiveWindowHook(Hook):
         settings.pop('begin')
         return settings
 
-    def _apply(self, runner: Runner, changed: dict, skip: int) -> None:
-        self._settings = {**(self._settings or {}), **changed}
-        backbones = swin_backbones(runner.model)
-        if not backbones:
-            raise InputError('ProgressiveWindowHook found no SwinV2 backbone in the model; remove it from custom_hooks')
-        if 'window_size' in changed:
-            for backbone in backbones:
-                backbone.set_window_size(changed['window_size'])
-        if self._resize_crops(runner, changed):
-            restart_loading(runner, skip)
-        if changed:
-            runner.logger.info(
-                f'Iteration {runner.iter}: '
-                + ', '.join(f'{key} {changed[key]}' for key in ('window_size', 'crop_size', 'scale') if key in changed)
-            )
+    def _set_windows(self, runner: Runner) -> None:
+        settings = {key: value for key, value in self._settings_at(runner.iter).items() if key == 'window_size'}
+        if settings != self._settings:
+            self._settings = settings
+            for backbone in swin_backbones(runner.model):
+                backbone.set_window_size(settings['window_size'])
+            runner.logger.info(f'Iteration {runner.iter}: window_size {settings["window_size"]}')
 
-    def _resize_crops(self, runner: Runner, changed: dict) -> bool:
-        """Set the sizes in the training pipeline; True if there are any."""
-        steps = list(_steps(runner.train_dataloader.dataset))
-        for key, types in (('crop_size', ('RandomCrop',)), ('scale', ('RandomResize', 'Resize'))):
-            if key not in changed:
-                continue
-            targets = [step for step in steps if type(step).__name__ in types]
+    def _resize_crops(self, runner: Runner, iteration: int) -> bool:
+        """Set the sizes of an iteration in the training pipeline; whether they are others than before."""
+        settings = {key: value for key, value in self._settings_at(iteration).items() if key in _SIZES}
+        changed = {key: value for key, value in settings.items() if value != self._crops.get(key)}
+        self._crops = settings
+        for key, targets in self._targets(runner, changed).items():
+            for step in targets:
+                setattr(step, key, tuple(changed[key]))
+        if changed:
+            runner.logger.info(f'Iteration {iteration}: {", ".join(f"{key} {value}" for key, value in changed.items())}')
+        return bool(changed)
+
+    @staticmethod
+    def _targets(runner: Runner, phase: dict) -> dict[str, list[Any]]:
+        """The steps of the training pipeline whose sizes a phase names. Raises InputError where there is none."""
+        steps = list(_steps(runner.train_dataloader.dataset, set()))
+        found = {key: [step for step in steps if type(step).__name__ in _SIZES[key]] for key in phase if key in _SIZES}
+        for key, targets in found.items():
             if not targets:
                 raise InputError(
                     f'ProgressiveWindowHook has a {key}, but the training pipeline has no '
-                    f'{" or ".join(types)}; remove it from the schedule'
+                    f'{" or ".join(_SIZES[key])}; remove it from the schedule'
                 )
-            for step in targets:
-                setattr(step, key, tuple(changed[key]))
-        if 'crop_size' in changed:
-            model = getattr(runner.model, 'module', runner.model)
-            if getattr(model.data_preprocessor, 'size', None) is not None:
-                model.data_preprocessor.size = tuple(changed['crop_size'])
-        return 'crop_size' in changed or 'scale' in changed
+        return found
 
 
-def _steps(dataset) -> Iterator:
-    """The transforms of a data set, through wrappers."""
-    inner: list = list(getattr(dataset, 'datasets', [])) or [getattr(dataset, 'dataset', None)]
-    for item in filter(None, inner):
-        yield from _steps(item)
-    yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
+def _counts_iterations(runner: Runner) -> bool:
+    return hasattr(runner.train_loop, 'dataloader_iterator')
+
+
+def _steps(item: Any, seen: set[int]) -> Iterator[Any]:
+    """The transforms of a data set, however deep in wrappers of data sets and of transforms (RandomChoice, RandomApply)."""
+    if item is None or isinstance(item, (str, bytes, int, float, dict)) or id(item) in seen:
+        return
+    seen.add(id(item))
+    if isinstance(item, (list, tuple)):
+        for inner in item:
+            yield from _steps(inner, seen)
+        return
+    if type(item).__name__ in {name for names in _SIZES.values() for name in names}:
+        yield item
+    for name in ('datasets', 'dataset', 'pipeline', 'transforms'):
+        yield from _steps(getattr(item, name, None), seen)

@@ -9,6 +9,7 @@ from mmengine.device import get_device
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from mmvitscale.registry import OPTIM_WRAPPERS
 
@@ -43,6 +44,10 @@ class BF16OptimWrapper(OptimWrapper):
             yield
 
 
+def _widened(out: Any) -> Any:
+    return out.float() if isinstance(out, Tensor) and out.dtype == torch.bfloat16 else out
+
+
 @contextmanager
 def _lower_precision(module: nn.Module, cache: bool) -> Iterator[None]:
     """Within it the module's forward passes run under bfloat16 autocast, and give float32."""
@@ -51,9 +56,9 @@ def _lower_precision(module: nn.Module, cache: bool) -> Iterator[None]:
     def enter(*_):
         running.enter_context(torch.autocast(get_device(), dtype=torch.bfloat16, cache_enabled=cache))
 
-    def leave(module, inputs, outputs: tuple[Tensor, ...]):
+    def leave(module, inputs, outputs):
         running.close()
-        return None if outputs is None else tuple(out.float() for out in outputs)  # None: the pass has failed
+        return tree_map(_widened, outputs)  # None where the pass has failed
 
     hooks = [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
     try:

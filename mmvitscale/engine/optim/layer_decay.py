@@ -1,5 +1,7 @@
 """Layer-wise learning rate decay."""
 
+from inspect import signature
+
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -8,7 +10,7 @@ from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from mmvitscale.errors import InputError
-from mmvitscale.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmvitscale.registry import OPTIM_WRAPPER_CONSTRUCTORS, type_name
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -48,12 +50,31 @@ class LayerDecayOptimWrapperConstructor:
             model = model.module
         wrapper_cfg = self.optim_wrapper_cfg.copy()
         optimizer_cfg = dict(wrapper_cfg.pop('optimizer'))
-        optimizer_cfg['params'] = self._parameter_groups(model, optimizer_cfg['lr'], optimizer_cfg.get('weight_decay', 0.0))
+        optimizer_cfg['params'] = self._parameter_groups(
+            model, self._learning_rate(optimizer_cfg), optimizer_cfg.get('weight_decay', 0.0)
+        )
         wrapper_cfg.setdefault('type', 'OptimWrapper')
         wrapper_cfg['optimizer'] = OPTIMIZERS.build(optimizer_cfg)
         return ROOT_OPTIM_WRAPPERS.build(wrapper_cfg)
 
-    def _parameter_groups(self, model: nn.Module, lr: float, weight_decay: float) -> list:
+    def _learning_rate(self, optimizer_cfg: dict) -> float | None:
+        """The config's, or the optimizer's own default; None for one that finds its own. Raises InputError where a rate is needed
+        to take parts of."""
+        if 'lr' in optimizer_cfg:
+            return optimizer_cfg['lr']
+        kind = optimizer_cfg.get('optimizer_type', optimizer_cfg['type'])  # the former where its states are sharded
+        kind = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
+        own = signature(kind).parameters.get('lr') if kind is not None else None
+        if own is not None and isinstance(own.default, (int, float)):
+            return float(own.default)
+        if self.layer_decay_rate != 1 or any('lr_mult' in options for options in self.custom_keys.values()):
+            raise InputError(
+                f'the optimizer {type_name(optimizer_cfg)} has no lr in the config and none of its own, but layer_decay_rate '
+                'and lr_mult take parts of one; give lr'
+            )
+        return None
+
+    def _parameter_groups(self, model: nn.Module, lr: float | None, weight_decay: float) -> list:
         """One group per learning rate and weight decay, in the order of first use."""
         prefix, backbone = self._backbone(model)
         no_decay = {
@@ -74,15 +95,21 @@ class LayerDecayOptimWrapperConstructor:
                 lr_scale *= self.layer_decay_rate ** (depths - 1 - depth)
             decays = parameter.ndim > 1 and name not in no_decay
             decay = weight_decay * options.get('decay_mult', 1.0) if decays else 0.0
-            group = groups.setdefault((lr_scale, decay), dict(params=[], lr=lr * lr_scale, weight_decay=decay))
+            rate = {} if lr is None else dict(lr=lr * lr_scale)
+            group = groups.setdefault((lr_scale, decay), dict(params=[], **rate, weight_decay=decay))
             group['params'].append(parameter)
         if unmatched:
             raise InputError(
                 f'custom_keys {sorted(unmatched)} match no parameter of the model; its top-level parts '
                 f'are {[name for name, _ in model.named_children()]}'
             )
-        rates = [group['lr'] for group in groups.values()]
-        print_log(f'{len(groups)} parameter groups, learning rates {min(rates):.3g} to {max(rates):.3g}', 'current')
+        if not groups:
+            raise InputError(
+                f'no parameter of {type(model).__name__} is trained: all are frozen; lower frozen_stages, or let a head be trained'
+            )
+        rates = [group['lr'] for group in groups.values() if 'lr' in group]
+        shown = f'learning rates {min(rates):.3g} to {max(rates):.3g}' if rates else "the optimizer's own learning rate"
+        print_log(f'{len(groups)} parameter groups, {shown}', 'current')
         return list(groups.values())
 
     def _custom_options(self, name: str, unmatched: set) -> dict:
