@@ -3,7 +3,7 @@
 import argparse
 
 from mmvitscale.cli import ConfigOptions, run_command
-from mmvitscale.config.loading import STRATEGIES, add_strategy, load_config
+from mmvitscale.config.loading import RESUME_SCHEDULES, STRATEGIES, add_strategy, load_config
 from mmvitscale.engine.training import build_training
 
 
@@ -40,6 +40,12 @@ def parse_args():
         metavar='CKPT',
         help='go on from a checkpoint (default: the latest in the work dir)',
     )
+    parser.add_argument(
+        '--resume-schedule',
+        choices=RESUME_SCHEDULES,
+        default='config',
+        help="with --resume: whose learning rates and schedule hold where the config's were changed (default: the config's)",
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument(
@@ -66,6 +72,7 @@ def main():
         args.auto_scale_lr,
         args.accumulate_grad,
         args.resume,
+        args.resume_schedule,
     )
     runner.train()
 

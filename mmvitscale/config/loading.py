@@ -159,6 +159,8 @@ def load_test_config(path: str, options: dict | None = None) -> Config:
 
 
 STRATEGIES = ('ddp', 'zero1', 'deepspeed_zero1', 'fsdp')
+# Whose learning rates a resumed training has (engine/resumed_schedule.py).
+RESUME_SCHEDULES = ('config', 'checkpoint')
 
 
 def add_strategy(cfg: Config, name: str) -> None:

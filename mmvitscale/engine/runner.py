@@ -22,9 +22,11 @@ from mmvitscale.checkpoints.io import read_checkpoint
 from mmvitscale.checkpoints.loading import adapt_checkpoint, backbones_of, unwrapped
 from mmvitscale.checkpoints.resume import check_resumable, latest_complete_checkpoint
 from mmvitscale.checkpoints.window_policy import apply_checkpoint_windows, test_windows_of
+from mmvitscale.config.loading import RESUME_SCHEDULES
 from mmvitscale.config.view import ConfigView
 from mmvitscale.datasets.pipeline_errors import name_pipelines
 from mmvitscale.engine.hooks.ema_metadata import sync_ema_metadata
+from mmvitscale.engine.resumed_schedule import choose_schedule, describe_end
 from mmvitscale.engine.optim.zero_redundancy import gather_states, shard_states
 from mmvitscale.errors import InputError, comes_from_here
 from mmvitscale.models.layers.sync_batch_norm import with_sync_batch_norm
@@ -42,6 +44,7 @@ else:
 _DEFAULT_HOOKS = dict(
     exact_resume=dict(type='mmvitscale.ExactResumeHook'),
     finite_loss=dict(type='mmvitscale.FiniteLossHook'),
+    training_signal=dict(type='mmvitscale.TrainingSignalHook'),
 )
 
 
@@ -142,6 +145,13 @@ class CheckpointLoadingMixin(_Base):
             if hasattr(backbone, 'gradient_scale'):
                 backbone.gradient_scale = self._gradient_scale  # which copies and files of the model are without
         super().load_or_resume()
+        if self._resume:
+            built = getattr(self, 'strategy', self)
+            loop = self.train_loop
+            last = loop.max_iters if hasattr(loop, 'max_iters') else None
+            line = describe_end(built.optim_wrapper, getattr(built, 'param_schedulers', None), self.iter, last)
+            if line:
+                self.logger.warning(line)
 
     def _latest_complete_checkpoint(self) -> str | None:
         """What the first process finds, for all. Raises InputError if there is nothing but broken ones."""
@@ -205,11 +215,28 @@ class CheckpointLoadingMixin(_Base):
         else:
             self.logger.info(f'{line}: the same batch')
 
+    def _compare_schedules(self, filename: str, checkpoint: dict) -> None:
+        """Learning rates as ``resume_schedule`` in the config says, where the config's schedule is another than the
+        checkpoint's."""
+        if not self._with_optimizer:
+            return
+        built = getattr(self, 'strategy', self)
+        wrapper, schedulers = (getattr(built, name, None) for name in ('optim_wrapper', 'param_schedulers'))
+        choice = self.cfg.get('resume_schedule') or 'config'
+        if choice not in RESUME_SCHEDULES:
+            raise InputError(f'resume_schedule={choice!r} found, but it is config or checkpoint')
+        kept = checkpoint.get('exact_resume')
+        batches = kept.get('batches') if isinstance(kept, dict) else None
+        line = choose_schedule(wrapper, schedulers, checkpoint, choice, batches if checkpoint['meta']['epoch'] else None)
+        if line:
+            self.logger.warning(f'{filename}: {line}')
+
     def _enter(self, checkpoint: dict, filename: str, strict: bool) -> None:
         """Put what a file held into the form of the model, which stays as it is. Raises InputError."""
         if self._resume:
             check_resumable(checkpoint, filename, self._with_optimizer)
             self._compare_batches(filename, checkpoint['meta'].get('batch'))
+            self._compare_schedules(filename, checkpoint)
         model = unwrapped(self.model)
         exact = self._testing or self._resume or strict
         entries = adapt_checkpoint(model, checkpoint, filename, exact, self.logger.info)

@@ -22,6 +22,7 @@ def build_training(
     auto_scale_lr: bool = False,
     accumulate_grad: int = 1,
     resume: str | None = None,
+    resume_schedule: str = 'config',
 ) -> 'Runner':
     """The runner of a config, ready for ``train``.
 
@@ -33,6 +34,7 @@ def build_training(
         auto_scale_lr: scale the learning rate with the batch of all processes.
         accumulate_grad: batches for an update of the weights.
         resume: a checkpoint, or 'auto' for the latest complete one in the work folder.
+        resume_schedule: config or checkpoint, whose learning rates hold where they differ.
 
     Raises:
         InputError: for what cannot be trained.
@@ -52,6 +54,7 @@ def build_training(
     if resume:
         cfg.resume = True
         cfg.load_from = None if resume == 'auto' else resume
+        cfg.resume_schedule = resume_schedule
     runner = RUNNERS.build(cfg)
     for advice in (precision, runtime.describe_batch(cfg, runner.world_size)):
         if advice:

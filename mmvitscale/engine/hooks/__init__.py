@@ -7,6 +7,7 @@ from mmvitscale.engine.hooks.exact_resume import ExactResumeHook
 from mmvitscale.engine.hooks.finite_loss import FiniteLossHook
 from mmvitscale.engine.hooks.log_cpb_transfer import LogCPBTransferHook
 from mmvitscale.engine.hooks.progressive_window import ProgressiveWindowHook
+from mmvitscale.engine.hooks.training_signal import TrainingSignalHook
 
 __all__ = [
     'AttentionMonitorHook',
@@ -16,4 +17,5 @@ __all__ = [
     'FiniteLossHook',
     'LogCPBTransferHook',
     'ProgressiveWindowHook',
+    'TrainingSignalHook',
 ]
