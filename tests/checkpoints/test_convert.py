@@ -224,3 +224,20 @@ def test_incomplete_checkpoints_are_refused_and_complete_ones_accepted():
     ):
         with pytest.raises(InputError, match=message):
             check_complete(convert(weights_in(checkpoint)))
+
+
+def test_backbone_files_of_hugging_face_have_norms_of_stages():
+    """Those of ``Swinv2Backbone``: the encoder without ``swinv2.``, no norm behind it, and one for each output."""
+    model, _ = reference_models.huggingface(SWIN_V2.archs['tiny'], 64, (8, 8, 8, 2), None)
+    randomise(model)
+    weights = {key.removeprefix('swinv2.'): value for key, value in model.state_dict().items() if 'layernorm.' not in key}
+    norms = {f'hidden_states_norms.stage{i + 1}.{leaf}': torch.randn(96 * 2**i) for i in range(4) for leaf in ('weight', 'bias')}
+    stem = {f'hidden_states_norms.stem.{leaf}': torch.randn(96) for leaf in ('weight', 'bias')}
+    ours = SwinTransformerV2('tiny', (8, 8, 8, 2))
+    matched = ours.load_checkpoint({**weights, **norms, **stem}, 'backbone.safetensors')
+    assert matched.converted.source == 'Hugging Face' and not matched.missing
+    assert sorted(matched.unexpected)[:2] == sorted(stem)
+    for i in range(4):
+        assert torch.equal(ours.out_norms[str(i)].weight, norms[f'hidden_states_norms.stage{i + 1}.weight'])
+        assert torch.equal(ours.out_norms[str(i)].bias, norms[f'hidden_states_norms.stage{i + 1}.bias'])
+    assert ours.load_checkpoint(weights, 'no-norms.safetensors').missing[0] == 'out_norms.0.weight'

@@ -1,15 +1,18 @@
 import argparse
+import io
 import os
 import sys
 import types
+import urllib.request
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmvitscale.checkpoints.io import read_checkpoint
+from mmvitscale.checkpoints.io import expected_checksum, read_checkpoint
 from mmvitscale.errors import InputError
+from mmvitscale.utils.processes import is_first_process
 
 pytestmark = pytest.mark.unit
 
@@ -92,3 +95,38 @@ def test_paths_file_urls_and_home_relative_paths_are_read(tmp_path, monkeypatch)
     monkeypatch.setenv('HOME', str(tmp_path))
     for source in (tmp_path / 'a.pth', f'file://{tmp_path}/a.pth', '~/a.pth'):
         assert torch.equal(read_checkpoint(source)['w'], torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    'name, expected',
+    [
+        ('swin_v2_t-b137f0e2.pth', 'b137f0e2'),
+        ('mask_rcnn_20220803-e318968f.pth', 'e318968f'),
+        ('mask_rcnn_20220803-03189681.pth', '03189681'),
+        ('swinv2-00160000.pth', None),
+        ('model-20240131.pth', None),
+        ('model-20240131.pth#sha256=00160000', '00160000'),
+    ],
+)
+def test_digits_in_a_file_name_are_no_checksum(name, expected):
+    assert expected_checksum(f'https://example.org/{name}') == expected
+
+
+@pytest.mark.parametrize('variables', [{}, {'SLURM_LOCALID': '1', 'SLURM_PROCID': '1'}, {'LOCAL_RANK': '1'}])
+def test_a_process_on_its_own_downloads(variables, tmp_path, monkeypatch):
+    """In a shell or an array of a Slurm job the variables are there, and the processes know nothing of each other."""
+    for name in ('LOCAL_RANK', 'SLURM_LOCALID', 'SLURM_PROCID', 'RANK'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    torch.save(dict(w=torch.ones(2)), tmp_path / 'a.pth')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+
+    class Response(io.BytesIO):
+        headers: dict = {}
+
+    monkeypatch.setattr(urllib.request, 'urlopen', lambda url, timeout: Response((tmp_path / 'a.pth').read_bytes()))
+    assert torch.equal(read_checkpoint('https://example.org/a.pth')['w'], torch.ones(2))
+    assert is_first_process()
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--launcher', 'slurm'])
+    assert is_first_process() == ('SLURM_PROCID' not in variables)

@@ -11,7 +11,7 @@ from mmvitscale.checkpoints.metadata import (
     show_windows,
 )
 from mmvitscale.errors import InputError
-from mmvitscale.models import SwinTransformerV2
+from mmvitscale.models import DeepViT, SwinTransformerV2
 
 pytestmark = pytest.mark.unit
 
@@ -78,3 +78,20 @@ def test_contradicting_windows_are_refused_and_changed_ones_reported():
 )
 def test_pretrained_windows_are_inferred_from_published_file_names(name, windows):
     assert pretrained_windows_of_name(name) == windows
+
+
+def test_numbers_above_256_outlive_a_cast_to_bfloat16():
+    """bfloat16 has 8 binary digits: a grid of 301 patches would become one of 302 or 300."""
+    windows = WindowMetadata('log_cpb', ((301, 7), (8, 8)), ((999, 257), (8, 8)))
+    grid = GridMetadata((301, 513), (1 + 301 * 513, 0, 70000))
+    for dtype in (torch.int64, torch.float32, torch.float16, torch.bfloat16):
+        assert WindowMetadata.decode(windows.encode().to(dtype)) == windows
+        assert GridMetadata.decode(grid.encode().to(dtype)) == grid
+
+
+def test_a_state_dict_in_bfloat16_keeps_a_large_grid():
+    options = dict(arch=dict(embed_dims=4, depth=1, re_attention=1, num_heads=1), img_size=(301 * 16, 16))
+    saved = {key: value.to(torch.bfloat16) for key, value in DeepViT(**options).state_dict().items()}
+    other = DeepViT(**options)
+    other.load_state_dict(saved)
+    assert other.weight_metadata == DeepViT(**options).weight_metadata and other.grid == (301, 1)

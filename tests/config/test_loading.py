@@ -121,3 +121,14 @@ def test_old_names_work_with_a_note(tmp_path, monkeypatch):
     renamed = json.loads((configs_folder() / 'renamed.json').read_text())['renamed']
     assert len(renamed) == 25 and set(renamed.values()) <= set(mmvitscale.list_configs())
     assert not set(renamed) & set(mmvitscale.list_configs())
+
+
+def test_paths_that_are_given_themselves_do_not_move_with_data_root(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(
+        "data_root = 'data/a'\ntrain = dict(ann_file='data/a/train.json', img='data/a/images')\nval = dict(ann_file='data/a/v.json')\n"
+    )
+    options = {'data_root': '/new', 'train.ann_file': 'data/a/other.json', 'val': dict(ann_file='data/a')}
+    cfg = load_config(str(path), options)
+    assert cfg.train == dict(ann_file='data/a/other.json', img='/new/images')
+    assert cfg.val.ann_file == 'data/a' and cfg.data_root == '/new'

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
@@ -311,6 +313,93 @@ def trained(batch_size, tmp_path, edit=lambda cfg: None):
         default_hooks=dict(checkpoint=None, logger=None),
     )
     return runner.train().weight.detach()
+
+
+# A scheduler that counts iterations -> its options for 12 updates.
+SCHEDULES = {
+    'ConstantLR': dict(factor=0.5, end=4),
+    'CosineAnnealingLR': dict(T_max=12, eta_min=0.0),
+    'CosineRestartLR': dict(periods=[4, 8], restart_weights=[1, 0.5], eta_min=0.0),
+    'ExponentialLR': dict(gamma=0.8),
+    'LinearLR': dict(start_factor=0.1, end=6),
+    'MultiStepLR': dict(milestones=[3, 7], gamma=0.1),
+    'OneCycleLR': dict(eta_max=0.1, total_steps=12),
+    'PolyLR': dict(eta_min=0.0, end=12),
+    'StepLR': dict(step_size=3),
+}
+
+
+def learning_rates(scheduler, steps, total):
+    wrapper = OptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1))
+    wrapper.step()
+    built, found = PARAM_SCHEDULERS.build({**scheduler, 'optimizer': wrapper}), []
+    wrapper._global_step = 0
+    for i in range(total * steps):
+        if i % steps == steps - 1:  # the batch that the update comes with
+            found.append(wrapper.param_groups[0]['lr'])
+        if i < total * steps - 1:
+            built.step()
+    return found
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+@pytest.mark.parametrize('suffix', ['LR', 'ParamScheduler'])
+def test_gradient_accumulation_keeps_the_learning_rate_of_every_update(name, suffix):
+    kind = name.replace('LR', suffix)
+    options = dict(type=kind, by_epoch=False, **SCHEDULES[name], **({} if suffix == 'LR' else dict(param_name='lr')))
+    whole = learning_rates(options, 1, 12 if 'OneCycle' in name else 13)  # which ends with its last step
+    cfg = Config(dict(train_cfg=dict(max_iters=12), optim_wrapper={}, param_scheduler=[options]))
+    runtime.accumulate_gradients(cfg, 8)
+    accumulated = learning_rates(dict(cfg.param_scheduler[0]), 8, 12)
+    # Within an update the rate goes on towards that of the next one, and a period of restarts towards its end.
+    for i, found in enumerate(accumulated):
+        near = [*whole[i : i + 2], *([0.0] if 'Restart' in name and whole[i + 1] >= whole[i] else [])]
+        slack = 0.01 * 0.1 if 'OneCycle' in name else 1e-9  # it divides by one step less
+        assert min(near) - slack <= found <= max(near) + slack, (i, whole, accumulated)
+
+
+def test_the_table_of_schedulers_is_mmengines():
+    known = {f'{name}{end}' for name in runtime.SCHEDULERS for end in ('LR', 'Momentum', 'ParamScheduler')}
+    registered = {name for name, kind in PARAM_SCHEDULERS.module_dict.items() if kind.__module__.startswith('mmengine.')}
+    assert registered <= known and known - registered <= {'OneCycleMomentum'}
+    own = dict(type='MyLR', by_epoch=False)
+    cfg = Config(dict(train_cfg=dict(max_iters=2), optim_wrapper={}, param_scheduler=dict(generator=[own], other=dict(own))))
+    with pytest.raises(InputError, match='found with the scheduler MyLR'):
+        runtime.accumulate_gradients(cfg, 2)
+
+
+def test_averages_that_anneal_are_stretched_and_hooks_may_be_absent():
+    average = dict(type='EMAHook', ema_type='MomentumAnnealingEMA', gamma=100, begin_iter=5)
+    cfg = Config(dict(train_cfg=dict(max_iters=2), optim_wrapper={}, default_hooks=dict(timer=None), custom_hooks=[average]))
+    runtime.accumulate_gradients(cfg, 4)
+    assert cfg.custom_hooks[0] == {**average, 'gamma': 400, 'begin_iter': 20, 'interval': 4}
+    runtime.fit_to_hardware(cfg)
+
+
+@pytest.mark.parametrize('counts, line', [(1, 'consider --accumulate-grad 4 or --auto-scale-lr'), (2, 'consider --auto-scale-lr')])
+def test_advice_on_the_batch_counts_accumulated_ones_and_names_what_is_accepted(counts, line):
+    cfg = Config(
+        dict(
+            train_dataloader=dict(batch_size=2),
+            train_cfg=dict(max_iters=2),
+            optim_wrapper=dict(accumulative_counts=counts),
+            auto_scale_lr=dict(enable=False, base_batch_size=8),
+        )
+    )
+    assert runtime.describe_batch(cfg, 1).endswith(f'here they have {2 * counts}; {line}')
+    cfg.optim_wrapper.accumulative_counts = 4
+    assert runtime.describe_batch(cfg, 1) is None
+    runtime.scale_learning_rate(cfg)
+    assert cfg.auto_scale_lr.base_batch_size == 2  # of one batch, which is what MMEngine compares it with
+
+
+def test_bfloat16_of_a_config_gives_way_to_amp_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(runtime, 'get_device', lambda: 'cuda')
+    wrapper = dict(type='mmvitscale.BF16OptimWrapper', backbone_only=True, cache=False, optimizer=dict(type='SGD', lr=1.0))
+    cfg = Config(dict(optim_wrapper=wrapper))
+    runtime.use_mixed_precision(cfg)
+    expected = dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='SGD', lr=1.0))
+    assert cfg.optim_wrapper == expected
 
 
 def test_gradient_accumulation_equals_a_larger_batch(tmp_path):

@@ -56,6 +56,7 @@ def train(
     wrapper='OptimWrapper',
     clip_grad=None,
     accumulative_counts=1,
+    collate=None,
     **options,
 ):
     """Train and return the runner. A checkpoint is written after every iteration."""
@@ -73,7 +74,7 @@ def train(
             persistent_workers=num_workers > 0,
             sampler=sampler or dict(type='InfiniteSampler', shuffle=False),
             batch_sampler=batch_sampler,
-            collate_fn=dict(type='default_collate'),
+            collate_fn=collate or dict(type='default_collate'),
         ),
         optim_wrapper=dict(
             type=wrapper, optimizer=dict(type=optimizer, lr=lr), clip_grad=clip_grad, accumulative_counts=accumulative_counts

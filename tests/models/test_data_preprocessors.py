@@ -1,6 +1,7 @@
 """Batches that mark where they are padded."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -79,3 +80,19 @@ def test_padded_segmentation_crops_get_a_validity_channel():
     found = model(dict(inputs=inputs, data_samples=samples), True)['inputs']
     assert found.shape == (2, 4, 64, 64) and found[1, 3].sum() == 50 * 30
     assert model(dict(inputs=inputs[:1], data_samples=samples[:1]), False)['inputs'].shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize('value', [0, 1, 114])
+def test_padding_of_a_batch_augmentation_is_no_image_whatever_it_pads_with(value):
+    augments = [dict(type='mmdet.BatchFixedSizePad', size=(96, 128), img_pad_value=value)]
+    found = detection(batch_augments=augments)(batch((64, 40), (33, 64)), True)['inputs']
+    assert valid_sizes(found[:, 3], 16) == [(4, 3), (3, 4)] and not found[0, :3, 64:].any()
+
+
+def test_preprocessors_are_copied_and_pickled_with_a_model():
+    for model in (detection(), MODELS.build(dict(type='mmvitscale.SegPaddingPreprocessor', size=(64, 64), **NORMALISED))):
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert type(other) is type(model) and torch.equal(other.mean, model.mean)
+    data = batch((64, 40), (33, 64))
+    expected = detection()(copy.deepcopy(data), True)['inputs']
+    assert torch.equal(pickle.loads(pickle.dumps(detection()))(data, True)['inputs'], expected)

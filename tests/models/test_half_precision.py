@@ -1,9 +1,15 @@
 """16 bits on inputs for which other implementations were reported to give NaN (mmpretrain#1862 and its like)."""
 
+import copy
+
 import pytest
 import torch
 
+from mmvitscale.engine.runner import compile_blocks
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from mmvitscale.models.deepvit.re_attention import ReAttention
+from mmvitscale.models.deepvit.windowed_attention import attend_in_windows
+from mmvitscale.models.swin_v2.windows import window_geometry
 from tests.helpers.randomise import randomise
 
 pytestmark = pytest.mark.unit
@@ -54,3 +60,66 @@ def test_zero_queries_and_keys_give_finite_outputs_and_gradients(dtype):
         sum(out.float().sum() for out in outputs).backward()
         assert all(torch.isfinite(out).all() for out in outputs)
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize('statistics', ['token_invariant', 'running'])
+@pytest.mark.parametrize('masked', [False, True])
+def test_the_sum_of_values_of_many_tokens_does_not_overflow(statistics, masked):
+    """2049 tokens with values of 40 sum up to 81960, which float16 does not hold."""
+    attn = randomise(ReAttention(4, 2, statistics=statistics, trained_tokens=2049)).eval()
+    with torch.no_grad():
+        attn.qkv.weight.zero_()
+        attn.qkv.bias.copy_(torch.tensor([1.0, 2.0, 3.0, 1.0] * 2 + [40.0] * 4))
+        attn.var_norm.bias.copy_(torch.tensor([0.0, 1e-4]))
+    x = torch.randn(1, 2049, 4)
+    mask = torch.ones(1, 2049, dtype=torch.bool) if masked else None
+    with torch.no_grad():
+        found = attn.half()(x.half(), mask)
+        expected = attn.float()(x.half().float(), mask)
+    assert torch.isfinite(found).all() and torch.allclose(found.float(), expected, rtol=0.02, atol=0.02)
+
+
+def test_the_class_token_of_many_windows_does_not_overflow():
+    """Its mean over 1024 windows of about 100 each is finite, where the sum is not."""
+    geometry = window_geometry(1, (64, 64), (2, 2), False, torch.device('cpu'))
+    x = torch.full((1, 1 + 64 * 64, 4), 100.0, dtype=torch.float16)
+    found = attend_in_windows(torch.nn.Identity(), x, geometry)
+    assert found.dtype == torch.float16 and torch.equal(found, x)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_a_backward_pass_inside_autocast_equals_one_outside(dtype):
+    for model in backbones(True):
+        image, grads = torch.randn(2, 3, 64, 48), []
+        for inside in (False, True):
+            model.zero_grad()
+            with torch.autocast('cpu', dtype=dtype):
+                loss = sum(out.float().square().mean() for out in model(image))
+                if inside:
+                    loss.backward()
+            if not inside:
+                loss.backward()
+            grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        for one, other in zip(*grads, strict=True):
+            assert torch.allclose(one, other, atol=0.05 * one.abs().max())
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize('index', [0, 2], ids=['SwinV2', 'DeepViT'])
+def test_compiled_blocks_train_in_bfloat16(index):
+    """``compile=dict(target='blocks')`` with ``--amp``: the gradients are those without a compiler."""
+    model = backbones(True)[index]
+    image, grads = torch.randn(2, 3, 64, 48), []
+    for compiled in (False, True):
+        own = copy.deepcopy(model)
+        if compiled:
+            compile_blocks(own, dict(target='blocks', backend='aot_eager'))
+        try:
+            with torch.autocast('cpu', dtype=torch.bfloat16):
+                loss = sum(out.float().square().mean() for out in own(image))
+            loss.backward()
+        finally:
+            torch._dynamo.reset()
+        grads.append([p.grad for p in own.parameters() if p.grad is not None])
+    for one, other in zip(*grads, strict=True):
+        assert torch.allclose(one, other, atol=0.05 * one.abs().max())

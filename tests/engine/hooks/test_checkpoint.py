@@ -14,6 +14,7 @@ from mmvitscale.checkpoints.io import read_checkpoint
 from mmvitscale.checkpoints.resume import is_complete, latest_complete_checkpoint
 from mmvitscale.engine.hooks import CheckpointHook
 from mmvitscale.errors import InputError
+from mmvitscale.utils.atomic_write import owner
 from tests.helpers import toy
 
 pytestmark = pytest.mark.unit
@@ -178,9 +179,24 @@ def test_resume_ignores_published_best_and_outdated_checkpoints(tmp_path):
 
 
 def test_partial_files_of_a_killed_process_are_removed(tmp_path):
-    tmp_path.joinpath('.iter_5.0a1b2c3d.part.pth').write_bytes(b'half')
+    ended = owner(2**22 + 5)  # no process has this number
+    names = [f'.iter_5.{ended}-0a1b2c3d.part.pth', '.iter_5.0a1b2c3d.part.pth']  # the second of version 0.3
+    for name in names:
+        tmp_path.joinpath(name).write_bytes(b'half')
+    tmp_path.joinpath(f'.last_checkpoint-{ended}-abc').mkdir()
+    os.utime(tmp_path / names[1], ns=(0, 0))
     train(tmp_path, 1)
     assert not list(tmp_path.glob('.*'))
+
+
+def test_partial_files_of_a_process_that_is_writing_stay(tmp_path):
+    """Two trainings, or a conversion, may write into one folder."""
+    names = [f'.iter_5.{owner()}-0a1b2c3d.part.pth', '.other.00000000-1-0a1b2c3d.part.pth']  # the second on another machine
+    for name in names:
+        tmp_path.joinpath(name).write_bytes(b'half')
+    tmp_path.joinpath(f'.last_checkpoint-{owner()}-abc').mkdir()
+    train(tmp_path, 1)
+    assert sorted(path.name for path in tmp_path.glob('.*')) == sorted([*names, f'.last_checkpoint-{owner()}-abc'])
 
 
 def test_resuming_deletes_no_file_outside_the_work_folder(tmp_path):
@@ -244,3 +260,19 @@ def test_a_config_in_a_checkpoint_is_not_run(tmp_path):
 def test_checkpoints_hold_ema_optimizer_and_resume_state(tmp_path):
     content = read_checkpoint(Path(train(tmp_path, 1).work_dir, 'iter_1.pth'))
     assert {'state_dict', 'ema_state_dict', 'optimizer', 'message_hub', 'exact_resume'} <= set(content)
+
+
+@pytest.mark.parametrize('template', ['iter_{}.pt', 'iter_{:06d}.pth', 'swin-{}-of-me.pth', 'v2_iter_{}.ckpt', 'last.pth'])
+@pytest.mark.parametrize('pointer', [True, False])
+def test_training_resumes_from_checkpoints_of_any_name(template, pointer, tmp_path):
+    train(tmp_path, 3, filename_tmpl=template)
+    if not pointer:
+        if template == 'last.pth':
+            pytest.skip('nothing says then that it is a checkpoint')
+        (tmp_path / 'last_checkpoint').unlink()
+    (tmp_path / 'iter_3-0a1b2c3d.pt').write_bytes(b'published')
+    resumed = train(tmp_path, 5, filename_tmpl=template, resume=True)
+    assert resumed.iter == 5 and len(resumed.model.seen) == 2
+    (tmp_path / template.format(5)).write_bytes(b'cut short')
+    if template != 'last.pth':
+        assert len(train(tmp_path, 6, filename_tmpl=template, resume=True).model.seen) == 2

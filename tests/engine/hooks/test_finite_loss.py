@@ -1,14 +1,18 @@
 """No infinity and no NaN gets into the weights, and what was the matter can be looked at."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import nn
 
 from mmvitscale.analysis.nonfinite import pack, trace_losses, unpack
 from mmvitscale.checkpoints.io import read_checkpoint
+from mmvitscale.engine.hooks import FiniteLossHook
 from mmvitscale.errors import InputError
 from tests.helpers import toy
 
@@ -227,3 +231,59 @@ def test_tracing_the_losses_twice_gives_equal_losses():
     first = trace_losses(model, batch)
     assert first.losses == trace_losses(model, batch).losses and first.first is None
     assert sample.gt_sem_seg.data.shape[-2:] == (5, 5)
+
+
+@pytest.mark.parametrize('statistics', ['token_invariant', 'running'])
+@pytest.mark.parametrize('action', ['skip', 'stop'])
+def test_a_bad_batch_leaves_no_trace_in_re_attention(statistics, action, tmp_path):
+    """Its statistics, the law of its tokens and their number are those of before, though the batch itself is finite and of
+    another size: the loss is not."""
+
+    class Late(toy.Toy):
+        def forward(self, inputs, data_samples=None, mode='tensor'):
+            loss = super().forward(inputs)['loss']
+            return dict(loss=loss * float('nan') if inputs.shape[-1] == 48 else loss)
+
+    class Sizes(toy.Images):
+        def __getitem__(self, index):
+            return dict(inputs=torch.rand(3, 32, 48 if index // 2 == 1 else 32))
+
+    class Keeps(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 1:
+                self.before = copy.deepcopy(state(runner))
+
+    def state(runner):
+        laws = [block.attn.token_law.trained_tokens for block in runner.model.backbone.blocks]
+        return dict(runner.model.named_buffers()), laws
+
+    keeps, seen = Keeps(), []
+    model = Late(dict(VIT, reatten_statistics=statistics))
+    set_back = FiniteLossHook._set_back
+
+    class Looks(FiniteLossHook):
+        def _set_back(self):
+            set_back(self)
+            seen.append(copy.deepcopy(state(runner_of[0])))
+
+    runner_of = []
+
+    class Finds(Hook):
+        def before_train(self, runner):
+            runner_of.append(runner)
+
+    def go():
+        checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=9)
+        hooks = dict(checkpoint=checkpoint, finite_loss=Looks(action))
+        toy.train(tmp_path, None, [keeps, Finds()], max_iters=2, images=Sizes(), model=model, default_hooks=hooks)
+
+    if action == 'stop':
+        with pytest.raises(InputError, match='is nan at iteration 2'):
+            go()
+    else:
+        go()
+    assert seen
+    for buffers, laws in [*seen, state(runner_of[0])]:
+        assert laws == keeps.before[1]
+        for name, value in keeps.before[0].items():
+            assert torch.equal(buffers[name], value), name

@@ -58,3 +58,19 @@ def test_a_failing_pass_leaves_no_autocast_and_no_hooks():
     with pytest.raises(ValueError, match='^no$'), wrapper.optim_context(model):
         model(torch.randn(2, 4))
     assert not torch.is_autocast_enabled('cpu') and not model.backbone._forward_hooks
+
+
+@pytest.mark.parametrize('form', [lambda x: x, lambda x: [x, x], lambda x: dict(a=x, b=(x, 3))])
+def test_outputs_of_a_backbone_keep_their_form(form):
+    class Other(Backbone):
+        def forward(self, x):
+            return form(self.linear(x))
+
+    model = Detector()
+    model.backbone = Other()
+    wrapper = BF16OptimWrapper(torch.optim.SGD(model.parameters(), 0.1), backbone_only=True)
+    with wrapper.optim_context(model):
+        out = model.backbone(torch.randn(2, 4))
+    assert type(out) is type(form(torch.ones(2)))
+    tensors = [out] if isinstance(out, torch.Tensor) else out if isinstance(out, list) else [out['a'], out['b'][0]]
+    assert all(tensor.dtype == torch.float32 and tensor.shape == (2, 4) for tensor in tensors)

@@ -114,3 +114,33 @@ def test_attention_in_necks_is_exempt_from_decay_as_in_the_backbone():
         ('mlp.fc1.weight', 0.5),
     ):
         assert found[f'neck.block.{name}'] == (1.0, decay), name
+
+
+def built_with(model, optimizer, **paramwise_cfg):
+    return build_optim_wrapper(
+        model,
+        dict(optimizer=optimizer, constructor='mmvitscale.LayerDecayOptimWrapperConstructor', paramwise_cfg=paramwise_cfg),
+    )
+
+
+def test_an_optimizer_without_a_learning_rate_in_the_config_takes_its_own():
+    model = Segmentor()
+    wrapper = built_with(model, dict(type='Adadelta'), layer_decay_rate=0.5)
+    rates = {name: rate for name, (rate, _) in settings(model, wrapper).items()}
+    assert rates['decode_head.0.weight'] == 1.0 and rates['backbone.stages.1.blocks.1.attn.qkv.weight'] == 0.5
+    own = built_with(model, dict(type=FindsItsOwn))
+    assert all('lr' not in group for group in own.optimizer.param_groups)
+    with pytest.raises(InputError, match='FindsItsOwn has no lr in the config and none of its own'):
+        built_with(model, dict(type=FindsItsOwn), layer_decay_rate=0.5)
+
+
+class FindsItsOwn(torch.optim.Optimizer):
+    def __init__(self, params, weight_decay=0.0):
+        super().__init__(params, dict(weight_decay=weight_decay))
+
+
+def test_a_model_that_is_frozen_entirely_is_refused():
+    model = Segmentor()
+    model.requires_grad_(False)
+    with pytest.raises(InputError, match='no parameter of Segmentor is trained: all are frozen'):
+        built_with(model, dict(type='SGD', lr=1.0))

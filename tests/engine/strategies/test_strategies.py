@@ -196,3 +196,11 @@ def test_mixed_precision_is_mixed_and_saved_in_float32(name, found, folder):
     assert losses == pytest.approx(exact, abs=0.05) and losses != pytest.approx(exact, abs=1e-6)
     state = checkpoint(folder / name / 'iter_2.pth')['state_dict']
     assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize('name', ['ddp', 'zero1'])
+@pytest.mark.parametrize('batch', [0, 1], ids=['last', 'first'])
+def test_a_batch_left_out_of_an_accumulated_update_keeps_the_replicas_equal(name, batch, found):
+    """Also where it is the one at which DDP averages gradients."""
+    apart, wrong = found['left-out'][name][batch]
+    assert apart == 0 and wrong < 1e-6

@@ -198,6 +198,49 @@ def poisoned(folder, data):
     return said
 
 
+@HOOKS.register_module()
+class Spoils(Hook):
+    """An image of NaN in the second process's batch of some iterations."""
+
+    def __init__(self, iterations):
+        self.iterations = iterations
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter in self.iterations and dist.get_rank() == 1:
+            data_batch['inputs'] = [image * float('nan') for image in data_batch['inputs']]
+
+
+def left_out(folder, data, name):
+    """Largest differences of the weights: of the processes from each other, and from those of a training in which the batches
+    that are left out are not there. Of two batches for an update the first, or the second, is."""
+    found = []
+    for spoilt, kept in (([1], 0), ([0], 1)):
+        sgd = dict(type='SGD', lr=0.1)
+        cfg = steady(data, folder / f'{name}-left-out-{kept}', optimizer=sgd, iters=2)
+        cfg.optim_wrapper.accumulative_counts, cfg.param_scheduler = 2, []
+        cfg.default_hooks.finite_loss = dict(on_non_finite='skip')
+        cfg.custom_hooks.append(dict(type='Spoils', iterations=spoilt))
+        runner, _ = train(cfg, name)
+        # An update with half of the gradient, as that of a batch of two is.
+        cfg = steady(data, folder / f'{name}-not-there-{kept}', optimizer={**sgd, 'lr': 0.05}, iters=1 + kept)
+        cfg.param_scheduler = []
+        if kept:
+            cfg.custom_hooks.append(dict(type='Spoils', iterations=[0]))
+            cfg.default_hooks.finite_loss = dict(on_non_finite='skip')
+        right, _ = train(cfg, name)
+        differences = [0.0, 0.0]
+        for mine, other in zip(unwrapped(runner.model).parameters(), unwrapped(right.model).parameters()):
+            most, least = mine.detach().clone(), mine.detach().clone()
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+            dist.all_reduce(least, dist.ReduceOp.MIN)
+            differences = [
+                max(differences[0], (most - least).abs().max().item()),
+                max(differences[1], (mine - other).detach().abs().max().item()),
+            ]
+        found.append(differences)
+    return found
+
+
 def main(folder, data):
     quick_configs()
     found = {}
@@ -219,6 +262,7 @@ def main(folder, data):
     cfg = steady(data, folder / 'exact-cut', load_from=str(folder / 'exact' / 'iter_2.pth'), resume=True, **random_layers)
     found['exact-cut'] = dict(losses=train(cfg, 'zero1')[1])
     found['poisoned'] = poisoned(folder, data)
+    found['left-out'] = {name: left_out(folder, data, name) for name in ('ddp', 'zero1')}
     # Against one process with the batch of both.
     sgd = dict(type='SGD', lr=0.05, momentum=0.9)
     found['sgd'] = dict(losses=train(steady(data, folder / 'sgd', optimizer=sgd, iters=10), 'ddp')[1])

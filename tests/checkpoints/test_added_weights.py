@@ -1,0 +1,121 @@
+"""State dicts of backbones with weights that somebody has added: adapters, LoRA, parametrisations, subclasses."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+from mmvitscale.errors import InputError
+from mmvitscale.models import DeepViT, SwinTransformerV2
+from tests.helpers.randomise import randomise
+from tests.models.layers.test_attachments import SWIN, VIT, LoRA, put
+
+pytestmark = pytest.mark.unit
+
+IMAGE = torch.randn(1, 3, 48, 64)
+
+
+class SwinWithAdapter(SwinTransformerV2):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.adapter = nn.Linear(3, 3)
+
+
+class ViTWithAdapter(DeepViT):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.adapter = nn.Linear(3, 3)
+
+
+def adapter(model):
+    model.add_module('adapter', nn.Linear(2, 2))
+
+
+def in_a_block(model):
+    model.transformer_blocks()[0].add_module('adapter', nn.Linear(2, 2))
+
+
+def lora(model):
+    for block in range(2):
+        name = f'stages.0.blocks.{block}.attn' if hasattr(model, 'stages') else f'blocks.{block}.attn'
+        for layer in ('qkv', 'proj'):
+            put(model, f'{name}.{layer}', LoRA(model.get_submodule(f'{name}.{layer}')))
+
+
+def weight_norm(model):
+    parametrizations.weight_norm(model.transformer_blocks()[0].attn.qkv)
+
+
+def pruned(model):
+    prune.l1_unstructured(model.transformer_blocks()[0].mlp.fc1, 'weight', 0.3)
+
+
+CHANGES = [adapter, in_a_block, lora, weight_norm, pruned]
+BACKBONES = [(SwinTransformerV2, SWIN), (DeepViT, VIT)]
+
+
+@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('kind, options', BACKBONES)
+@pytest.mark.parametrize('strict', [True, False])
+def test_a_backbone_with_added_weights_takes_its_own_state_dict(kind, options, change, strict):
+    one, other = kind(**options).eval(), kind(**options).eval()
+    for model in (one, other):
+        randomise(model)
+        change(model)
+    for own, wanted in ((one, other), (nn.Sequential(one), nn.Sequential(other))):
+        randomise(wanted)
+        assert not torch.allclose(own(IMAGE)[-1], wanted(IMAGE)[-1])
+        result = own.load_state_dict(copy.deepcopy(wanted.state_dict()), strict=strict)
+        assert not result.missing_keys and not result.unexpected_keys
+        for (name, mine), (_, theirs) in zip(own.state_dict().items(), wanted.state_dict().items(), strict=True):
+            assert torch.equal(mine, theirs), name
+        assert torch.equal(own(IMAGE)[-1], wanted(IMAGE)[-1])
+
+
+@pytest.mark.parametrize('kind, plain, options', [(SwinWithAdapter, SwinTransformerV2, SWIN), (ViTWithAdapter, DeepViT, VIT)])
+def test_pretrained_weights_leave_an_adapter_as_it_is(kind, plain, options):
+    model, source = kind(**options).eval(), randomise(plain(**options)).eval()
+    before = copy.deepcopy(model.adapter.state_dict())
+    matched = model.load_checkpoint(dict(state_dict=source.state_dict()), 'a.pth')
+    assert matched.missing == ['adapter.weight', 'adapter.bias']
+    assert torch.equal(model(IMAGE)[-1], source(IMAGE)[-1])
+    assert all(torch.equal(value, before[key]) for key, value in model.adapter.state_dict().items())
+    saved = model.state_dict()
+    saved['stages.0.blocks.0.attn.unknown' if kind is SwinWithAdapter else 'blocks.0.attn.unknown'] = torch.ones(1)
+    with pytest.raises(InputError, match='unknown'):
+        model.load_state_dict(saved)
+    del saved['adapter.weight']
+    missing = {key: value for key, value in source.state_dict().items() if not key.endswith('attn.proj.bias')}
+    with pytest.raises(InputError, match='attn.proj.bias'):
+        model.load_state_dict(missing)
+
+
+@pytest.mark.parametrize('kind, options', BACKBONES)
+def test_pretrained_weights_go_into_the_layers_inside_lora(kind, options):
+    model, source = kind(**options).eval(), randomise(kind(**options)).eval()
+    lora(model)
+    for name, parameter in model.named_parameters():
+        if 'lora_B' in name:
+            nn.init.zeros_(parameter)
+    model.load_checkpoint(dict(state_dict=source.state_dict()), 'a.pth')
+    assert torch.allclose(model(IMAGE)[-1], source(IMAGE)[-1], atol=1e-5)
+
+
+def test_what_modules_save_beside_tensors_comes_back():
+    class Counts(nn.Module):
+        count = 0
+
+        def get_extra_state(self):
+            return dict(count=self.count)
+
+        def set_extra_state(self, state):
+            self.count = state['count']
+
+    one, other = (SwinTransformerV2(**SWIN) for _ in range(2))
+    for model in (one, other):
+        model.add_module('counts', Counts())
+    other.counts.count = 7
+    one.load_state_dict(other.state_dict())
+    assert one.counts.count == 7
