@@ -145,7 +145,7 @@ def _advance(wrapper: Any, own: list[Any], meta: dict[str, Any], batches: int | 
     epochs, iterations = meta['epoch'], meta['iter']
     length = batches or (iterations // epochs if epochs else 0)
     done = 0
-    for epoch in range(epochs):
+    for _ in range(epochs):
         for _ in range(length):
             for scheduler in per_iteration:
                 scheduler.step()

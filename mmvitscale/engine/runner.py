@@ -26,8 +26,8 @@ from mmvitscale.config.loading import RESUME_SCHEDULES
 from mmvitscale.config.view import ConfigView
 from mmvitscale.datasets.pipeline_errors import name_pipelines
 from mmvitscale.engine.hooks.ema_metadata import sync_ema_metadata
-from mmvitscale.engine.resumed_schedule import choose_schedule, describe_end
 from mmvitscale.engine.optim.zero_redundancy import gather_states, shard_states
+from mmvitscale.engine.resumed_schedule import choose_schedule, describe_end
 from mmvitscale.errors import InputError, comes_from_here
 from mmvitscale.models.layers.sync_batch_norm import with_sync_batch_norm
 from mmvitscale.registry import RUNNERS, type_name
@@ -145,13 +145,15 @@ class CheckpointLoadingMixin(_Base):
             if hasattr(backbone, 'gradient_scale'):
                 backbone.gradient_scale = self._gradient_scale  # which copies and files of the model are without
         super().load_or_resume()
-        if self._resume:
-            built = getattr(self, 'strategy', self)
-            loop = self.train_loop
-            last = loop.max_iters if hasattr(loop, 'max_iters') else None
-            line = describe_end(built.optim_wrapper, getattr(built, 'param_schedulers', None), self.iter, last)
+        if self._resume and not self._testing:
+            line = describe_end(*self._schedule(), self.iter, getattr(self.train_loop, 'max_iters', None))
             if line:
                 self.logger.warning(line)
+
+    def _schedule(self) -> tuple[Any, Any]:
+        """The optimizer's wrapper, and the schedulers."""
+        built: Any = getattr(self, 'strategy', self)
+        return getattr(built, 'optim_wrapper', None), getattr(built, 'param_schedulers', None)
 
     def _latest_complete_checkpoint(self) -> str | None:
         """What the first process finds, for all. Raises InputError if there is nothing but broken ones."""
@@ -220,14 +222,12 @@ class CheckpointLoadingMixin(_Base):
         checkpoint's."""
         if not self._with_optimizer:
             return
-        built = getattr(self, 'strategy', self)
-        wrapper, schedulers = (getattr(built, name, None) for name in ('optim_wrapper', 'param_schedulers'))
         choice = self.cfg.get('resume_schedule') or 'config'
         if choice not in RESUME_SCHEDULES:
             raise InputError(f'resume_schedule={choice!r} found, but it is config or checkpoint')
         kept = checkpoint.get('exact_resume')
         batches = kept.get('batches') if isinstance(kept, dict) else None
-        line = choose_schedule(wrapper, schedulers, checkpoint, choice, batches if checkpoint['meta']['epoch'] else None)
+        line = choose_schedule(*self._schedule(), checkpoint, choice, batches if checkpoint['meta']['epoch'] else None)
         if line:
             self.logger.warning(f'{filename}: {line}')
 

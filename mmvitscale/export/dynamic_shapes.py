@@ -186,9 +186,7 @@ class FoldedReAttention(PlainAttention):
         with torch.no_grad():
             mix, mix_bias = attn.mixing()
             # At N tokens the offset is behind / N, or as for the official form, where one number stands for all, shift.
-            gain, offset = gain_and_offset(
-                attn.var_norm, attn.token_law, mix, mix_bias, None, reference, attn.statistics, 1.0
-            )
+            gain, offset = gain_and_offset(attn.var_norm, attn.token_law, mix, mix_bias, None, reference, attn.statistics, 1.0)
             behind = offset * reference - gain * mix.sum(1)
             always = offset - gain * mix.sum(1) / reference
             invariant = attn.statistics == 'token_invariant'

@@ -9,7 +9,6 @@ from torch import nn
 from mmvitscale.models.layers.padding import with_validity
 from mmvitscale.registry import MODELS
 
-
 # What marks the inside of images while batch augmentations run: far from any value that they fill images up with.
 _INSIDE = 2.0**20
 
@@ -21,7 +20,7 @@ class _MarksPadding:
     batch_augments: Any
 
     def __reduce__(self) -> Any:
-        return _unpickled, (type(self).__mro__[2],), self.__getstate__()
+        return _unpickled, (type(self).__mro__[2],), super().__getstate__()  # type: ignore[misc]
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """As that of the library's, whose batch augmentations see the channel, too."""
@@ -51,7 +50,8 @@ def _marking(base: type) -> type:
 
 
 def _unpickled(base: type) -> nn.Module:
-    return _marking(base).__new__(_marking(base))
+    kind: Any = _marking(base)
+    return kind.__new__(kind)
 
 
 @MODELS.register_module(name='DetPaddingPreprocessor')

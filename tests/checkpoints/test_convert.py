@@ -231,7 +231,9 @@ def test_backbone_files_of_hugging_face_have_norms_of_stages():
     model, _ = reference_models.huggingface(SWIN_V2.archs['tiny'], 64, (8, 8, 8, 2), None)
     randomise(model)
     weights = {key.removeprefix('swinv2.'): value for key, value in model.state_dict().items() if 'layernorm.' not in key}
-    norms = {f'hidden_states_norms.stage{i + 1}.{leaf}': torch.randn(96 * 2**i) for i in range(4) for leaf in ('weight', 'bias')}
+    norms = {
+        f'hidden_states_norms.stage{i + 1}.{leaf}': torch.randn(96 * 2**i) for i in range(4) for leaf in ('weight', 'bias')
+    }
     stem = {f'hidden_states_norms.stem.{leaf}': torch.randn(96) for leaf in ('weight', 'bias')}
     ours = SwinTransformerV2('tiny', (8, 8, 8, 2))
     matched = ours.load_checkpoint({**weights, **norms, **stem}, 'backbone.safetensors')

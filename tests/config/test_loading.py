@@ -126,7 +126,9 @@ def test_old_names_work_with_a_note(tmp_path, monkeypatch):
 def test_paths_that_are_given_themselves_do_not_move_with_data_root(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(
-        "data_root = 'data/a'\ntrain = dict(ann_file='data/a/train.json', img='data/a/images')\nval = dict(ann_file='data/a/v.json')\n"
+        "data_root = 'data/a'\n"
+        "train = dict(ann_file='data/a/train.json', img='data/a/images')\n"
+        "val = dict(ann_file='data/a/v.json')\n"
     )
     options = {'data_root': '/new', 'train.ann_file': 'data/a/other.json', 'val': dict(ann_file='data/a')}
     cfg = load_config(str(path), options)

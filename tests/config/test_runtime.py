@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 import mmvitscale
@@ -376,7 +376,9 @@ def test_averages_that_anneal_are_stretched_and_hooks_may_be_absent():
     runtime.fit_to_hardware(cfg)
 
 
-@pytest.mark.parametrize('counts, line', [(1, 'consider --accumulate-grad 4 or --auto-scale-lr'), (2, 'consider --auto-scale-lr')])
+@pytest.mark.parametrize(
+    'counts, line', [(1, 'consider --accumulate-grad 4 or --auto-scale-lr'), (2, 'consider --auto-scale-lr')]
+)
 def test_advice_on_the_batch_counts_accumulated_ones_and_names_what_is_accepted(counts, line):
     cfg = Config(
         dict(

@@ -102,9 +102,7 @@ def test_momentum_of_the_optimizer_goes_on_under_a_schedule_that_was_changed(tmp
             if runner.iter == 3:
                 found.append(copy.deepcopy(runner.optim_wrapper.optimizer.state_dict()['state']))
 
-    toy.train(
-        tmp_path, BACKBONE, [Looks()], max_iters=4, lr=0.5, optimizer='AdamW', param_scheduler=schedule(20), resume=True
-    )
+    toy.train(tmp_path, BACKBONE, [Looks()], max_iters=4, lr=0.5, optimizer='AdamW', param_scheduler=schedule(20), resume=True)
     assert found[0].keys() == saved.keys() and saved
     for index, state in saved.items():
         assert all(torch.equal(found[0][index][key], value) for key, value in state.items())

@@ -35,8 +35,8 @@ class FiniteLossHook(Hook):
     What is said names the iteration, the images, the terms of the loss and the layer where the first value that is not
     finite came out, for which the forward pass is repeated with what it has drawn. ``<work dir>/non_finite`` keeps the batch
     and the weights for ``tools/analysis/replay.py``. Running statistics (of BatchNorm, of Re-attention, whatever a module
-    holds in small buffers) are set back to what they were before the batch. Gradients with NaN or Inf, which a finite loss can have, stop the training where ``clip_grad`` looks at
-    them; with float16 they are the loss scaler's business.
+    holds in small buffers) are set back to what they were before the batch. Gradients with NaN or Inf, which a finite loss can
+    have, stop the training where ``clip_grad`` looks at them; with float16 they are the loss scaler's business.
 
     Several processes agree: they stop or leave out together.
 

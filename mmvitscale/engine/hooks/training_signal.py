@@ -116,7 +116,9 @@ class TrainingSignalHook(Hook):
         elif self._zero_loss:
             cause = 'a loss_weight of 0, labels that are all ignore_index, or a head for other classes'
         elif self._gradients != {False}:
-            cause = 'objects that no anchor or proposal fits (boxes in another unit, or beyond the image), or far too small ones'
+            cause = (
+                'objects that no anchor or proposal fits (boxes in another unit, or beyond the image), or far too small ones'
+            )
         else:
             cause = 'every layer that the loss depends on is frozen, or a learning target that the model already has'
         runner.logger.warning(

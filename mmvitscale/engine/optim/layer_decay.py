@@ -58,8 +58,8 @@ class LayerDecayOptimWrapperConstructor:
         return ROOT_OPTIM_WRAPPERS.build(wrapper_cfg)
 
     def _learning_rate(self, optimizer_cfg: dict) -> float | None:
-        """The config's, or the optimizer's own default; None for one that finds its own. Raises InputError where a rate is needed
-        to take parts of."""
+        """The config's, or the optimizer's own default; None for one that finds its own. Raises InputError where parts of a
+        rate are needed."""
         if 'lr' in optimizer_cfg:
             return optimizer_cfg['lr']
         kind = optimizer_cfg.get('optimizer_type', optimizer_cfg['type'])  # the former where its states are sharded
@@ -105,7 +105,7 @@ class LayerDecayOptimWrapperConstructor:
             )
         if not groups:
             raise InputError(
-                f'no parameter of {type(model).__name__} is trained: all are frozen; lower frozen_stages, or let a head be trained'
+                f'no parameter of {type(model).__name__} is trained: all are frozen; lower frozen_stages, or train a head'
             )
         rates = [group['lr'] for group in groups.values() if 'lr' in group]
         shown = f'learning rates {min(rates):.3g} to {max(rates):.3g}' if rates else "the optimizer's own learning rate"

@@ -19,8 +19,7 @@ def resize_position_embedding(embedding: Tensor, grid: Grid, new_grid: Grid) -> 
     wide = torch.promote_types(embedding.dtype, torch.float32)
     grows = int(new_grid[0] >= grid[0] and new_grid[1] >= grid[1])
     rows, columns = (
-        cubic_weights(torch.arange(side, device=maps.device, dtype=wide), cells, grows)
-        for side, cells in zip(new_grid, grid)
+        cubic_weights(torch.arange(side, device=maps.device, dtype=wide), cells, grows) for side, cells in zip(new_grid, grid)
     )
     with no_autocast(maps.device):
         maps = rows @ maps.to(wide) @ columns.T

@@ -157,8 +157,8 @@ def gain_and_offset(
     fallen = law.growth(tokens, -1.0)
     if isinstance(norm, nn.Identity) and (share or isinstance(fallen, Tensor)):
         raise InputError(
-            f'reatten_statistics={statistics!r} found with a var_norm that was fused into reatten_matrix, where the variance of '
-            'an image, or of another number of tokens, has no place; fuse the stem alone, or use token_invariant'
+            f'reatten_statistics={statistics!r} found with a var_norm that was fused into reatten_matrix, where the variance '
+            'of an image, or of another number of tokens, has no place; fuse the stem alone, or use token_invariant'
         )
     mixed_var = (1 - share) * running.var * fallen + (share * var if share and var is not None else 0.0)
     gain = running.weight * (mixed_var + running.eps * fallen).rsqrt()

@@ -38,7 +38,8 @@ def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry, toke
             for part, own in zip(parts, masks)
         ]
     )
-    token_sum, windows = 0, 0
+    token_sum: Tensor = x.new_zeros(())
+    windows: Tensor | int = 0
     for out, own in zip(outs, masks):
         some = out.new_ones(out.shape[:2], dtype=torch.bool) if own is None else own[:, :, 1:].any(2)
         # Not in 16 bits: of a thousand windows the sum would overflow.

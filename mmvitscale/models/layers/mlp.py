@@ -22,8 +22,8 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # What is attached to a layer sees whole tensors that nobody overwrites. A graph that is exported has no number of pieces:
-        # it may be for every size, and its runtime has ways of its own.
+        # What is attached to a layer sees whole tensors that nobody overwrites. A graph that is exported has no number of
+        # pieces: it may be for every size, and its runtime has ways of its own.
         plain = is_plain(self.fc1, nn.Linear) and is_plain(self.fc2, nn.Linear) and is_plain(self.act, type(self.act))
         if torch.is_grad_enabled() or _is_exporting() or not plain:
             return self.fc2(self.act(self.fc1(x)))

@@ -128,8 +128,9 @@ class SwinV2Format(CheckpointFormat):
 
     blocks, merging: where the weights of a block and of a patch merging stand. renamed: beginnings of our names (in a block, in
     a patch merging, outside the stages) -> theirs. norms: name of the norm behind the last stage, or with ``{i}`` of every
-    stage. stage_norms: another name of those of stages, its first group the stage, from 1. regroupings: weights that it holds in other tensors. dropped: patterns of keys outside the stages that are left out.
-    fits: of formats with the same anchor, whether keys are of this one.
+    stage. stage_norms: another name of those of stages, its first group the stage, from 1. regroupings: weights that it holds
+    in other tensors. dropped: patterns of keys outside the stages that are left out. fits: of formats with the same anchor,
+    whether keys are of this one.
 
     To write: backbone_prefix: of the backbone in a classifier. derived: for each block's ``attn.`` what its state dict holds of
     the windows. wrap: weights -> content of a file. builder, arguments: what builds the model. config: what stands beside

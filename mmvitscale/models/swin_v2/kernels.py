@@ -30,7 +30,7 @@ _SMALL_WINDOW = 144
 
 
 def fused(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
-    """A Kernel: through PyTorch's ``scaled_dot_product_attention``; eager under ``torch.func``, which takes nothing in place."""
+    """A Kernel: PyTorch's ``scaled_dot_product_attention``; under ``torch.func``, which forbids in-place steps, eager."""
     if in_functorch():
         return eager(qkv, scale, bias, groups)
     biases = bias.expanded()

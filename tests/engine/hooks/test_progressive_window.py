@@ -49,9 +49,7 @@ def test_schedules_that_do_not_fit_the_training_are_refused(tmp_path):
         train(window_size=[1, 2, 3])
 
 
-@pytest.mark.parametrize(
-    'cut, num_workers', [(1, 0), (2, 0), (3, 0), pytest.param(2, 2, marks=pytest.mark.integration)]
-)
+@pytest.mark.parametrize('cut, num_workers', [(1, 0), (2, 0), (3, 0), pytest.param(2, 2, marks=pytest.mark.integration)])
 def test_a_training_resumed_around_a_change_of_crops_equals_one_that_was_not(cut, num_workers, tmp_path):
     options = dict(num_workers=num_workers, images=toy.Images())
     whole = toy.train(tmp_path / 'whole', BACKBONE, [HOOK], max_iters=4, model=seeded(), **options)
