@@ -221,15 +221,7 @@ def _of_batch(
     statistics: str,
 ) -> tuple[Tensor, Tensor]:
     """With the statistics of the batch, over all processes if the norm is synchronised; the running ones are updated."""
-    if len(var) == 1 and not isinstance(tokens, Tensor) and tokens == 1:
-        raise InputError(
-            'Re-attention cannot normalise a single value in training (one image, one token); use larger '
-            'images or evaluation mode'
-        )
-    if in_functorch():
-        raise InputError(
-            'Re-attention in training found under torch.func, which cannot update its running statistics; call eval() first'
-        )
+    _check_batch(var, tokens)
     official = statistics == 'running'
     count = _filled(tokens, var) ** 2
     if isinstance(tokens, Tensor):
@@ -263,6 +255,19 @@ def _of_batch(
         None if official else sums[2:] / (dist.get_world_size(group) if synchronised else 1),
     )
     return gain, offset
+
+
+def _check_batch(var: Tensor, tokens: Tokens) -> None:
+    """Raise InputError where a batch has no statistics, or they cannot be kept."""
+    if len(var) == 1 and not isinstance(tokens, Tensor) and tokens == 1:
+        raise InputError(
+            'Re-attention cannot normalise a single value in training (one image, one token); use larger '
+            'images or evaluation mode'
+        )
+    if in_functorch():
+        raise InputError(
+            'Re-attention in training found under torch.func, which cannot update its running statistics; call eval() first'
+        )
 
 
 def _processes(norm: nn.Module) -> tuple[Any, bool]:
