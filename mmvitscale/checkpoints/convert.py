@@ -29,8 +29,8 @@ _WEIGHTS = (
 )  # fmt: skip
 # The names under which libraries have a classifier's linear layer; people put a backbone of one under a head of another.
 _CLASSIFIERS = ('head', 'head.fc', 'classifier')
-# Of DDP, EMA and torch.compile; and of LoRA, which puts a layer inside another.
-_WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+|(?<=\.)(?:_orig_mod|base_layer)\.')
+_WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+|(?<=\.)_orig_mod\.')  # of DDP, EMA and torch.compile
+_ADAPTED = re.compile(r'(?<=\.)base_layer\.')  # LoRA puts a layer inside another
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,12 @@ def weights_in(content: dict[str, Any]) -> 'OrderedDict[str, Tensor]':
 def unwrapped_name(key: str) -> str:
     """``module.backbone._orig_mod.norm.weight`` -> ``backbone.norm.weight``"""
     return _WRAPPERS.sub('', key)
+
+
+def plain_name(key: str) -> str:
+    """``blocks.0.attn.qkv.base_layer.weight`` -> ``blocks.0.attn.qkv.weight``, in a backbone: elsewhere it is a name as any
+    other."""
+    return _ADAPTED.sub('', unwrapped_name(key))
 
 
 def find_backbones(weights: Mapping[str, Tensor]) -> dict[str, list[CheckpointFormat]]:

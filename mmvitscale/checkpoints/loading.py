@@ -16,7 +16,7 @@ import torch
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from mmvitscale.checkpoints.convert import Converted, State, convert, find_backbones, unwrapped_name, weights_in
+from mmvitscale.checkpoints.convert import Converted, State, convert, find_backbones, plain_name, weights_in
 from mmvitscale.checkpoints.metadata import META_KEY, STATE_DICT_KEY, Size, WeightMetadata, WindowMetadata, show_windows
 from mmvitscale.errors import InputError, some_of
 
@@ -79,7 +79,7 @@ class MatchedWeights:
 
     def describe(self, backbone: LoadableBackbone) -> str:
         """One line for the log."""
-        added = {unwrapped_name(key) for key in self.weights} - {*self.converted.weights, *self.missing}
+        added = {plain_name(key) for key in self.weights} - {*self.converted.weights, *self.missing}
         loaded = len(self.weights) - len(self.missing) - len(added)
         parts = [
             f'{backbone.describe_weights(self.converted.weights)} from {self.converted.source}: {loaded} weights loaded',
@@ -122,8 +122,14 @@ def match_weights(
             says.
     """
     state = {key: value for key, value in backbone.state_dict().items() if isinstance(value, Tensor)}
-    names = {unwrapped_name(key): key for key in state if key != STATE_DICT_KEY}  # blocks may be compiled, or adapted
+    names = {plain_name(key): key for key in state if key != STATE_DICT_KEY}  # blocks may be compiled, or adapted
+    weights, given_names = _under_plain_names(weights)
     converted = convert(weights, prefix, names)
+    converted = replace(
+        converted,
+        dropped=[given_names[key] for key in converted.dropped],
+        heads={target: given_names[key] for target, key in converted.heads.items()},
+    )
     if converted.family != backbone.family:
         raise InputError(
             f'it is a {converted.family}, but the config builds a {backbone.family}; change the type of the '
@@ -149,6 +155,16 @@ def match_weights(
     unused = [key for key in found if key not in own]
     fitting = {name: found[key] if key in found else own[key] for key, name in names.items()}
     return MatchedWeights(converted, fitting, [*converted.dropped, *unused], missing, notes + more)
+
+
+def _under_plain_names(weights: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], dict[str, str]]:
+    """Without the names of wrappers and adapters in them, and what each was called."""
+    names = {plain_name(key): key for key in weights}
+    if len(names) < len(weights):  # two would have one name
+        return weights, {key: key for key in weights}
+    plain = OrderedDict((name, weights[key]) for name, key in names.items())
+    plain._metadata = getattr(weights, '_metadata', {})  # type: ignore[attr-defined]
+    return plain, names
 
 
 def _check(backbone: LoadableBackbone, found: State, own: State, allowed: list[str]) -> None:

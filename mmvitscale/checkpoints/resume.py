@@ -13,6 +13,7 @@ from mmvitscale.utils.atomic_write import atomic_write
 # MMEngine's: in a work folder, the path of the checkpoint that was written last.
 _POINTER = 'last_checkpoint'
 # What MMEngine calls checkpoints; and not what was published of them: iter_4000-0a1b2c3d.pth.
+_PUBLISHED = re.compile(r'\d-[0-9a-f]{8}\.\w+$')
 _TEMPLATES = ('iter_{}.pth', 'epoch_{}.pth')
 
 
@@ -54,7 +55,7 @@ def _candidates(work_dir: Path, templates: Sequence[str]) -> list[Path]:
     """From the newest to the oldest: by their numbers, but those of an earlier, longer training in the same folder last. What
     the folder records as the last one counts, whatever its name is."""
     pointed = _pointed(work_dir)
-    patterns = [_pattern(template) for template in (*_TEMPLATES, *templates)]
+    patterns = [_pattern(template) for template in dict.fromkeys((*_TEMPLATES, *templates))]
     last = None
     if pointed:
         last = _number(pointed.name, patterns)
@@ -69,10 +70,18 @@ def _candidates(work_dir: Path, templates: Sequence[str]) -> list[Path]:
             number = _number(path.name, patterns)
             if number is not None and path.is_file():
                 found[path.resolve()] = number
-    if pointed and pointed.is_file():
-        found.setdefault(pointed.resolve(), -1 if last is None else last)
+    for path in (pointed, *(work_dir / template for template in templates if '{' not in template)):
+        if path and path.is_file():
+            found.setdefault(path.resolve(), -1 if path != pointed or last is None else last)
 
-    def key(path: Path) -> tuple[bool, int, int]:
+    # Iterations and epochs are not compared: first those of the kind that was written last.
+    kinds = {
+        path: next((i for i, pattern in enumerate(patterns) if _number(path.name, [pattern]) is not None), -1) for path in found
+    }
+    newest = {kind: max(path.stat().st_mtime_ns for path in found if kinds[path] == kind) for kind in kinds.values()}
+    own_kind = kinds.get(pointed.resolve()) if pointed else None
+
+    def key(path: Path) -> tuple[bool, bool, int, int, int]:
         time = path.stat().st_mtime_ns
         stale = (
             last is not None
@@ -82,7 +91,7 @@ def _candidates(work_dir: Path, templates: Sequence[str]) -> list[Path]:
             and time < pointed.stat().st_mtime_ns
         )
         nameless = last is None and pointed is not None and path == pointed.resolve()
-        return not stale, time if nameless else found[path], time
+        return kinds[path] == own_kind, not stale, newest[kinds[path]], time if nameless else found[path], time
 
     return sorted(found, key=key, reverse=True)
 
@@ -111,7 +120,16 @@ def _pointed(work_dir: Path) -> Path | None:
             f'the last checkpoint of {work_dir} is {text}, which --resume does not look for by itself; copy it '
             'here, and give it: --resume CKPT'
         )
-    return Path(text) if text else None
+    if not text:
+        return None
+    try:
+        path = Path(text)
+        here = work_dir / path.name  # of a folder that was copied or moved, which says where it was
+        path = here if here.is_file() else path
+        path.is_file()
+    except (OSError, ValueError):  # no path
+        return None
+    return None if _PUBLISHED.search(path.name) else path
 
 
 def is_complete(path: Path) -> bool:

@@ -27,7 +27,14 @@ from mmvitscale.config.view import ConfigView
 from mmvitscale.datasets.pipeline_errors import name_pipelines
 from mmvitscale.engine.hooks.ema_metadata import sync_ema_metadata
 from mmvitscale.engine.optim.zero_redundancy import gather_states, shard_states
-from mmvitscale.engine.resumed_schedule import choose_schedule, describe_end
+from mmvitscale.engine.resumed_schedule import (
+    KEY,
+    Schedule,
+    choose_schedule,
+    describe_end,
+    describe_schedule,
+    without_functions,
+)
 from mmvitscale.errors import InputError, comes_from_here
 from mmvitscale.models.layers.sync_batch_norm import with_sync_batch_norm
 from mmvitscale.registry import RUNNERS, type_name
@@ -56,6 +63,7 @@ class CheckpointLoadingMixin(_Base):
     _testing = False
     _load_from: str | None  # MMEngine's
     _with_optimizer = True  # of what is resumed
+    _described: Schedule = {}  # the config's
 
     def train(self) -> nn.Module:
         """As MMEngine's. What is loaded is fine-tuned, or resumed exactly."""
@@ -144,6 +152,8 @@ class CheckpointLoadingMixin(_Base):
         for backbone in backbones_of(self.model).values():
             if hasattr(backbone, 'gradient_scale'):
                 backbone.gradient_scale = self._gradient_scale  # which copies and files of the model are without
+        if not self._testing:
+            self._described = describe_schedule(*self._schedule())
         super().load_or_resume()
         if self._resume and not self._testing:
             line = describe_end(*self._schedule(), self.iter, getattr(self.train_loop, 'max_iters', None))
@@ -185,6 +195,9 @@ class CheckpointLoadingMixin(_Base):
         """As MMEngine's."""
         if fn_name == 'before_save_checkpoint':
             kwargs['checkpoint']['meta']['batch'] = self._batch()
+            kwargs['checkpoint'][KEY] = self._described
+            if 'param_schedulers' in kwargs['checkpoint']:
+                kwargs['checkpoint']['param_schedulers'] = without_functions(kwargs['checkpoint']['param_schedulers'])
         super().call_hook(fn_name, **kwargs)
 
     def _batch(self) -> dict:
@@ -225,9 +238,9 @@ class CheckpointLoadingMixin(_Base):
         choice = self.cfg.get('resume_schedule') or 'config'
         if choice not in RESUME_SCHEDULES:
             raise InputError(f'resume_schedule={choice!r} found, but it is config or checkpoint')
-        kept = checkpoint.get('exact_resume')
-        batches = kept.get('batches') if isinstance(kept, dict) else None
-        line = choose_schedule(*self._schedule(), checkpoint, choice, batches if checkpoint['meta']['epoch'] else None)
+        counts_epochs = not hasattr(self.train_loop, 'dataloader_iterator')
+        batches = len(self.train_dataloader) if counts_epochs else None
+        line = choose_schedule(*self._schedule(), checkpoint, choice, batches)
         if line:
             self.logger.warning(f'{filename}: {line}')
 

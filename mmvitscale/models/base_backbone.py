@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
 from torch import Tensor, nn
 
-from mmvitscale.checkpoints.convert import State, find_backbones, weights_in
+from mmvitscale.checkpoints.convert import State, plain_name, weights_in
 from mmvitscale.checkpoints.loading import MatchedWeights, is_matched, match_weights
 from mmvitscale.checkpoints.metadata import STATE_DICT_KEY, WeightMetadata, describe_window_change
 from mmvitscale.errors import InputError
@@ -154,7 +154,8 @@ class BaseBackbone(BaseModule):
         if set(weights) == {STATE_DICT_KEY}:
             return True
         ours = all(key in own and key != STATE_DICT_KEY for key in weights)
-        return ours and 2 * len(weights) < len(own) and not find_backbones(weights)
+        needed = {key for key in self._architecture if key.endswith('weight')}  # all biases may go with an adapter
+        return ours and 2 * len(needed & {plain_name(key) for key in weights}) < len(needed)
 
 
 def _is_pretrained(cfg: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+from mmvitscale.checkpoints.loading import adapt_checkpoint
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
 from tests.helpers.randomise import randomise
@@ -119,3 +120,81 @@ def test_what_modules_save_beside_tensors_comes_back():
     other.counts.count = 7
     one.load_state_dict(other.state_dict())
     assert one.counts.count == 7
+
+
+class Model(nn.Module):
+    """A backbone, and beside it layers of the names that adapters have."""
+
+    def __init__(self, kind, options):
+        super().__init__()
+        self.backbone = kind(**options)
+        self.neck = nn.Module()
+        self.neck.base_layer = nn.Linear(3, 3)
+        self.head = LoRA(nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize('kind, options', BACKBONES)
+@pytest.mark.parametrize('strict', [True, False])
+def test_checkpoints_of_models_with_adapters_and_averages_are_loaded(kind, options, strict):
+    """Names beside the backbone stay as they are, and averages of weights go where the weights go."""
+    source, model = (Model(kind, options) for _ in range(2))
+    for own in (source, model):
+        randomise(own)
+        lora(own.backbone)
+    saved = source.state_dict()
+    average = {f'module.{key}': value + 1 if value.is_floating_point() else value for key, value in saved.items()}
+    content = dict(state_dict=copy.deepcopy(saved), meta={}, ema_state_dict={'steps': torch.tensor(1), **average})
+    adapt_checkpoint(model, content, 'a.pth', strict)
+    assert not any(model.load_state_dict(content['state_dict'], strict=strict))
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, saved[key]), key
+    found = content['ema_state_dict']
+    for key, value in average.items():
+        assert torch.equal(found[key], value), key
+
+
+@pytest.mark.parametrize('kind, options', BACKBONES)
+def test_averages_of_compiled_blocks_are_loaded(kind, options):
+    model = Model(kind, options)
+    for blocks in [stage.blocks for stage in model.backbone.stages] if kind is SwinTransformerV2 else [model.backbone.blocks]:
+        blocks[0] = torch.compile(blocks[0], backend='eager')
+    saved = model.state_dict()
+    assert any('_orig_mod' in key for key in saved)
+    content = dict(state_dict=saved, meta={}, ema_state_dict={f'module.{key}': value for key, value in saved.items()})
+    adapt_checkpoint(model, content, 'a.pth', strict=True)
+    assert set(content['ema_state_dict']) == {f'module.{key}' for key in saved}
+
+
+@pytest.mark.parametrize(
+    'kind, options, chosen',
+    [
+        (SwinTransformerV2, SWIN, 'lora_'),
+        (SwinTransformerV2, SWIN, 'position_bias'),
+        (SwinTransformerV2, SWIN, 'bias'),
+        (DeepViT, VIT, 'lora_'),
+        (DeepViT, VIT, 'reatten_matrix'),
+        (DeepViT, VIT, 'qkv'),
+    ],
+)
+def test_a_part_of_the_weights_is_left_to_pytorch(kind, options, chosen):
+    """Adapters alone, as ``peft`` saves them, or one kind of layer."""
+    model, other = (randomise(kind(**options)) for _ in range(2))
+    for own in (model, other):
+        lora(own)
+    part = {key: value for key, value in other.state_dict().items() if chosen in key}
+    before = copy.deepcopy(model.state_dict())
+    result = model.load_state_dict(part, strict=False)
+    assert not result.unexpected_keys and part
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, part.get(key, before[key])), key
+
+
+def test_a_plain_vit_with_parametrised_layers_takes_its_own_state_dict():
+    options = dict(arch=dict(embed_dims=24, depth=2, re_attention=0, num_heads=4), img_size=64)
+    model, other = (randomise(DeepViT(**options)) for _ in range(2))
+    for own in (model, other):
+        for block in own.blocks:
+            parametrizations.weight_norm(block.attn.qkv)
+        randomise(own)
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(model.eval()(IMAGE)[-1], other.eval()(IMAGE)[-1])

@@ -223,7 +223,8 @@ def test_downloads_are_checked_against_the_sha256_in_name_or_url(tmp_path, monke
         f'pinned.pth#sha256={right.upper()}': True,
         'model-20220803.pth': True,
         'swinv2-window8-256.pth': True,  # a date, a side
-        'swin_v2_t-00000000.pth': False,
+        'swin_v2_t-0000000a.pth': False,
+        'swinv2-00160000.pth': True,  # iterations
         f'other.pth#sha256={"0" * 64}': False,
     }
     for name, good in files_of.items():
@@ -235,4 +236,4 @@ def test_downloads_are_checked_against_the_sha256_in_name_or_url(tmp_path, monke
         else:
             with pytest.raises(InputError, match='gave another file than it promises: its SHA-256 begins with'):
                 fetch(url)
-    assert len([path for path in (tmp_path / 'hub').rglob('*') if path.is_file()]) == 6  # nothing of the two
+    assert len([path for path in (tmp_path / 'hub').rglob('*') if path.is_file()]) == 7  # nothing of the two

@@ -41,6 +41,9 @@ def train(work_dir, max_iters, schedulers, lr=0.1, **options):
     return runner, rates.found
 
 
+COSINE = [dict(type='CosineAnnealingLR', T_max=8, by_epoch=False)]
+
+
 @pytest.fixture
 def warnings(monkeypatch):
     found = []
@@ -64,9 +67,15 @@ def test_a_schedule_that_is_equal_goes_on_exactly_and_silently(tmp_path, warning
         (dict(schedulers=schedule(4)), dict(schedulers=schedule(8)), 'end 4 -> 8'),
         (dict(schedulers=schedule(8)), dict(schedulers=schedule(8), lr=0.7), 'lr 0.1 -> 0.7'),
         (dict(schedulers=schedule(8)), dict(schedulers=schedule(8, 0.1)), 'start_factor 0.5 -> 0.1'),
-        (dict(schedulers=schedule(8)[1:]), dict(schedulers=schedule(8)), '1 -> 2 schedulers'),
-        (dict(schedulers=None), dict(schedulers=schedule(8)), '0 -> 2 schedulers'),
-        (dict(schedulers=schedule(8)), dict(schedulers=None, lr=0.03), '2 -> 0 schedulers'),
+        (dict(schedulers=schedule(8)[1:]), dict(schedulers=schedule(8)), 'PolyLR -> LinearLR+PolyLR'),
+        (dict(schedulers=None), dict(schedulers=schedule(8)), 'no scheduler -> LinearLR+PolyLR'),
+        (
+            dict(schedulers=schedule(8)),
+            dict(schedulers=COSINE),
+            'LinearLR+PolyLR -> CosineAnnealingLR',
+        ),
+        (dict(schedulers=schedule(8)[1:]), dict(schedulers=COSINE), 'PolyLR -> CosineAnnealingLR'),
+        (dict(schedulers=schedule(8)), dict(schedulers=None, lr=0.03), 'LinearLR+PolyLR -> no scheduler'),
     ],
 )
 @pytest.mark.parametrize('cut', [1, 3, 4])
@@ -138,3 +147,121 @@ def test_training_on_behind_the_end_of_a_schedule_is_warned_of(tmp_path, warning
     assert later == [0.0, 0.0]
     (line,) = [line for line in warnings if 'schedule' in line]
     assert 'the schedule ended at iteration 4, and the 2 iterations that follow train with 0 of the learning rate' in line
+
+
+UNCHANGED = {
+    'OneCycle': [dict(type='OneCycleLR', eta_max=0.5, total_steps=8, end=8, by_epoch=False)],
+    'restarts': [dict(type='CosineRestartLR', periods=[3, 5], restart_weights=[1, 0.5], eta_min=0.0, end=8, by_epoch=False)],
+    'steps': [dict(type='MultiStepLR', milestones=[2, 4], end=8, by_epoch=False)],
+    'momentum': [dict(type='LinearMomentum', start_factor=0.5, end=6, by_epoch=False)],
+    'both': [*schedule(8), dict(type='CosineAnnealingMomentum', T_max=8, eta_min=0.1, end=8, by_epoch=False)],
+}
+
+
+@pytest.mark.parametrize('name', UNCHANGED)
+@pytest.mark.parametrize('known', [True, False], ids=['', 'of-MMEngine'])
+def test_no_schedule_that_is_unchanged_is_taken_for_another(name, known, tmp_path, warnings):
+    """Also where the checkpoint does not say what its schedule was."""
+    whole, rates = train(tmp_path / 'whole', 6, UNCHANGED[name], optimizer='AdamW', lr=0.01)
+    train(tmp_path / 'cut', 3, UNCHANGED[name], optimizer='AdamW', lr=0.01)
+    if not known:
+        path = tmp_path / 'cut' / 'iter_3.pth'
+        content = torch.load(path, weights_only=False)
+        del content['schedule']
+        torch.save(content, path)
+    warnings.clear()
+    second, later = train(tmp_path / 'cut', 6, UNCHANGED[name], optimizer='AdamW', lr=0.01, resume=True)
+    assert later == rates[3:] and not [line for line in warnings if 'schedule' in line]
+    for one, other in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_change_is_seen_in_a_checkpoint_that_does_not_say_its_schedule(tmp_path, warnings):
+    _, rates = train(tmp_path / 'whole', 8, schedule(8), lr=0.7)
+    train(tmp_path / 'cut', 3, schedule(4))
+    path = tmp_path / 'cut' / 'iter_3.pth'
+    content = torch.load(path, weights_only=False)
+    del content['schedule']
+    torch.save(content, path)
+    warnings.clear()
+    _, later = train(tmp_path / 'cut', 8, schedule(8), lr=0.7, resume=True)
+    assert later == pytest.approx(rates[3:])
+    (line,) = [line for line in warnings if 'differs' in line]
+    assert 'end 4 -> 8' in line and 'lr 0.1 -> 0.7' in line
+
+
+def test_the_schedule_of_a_checkpoint_that_has_other_schedulers_is_refused(tmp_path):
+    train(tmp_path, 3, schedule(8))
+    with pytest.raises(
+        InputError, match=r'is of LinearLR\+PolyLR, that of the config of CosineAnnealingLR, which cannot go on'
+    ):
+        train(tmp_path, 8, COSINE, resume=True, cfg=dict(resume_schedule='checkpoint'))
+
+
+def test_a_checkpoint_without_a_schedule_takes_the_configs(tmp_path, warnings):
+    checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=1, save_param_scheduler=False)
+    _, rates = train(tmp_path / 'whole', 8, schedule(8))
+    train(tmp_path / 'cut', 3, schedule(8), default_hooks=dict(checkpoint=checkpoint))
+    warnings.clear()
+    _, later = train(tmp_path / 'cut', 8, schedule(8), resume=True, cfg=dict(resume_schedule='checkpoint'))
+    assert later == pytest.approx(rates[3:])
+    (line,) = [line for line in warnings if 'schedule' in line and 'checkpoint' in line and 'holds' in line]
+    assert 'is not in the checkpoint: that of the config holds' in line
+
+
+def test_what_a_hook_has_made_of_the_learning_rate_goes_on(tmp_path, warnings):
+    class Lowers(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 0:
+                runner.optim_wrapper.optimizer.param_groups[0]['lr'] = 0.01
+
+    toy.train(tmp_path, BACKBONE, [Lowers()], max_iters=2, lr=0.1)
+    warnings.clear()
+    _, later = train(tmp_path, 4, None, resume=True)
+    assert later == [0.01, 0.01] and not [line for line in warnings if 'differs' in line]
+
+
+def test_epochs_of_another_batch_are_counted_as_they_are_now(tmp_path):
+    """A schedule of epochs that is converted to iterations: 4 batches in an epoch before, 2 after."""
+    cosine = dict(type='CosineAnnealingLR', T_max=6, by_epoch=True, convert_to_iter_based=True)
+    options = dict(sampler=dict(type='DefaultSampler', shuffle=False))
+
+    class Fewer(toy.Images):
+        def __len__(self):
+            return 4
+
+    def epochs(name, number, images, **more):
+        options.update(train_cfg=dict(by_epoch=True, max_epochs=number))
+        return train(tmp_path / name, 1, [dict(cosine)], images=images, **options, **more)
+
+    _, rates = epochs('whole', 6, Fewer())
+    epochs('cut', 3, toy.Images())
+    _, later = epochs('cut', 6, Fewer(), resume=True)
+    assert later == pytest.approx(rates[4:])  # from the epoch on in which it was cut, which begins anew
+
+
+@pytest.mark.parametrize('option', ['amsgrad', 'maximize'])
+def test_options_that_are_on_or_off_are_seen(option, tmp_path, warnings):
+    def go(iterations, **more):
+        optimizer = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=0.1, **more.pop('options', {})))
+        return toy.train(tmp_path, BACKBONE, max_iters=iterations, optim_wrapper=optimizer, **more)
+
+    go(2)
+    warnings.clear()
+    runner = go(4, options={option: True}, resume=True)
+    (line,) = [line for line in warnings if 'differs' in line]
+    assert f'{option} False -> True' in line
+    assert runner.optim_wrapper.optimizer.param_groups[0][option] == (option == 'maximize')
+    assert ('stays as it was' in line) == (option == 'amsgrad')
+
+
+def test_a_warmup_that_is_over_is_no_end_of_the_schedule(tmp_path, warnings):
+    steps = [
+        dict(type='LinearLR', start_factor=0.5, end=2, by_epoch=False),
+        dict(type='MultiStepLR', milestones=[1, 2, 3, 4], end=9),
+    ]
+    options = dict(sampler=dict(type='DefaultSampler', shuffle=False))
+    train(tmp_path, 1, steps, train_cfg=dict(by_epoch=True, max_epochs=4), **options)
+    warnings.clear()
+    train(tmp_path, 1, steps, train_cfg=dict(by_epoch=True, max_epochs=6), resume=True, **options)
+    assert not [line for line in warnings if 'the schedule' in line]

@@ -76,7 +76,8 @@ def train(
             batch_sampler=batch_sampler,
             collate_fn=collate or dict(type='default_collate'),
         ),
-        optim_wrapper=dict(
+        optim_wrapper=options.pop('optim_wrapper', None)
+        or dict(
             type=wrapper, optimizer=dict(type=optimizer, lr=lr), clip_grad=clip_grad, accumulative_counts=accumulative_counts
         ),
         custom_hooks=[dict(type='mmvitscale.LogCPBTransferHook'), dict(type='EMAHook'), *hooks],

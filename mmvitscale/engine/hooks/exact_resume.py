@@ -21,9 +21,10 @@ class ExactResumeHook(Hook):
     checkpoint holds. The data go on with the batch that follows, without loading those before it; within an epoch, too.
 
     On a CPU that is exact to the last bit, for any number of loading processes. Exceptions are transforms with a memory
-    (``CachedMosaic``) or generators of their own (Albumentations), samplers with a past beside their seed, and kernels of GPUs
-    that add in no fixed order (``randomness=dict(deterministic=True)``). Save at multiples of ``accumulative_counts``:
-    gradients are not in a checkpoint. With another number of processes or batch size the data are other ones.
+    (``CachedMosaic``) or generators of their own (Albumentations), samplers with a past beside their seed, schedules that
+    follow validations (ReduceOnPlateau), and kernels of GPUs that add in no fixed order
+    (``randomness=dict(deterministic=True)``). Save at multiples of ``accumulative_counts``: gradients are not in a checkpoint.
+    With another number of processes or batch size the data are other ones.
 
     Our runners have it by default (``default_hooks=dict(exact_resume=None)`` leaves it out).
     """

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -72,9 +73,14 @@ class FiniteLossHook(Hook):
             self.on_non_finite = 'skip' if scaled and not hasattr(runner, 'strategy') else 'stop'
         if self.on_non_finite == 'skip' and hasattr(runner, 'strategy'):
             raise InputError("on_non_finite='skip' found with a strategy, whose processes cannot leave out a step; use 'stop'")
+        for own in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+            self._guard(runner, own)
+
+    def _guard(self, runner: Runner, wrapper: Any) -> None:
+        """Stand before the updates of an optimizer."""
         if not hasattr(wrapper, 'update_params') or 'update_params' in vars(wrapper):
             return
-        wrapper.update_params = self._guarded(runner, wrapper.update_params)
+        wrapper.update_params = self._guarded(runner, wrapper, wrapper.update_params)
         if getattr(wrapper, 'clip_grad_kwargs', None) and not hasattr(wrapper, 'loss_scaler'):
             try:
                 signature(wrapper.clip_func).bind([], **wrapper.clip_grad_kwargs)
@@ -96,7 +102,7 @@ class FiniteLossHook(Hook):
         """Lets go of it."""
         self._batch, self._statistics = None, []
 
-    def _guarded(self, runner: Runner, update_params: Callable) -> Callable:
+    def _guarded(self, runner: Runner, wrapper: Any, update_params: Callable) -> Callable:
 
         def guarded(loss, *args, **kwargs):
             finite = bool(torch.isfinite(loss.detach()).all())
@@ -112,7 +118,7 @@ class FiniteLossHook(Hook):
                 f'The loss of iteration {runner.iter + 1} is NaN or Inf{where}: the batch is left out, the '
                 f'{self._in_a_row}. in a row.'
             )
-            _count_as_done(runner.optim_wrapper, runner.model)
+            _count_as_done(wrapper, runner.model)
             return None
 
         # In a compiled step it stands between graphs, as the backward pass does.

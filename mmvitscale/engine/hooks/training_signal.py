@@ -39,7 +39,8 @@ class TrainingSignalHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Starts to look."""
-        self._left = self.iterations
+        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        self._all = self._left = max(self.iterations, counts if isinstance(counts, int) else 1)
         self._images, self._labels = 0, Counter[Any]()
         self._zero_terms: dict[str, bool] = {}  # of boxes and masks, which only positive samples have
         self._knows_labels = self._zero_loss = True
@@ -83,7 +84,7 @@ class TrainingSignalHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Warns of a training that was shorter."""
-        if 0 < self._left < self.iterations:
+        if 0 < self._left < self._all:
             self._left = 0
             self._finish(runner)
 
@@ -100,7 +101,7 @@ class TrainingSignalHook(Hook):
         nothing = self._knows_labels and not self._labels
         if nothing:
             found.append('no image with an object or a labelled pixel')
-        elif self._zero_terms and all(self._zero_terms.values()):
+        elif self._knows_labels and self._zero_terms and all(self._zero_terms.values()):
             found.append(f'no positive sample ({some_of(list(self._zero_terms))} of exactly zero)')
         if self._zero_loss:
             found.append('a loss of exactly zero')
@@ -143,12 +144,15 @@ class TrainingSignalHook(Hook):
 def labels_of(sample: Any, ignored: Container[int] = (255,)) -> list[int] | None:
     """A data sample of mmdetection, mmsegmentation or mmpretrain -> the classes of its objects, one for each; of a semantic
     map those that are in it; of a classification its own. None where it holds no ground truth of a known kind."""
-    instances = getattr(sample, 'gt_instances', None)
+    instances, semantic = getattr(sample, 'gt_instances', None), getattr(sample, 'gt_sem_seg', None)
+    found = None
     if instances is not None and 'labels' in instances:
-        return torch.as_tensor(instances.labels).flatten().tolist()
-    semantic = getattr(sample, 'gt_sem_seg', None)
-    if semantic is not None:
+        found = torch.as_tensor(instances.labels).flatten().tolist()
+    if semantic is not None and not found:  # things, or stuff alone
         data = semantic.data if isinstance(getattr(semantic, 'data', None), Tensor) else getattr(semantic, 'sem_seg', None)
-        return None if data is None else [label for label in torch.as_tensor(data).unique().tolist() if label not in ignored]
+        if data is not None:
+            found = [label for label in torch.as_tensor(data).unique().tolist() if label not in ignored]
+    if found is not None:
+        return found
     label = getattr(sample, 'gt_label', None)
     return torch.as_tensor(label).flatten().tolist() if isinstance(label, (Tensor, int)) else None

@@ -88,7 +88,9 @@ register(
         name='official DeepViT',
         library='official',
         # Not the blocks of a stage, which SwinV2 has.
-        anchor=re.compile(r'((?:(?!(?:layers|stages)[._]\d+\.).)*?\.)?blocks\.\d+\.attn\.(?:qkv\.weight|reatten_matrix\.)'),
+        anchor=re.compile(
+            r'((?:(?!(?:layers|stages)[._]\d+\.).)*?\.)?blocks\.\d+\.attn\.(?:qkv\.(?:parametrizations\.)?weight|reatten_matrix\.)'
+        ),
         decoder='decoder.0',
     )
 )

@@ -215,7 +215,7 @@ class ReAttention(nn.Module):
             summed = v if token_mask is None else v * token_mask[:, None, :, None]
             # Of many tokens the sum is beyond what float16 holds.
             out = gain * values + offset * summed.sum(dim=2, keepdim=True, dtype=torch.promote_types(v.dtype, torch.float32))
-        if normalises_batch(self.var_norm) and self.statistics == 'running' and self.var_norm.momentum != 0:
+        if normalises_batch(self.var_norm) and self.statistics == 'running' and self.var_norm.momentum != 0 and len(q):
             self.token_law.trained_tokens = int(q.shape[2])
 
         def map_rows(part: slice) -> Tensor:

@@ -197,8 +197,8 @@ def _running(norm: nn.Module, like: Tensor) -> _Running:
             'the layer as it was built'
         )
     gain, shift = gain_and_shift_in_evaluation(norm, like)
-    weight = gain * (norm.running_var + norm.eps).sqrt()
-    return _Running(weight, shift + gain * norm.running_mean, norm.running_mean, norm.running_var, norm.eps)
+    mean, var = (buffer.detach().clone() for buffer in (norm.running_mean, norm.running_var))
+    return _Running(gain * (var + norm.eps).sqrt(), shift + gain * mean, mean, var, norm.eps)
 
 
 def _filled(tokens: Tokens, var: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Attention inside windows of a plain ViT, for detection at high resolution (ViTDet, arXiv 2203.16527, section 3)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,14 +39,17 @@ def attend_in_windows(attn: nn.Module, x: Tensor, geometry: WindowGeometry, toke
             for part, own in zip(parts, masks)
         ]
     )
-    token_sum: Tensor = x.new_zeros(())
-    windows: Tensor | int = 0
-    for out, own in zip(outs, masks):
-        some = out.new_ones(out.shape[:2], dtype=torch.bool) if own is None else own[:, :, 1:].any(2)
+    inhabited = [
+        out.new_ones(out.shape[:2], dtype=torch.bool) if own is None else own[:, :, 1:].any(2) for out, own in zip(outs, masks)
+    ]
+    windows: Any = sum(some.sum(1) for some in inhabited)
+    empty = windows == 0  # an image of padding alone, whose class token attends to itself
+    windows = torch.where(empty, sum(some.shape[1] for some in inhabited), windows)[:, None, None]
+    token_sum: Any = 0
+    for out, some in zip(outs, inhabited):
         # Not in 16 bits: of a thousand windows the sum would overflow.
-        kept = torch.where(some[..., None], out[:, :, 0], 0)
+        kept = torch.where((some | empty[:, None])[..., None], out[:, :, 0], 0)
         token_sum = token_sum + kept.sum(1, keepdim=True, dtype=torch.promote_types(out.dtype, torch.float32))
-        windows = windows + some.sum(1)[:, None, None]
     merged = torch.cat([out[:, :, 1:].reshape(-1, channels) for out in outs])
     merged = window_reverse(merged, geometry, (x.shape[1] - 1, 1)).flatten(1, 2)
     return torch.cat(((token_sum / windows).to(merged.dtype), merged), dim=1)

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules import module as _torch_module
 
 from mmvitscale.models.layers.autocast import no_autocast
@@ -28,11 +29,21 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     )
 
 
+def weight_in(module: nn.Module) -> Tensor:
+    """A floating-point tensor of a module, for its type and device: of quantized layers, which have none, an empty one.
+    Replicas of ``nn.DataParallel`` hold their weights as plain attributes."""
+    for part in module.modules():
+        for values in (part._parameters, part.__dict__, part._buffers):
+            for value in values.values():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    return value
+    return torch.empty(0)
+
+
 def matrix_and_bias(module: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
     """A module that maps (B, channels, h, w) to (B, C, h, w), alike and affine at every place -> its matrix (C, channels) and
     bias (C,), by one call, with all that is attached to it."""
-    like = next(module.parameters(), torch.empty(0))
-    like = like if like.is_floating_point() else like.float()
+    like = weight_in(module)
     probe = torch.cat((torch.eye(channels), torch.zeros(channels, 1)), dim=1).to(like)
     with no_autocast(probe.device):
         out = module(probe[None, :, :, None])[0, :, :, 0]
@@ -44,10 +55,12 @@ def gain_and_shift_in_evaluation(norm: nn.Module, like: Tensor) -> tuple[Tensor,
     """A normalisation whose evaluation multiplies and shifts each of C channels -> both, (C,), by one call, with all that is
     attached to it. like: (C,), of its type."""
     modes = [(part, part.training) for part in norm.modules()]
+    probe = torch.stack((torch.zeros_like(like), torch.ones_like(like)), dim=1)[None, :, :, None]
     norm.eval()
     try:
         with no_autocast(like.device):
-            out: Any = norm(torch.stack((torch.zeros_like(like), torch.ones_like(like)), dim=1)[None, :, :, None])
+            # With statistics of its own: those of the norm change before the backward pass.
+            out: Any = functional_call(norm, {name: buffer.clone() for name, buffer in norm.named_buffers()}, (probe,))
     finally:
         for part, mode in modes:
             part.training = mode

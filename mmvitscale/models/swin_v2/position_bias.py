@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from mmvitscale.errors import InputError
-from mmvitscale.models.layers.attachments import is_plain
+from mmvitscale.models.layers.attachments import is_plain, weight_in
 from mmvitscale.models.layers.transforms import may_cache, takes_no_functions
 from mmvitscale.models.swin_v2.windows import Window
 
@@ -76,7 +76,7 @@ class ContinuousPositionBias(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, num_heads, bias=False))
 
     def forward(self, window: Window, pretrained_window: Window) -> Tensor:
-        weight = next(self.mlp.parameters())  # of whatever stands there, an adapter too
+        weight = weight_in(self.mlp)  # of whatever stands there, an adapter too
         grid = coordinate_grid(type(self).coordinates, window, pretrained_window, weight.device, weight.dtype)
         # Biases reach 16, where bfloat16 resolves 0.06: too coarse, and the table is small. Meta tensors, with which work is
         # counted, have no autocast of their own.
@@ -237,7 +237,8 @@ class BiasCache:
     @staticmethod
     def _may_serve(bias: nn.Module, parameters: Sequence[Tensor]) -> bool:
         return (
-            not torch.is_grad_enabled()
+            bool(parameters)
+            and not torch.is_grad_enabled()
             and parameters[0].device.type == 'cpu'
             and may_cache()
             and all(is_plain(part, *_PARTS) for part in bias.modules())

@@ -267,8 +267,6 @@ def test_checkpoints_hold_ema_optimizer_and_resume_state(tmp_path):
 def test_training_resumes_from_checkpoints_of_any_name(template, pointer, tmp_path):
     train(tmp_path, 3, filename_tmpl=template)
     if not pointer:
-        if template == 'last.pth':
-            pytest.skip('nothing says then that it is a checkpoint')
         (tmp_path / 'last_checkpoint').unlink()
     (tmp_path / 'iter_3-0a1b2c3d.pt').write_bytes(b'published')
     resumed = train(tmp_path, 5, filename_tmpl=template, resume=True)
@@ -276,3 +274,33 @@ def test_training_resumes_from_checkpoints_of_any_name(template, pointer, tmp_pa
     (tmp_path / template.format(5)).write_bytes(b'cut short')
     if template != 'last.pth':
         assert len(train(tmp_path, 6, filename_tmpl=template, resume=True).model.seen) == 2
+
+
+def test_a_folder_that_was_copied_resumes_from_its_own_checkpoints(tmp_path):
+    train(tmp_path / 'a', 3)
+    shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+    train(tmp_path / 'a', 5, resume=True)
+    assert latest_complete_checkpoint(tmp_path / 'b') == tmp_path / 'b' / 'iter_3.pth'
+    (tmp_path / 'b').rename(tmp_path / 'c')
+    os.utime(tmp_path / 'c' / 'iter_2.pth', ns=(0, 0))
+    (tmp_path / 'c' / 'iter_2.pth').rename(tmp_path / 'c' / 'iter_8.pth')  # of an earlier training
+    assert latest_complete_checkpoint(tmp_path / 'c') == tmp_path / 'c' / 'iter_3.pth'
+
+
+def test_epochs_and_iterations_are_not_compared(tmp_path):
+    train(tmp_path, 3)
+    (tmp_path / 'last_checkpoint').unlink()
+    for i, name in enumerate(('iter_1.pth', 'iter_2.pth', 'iter_3.pth')):
+        os.utime(tmp_path / name, ns=(i * 10**9, i * 10**9))
+    shutil.copyfile(tmp_path / 'iter_3.pth', tmp_path / 'epoch_2.pth')
+    assert latest_complete_checkpoint(tmp_path) == tmp_path / 'epoch_2.pth'
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_3.pth'))
+    assert latest_complete_checkpoint(tmp_path) == tmp_path / 'iter_3.pth'
+
+
+@pytest.mark.parametrize('text', ['a\0b', 'x' * 5000, 'iter_3-0a1b2c3d.pth', ''], ids=range(4))
+def test_a_last_checkpoint_that_is_none_is_passed_over(text, tmp_path):
+    train(tmp_path, 2)
+    (tmp_path / 'iter_3-0a1b2c3d.pth').write_bytes((tmp_path / 'iter_2.pth').read_bytes())
+    (tmp_path / 'last_checkpoint').write_text(text)
+    assert latest_complete_checkpoint(tmp_path) == tmp_path / 'iter_2.pth'

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import nn
 
@@ -287,3 +288,26 @@ def test_a_bad_batch_leaves_no_trace_in_re_attention(statistics, action, tmp_pat
         assert laws == keeps.before[1]
         for name, value in keeps.before[0].items():
             assert torch.equal(buffers[name], value), name
+
+
+def test_each_of_several_optimizers_is_guarded(tmp_path):
+    class Two(toy.Toy):
+        def train_step(self, data, optim_wrapper):
+            loss = self(data['inputs'])['loss']
+            optim_wrapper['all'].update_params(loss)
+            return dict(loss=loss)
+
+    wrapper = dict(all=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)), constructor='AllInOne')
+    model = Two(BACKBONE)
+    with pytest.raises(InputError, match='the loss is nan at iteration 3'):
+        train(tmp_path, model=model, optim_wrapper=wrapper)
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module(force=True)
+class AllInOne:
+    def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+        pass
+
+    def __call__(self, model):
+        return OptimWrapperDict(all=OptimWrapper(torch.optim.SGD(model.parameters(), 0.1)))

@@ -341,3 +341,21 @@ def test_position_embeddings_shrink_with_antialiasing():
     expected = embeddings(rows.mT.contiguous(), size=(2, 4), mode='bicubic', antialias=True).mT
     found = resize_position_embedding(embedding, (8, 6), (4, 2))[:, 1:].transpose(1, 2).unflatten(2, (4, 2))
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('statistics', STATISTICS)
+def test_an_image_of_padding_only_leaves_the_others_of_a_windowed_batch_alone(statistics):
+    model = randomise(small(window_size=2, global_blocks=(1,), reatten_statistics=statistics)).train()
+    batch = with_validity(torch.randn(2, 3, 64, 80), [(64, 80), (0, 0)])
+    out = model(batch)[-1]
+    out[:1].sum().backward()
+    assert not out[1].any() and torch.isfinite(out).all()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_batch_of_no_image_leaves_the_number_of_trained_tokens():
+    model = small(reatten_statistics='running').train()
+    model(torch.randn(2, 3, 64, 64))
+    before = model.weight_metadata
+    model(torch.randn(0, 3, 128, 128))
+    assert model.weight_metadata == before

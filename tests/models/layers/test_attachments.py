@@ -193,3 +193,49 @@ def test_a_convolution_with_a_hook_is_right_for_one_column_in_bfloat16():
     model.patch_embed.proj.register_forward_hook(lambda module, inputs, output: None)
     with torch.autocast('cpu', torch.bfloat16):
         assert torch.allclose(model.patch_embed(image).float(), expected, atol=0.1)
+
+
+@pytest.mark.parametrize('statistics', STATISTICS)
+def test_gradients_are_the_same_with_something_attached_to_norm_and_matrix(statistics):
+    """Also in training, whose forward pass changes the running statistics that the norm was looked at with."""
+    plain = randomise(DeepViT(**VIT, reatten_statistics=statistics)).train()
+    hooked = copy.deepcopy(plain)
+    for block in hooked.blocks:
+        for layer in (block.attn.var_norm, block.attn.reatten_matrix):
+            layer.register_forward_hook(lambda module, inputs, output: None)
+    for model in (plain, hooked):
+        for _ in range(2):  # steps
+            sum(out.square().mean() for out in model(IMAGES)).backward()
+    for (name, one), (_, other) in zip(plain.named_parameters(), hooked.named_parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, atol=1e-4 * (1 + one.grad.abs().max())), name
+    for one, other in zip(plain.buffers(), hooked.buffers(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_quantized_layers_run():
+    model = randomise(SwinTransformerV2(**SWIN)).eval()
+    expected = outputs(model)
+    for grad in (False, True):
+        found = outputs(torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.Linear}), grad)
+        assert (found[0] - expected[0]).abs().mean() < 0.2 * expected[0].abs().mean()
+
+
+@pytest.mark.parametrize('kind, options', [(SwinTransformerV2, SWIN), (DeepViT, VIT)])
+def test_replicas_of_data_parallel_run(kind, options):
+    """They hold their weights as plain attributes, and no parameter."""
+
+    def replica(module):
+        copied = module._replicate_for_data_parallel()
+        for name, child in module._modules.items():
+            if child is not None:
+                copied._modules[name] = replica(child)
+        copied._parameters = dict.fromkeys(module._parameters)
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                copied._parameters.pop(name)
+                setattr(copied, name, parameter.detach().clone())
+        return copied
+
+    model = randomise(kind(**options)).eval()
+    for grad in (False, True):
+        assert_close(outputs(replica(model), grad), outputs(model, grad))
