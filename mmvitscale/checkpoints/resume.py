@@ -126,7 +126,7 @@ def _pointed(work_dir: Path) -> Path | None:
         path = Path(text)
         here = work_dir / path.name  # of a folder that was copied or moved, which says where it was
         path = here if here.is_file() else path
-        path.is_file()
+        path.resolve()
     except (OSError, ValueError):  # no path
         return None
     return None if _PUBLISHED.search(path.name) else path

@@ -229,7 +229,7 @@ def _advance(wrapper: Any, own: list[Any], meta: dict[str, Any], batches: int | 
     if batches is not None:
         then = kept.get('batches') if isinstance(kept, dict) else None
         epochs = meta['epoch']
-        # Within an epoch a training goes on with the same batches, and begins it anew with others.
+        # Within an epoch a training goes on with the same batches, and starts it again with others.
         rest = max(meta['iter'] - epochs * batches, 0) if then in (None, batches) else 0
         rest = min(rest, batches)
     for _ in range(epochs):

@@ -237,7 +237,7 @@ def test_epochs_of_another_batch_are_counted_as_they_are_now(tmp_path):
     _, rates = epochs('whole', 6, Fewer())
     epochs('cut', 3, toy.Images())
     _, later = epochs('cut', 6, Fewer(), resume=True)
-    assert later == pytest.approx(rates[4:])  # from the epoch on in which it was cut, which begins anew
+    assert later == pytest.approx(rates[4:])  # from the epoch on in which it was cut, which starts again
 
 
 @pytest.mark.parametrize('option', ['amsgrad', 'maximize'])

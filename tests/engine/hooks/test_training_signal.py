@@ -1,4 +1,4 @@
-"""A training that learns nothing is told so in its first iterations."""
+"""A training that learns nothing is reported in its first iterations."""
 
 import pytest
 import torch
@@ -68,7 +68,7 @@ def said(tmp_path, model, *samples, max_iters=4, **options):
     return [line for line in lines if 'first iterations' in line]
 
 
-def test_a_training_that_learns_is_told_nothing(tmp_path):
+def test_nothing_is_reported_of_a_training_that_learns(tmp_path):
     assert not said(tmp_path, Model(), objects(0), objects())
     assert not said(tmp_path / 'short', Model(), objects(0), max_iters=1)
 
