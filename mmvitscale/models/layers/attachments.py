@@ -41,8 +41,8 @@ def weight_in(module: nn.Module) -> Tensor:
 
 
 def matrix_and_bias(module: nn.Module, channels: int) -> tuple[Tensor, Tensor]:
-    """A module that maps (B, channels, h, w) to (B, C, h, w), one affine function at every place -> its matrix (C, channels) and
-    bias (C,), by one call, with all that is attached to it."""
+    """A module that maps (B, channels, h, w) to (B, C, h, w), one affine function at every place -> its matrix (C, channels)
+    and bias (C,), by one call, with all that is attached to it."""
     like = weight_in(module)
     probe = torch.cat((torch.eye(channels), torch.zeros(channels, 1)), dim=1).to(like)
     with no_autocast(probe.device):
