@@ -198,8 +198,9 @@ def plain_name(key: str) -> str:
 def find_backbones(weights: Mapping[str, Tensor]) -> dict[str, list[CheckpointFormat]]:
     """Weights -> the prefixes behind which there are weights of a backbone, and the formats recognised there."""
     found: dict[str, list[CheckpointFormat]] = {}
+    plain = [_ADAPTED.sub('', key) for key in weights]
     for known in _formats():
-        for prefix in dict.fromkeys(match[1] or '' for match in map(known.anchor.match, weights) if match):
+        for prefix in dict.fromkeys(match[1] or '' for match in map(known.anchor.match, plain) if match):
             found.setdefault(prefix, []).append(known)
     return found
 

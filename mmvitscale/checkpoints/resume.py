@@ -125,8 +125,9 @@ def _pointed(work_dir: Path) -> Path | None:
     try:
         path = Path(text)
         here = work_dir / path.name  # of a folder that was copied or moved, which says where it was
-        path = here if here.is_file() else path
         path.resolve()
+        if here.is_file() and not (path.is_file() and path.stat().st_mtime_ns > here.stat().st_mtime_ns):
+            path = here
     except (OSError, ValueError):  # no path
         return None
     return None if _PUBLISHED.search(path.name) else path

@@ -50,7 +50,7 @@ def choose_schedule(
         batches: in an epoch, in a loop that counts epochs; None in one that counts iterations.
 
     Returns:
-        one line on what differs and who wins; None where they are equal.
+        one line on what differs and who wins; None where they are equal. The schedule that holds is in the checkpoint then.
 
     Raises:
         InputError: for a checkpoint that is chosen and whose schedulers are others than the config's.
@@ -68,15 +68,16 @@ def choose_schedule(
             continue
         then = before.get(name) if isinstance(before, dict) else None
         if not isinstance(then, dict):  # of MMEngine, or an older version: what can be read from the states
-            then = _described_by_states(saved, states, now[name])
+            then = _described_by_states(saved, states, own, now[name])
         differences = _differences(then, now[name])
         lacks = bool(own) and states is None
         if not differences and not lacks:
             continue
-        measured = any(_MEASURED in type(scheduler).__name__ for scheduler in own) and not lacks
+        measured = any(_MEASURED in type(item).__name__ for item in own) and _types(then) == _types(now[name]) and not lacks
         wins = 'checkpoint' if measured else 'config' if lacks else choice
         if wins == 'checkpoint':
             _check_types(then, now[name])
+            now[name] = then
         else:
             _advance(wrapper, own, checkpoint['meta'], batches, checkpoint.get('exact_resume'))
             for group, mine in zip(_saved_groups(saved), _groups(wrapper)):
@@ -92,6 +93,7 @@ def choose_schedule(
         why = ' (ReduceOnPlateau follows measurements that are past)' if measured and choice == 'config' else ''
         what = f'differs ({some_of(differences)})' if differences else 'is not in the checkpoint'
         lines.append(f'the schedule{f" of {name}" if name else ""} {what}: that of the {wins} holds{why}{rate}')
+    checkpoint[KEY] = now
     return f'{"; ".join(lines)}; --resume-schedule config or checkpoint chooses' if lines else None
 
 
@@ -156,9 +158,11 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else None
 
 
-def _described_by_states(saved: dict[str, Any], states: list[Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+def _described_by_states(
+    saved: dict[str, Any], states: list[Any] | None, own: list[Any], now: dict[str, Any]
+) -> dict[str, Any]:
     """What the schedule of a checkpoint was that does not say it, as ``describe_schedule``. A rate that is scheduled stood at
-    its initial value; types and what the optimizers of now do not have are unknown, and count as equal."""
+    its initial value; types show in what the states hold, and what the optimizers of now do not have is unknown."""
     scheduled = {state.get('param_name') for state in [*(states or []), *now['schedulers']]}
     groups = []
     for group, mine in zip(_saved_groups(saved), now['groups']):
@@ -173,15 +177,24 @@ def _described_by_states(saved: dict[str, Any], states: list[Any] | None, now: d
         groups.append(then)
     schedulers = []
     for i, state in enumerate(states if states is not None else []):
-        own = now['schedulers'][i] if i < len(now['schedulers']) else {}
-        schedulers.append({'type': own.get('type'), **_plain_values(state, _PROGRESS)})
+        keys = [_keys_of(item) for item in (own[i].state_dict() if i < len(own) else {}, state)]
+        kind = type(own[i]).__name__ if keys[0] == keys[1] else 'another scheduler'
+        schedulers.append({'type': kind, **_plain_values(state, _PROGRESS)})
     return dict(groups=groups, schedulers=schedulers if states is not None else now['schedulers'])
+
+
+def _keys_of(state: dict[str, Any]) -> set[str]:
+    return {key for key, value in state.items() if not callable(value)}
+
+
+def _types(described: dict[str, Any]) -> list[Any]:
+    return [item.get('type') for item in described['schedulers']]
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """``lr 0.1 -> 0.5``, each once."""
     found: dict[str, None] = {}
-    kinds = [[item.get('type') for item in side['schedulers']] for side in (then, now)]
+    kinds = [_types(then), _types(now)]
     if kinds[0] != kinds[1]:
         found[' -> '.join('+'.join(map(str, names)) or 'no scheduler' for names in kinds)] = None
     for before, after in zip(then['schedulers'], now['schedulers']) if kinds[0] == kinds[1] else ():
@@ -210,7 +223,7 @@ def _shown(value: Any) -> str:
 
 def _check_types(then: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise InputError where schedulers of the config cannot take the states of the checkpoint's."""
-    before, after = ([item.get('type') for item in side['schedulers']] for side in (then, now))
+    before, after = _types(then), _types(now)
     if before != after:
         raise InputError(
             f'the schedule of the checkpoint is of {"+".join(map(str, before)) or "no scheduler"}, that of the config of '
@@ -230,8 +243,8 @@ def _advance(wrapper: Any, own: list[Any], meta: dict[str, Any], batches: int | 
         then = kept.get('batches') if isinstance(kept, dict) else None
         epochs = meta['epoch']
         # Within an epoch a training goes on with the same batches, and starts it again with others.
-        rest = max(meta['iter'] - epochs * batches, 0) if then in (None, batches) else 0
-        rest = min(rest, batches)
+        within = meta['iter'] - epochs * batches
+        rest = within if then in (None, batches) and 0 <= within <= batches else 0
     for _ in range(epochs):
         for _ in range(batches or 0):
             for scheduler in per_iteration:

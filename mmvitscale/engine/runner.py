@@ -152,7 +152,7 @@ class CheckpointLoadingMixin(_Base):
         for backbone in backbones_of(self.model).values():
             if hasattr(backbone, 'gradient_scale'):
                 backbone.gradient_scale = self._gradient_scale  # which copies and files of the model are without
-        if not self._testing:
+        if not self._testing and not self._has_loaded:
             self._described = describe_schedule(*self._schedule())
         super().load_or_resume()
         if self._resume and not self._testing:
@@ -241,6 +241,7 @@ class CheckpointLoadingMixin(_Base):
         counts_epochs = not hasattr(self.train_loop, 'dataloader_iterator')
         batches = len(self.train_dataloader) if counts_epochs else None
         line = choose_schedule(*self._schedule(), checkpoint, choice, batches)
+        self._described = checkpoint.get(KEY) or {}
         if line:
             self.logger.warning(f'{filename}: {line}')
 

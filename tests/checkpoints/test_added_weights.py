@@ -198,3 +198,16 @@ def test_a_plain_vit_with_parametrised_layers_takes_its_own_state_dict():
         randomise(own)
     model.load_state_dict(other.state_dict())
     assert torch.equal(model.eval()(IMAGE)[-1], other.eval()(IMAGE)[-1])
+
+
+def test_a_plain_vit_with_lora_is_found_in_a_file_of_the_backbone_alone():
+    options = dict(VIT, arch={**VIT['arch'], 're_attention': 0})
+    source, model = Model(DeepViT, options), Model(DeepViT, options)
+    for own in (source, model):
+        lora(own.backbone)
+        randomise(own)
+    content = dict(state_dict=source.backbone.state_dict(), meta={})
+    adapt_checkpoint(model, content, 'a.pth')
+    model.load_state_dict(content['state_dict'], strict=False)
+    for key, value in source.backbone.state_dict().items():
+        assert torch.equal(model.backbone.state_dict()[key], value), key

@@ -265,3 +265,33 @@ def test_a_warmup_that_is_over_is_no_end_of_the_schedule(tmp_path, warnings):
     warnings.clear()
     train(tmp_path, 1, steps, train_cfg=dict(by_epoch=True, max_epochs=6), resume=True, **options)
     assert not [line for line in warnings if 'the schedule' in line]
+
+
+def test_the_schedule_that_was_chosen_is_the_one_that_is_compared_with_later(tmp_path, warnings):
+    _, rates = train(tmp_path / 'whole', 8, schedule(20), lr=0.7)
+    train(tmp_path / 'cut', 3, schedule(8))
+    changed = dict(schedulers=schedule(20), lr=0.7, resume=True)
+    train(tmp_path / 'cut', 5, **changed, cfg=dict(resume_schedule='checkpoint'))
+    warnings.clear()
+    _, later = train(tmp_path / 'cut', 8, **changed)
+    assert later == pytest.approx(rates[5:]) and [line for line in warnings if 'that of the config holds' in line]
+    warnings.clear()
+    _, later = train(tmp_path / 'cut', 9, **changed)
+    assert not [line for line in warnings if 'differs' in line]
+
+
+def test_measurements_that_are_not_there_do_not_win(tmp_path):
+    train(tmp_path, 2, schedule(8))
+    plateau = [dict(type='ReduceOnPlateauLR', monitor='acc', by_epoch=True)]
+    assert train(tmp_path, 4, plateau, lr=0.7, resume=True)[1] == [0.7, 0.7]
+
+
+def test_another_scheduler_is_seen_in_a_checkpoint_that_does_not_say_its_schedule(tmp_path, warnings):
+    train(tmp_path, 3, schedule(8)[1:])
+    content = torch.load(tmp_path / 'iter_3.pth', weights_only=False)
+    del content['schedule']
+    torch.save(content, tmp_path / 'iter_3.pth')
+    with pytest.raises(InputError, match='is of another scheduler, that of the config of CosineAnnealingLR'):
+        train(tmp_path, 8, COSINE, resume=True, cfg=dict(resume_schedule='checkpoint'))
+    _, rates = train(tmp_path / 'whole', 8, COSINE)
+    assert train(tmp_path, 8, COSINE, resume=True)[1] == pytest.approx(rates[3:])

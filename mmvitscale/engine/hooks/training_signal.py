@@ -52,7 +52,8 @@ class TrainingSignalHook(Hook):
             return  # whose gradients are in other places
         wrapper = runner.optim_wrapper
         for own in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
-            self._handles.append(own.optimizer.register_step_pre_hook(self._look_at_gradients))
+            if hasattr(own.optimizer, 'register_step_pre_hook'):
+                self._handles.append(own.optimizer.register_step_pre_hook(self._look_at_gradients))
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Counts what the data pipeline delivers."""
@@ -62,7 +63,10 @@ class TrainingSignalHook(Hook):
         inputs = data_batch.get('inputs') if isinstance(data_batch, dict) else None
         self._images += len(inputs) if isinstance(inputs, (list, tuple, Tensor)) else 0
         for sample in samples if isinstance(samples, (list, tuple)) else [None]:
-            found = labels_of(sample, self._ignored)
+            try:
+                found = labels_of(sample, self._ignored)
+            except (TypeError, ValueError, RuntimeError):  # names, say
+                found = None
             if found is None:
                 self._knows_labels = False
             else:
@@ -135,7 +139,7 @@ class TrainingSignalHook(Hook):
         meta = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
         classes = meta.get('classes') or ()
         named = [
-            f'{count} of {classes[label] if isinstance(label, int) and label < len(classes) else f"class {label}"}'
+            f'{count} of {classes[label] if isinstance(label, int) and 0 <= label < len(classes) else f"class {label}"}'
             for label, count in self._labels.most_common()
         ]
         return f'labels by class: {some_of(named)}'

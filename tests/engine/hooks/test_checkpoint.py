@@ -304,3 +304,11 @@ def test_a_last_checkpoint_that_is_none_is_passed_over(text, tmp_path):
     (tmp_path / 'iter_3-0a1b2c3d.pth').write_bytes((tmp_path / 'iter_2.pth').read_bytes())
     (tmp_path / 'last_checkpoint').write_text(text)
     assert latest_complete_checkpoint(tmp_path) == tmp_path / 'iter_2.pth'
+
+
+def test_checkpoints_in_a_folder_of_their_own_win_over_older_ones_beside_the_pointer(tmp_path):
+    train(tmp_path / 'w', 4)
+    for path in (tmp_path / 'w').glob('iter_*.pth'):
+        os.utime(path, ns=(0, 0))
+    train(tmp_path / 'w', 4, out_dir=str(tmp_path / 'o'))
+    assert latest_complete_checkpoint(tmp_path / 'w') == tmp_path / 'o' / 'w' / 'iter_4.pth'
