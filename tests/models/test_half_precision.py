@@ -104,8 +104,13 @@ def test_a_backward_pass_inside_autocast_equals_one_outside(dtype):
             assert torch.allclose(one, other, atol=0.05 * one.abs().max())
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize('index', [0, 2], ids=['SwinV2', 'DeepViT'])
+@pytest.mark.parametrize(
+    'index',
+    [
+        pytest.param(0, marks=pytest.mark.slow, id='SwinV2'),  # a minute
+        pytest.param(2, marks=pytest.mark.integration, id='DeepViT'),
+    ],
+)
 def test_compiled_blocks_train_in_bfloat16(index):
     """``compile=dict(target='blocks')`` with ``--amp``: the gradients are those without a compiler."""
     model = backbones(True)[index]
