@@ -14,6 +14,7 @@ from mmvitscale.utils.atomic_write import atomic_write
 _POINTER = 'last_checkpoint'
 # What MMEngine calls checkpoints; and not what was published of them: iter_4000-0a1b2c3d.pth.
 _PUBLISHED = re.compile(r'\d-[0-9a-f]{8}\.\w+$')
+_WITHOUT_NUMBER = (-1, -1)  # kind and number of a checkpoint whose name has none
 _TEMPLATES = ('iter_{}.pth', 'epoch_{}.pth')
 
 
@@ -58,40 +59,32 @@ def _candidates(work_dir: Path, templates: Sequence[str]) -> list[Path]:
     patterns = [_pattern(template) for template in dict.fromkeys((*_TEMPLATES, *templates))]
     last = None
     if pointed:
-        last = _number(pointed.name, patterns)
-        if last is None:  # a name that nobody here gave: its last number, if it has one
-            numbers = list(re.finditer(r'\d+', pointed.stem))
-            if numbers:
-                patterns.append(_pattern(pointed.name[: numbers[-1].start()] + '{}' + pointed.name[numbers[-1].end() :]))
-                last = int(numbers[-1][0])
-    found: dict[Path, int] = {}
+        known = _kind_and_number(pointed.name, patterns)
+        numbers = list(re.finditer(r'\d+', pointed.stem))
+        if known is None and numbers:  # a name that nobody here gave: its last number
+            patterns.append(_pattern(pointed.name[: numbers[-1].start()] + '{}' + pointed.name[numbers[-1].end() :]))
+            known = _kind_and_number(pointed.name, patterns)
+        last = known[1] if known else None
+    found: dict[Path, tuple[int, int]] = {}
     for folder in {work_dir, pointed.parent if pointed else work_dir}:
         for path in folder.iterdir() if folder.is_dir() else ():
-            number = _number(path.name, patterns)
-            if number is not None and path.is_file():
-                found[path.resolve()] = number
+            known = _kind_and_number(path.name, patterns)
+            if known and path.is_file():
+                found[path.resolve()] = known
     for path in (pointed, *(work_dir / template for template in templates if '{' not in template)):
         if path and path.is_file():
-            found.setdefault(path.resolve(), -1 if path != pointed or last is None else last)
+            found.setdefault(path.resolve(), _WITHOUT_NUMBER)
 
     # Iterations and epochs are not compared: first those of the kind that was written last.
-    kinds = {
-        path: next((i for i, pattern in enumerate(patterns) if _number(path.name, [pattern]) is not None), -1) for path in found
-    }
-    newest = {kind: max(path.stat().st_mtime_ns for path in found if kinds[path] == kind) for kind in kinds.values()}
-    own_kind = kinds.get(pointed.resolve()) if pointed else None
+    times = {path: path.stat().st_mtime_ns for path in found}
+    newest = {kind: max(times[path] for path in found if found[path][0] == kind) for kind, _ in found.values()}
+    pointed = pointed.resolve() if pointed else None
+    own_kind = found[pointed][0] if pointed in found else None
 
     def key(path: Path) -> tuple[bool, bool, int, int, int]:
-        time = path.stat().st_mtime_ns
-        stale = (
-            last is not None
-            and pointed is not None
-            and pointed.is_file()
-            and found[path] > last
-            and time < pointed.stat().st_mtime_ns
-        )
-        nameless = last is None and pointed is not None and path == pointed.resolve()
-        return kinds[path] == own_kind, not stale, newest[kinds[path]], time if nameless else found[path], time
+        (kind, number), time = found[path], times[path]
+        stale = last is not None and pointed in found and number > last and time < times[pointed]
+        return kind == own_kind, not stale, newest[kind], number, time
 
     return sorted(found, key=key, reverse=True)
 
@@ -101,11 +94,12 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.sub(r'\\\{[^{}]*\\\}', r'0*(\\d+)', re.escape(template), count=1))
 
 
-def _number(name: str, patterns: Sequence[re.Pattern[str]]) -> int | None:
-    for pattern in patterns:
+def _kind_and_number(name: str, patterns: Sequence[re.Pattern[str]]) -> tuple[int, int] | None:
+    """Which of the patterns recognises a name, and the number in it."""
+    for kind, pattern in enumerate(patterns):
         match = pattern.fullmatch(name)
         if match and pattern.groups:
-            return int(match[1])
+            return kind, int(match[1])
     return None
 
 

@@ -8,8 +8,9 @@ holds what its config's schedule was, and that is compared with the config's of 
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
+from mmengine.optim import BaseOptimWrapper
 
+from mmvitscale.engine.optim.wrappers import wrappers_of
 from mmvitscale.errors import InputError, some_of
 
 KEY = 'schedule'  # of a checkpoint
@@ -124,11 +125,11 @@ def without_functions(states: Any) -> Any:
 
 def _optimizers(optim_wrapper: Any, schedulers: Any) -> Iterator[tuple[str, Any, list[Any]]]:
     """Name ('' of a single one), wrapper and schedulers of each optimizer."""
-    if isinstance(optim_wrapper, OptimWrapperDict):
-        for name, wrapper in optim_wrapper.items():
+    for name, wrapper in wrappers_of(optim_wrapper).items():
+        if name:
             yield name, wrapper, list(schedulers.get(name, [])) if isinstance(schedulers, dict) else []
-    elif isinstance(optim_wrapper, BaseOptimWrapper) and not isinstance(schedulers, dict):
-        yield '', optim_wrapper, list(schedulers or [])
+        elif isinstance(wrapper, BaseOptimWrapper) and not isinstance(schedulers, dict):  # built, not a config
+            yield name, wrapper, list(schedulers or [])
 
 
 def _groups(wrapper: Any) -> list[dict[str, Any]]:
@@ -187,17 +188,18 @@ def _keys_of(state: dict[str, Any]) -> set[str]:
     return {key for key, value in state.items() if not callable(value)}
 
 
-def _types(described: dict[str, Any]) -> list[Any]:
-    return [item.get('type') for item in described['schedulers']]
+def _types(described: dict[str, Any]) -> str:
+    """``LinearLR+PolyLR``"""
+    return '+'.join(item['type'] for item in described['schedulers']) or 'no scheduler'
 
 
 def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """``lr 0.1 -> 0.5``, each once."""
     found: dict[str, None] = {}
-    kinds = [_types(then), _types(now)]
-    if kinds[0] != kinds[1]:
-        found[' -> '.join('+'.join(map(str, names)) or 'no scheduler' for names in kinds)] = None
-    for before, after in zip(then['schedulers'], now['schedulers']) if kinds[0] == kinds[1] else ():
+    same = _types(then) == _types(now)
+    if not same:
+        found[f'{_types(then)} -> {_types(now)}'] = None
+    for before, after in zip(then['schedulers'], now['schedulers']) if same else ():
         for key in {**before, **after}:
             if key != 'base_values' and before.get(key) != after.get(key):
                 found[f'{key} {_shown(before.get(key))} -> {_shown(after.get(key))}'] = None
@@ -223,12 +225,10 @@ def _shown(value: Any) -> str:
 
 def _check_types(then: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise InputError where schedulers of the config cannot take the states of the checkpoint's."""
-    before, after = _types(then), _types(now)
-    if before != after:
+    if _types(then) != _types(now):
         raise InputError(
-            f'the schedule of the checkpoint is of {"+".join(map(str, before)) or "no scheduler"}, that of the config of '
-            f'{"+".join(after) or "no scheduler"}, which cannot go on with it; give param_scheduler as it was, or take '
-            '--resume-schedule config'
+            f'the schedule of the checkpoint is of {_types(then)}, that of the config of {_types(now)}, which cannot go on '
+            'with it; give param_scheduler as it was, or take --resume-schedule config'
         )
 
 

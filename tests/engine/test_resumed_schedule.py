@@ -41,6 +41,13 @@ def train(work_dir, max_iters, schedulers, lr=0.1, **options):
     return runner, rates.found
 
 
+def forget_schedule(path):
+    """As a checkpoint of MMEngine, or of a version before."""
+    content = torch.load(path, weights_only=False)
+    del content['schedule']
+    torch.save(content, path)
+
+
 COSINE = [dict(type='CosineAnnealingLR', T_max=8, by_epoch=False)]
 
 
@@ -165,10 +172,7 @@ def test_no_schedule_that_is_unchanged_is_taken_for_another(name, known, tmp_pat
     whole, rates = train(tmp_path / 'whole', 6, UNCHANGED[name], optimizer='AdamW', lr=0.01)
     train(tmp_path / 'cut', 3, UNCHANGED[name], optimizer='AdamW', lr=0.01)
     if not known:
-        path = tmp_path / 'cut' / 'iter_3.pth'
-        content = torch.load(path, weights_only=False)
-        del content['schedule']
-        torch.save(content, path)
+        forget_schedule(tmp_path / 'cut' / 'iter_3.pth')
     warnings.clear()
     second, later = train(tmp_path / 'cut', 6, UNCHANGED[name], optimizer='AdamW', lr=0.01, resume=True)
     assert later == rates[3:] and not [line for line in warnings if 'schedule' in line]
@@ -179,10 +183,7 @@ def test_no_schedule_that_is_unchanged_is_taken_for_another(name, known, tmp_pat
 def test_a_change_is_seen_in_a_checkpoint_that_does_not_say_its_schedule(tmp_path, warnings):
     _, rates = train(tmp_path / 'whole', 8, schedule(8), lr=0.7)
     train(tmp_path / 'cut', 3, schedule(4))
-    path = tmp_path / 'cut' / 'iter_3.pth'
-    content = torch.load(path, weights_only=False)
-    del content['schedule']
-    torch.save(content, path)
+    forget_schedule(tmp_path / 'cut' / 'iter_3.pth')
     warnings.clear()
     _, later = train(tmp_path / 'cut', 8, schedule(8), lr=0.7, resume=True)
     assert later == pytest.approx(rates[3:])
@@ -288,9 +289,7 @@ def test_measurements_that_are_not_there_do_not_win(tmp_path):
 
 def test_another_scheduler_is_seen_in_a_checkpoint_that_does_not_say_its_schedule(tmp_path, warnings):
     train(tmp_path, 3, schedule(8)[1:])
-    content = torch.load(tmp_path / 'iter_3.pth', weights_only=False)
-    del content['schedule']
-    torch.save(content, tmp_path / 'iter_3.pth')
+    forget_schedule(tmp_path / 'iter_3.pth')
     with pytest.raises(InputError, match='is of another scheduler, that of the config of CosineAnnealingLR'):
         train(tmp_path, 8, COSINE, resume=True, cfg=dict(resume_schedule='checkpoint'))
     _, rates = train(tmp_path / 'whole', 8, COSINE)

@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmvitscale.analysis.nonfinite import Trace, image_paths, pack, trace_losses, without_ties
+from mmvitscale.engine.optim.wrappers import wrappers_of
 from mmvitscale.errors import InputError, some_of
 from mmvitscale.models.deepvit.re_attention_norm import VariancePowerLaw
 from mmvitscale.registry import HOOKS
@@ -73,7 +73,7 @@ class FiniteLossHook(Hook):
             self.on_non_finite = 'skip' if scaled and not hasattr(runner, 'strategy') else 'stop'
         if self.on_non_finite == 'skip' and hasattr(runner, 'strategy'):
             raise InputError("on_non_finite='skip' found with a strategy, whose processes cannot leave out a step; use 'stop'")
-        for own in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+        for own in wrappers_of(wrapper).values():
             self._guard(runner, own)
 
     def _guard(self, runner: Runner, wrapper: Any) -> None:

@@ -13,6 +13,7 @@ from mmvitscale.registry import HOOKS
 
 # Sizes of the data -> the transforms that have them.
 _SIZES = {'crop_size': ('RandomCrop',), 'scale': ('RandomResize', 'Resize')}
+_SIZED = {name for names in _SIZES.values() for name in names}
 _KEYS = {'begin', 'window_size', *_SIZES}
 
 
@@ -133,7 +134,7 @@ def _steps(item: Any, seen: set[int]) -> Iterator[Any]:
         for inner in item:
             yield from _steps(inner, seen)
         return
-    if type(item).__name__ in {name for names in _SIZES.values() for name in names}:
+    if type(item).__name__ in _SIZED:
         yield item
     for name in ('datasets', 'dataset', 'pipeline', 'transforms'):
         yield from _steps(getattr(item, name, None), seen)

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmvitscale.engine.optim.wrappers import wrappers_of
 from mmvitscale.errors import InputError, some_of
 from mmvitscale.registry import HOOKS
 
@@ -50,8 +50,7 @@ class TrainingSignalHook(Hook):
         }
         if hasattr(runner, 'strategy'):
             return  # whose gradients are in other places
-        wrapper = runner.optim_wrapper
-        for own in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+        for own in wrappers_of(runner.optim_wrapper).values():
             if hasattr(own.optimizer, 'register_step_pre_hook'):
                 self._handles.append(own.optimizer.register_step_pre_hook(self._look_at_gradients))
 

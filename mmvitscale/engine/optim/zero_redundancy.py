@@ -7,6 +7,7 @@ import torch.distributed.optim
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIMIZERS as ROOT_OPTIMIZERS
 
+from mmvitscale.engine.optim.wrappers import wrappers_of
 from mmvitscale.registry import OPTIMIZERS
 
 
@@ -40,7 +41,6 @@ def shard_states(optim_wrapper: dict) -> dict:
 def gather_states(optim_wrapper: OptimWrapper | OptimWrapperDict) -> None:
     """Before a checkpoint is written, in every process: bring the states of all to the first one. Without effect on other
     optimizers."""
-    wrappers = optim_wrapper.values() if isinstance(optim_wrapper, OptimWrapperDict) else [optim_wrapper]
-    for wrapper in wrappers:
+    for wrapper in wrappers_of(optim_wrapper).values():
         if isinstance(wrapper.optimizer, ZeroRedundancyOptimizer):
             wrapper.optimizer.consolidate_state_dict()

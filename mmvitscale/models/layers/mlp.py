@@ -24,8 +24,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # What is attached to a layer sees whole tensors that nobody overwrites. A graph that is exported has no number of
         # pieces: it may be for every size, and its runtime has ways of its own.
-        plain = is_plain(self.fc1, nn.Linear) and is_plain(self.fc2, nn.Linear) and is_plain(self.act, type(self.act))
-        if torch.is_grad_enabled() or _is_exporting() or not plain:
+        if torch.is_grad_enabled() or _is_exporting() or not self._is_plain():
             return self.fc2(self.act(self.fc1(x)))
         rows = x.flatten(0, -2)
         step = max(_CHUNK // self.fc1.out_features, 1)
@@ -33,3 +32,6 @@ class MLP(nn.Module):
         act = torch.ops.aten.gelu_ if type(self.act) is nn.GELU and self.act.approximate == 'none' else self.act
         outs = [self.fc2(act(self.fc1(some))) for some in rows.split(step)]
         return (outs[0] if len(outs) == 1 else torch.cat(outs)).view(x.shape)
+
+    def _is_plain(self) -> bool:
+        return is_plain(self.fc1, nn.Linear) and is_plain(self.fc2, nn.Linear) and is_plain(self.act, type(self.act))

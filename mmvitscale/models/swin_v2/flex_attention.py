@@ -98,7 +98,7 @@ def _cut_sequence(groups: tuple[WindowGroup, ...], device: torch.device) -> Layo
     windows, numbers, before = [], [], 0
     for group in groups:
         y, x = (torch.arange(side, device=device) for side in group.window)
-        slots = group.window[0] * group.window[1]
+        slots = group.slots
         windows.append(torch.arange(before, before + group.count, device=device)[:, None].expand(-1, slots).flatten())
         numbers.append((y[:, None] * (2 * width - 1) + x).flatten().repeat(group.count))
         before += group.count
@@ -108,7 +108,7 @@ def _cut_sequence(groups: tuple[WindowGroup, ...], device: torch.device) -> Layo
     # Windows stand in order, so a block sees its neighbours, and no more of them than the largest window reaches over.
     tokens = len(window)
     blocks = -(-tokens // _BLOCK)
-    reach = (_BLOCK + max(group.window[0] * group.window[1] for group in groups) - 2) // _BLOCK
+    reach = (_BLOCK + max(group.slots for group in groups) - 2) // _BLOCK
     starts = torch.arange(0, tokens, _BLOCK, device=device)
     first, last = window[starts], window[(starts + _BLOCK - 1).clamp_max(tokens - 1)]  # windows that a block has tokens of
     whole = (starts + _BLOCK <= tokens) & (first == last)

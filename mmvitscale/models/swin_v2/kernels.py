@@ -114,7 +114,7 @@ def _pieces(groups: Sequence[WindowGroup], qkv: Tensor) -> tuple[list[WindowGrou
     heads, dim = qkv.shape[2:]
     pieces, indices = [], []
     for index, group in enumerate(groups):
-        step = _windows_at_a_time(qkv.device, heads, group.window[0] * group.window[1], dim)
+        step = _windows_at_a_time(qkv.device, heads, group.slots, dim)
         for first in range(0, max(group.count, 1), step):  # a batch may be empty
             pieces.append(WindowGroup(group.window, min(step, group.count - first)))
             indices.append(index)

@@ -49,6 +49,13 @@ class Model(toy.Toy):
         return dict(loss_cls=self.scale * loss, loss_bbox=self.scale * self.boxes * loss)
 
 
+class Flat(Model):
+    """Its loss does not depend on its weights."""
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return {key: 1 + 0 * value for key, value in super().forward(inputs).items()}
+
+
 def said(tmp_path, model, *samples, max_iters=4, **options):
     lines = []
     with pytest.MonkeyPatch.context() as patch:
@@ -99,10 +106,6 @@ def test_a_loss_and_gradients_of_exactly_zero_are_named(tmp_path):
     (line,) = said(tmp_path, Model(scale=0.0), objects(0))
     assert 'a loss of exactly zero and gradients of exactly zero' in line and 'loss_weight of 0' in line
 
-    class Flat(Model):
-        def forward(self, inputs, data_samples=None, mode='tensor'):
-            return {key: 1 + 0 * value for key, value in super().forward(inputs).items()}
-
     (line,) = said(tmp_path / 'flat', Flat(), objects(0))
     assert 'gave gradients of exactly zero' in line and 'frozen' in line
 
@@ -125,9 +128,5 @@ def test_stuff_counts_where_a_panoptic_image_has_no_object():
 
 
 def test_the_first_update_of_a_long_accumulation_is_looked_at(tmp_path):
-    class Flat(Model):
-        def forward(self, inputs, data_samples=None, mode='tensor'):
-            return {key: 1 + 0 * value for key, value in super().forward(inputs).items()}
-
     (line,) = said(tmp_path, Flat(), objects(0), max_iters=6, accumulative_counts=5)
     assert 'gave gradients of exactly zero' in line
