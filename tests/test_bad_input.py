@@ -380,9 +380,17 @@ coco_case('annotations without annotations', 'no list of annotations', lambda c:
 coco_case('annotations of other classes', 'classes', each('categories', name='cat'))
 coco_case('boxes of words', 'bbox', each('annotations', bbox=['a', 'b', 'c', 'd']))
 coco_case('boxes that are null', 'bbox', each('annotations', bbox=None))
-coco_case('boxes of negative width', 'bbox|no box', each('annotations', bbox=[1, 1, -5, -5]))
-coco_case('boxes of no size', 'no box', each('annotations', bbox=[1, 1, 0, 0]))
-coco_case('boxes outside the image', 'no box', each('annotations', bbox=[5000, 5000, 9, 9]))
+coco_case('boxes of negative width', 'the latter two not negative', each('annotations', bbox=[1, 1, -5, -5]))
+coco_case(
+    'boxes of no size',
+    'none of the .* would be learned: .* with a box outside the image',
+    each('annotations', bbox=[1, 1, 0, 0]),
+)
+coco_case(
+    'boxes outside the image',
+    'none of the .* would be learned: .* with a box outside the image',
+    each('annotations', bbox=[5000, 5000, 9, 9]),
+)
 coco_case('ids that are lists', 'category_id|id', each('annotations', category_id=[1]))
 coco_case('ids of images that are lists', 'id', each('images', id=[1]))
 coco_case('areas that are null', 'area', each('annotations', area=None))
@@ -394,7 +402,7 @@ coco_case('annotations that are numbers', 'annotations', lambda c: c.update(anno
 coco_case('images that have one id', 'twice', each('images', id=1))
 coco_case('masks of numbers', 'segmentation', each('annotations', segmentation=5), config=MASKS)
 coco_case('masks of a flat list', 'segmentation', each('annotations', segmentation=[1, 2, 3, 4, 5, 6]), config=MASKS)
-case('everything filtered out', 'no image to use')(
+case('everything filtered out', 'in images smaller than min_size of filter_cfg; lower it with')(
     lambda place: train(place, "train_dataloader.dataset.filter_cfg={'filter_empty_gt':True,'min_size':5000}", config=DET)
 )
 

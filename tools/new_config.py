@@ -1,6 +1,7 @@
 """Look at your own data and write a config for them, which tools/train.py takes."""
 
 import argparse
+import csv
 from math import inf
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def parse_args():
     parser.add_argument(
         '--classes',
         metavar='A,B,...',
-        help='for masks the names of the classes in the order of their numbers; of a COCO file those to learn',
+        help='for masks the names of the classes in the order of their numbers; of a COCO file those to learn; '
+        'a name with a comma in double quotes',
     )
     parser.add_argument(
         '--gpu-memory',
@@ -43,6 +45,12 @@ def parse_args():
     return parser.parse_args()
 
 
+def names_of(text: str) -> list[str]:
+    """Names with commas between them, in double quotes where one has a comma."""
+    rows = csv.reader([text], skipinitialspace=True)
+    return [name.strip() for row in rows for name in row if name.strip()]
+
+
 def main():
     args = parse_args()
     memory = args.gpu_memory
@@ -50,7 +58,7 @@ def main():
         memory = torch.cuda.mem_get_info()[1] / 2**30
     if memory is not None and not 0 < memory < inf:
         raise InputError(f'--gpu-memory {memory:g} found, but it is the memory of a GPU in GB, a number above 0')
-    classes = [name.strip() for name in args.classes.split(',') if name.strip()] if args.classes else None
+    classes = names_of(args.classes) if args.classes else None
     found = inspect_dataset(args.data, args.task, classes)
     messages = write_config(found, args.out, memory, args.frozen, args.overwrite)
     for line in [*found.lines, *(f'note: {note}' for note in found.notes), *messages]:

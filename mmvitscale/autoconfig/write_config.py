@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from math import ceil, sqrt
 from pathlib import Path
 
-from mmvitscale.autoconfig.inspect_dataset import PART, InspectedDataset, Split
+from mmvitscale.autoconfig.layout import PART, InspectedDataset, Split
+from mmvitscale.autoconfig.validation_split import describe_parts, stratified_part
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import write_bytes_atomically
 
@@ -25,31 +26,32 @@ _HEADS = {
     'mask': 'roi_head=dict(bbox_head=dict(num_classes={n}), mask_head=dict(num_classes={n}))',
     'upernet': 'decode_head=dict(num_classes={n}), auxiliary_head=dict(num_classes={n})',
 }
+_LEAST_SIDE = 32  # of images that mmdetection's recipes train on
 _CROPS = (640, 512, 384, 256)
 _LEAST_BATCH, _MOST_BATCH = 2, 16  # BatchNorm in the heads of segmentation wants two
 
 _SEGMENTATION = """\
-# {title}
+# {title}.
 _base_ = 'mmvitscale::{recipe}'
-data_root = {root!r}
-classes = {classes!r}
+data_root = {root}
+classes = {classes}
 crop_size = ({crop}, {crop})
 model = dict(
     data_preprocessor=dict(size=crop_size), backbone=dict(window_size={window}),
     {heads})
 {pipelines}
 dataset = dict(
-    data_root=data_root, metainfo=dict(classes=classes, palette=[]), img_suffix={image_suffix!r},
-    seg_map_suffix={mask_suffix!r}, reduce_zero_label={zero_is_unknown})
+    data_root=data_root, metainfo=dict(classes=classes, palette=[]), img_suffix={image_suffix},
+    seg_map_suffix={mask_suffix}, reduce_zero_label={zero_is_unknown})
 {loaders}
 {schedule}
 """
 
 _DETECTION = """\
-# {title}
+# {title}.
 _base_ = 'mmvitscale::{recipe}'
-data_root = {root!r}
-classes = {classes!r}
+data_root = {root}
+classes = {classes}
 model = dict({heads})
 {pipelines}
 dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
@@ -67,6 +69,8 @@ train_cfg = dict(max_iters=iters, val_interval=iters // 5)
 default_hooks = dict(checkpoint=dict(interval=iters // 5))
 del warm_up, decay"""
 
+# Of the small recipes, whose own data have no up and down.
+_FLIP = "RandomFlip=dict(prob=0.5, direction='horizontal')"
 _CHANGED = '{0}_pipeline = [dict(step, **changes.get(step.type, {{}})) for step in _base_.{0}_pipeline]'
 
 
@@ -166,7 +170,7 @@ def write_config(
             '--frozen keeps pretrained weights, but without a GPU the proposal is a small model from scratch; '
             'give the memory of the GPU that it is for, in GB, with --gpu-memory'
         )
-    files, splits = _with_validation(inspected, out)
+    files, splits, lines = _with_validation(inspected, out)
     own = {part for split in inspected.splits.values() for part in (split.ground_truth, split.images)}
     lost = own & {out.resolve(), *files}
     if lost:
@@ -174,21 +178,28 @@ def write_config(
     taken = [path for path in (out, *files) if path.exists()]
     if taken and not force:
         raise InputError(f'{taken[0]} is there already; choose another name, or overwrite it with --overwrite')
+    strangers = [path for path in files if path.exists() and not _was_written_here(path, out)]
+    if strangers:
+        raise InputError(
+            f'{strangers[0]} is there already and was not written with {out.name}; choose another name for the config, or move '
+            'the file away'
+        )
     plan = propose(inspected, len(splits['train'].names), memory, frozen)
     segmentation = inspected.task == 'segmentation'
     head = next(text for key, text in _HEADS.items() if key in plan.recipe)
     counts = ', '.join(f'{len(split.names)} for {name}' for name, split in splits.items())
     text = (_SEGMENTATION if segmentation else _DETECTION).format(
-        title=f'{inspected.task.capitalize()} on {inspected.root}: images {counts}; {len(inspected.classes)} classes.',
-        root=f'{inspected.root}/',
+        title=f'{inspected.task.capitalize()} on {literal(str(inspected.root))}: images {counts}; '
+        f'{len(inspected.classes)} classes',
+        root=literal(f'{inspected.root}/'),
         recipe=plan.recipe,
-        classes=tuple(inspected.classes),
+        classes=literal(tuple(inspected.classes)),
         crop=plan.crop,
         window=plan.crop // 32 if plan.crop and memory is not None else 8,
         heads=head.format(n=len(inspected.classes)),
         pipelines='\n'.join(_mask_pipelines(plan, memory) if segmentation else _box_pipelines(plan, memory)),
-        image_suffix=inspected.image_suffix,
-        mask_suffix=inspected.mask_suffix,
+        image_suffix=literal(inspected.splits['train'].image_suffix),
+        mask_suffix=literal(inspected.splits['train'].mask_suffix),
         zero_is_unknown=inspected.zero_is_unknown,
         loaders='\n'.join(_loaders(inspected, splits, plan)),
         schedule=_schedule(plan, stepped=not segmentation and memory is not None),
@@ -196,47 +207,70 @@ def write_config(
     for path, content in files.items():
         write_bytes_atomically(path, content)
     write_bytes_atomically(out, text.encode())
-    return plan.messages
+    return [*lines, *plan.messages]
 
 
-def _with_validation(inspected: InspectedDataset, out: Path) -> tuple[dict[Path, bytes], dict[str, Split]]:
-    """Files to write beside the config, and the splits with a validation set and a test set among them."""
+def literal(value: object) -> str:
+    """A value as a config writes it. MMEngine replaces what stands in double braces before it reads a config, and would do so
+    in names of classes and folders, too."""
+    return repr(value).replace('{{', '{\\x7b')
+
+
+def _was_written_here(path: Path, out: Path) -> bool:
+    """Whether a file beside a config belongs to it: the config names it, or it says itself that it is a part."""
+    try:
+        if path.suffix == '.json' and PART in json.loads(path.read_bytes()):
+            return True
+        return out.is_file() and path.name in out.read_text('utf-8')
+    except (OSError, ValueError):
+        return False
+
+
+def _with_validation(inspected: InspectedDataset, out: Path) -> tuple[dict[Path, bytes], dict[str, Split], list[str]]:
+    """Files to write beside the config, the splits with a validation set and a test set among them, and what to say of it."""
     splits, files = {name: replace(split) for name, split in inspected.splits.items()}, {}
+    lines = []
 
     def beside(name: str, suffix: str) -> Path:
         return out.resolve().with_name(f'{out.stem}_{name}.{suffix}')
 
     if 'val' not in splits and 'test' in splits:
         splits['val'] = splits['test']
+        lines.append('no images for validation: those for testing are used, so that the score chooses the best weights, too')
     if 'val' not in splits:
         whole = splits['train']
         if len(whole.names) < 2:
             raise InputError(f'{whole.images} holds one image, but training and validation need one each; add images')
-        kept = set(whole.names[::10] if len(whole.names) >= 10 else whole.names[:1])
-        for name, names in (('train', [n for n in whole.names if n not in kept]), ('val', sorted(kept))):
-            splits[name] = Split(whole.images, whole.ground_truth, names)
+        kept = stratified_part(whole.labels, ceil(len(whole.names) / 10))
+        for name in ('train', 'val'):
+            names = [image for image in whole.names if (image in kept) == (name == 'val')]
+            splits[name] = replace(whole, names=names, labels={image: whole.labels[image] for image in names})
             if inspected.task != 'segmentation':
-                path = beside(name, 'json')
-                files[path] = _part_of(whole.ground_truth, set(names))
-                splits[name].ground_truth = path
-    for name, split in splits.items() if inspected.task == 'segmentation' else ():
-        # mmsegmentation takes all in the folder and in those below it: what is not of this split must not come in.
-        inside = sum(path.is_file() for path in split.images.rglob(f'*{inspected.image_suffix}'))
-        if inside != len(split.names):
-            split.listed = beside(name, 'txt')
-            files[split.listed] = '\n'.join([*split.names, '']).encode()
+                splits[name].content = _part_of(whole, set(names))
+        lines += describe_parts({name: splits[name].labels for name in ('train', 'val')}, inspected)
+    for name, split in splits.items():
+        if split.content is not None:
+            split.ground_truth = beside(name, 'json')
+            files[split.ground_truth] = json.dumps(
+                {**split.content, PART: inspected.splits['train'].ground_truth.name}
+            ).encode()
+        elif inspected.task == 'segmentation':
+            # mmsegmentation takes all in the folder and in those below it: what is not of this split must not come in.
+            inside = sum(path.is_file() for path in split.images.rglob(f'*{split.image_suffix}'))
+            if inside != len(split.names):
+                split.listed = beside(name, 'txt')
+                files[split.listed] = '\n'.join([*split.names, '']).encode()
     splits.setdefault('test', splits['val'])
-    return files, {name: splits[name] for name in ('train', 'val', 'test')}  # the test loader may be the validation's
+    return files, {name: splits[name] for name in ('train', 'val', 'test')}, lines  # val may serve as test
 
 
-def _part_of(coco_file: Path, names: set) -> bytes:
+def _part_of(split: Split, names: set) -> dict:
     """A COCO file with these images only."""
-    content = json.loads(coco_file.read_bytes())
-    content['images'] = [image for image in content['images'] if image['file_name'] in names]
-    kept = {image['id'] for image in content['images']}
-    content['annotations'] = [item for item in content['annotations'] if item['image_id'] in kept]
-    content[PART] = coco_file.name
-    return json.dumps(content).encode()
+    content = split.content or json.loads(split.ground_truth.read_bytes())
+    images = [image for image in content['images'] if image['file_name'] in names]
+    kept = {image['id'] for image in images}
+    annotations = [item for item in content['annotations'] if item['image_id'] in kept]
+    return {**content, 'images': images, 'annotations': annotations}
 
 
 def _schedule(plan: Plan, stepped: bool) -> str:
@@ -265,18 +299,27 @@ def _loaders(inspected: InspectedDataset, splits: dict[str, Split], plan: Plan) 
         lines.append(f'{name}_dataloader = dict({batch}dataset=dict(')
         listed = ''
         if masks:
-            listed = f'ann_file={_below(split.listed, inspected)!r}, ' if split.listed else ''
+            listed = f'ann_file={literal(_below(split.listed, inspected))}, ' if split.listed else ''
             lines += [
-                f'    data_prefix=dict(img_path={_below(split.images, inspected)!r},',
-                f'                     seg_map_path={_below(split.ground_truth, inspected)!r}),',
+                f'    data_prefix=dict(img_path={literal(_below(split.images, inspected))},',
+                f'                     seg_map_path={literal(_below(split.ground_truth, inspected))}),',
             ]
         else:
             folder = _below(split.images, inspected) + '/'
-            lines.append(f'    ann_file={_below(split.ground_truth, inspected)!r}, data_prefix=dict(img={folder!r}),')
-        lines.append(f'    {listed}pipeline={"train" if name == "train" else "test"}_pipeline, **dataset))')
+            lines.append(
+                f'    ann_file={literal(_below(split.ground_truth, inspected))}, data_prefix=dict(img={literal(folder)}),'
+            )
+            if name == 'train' and inspected.smallest < _LEAST_SIDE:  # which mmdetection's data sets leave out
+                listed = 'filter_cfg=dict(filter_empty_gt=True, min_size=1), '
+        whole = 'dataset'
+        own = {'img_suffix': split.image_suffix, 'seg_map_suffix': split.mask_suffix}
+        common = {'img_suffix': splits['train'].image_suffix, 'seg_map_suffix': splits['train'].mask_suffix}
+        if own != common:
+            whole = f'{{**dataset, **{literal(own)}}}'
+        lines.append(f'    {listed}pipeline={"train" if name == "train" else "test"}_pipeline, **{whole}))')
         if name != 'train' and not masks:
             root = 'data_root + ' if split.ground_truth.is_relative_to(inspected.root) else ''
-            lines.append(f'{name}_evaluator = dict(ann_file={root}{_below(split.ground_truth, inspected)!r})')
+            lines.append(f'{name}_evaluator = dict(ann_file={root}{literal(_below(split.ground_truth, inspected))})')
     return lines
 
 
@@ -288,8 +331,8 @@ def _box_pipelines(plan: Plan, memory: float | None) -> list[str]:
             else ''
         )
         return [
-            # In the scenes that the small recipe is made for hues show nothing; in photographs they do.
-            f'changes = dict(PhotoMetricDistortion=dict(hue_delta=18){resize})',
+            # In the scenes that the small recipe is made for hues and up and down show nothing; in photographs they do.
+            f'changes = dict(PhotoMetricDistortion=dict(hue_delta=18), {_FLIP}{resize})',
             *(_CHANGED.format(split) for split in ('train', 'test')),
         ]
     short = plan.scale or 800  # as in the recipe
@@ -298,7 +341,7 @@ def _box_pipelines(plan: Plan, memory: float | None) -> list[str]:
         return ['train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline']
     return [
         "resize = dict(type='RandomChoiceResize', keep_ratio=True,",
-        f'              scales=[({long}, s) for s in range({short * 3 // 5}, {short + 1}, 32)])',
+        f'              scales=[({long}, s) for s in range({short}, {short * 3 // 5 - 1}, -32)])',
         "train_pipeline = [resize if step.type == 'RandomChoice' else step for step in _base_.train_pipeline]",
         f'changes = dict(Resize=dict(scale=({long}, {short})))',
         _CHANGED.format('test'),
@@ -309,7 +352,7 @@ def _mask_pipelines(plan: Plan, memory: float | None) -> list[str]:
     scale = f'({4 * plan.scale}, {plan.scale})' if plan.scale else None
     if memory is None:
         lines = [
-            'changes = dict(RandomCrop=dict(crop_size=crop_size), PhotoMetricDistortion=dict(hue_delta=18))',
+            f'changes = dict(RandomCrop=dict(crop_size=crop_size), PhotoMetricDistortion=dict(hue_delta=18), {_FLIP})',
             *(_CHANGED.format(split) for split in ('train', 'test')),
         ]
         if scale:

@@ -62,6 +62,9 @@ def fit_to_hardware(cfg: Config, launcher: str = 'none', force_amp: bool = False
     cfg.setdefault('runner_type', 'mmvitscale.Runner')
     for loader in ConfigView(cfg).loaders('train', 'val', 'test'):
         loader.num_workers = min(loader.get('num_workers', 0), os.cpu_count() or 1)
+        if loader.num_workers == 0:  # PyTorch refuses options of loading processes where there are none
+            loader.persistent_workers = False
+            loader.pop('prefetch_factor', None)
     cfg.launcher = launcher
     on_cpu = get_device() == 'cpu'
     if on_cpu and ConfigView(cfg).optim_wrapper == 'AmpOptimWrapper':

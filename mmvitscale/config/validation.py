@@ -5,6 +5,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmvitscale.errors import InputError
+from mmvitscale.registry import type_name
 
 # Numbers that a config has whatever its task -> the least that each may be.
 _NUMBERS = {
@@ -31,6 +32,48 @@ def check_parts(cfg: Config, *names: str) -> None:
             )
         if name.endswith('_dataloader') and not isinstance(part.get('dataset'), dict):
             raise InputError(f'{name} of config {cfg.filename} has no dataset, a dict; add it')
+
+
+def check_losses(cfg: Config) -> None:
+    """Raise InputError for losses of segmentation and classification that are zero whatever a model predicts, or whose class
+    weights do not fit the classes."""
+    _check_losses(cfg.get('model'), 'model')
+
+
+def _check_losses(part: Any, path: str) -> None:
+    if isinstance(part, (list, tuple)):
+        for index, item in enumerate(part):
+            _check_losses(item, f'{path}.{index}')
+    if not isinstance(part, dict):
+        return
+    for key in ('loss_decode', 'loss'):  # of mmsegmentation, of mmpretrain
+        losses = part.get(key)
+        for loss in losses if isinstance(losses, (list, tuple)) else [losses]:
+            if isinstance(loss, dict) and type_name(loss) == 'CrossEntropyLoss':
+                _check_cross_entropy(part, loss, f'{path}.{key}')
+    for key, value in part.items():
+        _check_losses(value, f'{path}.{key}')
+
+
+def _check_cross_entropy(head: dict, loss: dict, path: str) -> None:
+    channels, weights = head.get('out_channels') or head.get('num_classes'), loss.get('class_weight')
+    softmax = not loss.get('use_sigmoid') and not loss.get('use_soft')
+    if channels == 1 and softmax:
+        raise InputError(
+            f'{path} is a softmax over one class, which is 1 and its loss 0 whatever the model predicts; set num_classes=2 '
+            'with the background as a class of its own, or use_sigmoid=True in the loss'
+        )
+    if not isinstance(weights, (list, tuple)) or not isinstance(channels, int):
+        return
+    if not softmax and len(weights) > 1 and 'loss_decode' in path:
+        raise InputError(
+            f'{path} has use_sigmoid=True and class_weight={list(weights)}, which mmsegmentation multiplies along the width of '
+            'the image; leave class_weight out, or use softmax (use_sigmoid=False)'
+        )
+    if len(weights) != channels:
+        raise InputError(
+            f'{path}.class_weight has {len(weights)} numbers, but there are {channels} classes; write one for each class'
+        )
 
 
 def check_numbers(cfg: Config) -> None:

@@ -5,9 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
 
 from mmvitscale.config.view import ConfigView, plain_datasets
-from mmvitscale.datasets.coco import check_coco
+from mmvitscale.datasets.annotation_losses import Counts, Use
+from mmvitscale.datasets.coco import check_coco, read_coco
+from mmvitscale.datasets.coco_evaluation import check_evaluator
+from mmvitscale.datasets.delivered import check_label_maps, delivered_objects, label_map_infos
 from mmvitscale.errors import InputError, some_of
 from mmvitscale.registry import type_name
 from mmvitscale.utils.processes import is_first_process
@@ -29,28 +33,65 @@ _DATA_SOURCES = {
 def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
     """Raise InputError unless every data set of these splits (train, val, test) has its folders, images and, in COCO
     format, usable annotations, and the model has as many classes. Says on stderr what will be left out."""
+    images: dict[str, set[Path]] = {}
     for split in splits:
         for loader in ConfigView(cfg).loaders(split):
             for dataset in plain_datasets(loader.dataset):
-                root = Path(dataset.get('data_root') or '')
-                prefixes = dataset.get('data_prefix') or {}
-                for folder in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
-                    if isinstance(folder, str):
-                        _check_folder(root / folder)
-                if not prefixes and not dataset.get('ann_file') and dataset.get('data_root'):  # mmpretrain's ImageNet
-                    _check_folder(root / (dataset.get('split') or ''))
-                    _check_class_folders(root / (dataset.get('split') or ''), _classes_of(cfg, dataset))
-                if dataset.get('ann_file'):
-                    _check_file(root / dataset.ann_file)
-                _check_classes(cfg, dataset, split)
-                _check_masks(dataset)
-        _check_evaluator(cfg, split)
+                _check_dataset(cfg, dataset, split)
+                images.setdefault(split, set()).update(_images_of(cfg, dataset))
+        check_evaluator(cfg, split)
+    shared = images.get('train', set()) & images.get('val', set())
+    if shared and is_first_process():
+        print(
+            f'note: {len(shared)} of {len(images["val"])} images for validation are also in training (the first: '
+            f'{min(shared)}), so the score says nothing of new images; keep them apart',
+            file=sys.stderr,
+        )
+
+
+def _check_dataset(cfg: Config, dataset: ConfigDict, split: str) -> None:
+    root = Path(dataset.get('data_root') or '')
+    prefixes = dataset.get('data_prefix') or {}
+    for folder in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
+        if isinstance(folder, str):
+            _check_folder(root / folder)
+    if not prefixes and not dataset.get('ann_file') and dataset.get('data_root'):  # mmpretrain's ImageNet
+        _check_folder(root / (dataset.get('split') or ''))
+        _check_class_folders(root / (dataset.get('split') or ''), _classes_of(cfg, dataset))
+    if dataset.get('ann_file'):
+        if not isinstance(dataset.ann_file, (str, Path)):
+            raise InputError(
+                f'the {split} data set has ann_file={dataset.ann_file!r}, but a data set reads one file; give several '
+                "as dict(type='ConcatDataset', datasets=[dict(...), dict(...)])"
+            )
+        _check_file(root / dataset.ann_file)
+    _check_classes(cfg, dataset, split)
+    _check_masks(dataset)
+    if split == 'train' and _is_segmentation(cfg, dataset) and is_first_process():
+        ignored = [value for value in ConfigView(cfg).model_values('ignore_index') if isinstance(value, int)]
+        with DATASETS.switch_scope_and_registry('mmseg'):
+            check_label_maps(dataset, ignored, len(_classes_of(cfg, dataset)))
+
+
+def _images_of(cfg: Config, dataset: ConfigDict) -> set[Path]:
+    """Paths of the images of a data set in mmdet's COCO format or mmsegmentation's folders; empty for others."""
+    root, prefixes = Path(dataset.get('data_root') or ''), dataset.get('data_prefix') or {}
+    if _is_coco(class_of(cfg, dataset)):
+        folder = root / prefixes.get('img', '')
+        return {(folder / image['file_name']).absolute() for image in read_coco(root / dataset.ann_file)['images']}
+    if _is_segmentation(cfg, dataset):
+        with DATASETS.switch_scope_and_registry('mmseg'):
+            return {Path(info['img_path']).absolute() for info in label_map_infos(dataset)}
+    return set()
+
+
+def _is_segmentation(cfg: Config, dataset: ConfigDict) -> bool:
+    """Whether the data set lists images and label maps as mmsegmentation's do."""
+    return ConfigView(cfg).scope == 'mmseg' and hasattr(class_of(cfg, dataset), 'get_label_map')
 
 
 def class_of(cfg: Config, dataset: ConfigDict) -> type | None:
     """The class of a data set's config, looked up in the config's scope; None if nobody knows it."""
-    from mmengine.registry import DATASETS
-
     if 'type' in dataset and not isinstance(dataset.type, str):
         return dataset.type  # a config in pure Python
     with DATASETS.switch_scope_and_registry(ConfigView(cfg).scope) as registry:
@@ -71,22 +112,49 @@ def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
     if _is_coco(dataset_class):
         root = Path(dataset.get('data_root') or '')
         with_mask = any(step.get('with_mask', False) for step in dataset.get('pipeline', []))
-        notes = check_coco(
-            root / dataset.ann_file, root / dataset.data_prefix.get('img', ''), classes, split == 'train', with_mask
+        filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}
+        use = Use(split == 'train', with_mask, filters.get('min_size', 0))
+        counts, notes = check_coco(root / dataset.ann_file, root / dataset.data_prefix.get('img', ''), classes, use)
+        if is_first_process():
+            for note in [*notes, *(_compare_with_delivered(cfg, dataset, counts) if use.training else [])]:
+                print(f'note: {note}', file=sys.stderr)
+
+
+def _compare_with_delivered(cfg: Config, dataset: ConfigDict, counts: Counts) -> list[str]:
+    """A note where the data set, loaded and filtered by its own class, delivers fewer objects than the file's annotations
+    explain. Raises InputError where that leaves a class empty."""
+    with DATASETS.switch_scope_and_registry(ConfigView(cfg).scope):
+        delivered, images = delivered_objects(dataset)
+    fewer = {name: count - delivered[name] for name, count in counts.used.items() if delivered[name] < count}
+    where = Path(dataset.get('data_root') or '', dataset.ann_file)
+    empty = [name for name in fewer if not delivered[name]]
+    if empty:
+        raise InputError(
+            f'the data set of {where} delivers none of the {counts.used[empty[0]]} objects of class {empty[0]}: '
+            f'{images} images are left; correct its options (indices, filter_cfg, ...), or leave the class out of '
+            'metainfo.classes'
         )
-        for note in notes if is_first_process() else []:
-            print(f'note: {note}', file=sys.stderr)
+    named = ', '.join(f'{count} of {name}' for name, count in fewer.items())
+    return [f'{where}: the data set leaves out {named} by options of its own (indices, filter_cfg, ...)'] if fewer else []
 
 
 def _classes_of(cfg: Config, dataset: ConfigDict) -> Sequence[str]:
-    """The names of a data set's classes, as far as the config or its class contains them."""
+    """The names of a data set's classes, as far as the config or its class contains them. Raises InputError for a text, which
+    is taken for a name a letter, unless it is that of a file with a name in each line."""
     classes = (
         (dataset.get('metainfo') or {}).get('classes')
         or dataset.get('classes')
         or getattr(class_of(cfg, dataset), 'METAINFO', {}).get('classes')
         or ()
     )
-    return () if isinstance(classes, str) else classes  # mmpretrain: a file with a name in each line
+    if isinstance(classes, str):
+        if Path(classes).is_file():
+            return ()
+        raise InputError(
+            f'classes={classes!r} found, a text, of which every letter would be a class; write a list of names, also of one: '
+            f'classes=({classes!r},)'
+        )
+    return classes
 
 
 def _check_class_folders(folder: Path, classes: Sequence[str]) -> None:
@@ -136,22 +204,6 @@ def _numbers_of_classes(model, path: str) -> Iterator[tuple[str, int]]:
                 isinstance(value, dict) and 'boundary_threshold' in value
             ):
                 yield from _numbers_of_classes(value, f'{path}.{key}')
-
-
-def _check_evaluator(cfg: Config, split: str) -> None:
-    """An evaluator with an annotation file of its own must read that of its data set."""
-    loader, evaluators = cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')
-    if not loader or not evaluators:
-        return
-    files = [
-        Path(dataset.get('data_root') or '', dataset.ann_file)
-        for dataset in plain_datasets(loader.dataset)
-        if dataset.get('ann_file')
-    ]
-    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-        own = evaluator.get('ann_file')
-        if own and files and Path(own).absolute() not in [file.absolute() for file in files]:
-            raise InputError(f'{split}_evaluator reads {own}, but the {split} data set {files[0]}; give both the same ann_file')
 
 
 def _check_file(path: Path) -> None:

@@ -1,9 +1,12 @@
 """What a COCO annotation file must hold before it is worth starting: https://cocodataset.org/#format-data."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmvitscale.datasets.annotation_losses import Counts, Use
+from mmvitscale.datasets.coco_masks import check_mask
 from mmvitscale.errors import InputError, some_of
 
 # The keys without which mmdet cannot read an entry of each list.
@@ -14,81 +17,69 @@ _KEYS = dict(
 )
 
 
-def check_coco(ann_file: Path, image_folder: Path, classes: Sequence[str], training: bool, with_mask: bool) -> list[str]:
-    """Raise InputError unless mmdet's CocoDataset can use the file; return what it will leave out, a line each.
+def check_coco(ann_file: Path, image_folder: Path, classes: Sequence[str], use: Use) -> tuple[Counts, list[str]]:
+    """Raise InputError unless mmdet's CocoDataset can use the file; return what the loss or the evaluation will use of it, and
+    notes for the user, a line each.
 
     Args:
         ann_file: a JSON file that exists.
         image_folder: the file names of the images are relative to it.
         classes: the config's class names in order.
-        training: annotations are needed, and at least one must be usable. Otherwise a file without the list (the
-            image_info files of COCO's test sets) is fine.
-        with_mask: every usable annotation needs a segmentation.
+        use: in training annotations are needed, and of each class that has some at least one must be usable. Otherwise a file
+            without the list (the image_info files of COCO's test sets) is fine. With masks, every usable annotation needs one.
     """
     content = read_coco(ann_file)
-    check_entries(content, ann_file, annotated=training, with_mask=with_mask)
-    return check_content(content, ann_file, image_folder, classes, training, with_mask)
+    check_entries(content, ann_file, annotated=use.training)
+    return check_content(content, ann_file, image_folder, classes, use)
 
 
 def check_content(
-    content: dict, ann_file: Path, image_folder: Path, classes: Sequence[str], training: bool, with_mask: bool
-) -> list[str]:
+    content: dict, ann_file: Path, image_folder: Path, classes: Sequence[str], use: Use
+) -> tuple[Counts, list[str]]:
     """``check_coco`` of a file that has been read and whose entries have been checked."""
     annotations = content.get('annotations', [])
     _check_classes([category['name'] for category in content['categories']], classes, ann_file)
     _check_images([image['file_name'] for image in content['images']], image_folder, ann_file)
     for kind in ('image', 'category', 'annotation'):
         _check_unique(content.get('categories' if kind == 'category' else f'{kind}s', []), kind, ann_file)
-
-    category_names = {category['id']: category['name'] for category in content['categories']}
-    known = {category_id for category_id, name in category_names.items() if name in classes}
-    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
-    of_classes = [item for item in annotations if item['category_id'] in known and item['image_id'] in sizes]
-    usable = [item for item in of_classes if _has_size(item, *sizes[item['image_id']])]
-    if training and not usable:
+    if use.with_mask:
+        _check_masks(content, ann_file)
+    counts = Counts.of(content, classes, use)
+    if use.training and not counts.listed:
         raise InputError(
             f'annotation file {ann_file} has no box of any of the {len(classes)} classes '
             f'({some_of(classes)}); check the file, or the classes of the config'
         )
-    if with_mask:
-        _check_segmentations(usable, sizes, ann_file)
-    notes = []
-    if len(usable) < len(of_classes):
-        lost = [str(item['id']) for item in of_classes if not _has_size(item, *sizes[item['image_id']])]
-        notes.append(f'{len(lost)} boxes of no size, or outside their image, are left out (annotation ids {some_of(lost)})')
-    if len(of_classes) < len(annotations):
-        others = sorted(
-            {
-                category_names.get(item['category_id'], f'id {item["category_id"]}')
-                for item in annotations
-                if item['category_id'] not in known
-            }
-        )
-        strangers = len([item for item in annotations if item['image_id'] not in sizes])
-        if others:
-            notes.append(f'categories that are no class of the config are left out ({some_of(others)})')
-        if strangers:
-            notes.append(f'{strangers} annotations of images that are not listed are left out')
-    empty = len(sizes) - len({item['image_id'] for item in usable})
+    counts.check(ann_file, use.training)
+    if use.with_mask:
+        _check_segmentations(annotations, counts, ann_file)
+    notes = counts.notes(use.training)
+    unlearned = [name for name in classes if use.training and not counts.listed[name]]
+    if unlearned:
+        notes.append(f'no annotation of class {some_of(unlearned)}, which cannot be learned')
+    lost = {item['id'] for items in counts.lost.values() for item in items}
+    empty = len(content['images']) - len({item['image_id'] for item in annotations if item['id'] not in lost})
     if empty and annotations:
-        notes.append(f'{empty} of {len(sizes)} images have no object')
-    return [f'{ann_file}: {note}' for note in notes]
+        notes.append(f'{empty} of {len(content["images"])} images have no object')
+    return counts, [f'{ann_file}: {note}' for note in notes]
 
 
-def _check_segmentations(items: Sequence[dict], sizes: dict, ann_file: Path) -> None:
-    """Raise InputError for annotations without a mask, or with one of another size than their image's, (width, height)."""
-    for item in items:
-        width, height = sizes[item['image_id']]
-        mask = item.get('segmentation')
-        if isinstance(mask, dict) and mask['size'] != [height, width]:
-            raise InputError(
-                f'the annotation of id {item["id"]} in {ann_file} has a mask of {mask["size"]} pixels, but '
-                f'its image has [{height}, {width}]; correct it'
-            )
-    bare = [item for item in items if not item.get('segmentation')]
+def _check_masks(content: dict, ann_file: Path) -> None:
+    """Raise InputError for a mask that mmdet or pycocotools cannot read, or would read as another."""
+    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
+    for item in content.get('annotations', []):
+        if item.get('segmentation') and item['image_id'] in sizes:
+            check_mask(item, *sizes[item['image_id']], ann_file)
+
+
+def _check_segmentations(annotations: Sequence[dict], counts: Counts, ann_file: Path) -> None:
+    """Raise InputError for annotations that are used and have no mask."""
+    lost = {item['id'] for items in counts.lost.values() for item in items}
+    used = [item for item in annotations if item['id'] not in lost]
+    bare = [item for item in used if not item.get('segmentation')]
     if bare:
         raise InputError(
-            f'{len(bare)} of {len(items)} annotations in {ann_file} have no segmentation (the first: '
+            f'{len(bare)} of {len(used)} annotations in {ann_file} have no segmentation (the first: '
             f'id {bare[0]["id"]}), but this config learns masks; use a config for boxes only, such '
             'as RetinaNet, with with_mask off in its pipelines'
         )
@@ -97,7 +88,12 @@ def _check_segmentations(items: Sequence[dict], sizes: dict, ann_file: Path) -> 
 def read_coco(ann_file: Path) -> dict:
     """What a file holds. Raises InputError unless it is a JSON object."""
     try:
-        content = json.loads(ann_file.read_bytes().decode())  # mmdet reads UTF-8 alone
+        text = ann_file.read_bytes()
+        if text.startswith(BOM_UTF8):
+            raise InputError(f'annotation file {ann_file} begins with a byte order mark; save it as UTF-8 without one')
+        content = json.loads(text.decode())  # mmdet reads UTF-8 alone
+    except InputError:
+        raise
     except (RecursionError, ValueError) as error:
         raise InputError(f'annotation file {ann_file} is not JSON in UTF-8 ({error}); export it in COCO format') from error
     if not isinstance(content, dict):
@@ -108,15 +104,15 @@ def read_coco(ann_file: Path) -> dict:
     return content
 
 
-def check_entries(content: dict, ann_file: Path, annotated: bool = True, with_mask: bool = True) -> None:
+def check_entries(content: dict, ann_file: Path, annotated: bool = True) -> None:
     """Raise InputError unless the lists are there, each entry has the keys that mmdet needs, and a box is one. annotated:
     the list of annotations must be there, too."""
     for name, keys in _KEYS.items():
         if name in content or annotated or name != 'annotations':
-            _check_list(content.get(name), name, keys, ann_file, with_mask)
+            _check_list(content.get(name), name, keys, ann_file)
 
 
-def _check_list(entries, name: str, keys: Sequence[str], ann_file: Path, with_mask: bool) -> None:
+def _check_list(entries: object, name: str, keys: Sequence[str], ann_file: Path) -> None:
     if not isinstance(entries, list) or (not entries and name != 'annotations'):
         found = 'an empty list of' if entries == [] else 'no list of'
         raise InputError(f'annotation file {ann_file} has {found} {name}; export it in COCO format')
@@ -126,28 +122,23 @@ def _check_list(entries, name: str, keys: Sequence[str], ann_file: Path, with_ma
             raise InputError(
                 f'{name}[{index}] in {ann_file} has no {", ".join(missing)}; export the file in COCO format ({", ".join(keys)})'
             )
-        wrong = [key for key in keys if key != 'bbox' and not _KINDS[key](entry[key])]
+        flags = [key for key in ('iscrowd', 'ignore') if name == 'annotations' and key in entry]
+        wrong = [key for key in (*keys, *flags) if key != 'bbox' and not _KINDS[key](entry[key])]
         if wrong:
             raise InputError(
-                f'{name}[{index}] in {ann_file} has the {wrong[0]} {str(entry[wrong[0]])[:60]!r}, but it is '
-                f'{_KINDS_TOLD[wrong[0]]}; correct it'
-            )
-        if with_mask and name == 'annotations' and not _is_mask(entry.get('segmentation')):
-            raise InputError(
-                f'annotations[{index}] in {ann_file} has the segmentation {str(entry["segmentation"])[:60]!r}, '
-                'but it is '
-                'a list of polygons, each a list of numbers x, y, x, y, ..., or a dict of counts and size; '
-                'correct it'
+                f'{name}[{index}] in {ann_file} has the {wrong[0]} {str(entry[wrong[0]])[:60]!r}'
+                f'{", a text" if isinstance(entry[wrong[0]], str) else ""}, but it is {_KINDS_TOLD[wrong[0]]}; correct it'
             )
         if name == 'annotations' and not _is_box(entry['bbox']):
             raise InputError(
                 f'annotations[{index}] in {ann_file} has the bbox {entry["bbox"]!r}, but a bbox is [left, '
-                'top, width, height] in pixels; correct it'
+                'top, width, height] in pixels, the latter two not negative; correct it'
             )
 
 
 def _is_id(value) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
+    """Whole numbers: pycocotools keeps them in arrays of numbers, and a text equals none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_length(value) -> bool:
@@ -168,40 +159,36 @@ _KINDS = dict(
     file_name=_is_name,
     name=_is_name,
     area=lambda value: isinstance(value, (int, float)) and abs(value) < 1e18,
+    iscrowd=lambda value: value in (0, 1, None),
+    ignore=lambda value: value in (0, 1, None),
 )
 _KINDS_TOLD = dict(
-    id='a number',
-    image_id='a number',
-    category_id='a number',
+    id='a whole number',
+    image_id='a whole number',
+    category_id='a whole number',
     height='a number of pixels',
     width='a number of pixels',
     file_name='a path on one line',
     name='a name on one line',
     area='a number',
+    iscrowd='0 or 1',
+    ignore='0 or 1',
 )
 
 
-def _is_mask(mask) -> bool:
-    if isinstance(mask, dict):
-        size = mask.get('size')
-        return (
-            isinstance(mask.get('counts'), (str, list))
-            and isinstance(size, list)
-            and len(size) == 2
-            and all(map(_is_length, size))
-        )
+def _is_box(box) -> bool:
     return (
-        mask is None
-        or isinstance(mask, list)
-        and all(isinstance(part, list) and all(isinstance(v, (int, float)) and abs(v) < 1e9 for v in part) for part in mask)
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e9 for v in box)
+        and min(box[2:]) >= 0
     )
 
 
-def _is_box(box) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) and abs(v) < 1e9 for v in box)
-
-
 def _check_classes(found: Sequence[str], classes: Sequence[str], ann_file: Path) -> None:
+    repeated = sorted({name for name in found if name in classes and found.count(name) > 1})
+    if repeated:
+        raise InputError(f'annotation file {ann_file} has the category {some_of(repeated)} twice; give each a name of its own')
     missing = [name for name in classes if name not in found]
     if missing:
         raise InputError(
@@ -214,7 +201,8 @@ def _check_classes(found: Sequence[str], classes: Sequence[str], ann_file: Path)
         # mmdet numbers the labels in the order of the file, and names them in the order of the config.
         raise InputError(
             f'annotation file {ann_file} lists its categories in the order {some_of(in_file)}, but the '
-            f'config its classes as {some_of(classes)}; give the classes in the order of the file'
+            f'config its classes as {some_of(classes)}, and labels are numbered in the order of the file; write '
+            'classes and, where files differ, the list of categories in one order (ids stay as they are)'
         )
 
 
@@ -227,6 +215,10 @@ def _check_images(names: Sequence[str], folder: Path, ann_file: Path) -> None:
             listings[path.parent] = {p.name for p in path.parent.iterdir()} if path.parent.is_dir() else set()
         if path.name not in listings[path.parent]:
             missing.append(name)
+    if missing and '\\' in missing[0] and (folder / missing[0].replace('\\', '/')).is_file():
+        raise InputError(
+            f'{ann_file} has the file name {missing[0]} with backslashes, as Windows writes paths; write / in their place'
+        )
     if missing:
         raise InputError(
             f'{len(missing)} of {len(names)} images that {ann_file} lists are not in {folder} '
@@ -240,10 +232,3 @@ def _check_unique(entries: Sequence[dict], kind: str, ann_file: Path) -> None:
         if item['id'] in seen:
             raise InputError(f'annotation file {ann_file} uses the {kind} id {item["id"]} twice; renumber them')
         seen.add(item['id'])
-
-
-def _has_size(item: dict, width: float, height: float) -> bool:
-    """Whether mmdet keeps the box: at least a pixel wide and high, with an area, and partly inside the image."""
-    x, y, w, h = item['bbox']
-    inside = min(x + w, width) > max(x, 0) and min(y + h, height) > max(y, 0)
-    return inside and w >= 1 and h >= 1 and item['area'] > 0

@@ -9,11 +9,11 @@ import torch
 from mmengine._strategy import BaseStrategy
 from mmengine.device import get_device
 from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.evaluator import Evaluator
 from mmengine.fileio import get_file_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
-from mmengine.registry import DATASETS
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 from torch.utils.data import DataLoader
@@ -24,6 +24,8 @@ from mmvitscale.checkpoints.resume import check_resumable, latest_complete_check
 from mmvitscale.checkpoints.window_policy import apply_checkpoint_windows, test_windows_of
 from mmvitscale.config.loading import RESUME_SCHEDULES
 from mmvitscale.config.view import ConfigView
+from mmvitscale.datasets.coco_evaluation import complete_ground_truth, evaluated_files, without_further_files
+from mmvitscale.datasets.delivered import build_dataset
 from mmvitscale.datasets.pipeline_errors import name_pipelines
 from mmvitscale.engine.hooks.ema_metadata import sync_ema_metadata
 from mmvitscale.engine.optim.zero_redundancy import gather_states, shard_states
@@ -128,21 +130,19 @@ class CheckpointLoadingMixin(_Base):
         """As MMEngine's. Data pipelines name the image that they cannot take. Raises InputError for a data set that is
         empty."""
         if isinstance(dataloader, dict) and isinstance(dataloader.get('dataset'), dict):
-            empty = 'has no image to use: none is there, or filter_cfg, ann_file and suffixes leave none; correct them'
-            try:
-                dataset = DATASETS.build(dataloader['dataset'])
-                if hasattr(dataset, 'full_init'):
-                    dataset.full_init()
-            except ValueError as error:
-                if 'need at least one array' in str(error):  # MMEngine packs what there is
-                    raise InputError(f'a data set of type {dataloader["dataset"].get("type")} {empty}') from error
-                raise
-            if hasattr(dataset, '__len__') and not len(dataset):
-                raise InputError(f'the data set {type(dataset).__name__} ({_where(dataset)}) {empty}')
+            dataset = build_dataset(dataloader['dataset'])
             ignored = [value for value in ConfigView(self.cfg).model_values('ignore_index') if isinstance(value, int)]
             name_pipelines(dataset, ignored)
             dataloader = {**dataloader, 'dataset': _Built(dataset)}
         return mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+
+    def build_evaluator(self, evaluator: Any) -> Evaluator:
+        """As MMEngine's. COCO's metrics score all annotations of all files of their data sets."""
+        split = 'test' if evaluator is self._test_evaluator and evaluator is not self._val_evaluator else 'val'
+        built = super().build_evaluator(without_further_files(evaluator))
+        for metric in built.metrics:
+            complete_ground_truth(metric, evaluated_files(self.cfg, split))
+        return built
 
     def load_or_resume(self) -> None:
         """As MMEngine's. ``resume`` without a file goes on from the newest checkpoint that is whole."""
@@ -280,14 +280,6 @@ class _Built:
 
     def __deepcopy__(self, memo: dict) -> Any:
         return self.dataset
-
-
-def _where(dataset: Any) -> str:
-    """Where a data set is, for messages."""
-    while not getattr(dataset, 'data_root', None) and hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
-    places = [getattr(dataset, name, None) for name in ('data_root', 'ann_file')]
-    return ', '.join(str(place) for place in places if place) or 'no data_root'
 
 
 def compile_blocks(model: nn.Module, options: dict | None) -> bool:

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
 from mmvitscale.config import runtime
-from mmvitscale.config.validation import check_parts
+from mmvitscale.config.validation import check_losses, check_parts
 from mmvitscale.datasets.checks import check_datasets
 
 if TYPE_CHECKING:  # the command line is read before DeepSpeed is imported, which takes seconds
@@ -40,6 +40,7 @@ def build_training(
         InputError: for what cannot be trained.
     """
     check_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+    check_losses(cfg)
     runtime.check_packages(cfg)
     check_datasets(cfg, ('train', 'val'))
     runtime.use_work_dir(cfg, work_dir)

@@ -40,7 +40,7 @@ def write_coco(folder, name='train', images=2, edit=lambda content: None, size=(
     (folder / name).mkdir(parents=True, exist_ok=True)
     content = dict(images=[], annotations=[], categories=[dict(id=3, name='a'), dict(id=7, name='b')])
     for i in range(images):
-        cv2.imwrite(str(folder / name / f'{i}.jpg'), np.zeros((size[1], size[0], 3), np.uint8))
+        cv2.imwrite(str(folder / name / f'{i}.jpg'), np.full((size[1], size[0], 3), 10 * i + len(name), np.uint8))
         content['images'].append(dict(id=i, file_name=f'{i}.jpg', width=size[0], height=size[1]))
         for category in [3, 7] if i == 0 else [3]:
             content['annotations'].append(dict(BOX, id=len(content['annotations']), image_id=i, category_id=category))
@@ -88,7 +88,7 @@ def test_roboflow_exports_with_a_folder_per_split_are_found(tmp_path):
 def test_selected_classes_are_used_and_the_others_noted(tmp_path):
     write_coco(tmp_path)
     found = inspect_dataset(str(tmp_path), 'detection', ['b'])
-    assert found.classes == ['b'] and any('no class of the config are left out (a)' in note for note in found.notes)
+    assert found.classes == ['b'] and any('no class of the config (a)' in note for note in found.notes)
 
 
 def test_unusable_coco_files_are_refused_with_the_reason(tmp_path):
@@ -144,7 +144,8 @@ def write_masks(folder, masks, images=None, split='train', suffix='.png'):
             (folder / kind / split).mkdir(parents=True, exist_ok=True)
         mask.save(folder / 'masks' / split / f'{i}{suffix}')
         size = images or mask.size
-        Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(folder / 'images' / split / f'{i}.jpg')
+        grey = 10 * i + len(split)  # no two are the same image
+        Image.fromarray(np.full((size[1], size[0], 3), grey, np.uint8)).save(folder / 'images' / split / f'{i}.jpg')
     return folder
 
 
@@ -157,7 +158,8 @@ def test_classes_splits_and_suffixes_of_mask_folders_are_found(tmp_path):
     write_masks(tmp_path, [mask(0, 1), mask(2, 255)])
     write_masks(tmp_path, [mask(1)], split='val')
     found = inspect_dataset(str(tmp_path), 'segmentation', ['a', 'b', 'c'])
-    assert (found.image_suffix, found.mask_suffix, found.zero_is_unknown) == ('.jpg', '.png', False)
+    assert not found.zero_is_unknown
+    assert {(split.image_suffix, split.mask_suffix) for split in found.splits.values()} == {('.jpg', '.png')}
     assert found.splits['train'].names == ['0', '1'] and found.splits['val'].ground_truth == tmp_path / 'masks/val'
     assert found.size == (8, 12) and found.lines[1] == '3 classes: a (33.3%), b (33.3%), c (33.3%)' and not found.notes
     unnamed = inspect_dataset(str(tmp_path), 'segmentation')
@@ -170,7 +172,7 @@ def test_classes_splits_and_suffixes_of_mask_folders_are_found(tmp_path):
 
 def test_the_suffix_of_mask_files_is_detected(tmp_path):
     write_masks(tmp_path, [mask(0, 1)] * 2, suffix='_labelIds.png')
-    assert inspect_dataset(str(tmp_path), 'segmentation').mask_suffix == '_labelIds.png'
+    assert inspect_dataset(str(tmp_path), 'segmentation').splits['train'].mask_suffix == '_labelIds.png'
 
 
 def test_label_zero_is_ignored_where_the_class_count_implies_it(scenes):

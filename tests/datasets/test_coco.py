@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from mmvitscale.datasets.annotation_losses import Use
 from mmvitscale.datasets.coco import check_coco
 from mmvitscale.errors import InputError
 
@@ -33,7 +34,7 @@ def check(tmp_path):
         content = copy.deepcopy(GOOD)
         content = change(content) or content
         (tmp_path / 'a.json').write_text(content if isinstance(content, str) else json.dumps(content))
-        return check_coco(tmp_path / 'a.json', tmp_path / 'img', classes, training, with_mask)
+        return check_coco(tmp_path / 'a.json', tmp_path / 'img', classes, Use(training, with_mask))[1]
 
     return run
 
@@ -80,16 +81,20 @@ def test_classes_must_be_categories_in_the_same_order(check):
 
 def test_ignored_boxes_classes_and_annotations_are_noted(check):
     def flatten(content):
+        content['annotations'].append(dict(copy.deepcopy(content['annotations'][0]), id=3))
         content['annotations'][0]['bbox'][2] = 0
 
     assert [note.split(': ', 1)[1] for note in check(flatten)] == [
-        '1 boxes of no size, or outside their image, are left out (annotation ids 1)',
-        '1 of 2 images have no object',
+        'not learned: 1 annotation with a box outside the image (ids 1); a bbox is [left, top, width, height] in pixels: '
+        'correct them',
     ]
-    for box in ([1, 2, -3, 10], [70, 2, 10, 10], [-20, 2, 10, 10]):
-        assert 'boxes of no size' in check(lambda c: c['annotations'][0].update(bbox=box))[0]
-    assert 'no class of the config are left out (dog)' in check(classes=('cat',))[0]
-    assert '1 annotations of images that are not listed' in check(lambda c: c['annotations'][0].update(image_id=9))[0]
+    for box in ([70, 2, 10, 10], [-20, 2, 10, 10]):
+        with pytest.raises(InputError, match='none of the 1 annotations of class cat .* 1 with a box outside the image'):
+            check(lambda c: c['annotations'][0].update(bbox=box))
+    with pytest.raises(InputError, match='the latter two not negative'):
+        check(lambda c: c['annotations'][0].update(bbox=[1, 2, -3, 10]))
+    assert 'not learned: 1 annotation of categories that are no class of the config (dog)' in check(classes=('cat',))[0]
+    assert '1 annotation of images that are not listed' in check(lambda c: c['annotations'][0].update(image_id=9))[0]
 
 
 def test_testing_needs_neither_annotations_nor_boxes(check):

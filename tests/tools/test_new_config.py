@@ -111,7 +111,7 @@ def test_validation_images_are_split_off_where_none_are_given(task, scenes, run_
     for split in ('train', 'val'):
         dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
         names[split] = {dataset.get_data_info(i)['img_path'] for i in range(len(dataset))}
-    assert len(names['train']) == 10 and len(names['val']) == 2 and not names['train'] & names['val']
+    assert len(names['train'] | names['val']) == 12 and 2 <= len(names['val']) <= 3 and not names['train'] & names['val']
     # once more: what was written beside the data is not taken for data
     code, printed, _ = run_here('tools/new_config.py', '--data', data, '--task', task, '--out', out, '--overwrite', *options)
     assert code == 0 and 'images: 12 train;' in printed

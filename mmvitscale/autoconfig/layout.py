@@ -1,0 +1,126 @@
+"""Folders, splits and images of a user's data, whatever their format."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from PIL import Image, UnidentifiedImageError
+
+from mmvitscale.datasets.image_size import check_image_size
+from mmvitscale.errors import InputError
+
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+SPLITS = dict(train=('train', 'training'), val=('val', 'valid', 'validation'), test=('test', 'testing'))
+MASK_FOLDERS = re.compile(r'mask|label|annotation|segmentation|gtfine|ground', re.IGNORECASE)
+_DEPTH = 3  # folders below the given one that are looked into
+PART = 'part_of'  # key of a COCO file that was made of another one, beside a config
+
+
+@dataclass
+class Split:
+    """Part of a data set: where its images and its ground truth are (a COCO file, or a folder of masks), and its images by
+    name, relative to the folder (without suffix for masks).
+
+    labels: the classes in each image, by its name. listed: a file with the names, where the folder holds others. content: what
+    a COCO file should hold, where it does not. image_suffix, mask_suffix: what follows a name in the folders of images and
+    masks.
+    """
+
+    images: Path
+    ground_truth: Path
+    names: list[str]
+    labels: dict[str, set[Hashable]] = field(default_factory=dict)
+    listed: Path | None = None
+    content: dict | None = None
+    image_suffix: str = ''
+    mask_suffix: str = ''
+
+
+@dataclass
+class InspectedDataset:
+    """A data set as it was found.
+
+    task: segmentation, detection or instance. splits: train, and val and test where there are any. size: (height, width) of
+    the middle image. smallest: the shortest side of all. zero_is_unknown: masks hold 0 where nothing is known, and the classes
+    begin at 1. lines: what a user wants to know. notes: what a user should look at.
+    """
+
+    task: str
+    root: Path
+    classes: list[str]
+    splits: dict[str, Split]
+    size: tuple[int, int]
+    smallest: int
+    zero_is_unknown: bool = False
+    lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Those that there are twice."""
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def split_of(path: Path, root: Path) -> str | None:
+    """Which split a file or folder belongs to, by the last part of its name below the root that names one."""
+    for part in reversed(path.relative_to(root).parts):
+        words = set(re.split(r'[^a-z]+', Path(part).stem.lower()))
+        for split, names in SPLITS.items():
+            if words & set(names):
+                return split
+    return None
+
+
+def folders_of(root: Path) -> list[Path]:
+    """The root and the folders below it, down to a few levels."""
+    below = [path for path in sorted(root.rglob('*')) if path.is_dir() and len(path.relative_to(root).parts) <= _DEPTH]
+    return [root, *(path for path in below if not any(part.startswith('.') for part in path.relative_to(root).parts))]
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width), of an image as OpenMMLab reads it: turned as its EXIF data say."""
+    check_image_size(path)
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InputError(f'{path} cannot be read as an image ({type(error).__name__}); repair or remove it') from error
+    return (width, height) if turned else (height, width)
+
+
+def middle(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """(height, width) of all images -> the medians."""
+    return int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
+
+
+def describe_images(splits: dict[str, Split], sizes: Sequence[tuple[int, int]]) -> str:
+    """A line of numbers and sizes, (height, width)."""
+    counts = ', '.join(f'{len(split.names)} {name}' for name, split in splits.items())
+    shortest, longest = min(map(min, sizes)), max(map(max, sizes))
+    return f'images: {counts}; {middle(sizes)[0]} x {middle(sizes)[1]} in the middle, sides of {shortest} to {longest}'
+
+
+def shared_images(some: Iterable[Path], others: Iterable[Path]) -> list[Path]:
+    """Those of others whose content is among some. Files of one length are read."""
+    by_length: dict[int, list[Path]] = {}
+    for path in some:
+        by_length.setdefault(path.stat().st_size, []).append(path)
+    digests: dict[int, set[str]] = {}
+    found = []
+    for path in others:
+        length = path.stat().st_size
+        if length in by_length:
+            if length not in digests:
+                digests[length] = {_digest(own) for own in by_length[length]}
+            if _digest(path) in digests[length]:
+                found.append(path)
+    return found
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,130 @@
+"""COCO's evaluation of annotation files as people have them: ids from 0, without ``iscrowd``, several files at once.
+
+pycocotools marks a match with the id of its annotation, so that one of id 0 counts as missed (cocoapi#332), and reads
+``iscrowd`` of each. mmdet's metrics read a single file, whatever data sets are evaluated.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mmvitscale.config.view import ConfigView, plain_datasets
+from mmvitscale.datasets.coco_masks import polygons_of
+from mmvitscale.errors import InputError
+from mmvitscale.registry import type_name
+
+
+def evaluated_files(cfg: Config, split: str) -> list[tuple[Path, Path]]:
+    """Annotation file and folder of images of each data set of a split that has such a file."""
+    found = []
+    for loader in ConfigView(cfg).loaders(split):
+        for dataset in plain_datasets(loader.dataset):
+            root, prefix = Path(dataset.get('data_root') or ''), dataset.get('data_prefix') or {}
+            if isinstance(dataset.get('ann_file'), (str, Path)) and dataset.ann_file:
+                found.append((root / dataset.ann_file, root / (prefix.get('img', '') if isinstance(prefix, dict) else prefix)))
+    return found
+
+
+def _listed(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
+
+
+def check_evaluator(cfg: Config, split: str) -> None:
+    """Raise InputError unless an evaluator with annotation files of its own reads those of its data sets."""
+    files = [file.absolute() for file, _ in evaluated_files(cfg, split)]
+    for evaluator in _listed(cfg.get(f'{split}_evaluator')):
+        for own in _listed(evaluator.get('ann_file')):
+            if files and Path(own).absolute() not in files:
+                raise InputError(
+                    f'{split}_evaluator reads {own}, but the {split} data set {files[0]}; give both the same ann_file'
+                )
+
+
+def without_further_files(evaluator: Any) -> Any:
+    """An evaluator's config as mmdet can build it: with the first of several annotation files."""
+    if isinstance(evaluator, (list, tuple)):
+        return [without_further_files(item) for item in evaluator]
+    if isinstance(evaluator, dict) and type_name(evaluator).endswith('CocoMetric'):
+        files = _listed(evaluator.get('ann_file'))
+        return ConfigDict({**evaluator, 'ann_file': str(files[0]) if files else None})
+    return evaluator
+
+
+def complete_ground_truth(metric: Any, files: Sequence[tuple[Path, Path]]) -> None:
+    """Let a metric of mmdet's (CocoMetric or one derived from it) score all annotations of all files of its data sets.
+
+    Args:
+        metric: as mmdet has built it; others are left alone.
+        files: annotation file and folder of images of each data set; the metric has read the first that it was given.
+
+    Raises:
+        InputError: for files that list the same image, or other categories.
+    """
+    if not hasattr(metric, 'results2json'):
+        return
+    if len(files) > 1:
+        metric._coco_api, ids = _merged(files)
+        metric.process = _with_ids(metric.process, ids)
+    api: Any = metric._coco_api
+    if api is None:
+        return
+    sizes = {image['id']: (image['height'], image['width']) for image in api.dataset['images']}
+    for number, item in enumerate(api.dataset.get('annotations', []), start=1):
+        item['id'], item['iscrowd'] = number, int(item.get('iscrowd') or 0)
+        if isinstance(item.get('segmentation'), list):
+            parts = polygons_of(item['segmentation'])
+            height, width = sizes.get(item['image_id'], (1, 1))
+            item['segmentation'] = parts or dict(counts=[height * width], size=[height, width])
+    _index(api)
+
+
+def _index(api: Any) -> None:
+    """As mmdet's own class does when it has read a file."""
+    api.createIndex()
+    api.img_ann_map, api.cat_img_map = api.imgToAnns, api.catToImgs
+
+
+def _merged(files: Sequence[tuple[Path, Path]]) -> tuple[Any, dict[str, int]]:
+    """One ground truth of several files, with image ids from 1, and the id of each image by its path."""
+    from mmdet.datasets.api_wrappers import COCO
+
+    whole: dict[str, list] = dict(images=[], annotations=[], categories=[])
+    ids: dict[str, int] = {}
+    for file, folder in files:
+        content = COCO(str(file)).dataset
+        categories = content['categories']
+        whole['categories'] = whole['categories'] or categories
+        if [item['name'] for item in categories] != [item['name'] for item in whole['categories']]:
+            raise InputError(
+                f'{file} has other categories, or in another order, than {files[0][0]}; data sets that are evaluated together '
+                'need the same'
+            )
+        category_ids = {own['id']: first['id'] for own, first in zip(categories, whole['categories'])}
+        image_ids = {}
+        for image in content['images']:
+            path = os.path.abspath(folder / image['file_name'])
+            if path in ids:
+                raise InputError(f'{path} is listed twice in the data sets that are evaluated ({file}); list it once')
+            ids[path] = image_ids[image['id']] = len(ids) + 1
+            whole['images'].append({**image, 'id': ids[path]})
+        for item in content.get('annotations', []):
+            if item['image_id'] in image_ids and item['category_id'] in category_ids:
+                changed = dict(image_id=image_ids[item['image_id']], category_id=category_ids[item['category_id']])
+                whole['annotations'].append({**item, **changed})
+    api = COCO()
+    api.dataset = whole
+    return api, ids
+
+
+def _with_ids(process: Callable, ids: dict[str, int]) -> Callable:
+    """A metric's ``process`` that knows images by their path: ids are unique within a file only."""
+
+    def process_with_ids(data_batch: Any, data_samples: Sequence[dict]) -> None:
+        for sample in data_samples:
+            sample['img_id'] = ids[os.path.abspath(sample['img_path'])]
+        process(data_batch, data_samples)
+
+    return process_with_ids
