@@ -169,6 +169,10 @@ def _image_folder(file: Path, names: Sequence[str], root: Path, split: str) -> P
     found = max(folders, key=lambda folder: sum((folder / name).is_file() for name in some))
     if not any((found / name).is_file() for name in some):
         first = names[0] if names else 'none'
+        if '\\' in first:
+            raise InputError(
+                f'{file} has the file name {first} with backslashes, as Windows writes paths; write / in their place'
+            )
         raise InputError(
             f'none of the images that {file} lists is below {root} (the first: {first}); give the folder that '
             'holds both as --data'

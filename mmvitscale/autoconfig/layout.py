@@ -1,9 +1,10 @@
 """Folders, splits and images of a user's data, whatever their format."""
 
 import hashlib
+import os
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -76,9 +77,22 @@ def split_of(path: Path, root: Path) -> str | None:
 
 
 def folders_of(root: Path) -> list[Path]:
-    """The root and the folders below it, down to a few levels."""
-    below = [path for path in sorted(root.rglob('*')) if path.is_dir() and len(path.relative_to(root).parts) <= _DEPTH]
-    return [root, *(path for path in below if not any(part.startswith('.') for part in path.relative_to(root).parts))]
+    """The root and the folders below it, down to a few levels. Links are followed, as mmsegmentation does; hidden folders are
+    not."""
+    return [Path(place) for place, _, _ in walk(root) if len(Path(place).relative_to(root).parts) <= _DEPTH]
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As ``os.walk``, sorted, with linked folders and without hidden ones; a folder that links lead to again is passed over."""
+    seen = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        key = os.path.realpath(place)
+        if key in seen:
+            folders.clear()
+            continue
+        seen.add(key)
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        yield place, folders, sorted(files)
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from mmvitscale.autoconfig.layout import (
     middle,
     repeated,
     split_of,
+    walk,
 )
 from mmvitscale.errors import InputError, some_of
 
@@ -132,7 +133,7 @@ def _files(folder: Path) -> list[str]:
         return own
     found = [
         Path(place, name).relative_to(folder).as_posix()
-        for place, _, names in os.walk(folder, followlinks=True)
+        for place, _, names in walk(folder)
         for name in names
         if _is_image(Path(name))
     ]

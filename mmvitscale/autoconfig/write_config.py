@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil, sqrt
 from pathlib import Path
 
-from mmvitscale.autoconfig.layout import PART, InspectedDataset, Split
+from mmvitscale.autoconfig.layout import PART, InspectedDataset, Split, walk
 from mmvitscale.autoconfig.validation_split import describe_parts, stratified_part
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import write_bytes_atomically
@@ -256,7 +256,7 @@ def _with_validation(inspected: InspectedDataset, out: Path) -> tuple[dict[Path,
             ).encode()
         elif inspected.task == 'segmentation':
             # mmsegmentation takes all in the folder and in those below it: what is not of this split must not come in.
-            inside = sum(path.is_file() for path in split.images.rglob(f'*{split.image_suffix}'))
+            inside = sum(name.endswith(split.image_suffix) for _, _, files in walk(split.images) for name in files)
             if inside != len(split.names):
                 split.listed = beside(name, 'txt')
                 files[split.listed] = '\n'.join([*split.names, '']).encode()

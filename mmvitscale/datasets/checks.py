@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
-from mmvitscale.config.view import ConfigView, plain_datasets
+from mmvitscale.config.view import ConfigView, plain_datasets, values_of
 from mmvitscale.datasets.annotation_losses import Counts, Use
 from mmvitscale.datasets.coco import check_coco, read_coco
 from mmvitscale.datasets.coco_evaluation import check_evaluator
@@ -111,7 +112,9 @@ def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
             )
     if _is_coco(dataset_class):
         root = Path(dataset.get('data_root') or '')
+        metrics = cfg.get(f'{split}_evaluator') or [] if split != 'train' else []
         with_mask = any(step.get('with_mask', False) for step in dataset.get('pipeline', []))
+        with_mask = with_mask or 'segm' in [*values_of(metrics, 'metric'), *chain(*values_of(metrics, 'metric'))]
         filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}
         use = Use(split == 'train', with_mask, filters.get('min_size', 0))
         counts, notes = check_coco(root / dataset.ann_file, root / dataset.data_prefix.get('img', ''), classes, use)

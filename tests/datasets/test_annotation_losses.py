@@ -90,7 +90,7 @@ RLE = dict(size=[40, 60], counts=[100, 50, 40 * 60 - 150])
         (dict(segmentation=[[1, 2, 3, 4]]), losses.NO_POLYGON),
         (dict(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), losses.NO_POLYGON),
         (dict(image_id=2), losses.SMALL_IMAGE),
-        (dict(), None),
+        ({}, None),
         (dict(segmentation=RLE), None),
         (dict(segmentation=[[1, 2], TRIANGLE]), None),
         (dict(bbox=[50, 30, 100, 100]), None),

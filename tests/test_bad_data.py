@@ -1,0 +1,609 @@
+"""Data as people have them, given to the tools: the right value, or one sentence whose advice, followed, works.
+
+``python -m pytest tests/test_bad_data.py -rP | grep '^| '`` prints the table: input, exit status, what is said, and what comes
+of the advice.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.registry import DATASETS, init_default_scope
+
+from mmvitscale.config.loading import load_config
+from mmvitscale.config.view import ConfigView
+from mmvitscale.datasets.delivered import delivered_objects
+from tests.test_bad_input import DET, MASKS, SEG, Place, train, world  # noqa: F401  a fixture
+
+pytestmark = pytest.mark.integration
+
+TRIANGLE = [4, 4, 30, 4, 4, 30]
+
+
+class Data(Place):
+    """A place with data of its own to make, in ``root / 'own'``."""
+
+    @property
+    def own(self) -> Path:
+        return self.root / 'own'
+
+    @property
+    def config(self) -> Path:
+        return self.root / 'my.py'
+
+    def image(self, name: str, size=(48, 64), value: int | None = None) -> Path:
+        """An image of its own grey, (height, width); of a mask the class."""
+        path = self.own / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grey = len(list(self.own.rglob('*'))) if value is None else value
+        cv2.imwrite(str(path), np.full((*size, 3) if value is None else size, grey, np.uint8))
+        return path
+
+    def coco_file(self, name: str = 'train', images: int = 4, size=(48, 64), change: Callable = lambda content: None) -> Path:
+        """NAME.json with images in NAME/: an object of a in each, one of b in the first two."""
+        content = dict(images=[], annotations=[], categories=[dict(id=3, name='a'), dict(id=7, name='b')])
+        for i in range(images):
+            self.image(f'{name}/{i}.jpg', size)
+            content['images'].append(dict(id=i, file_name=f'{i}.jpg', width=size[1], height=size[0]))
+            for category in [3, 7] if i < 2 else [3]:
+                item = dict(image_id=i, category_id=category, bbox=[2, 2, 10, 8], area=80, iscrowd=0)
+                content['annotations'].append(dict(item, id=len(content['annotations'])))
+        change(content)
+        (self.own / f'{name}.json').write_text(json.dumps(content))
+        return self.own / f'{name}.json'
+
+    def masks(self, *values, split: str = 'train', suffix: str = '.png', of_image: str = '', folder: str = '') -> None:
+        """Images in images/SPLIT and masks in masks/SPLIT: a mask of two halves for each pair of values."""
+        for i, (left, right) in enumerate(values):
+            self.image(f'images/{split}{folder}/{i}{of_image}.jpg')
+            mask = np.full((48, 64), left, np.uint8)
+            mask[:, 32:] = right
+            path = self.own / f'masks/{split}{folder}/{i}{suffix}'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), mask)
+
+    def change(self, path: Path, change: Callable) -> None:
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    def new(self, task: str, *more) -> list:
+        return ['tools/new_config.py', '--data', self.own, '--task', task, '--out', self.config, *more]
+
+    def dataset(self, split: str):
+        """The data set of a split of the new config, built."""
+        cfg = load_config(str(self.config))
+        init_default_scope(ConfigView(cfg).scope)
+        return DATASETS.build(cfg[f'{split}_dataloader'].dataset)
+
+    def delivered(self, split: str = 'train') -> dict:
+        cfg = load_config(str(self.config))
+        init_default_scope('mmdet')
+        return dict(delivered_objects(cfg[f'{split}_dataloader'].dataset)[0])
+
+
+@dataclass
+class Row:
+    """prepare: makes the data and returns the command. says: the sentence. repair: follows the advice, and returns the command
+    if it is another. check: of the right value, where there is one; given the place and what was printed."""
+
+    prepare: Callable[[Data], list]
+    says: str = ''
+    repair: Callable[[Data], list | None] | None = None
+    check: Callable[[Data, str], object] | None = None
+
+
+ROWS: dict[str, Row] = {}
+
+
+def refused(name: str, prepare, says: str, repair=None):
+    ROWS[name] = Row(prepare, says, repair)
+
+
+def works(name: str, prepare, check):
+    ROWS[name] = Row(prepare, check=check)
+
+
+def look(place: Data, config: str, split: str = 'train', *options) -> list:
+    """A command that checks and draws the data of a recipe."""
+    root = place.seg if config == SEG else f'{place.det}/'
+    command = ['tools/analysis/browse_dataset.py', config, '--number', 1, '--split', split, '--out', place.root / 'out']
+    return [*command, '--cfg-options', f'data_root={root}', *options]
+
+
+def each(key: str, **values) -> Callable[[dict], None]:
+    def change(content):
+        for entry in content[key]:
+            entry.update(values)
+
+    return change
+
+
+def coco_row(name: str, says: str, bad: dict, good: dict, config: str = DET, split: str = 'train', key: str = 'annotations'):
+    """Every annotation is changed to be bad; the advice makes it good."""
+
+    def file(place):
+        return place.annotations if split == 'train' else place.det / 'annotations/instances_val2017.json'
+
+    def prepare(place):
+        place.change(file(place), each(key, **bad))
+        return look(place, config, split)
+
+    refused(name, prepare, says, lambda place: place.change(file(place), each(key, **good)))
+
+
+# --- ground truth that the loss or the evaluation would leave out
+MASK = dict(segmentation=[TRIANGLE])
+FULL = dict(segmentation=dict(size=[64, 64], counts=[100, 50, 64 * 64 - 150]))
+for name, says, bad, good, config in [
+    ('polygons of two points', 'without a polygon of three points; draw', dict(segmentation=[[1, 2, 3, 4]]), MASK, MASKS),
+    ('polygons of no point', 'without a polygon of three points; draw', dict(segmentation=[[]]), MASK, MASKS),
+    ('polygons of an odd number', 'without a polygon of three points', dict(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), MASK, MASKS),
+    (
+        'run lengths that do not fill the mask',
+        'counts of 30 pixels together, but run lengths add up to height x width, 4096',
+        dict(segmentation=dict(size=[64, 64], counts=[10, 20])),
+        FULL,
+        MASKS,
+    ),
+    (
+        'run lengths of negative numbers',
+        'negative numbers among its counts',
+        dict(segmentation=dict(size=[64, 64], counts=[4100, -4])),
+        FULL,
+        MASKS,
+    ),
+    (
+        'run lengths as a text of nothing',
+        'cannot be read .*; export the mask again',
+        dict(segmentation=dict(size=[64, 64], counts='ab\x7f')),
+        FULL,
+        MASKS,
+    ),
+    (
+        'run lengths as a text that is cut off',
+        'cannot be read|add up',
+        dict(segmentation=dict(size=[64, 64], counts='To')),
+        FULL,
+        MASKS,
+    ),
+    (
+        'masks of another size than their image',
+        r'a mask of \[32, 64\] pixels, but its image has \[64, 64\]',
+        dict(segmentation=dict(size=[32, 64], counts=[2048])),
+        FULL,
+        MASKS,
+    ),
+    ('crowds everywhere', 'marked iscrowd; set iscrowd to 0', dict(iscrowd=1), dict(iscrowd=0), DET),
+    ('annotations to ignore everywhere', 'marked ignore; set ignore to 0', dict(ignore=1), dict(ignore=0), DET),
+    ('crowds in words', "the iscrowd 'no', a text, but it is 0 or 1", dict(iscrowd='no'), dict(iscrowd=0), DET),
+    ('areas of 0', 'with an area of 0 or less; write the area', dict(area=0), dict(area=50), DET),
+    ('boxes of half a pixel', 'box of less than a pixel; a bbox is', dict(bbox=[4, 4, 9, 0.5]), dict(bbox=[4, 4, 9, 9]), DET),
+    ('boxes of negative height', 'the latter two not negative', dict(bbox=[4, 14, 9, -9]), dict(bbox=[4, 4, 9, 9]), DET),
+]:
+    coco_row(name, says, bad, good, config)
+coco_row(
+    'boxes for validation far beyond their image',
+    'would count in the evaluation: .* more than half is beyond the image; clip the boxes to their image',
+    dict(bbox=[0, 0, 640, 640]),
+    dict(bbox=[0, 0, 64, 64]),
+    split='val',
+)
+coco_row('areas for validation of 1e11', 'with an area above 1e10; write', dict(area=1e11), dict(area=50), split='val')
+coco_row(
+    'masks for validation without a polygon',
+    'would count in the evaluation: .* without a polygon',
+    dict(segmentation=[[]]),
+    MASK,
+    MASKS,
+    'val',
+)
+works(
+    'annotations without iscrowd, ids from 0',
+    lambda place: (
+        place.coco_file(change=lambda c: [item.pop('iscrowd') for item in c['annotations']]) and place.new('detection')
+    ),
+    lambda place, printed: sum(place.delivered(s)['a'] for s in ('train', 'val')) == 4,
+)
+works(
+    'images of 20 x 20 pixels',
+    lambda place: place.coco_file(size=(20, 20)) and place.new('detection'),
+    lambda place, printed: len(place.dataset('train')) == 3 and place.delivered()['b'] == 1,
+)
+refused(
+    'images smaller than the recipe trains on',
+    lambda place: look(place, DET, 'train', 'train_dataloader.dataset.filter_cfg.min_size=65'),
+    'in images smaller than min_size of filter_cfg; lower it with --cfg-options train_dataloader.dataset.filter_cfg.min_size=1',
+    lambda place: look(place, DET, 'train', 'train_dataloader.dataset.filter_cfg.min_size=1'),
+)
+refused(
+    'a data set of its first image alone',
+    lambda place: look(place, DET, 'train', 'train_dataloader.dataset.indices=[]'),
+    'no image to use|delivers none',
+    lambda place: look(place, DET),
+)
+
+
+def rare_class(place):
+    """Twenty images; b is in one alone, which every tenth image would take out of the training."""
+    place.coco_file(images=20, change=lambda c: c['annotations'].pop(3))
+    return place.new('detection')
+
+
+works(
+    'a class that is in one image of twenty',
+    rare_class,
+    lambda place, printed: (
+        place.delivered() == dict(a=18, b=1)
+        and place.delivered('val') == dict(a=2)
+        and 'no images for validation: 2 of the 20 for training were kept for it, by class' in printed
+        and 'a 18 + 2, b 1 + 0' in printed
+        and 'note: b is in too few images to be in validation' in printed
+    ),
+)
+
+
+def same_images(place):
+    place.coco_file('train')
+    place.coco_file('val')
+    for image in (place.own / 'train').iterdir():
+        shutil.copy(image, place.own / 'val')
+    return place.new('detection')
+
+
+works(
+    'the same images for training and validation',
+    same_images,
+    lambda place, printed: '4 of 4 images of val are also in training' in printed and 'keep them apart' in printed,
+)
+
+# --- tasks without anything to learn
+refused(
+    'one class under softmax',
+    lambda place: train(place, 'model.decode_head.num_classes=1', 'model.auxiliary_head.num_classes=1'),
+    'model.decode_head.loss_decode is a softmax over one class, .* set num_classes=2 with the background .* use_sigmoid=True',
+)
+
+
+def relabel(place, *values):
+    for path in (place.seg / 'annotations/training').iterdir():
+        mask = np.full((64, 64), values[0], np.uint8)
+        mask[32:] = values[-1]
+        cv2.imwrite(str(path), mask)
+
+
+def label_row(name: str, says: str, bad: tuple, good: tuple):
+    refused(name, lambda place: relabel(place, *bad) or look(place, SEG), says, lambda place: relabel(place, *good))
+
+
+label_row('label maps of 255 throughout', 'is ignored .*nothing to learn; write the number', (255,), (1, 2))
+label_row('label maps of 0 throughout, where 0 is none', 'is ignored .*reduce_zero_label', (0,), (1, 2))
+label_row('label maps of one class and 255', 'of one class .* such as 1 in place of 255', (1, 255), (1, 2))
+NAMED = ('--classes', 'ground,object')
+
+
+def mask_row(name: str, says: str, bad: tuple, good: tuple, named: tuple = NAMED, suffix: str = '.png'):
+    def repair(place):
+        shutil.rmtree(place.own)
+        place.masks(good, good)
+
+    refused(name, lambda place: place.masks(bad, bad, suffix=suffix) or place.new('segmentation', *named), says, repair)
+
+
+mask_row('masks as JPEG', 'is a JPEG, whose compression changes', (0, 1), (0, 1), suffix='.jpg')
+mask_row('masks of 0 and 128 without names', 'hold 2 values .* up to 128, .*; write 1 in place of 128', (0, 128), (0, 1), ())
+mask_row('masks of 0 and 128 with names', 'value 128, but 2 classes .*; write 1 in place of 128', (0, 128), (0, 1))
+mask_row(
+    'masks of 0 and 255 with names', r'is of class ground \(255 stands for unknown\).* 1 in place of 255', (0, 255), (0, 1)
+)
+mask_row('masks of 0 and 255 without names', 'if 255 is the object, write 1 instead', (0, 255), (0, 1), ())
+mask_row('masks of 255 throughout', 'every pixel of the masks', (255, 255), (0, 1))
+
+
+def ade20k(place):
+    for i in range(3):
+        place.image(f'images/training/ADE_train_0000000{i}.jpg')
+        mask = np.full((48, 64), 5, np.uint8)
+        mask[:20], mask[20:30] = 0, 150
+        (place.own / 'annotations/training').mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(place.own / f'annotations/training/ADE_train_0000000{i}.png'), mask)
+    return place.new('segmentation')
+
+
+works(
+    'masks of ADE20K without names',
+    ade20k,
+    lambda place, printed: len(place.dataset('train').metainfo['classes']) == 150 and place.dataset('train').reduce_zero_label,
+)
+refused(
+    'classes as a text',
+    lambda place: look(place, DET, 'train', 'train_dataloader.dataset.metainfo.classes=disc'),
+    r"classes='disc' found, a text, of which every letter would be a class; .*: classes=\('disc',\)",
+)
+refused(
+    'several files as ann_file',
+    lambda place: look(place, DET, 'train', "train_dataloader.dataset.ann_file=['a.json','b.json']"),
+    "ann_file=.*but a data set reads one file; give several as dict.type='ConcatDataset'",
+)
+refused(
+    'class weights of another length',
+    lambda place: train(place, 'model.decode_head.loss_decode.class_weight=[1.0,2.0]'),
+    'class_weight has 2 numbers, but there are 10 classes; write one for each class',
+)
+refused(
+    'class weights with a sigmoid',
+    lambda place: train(
+        place, 'model.decode_head.loss_decode.class_weight=[1.0,2.0]', 'model.decode_head.loss_decode.use_sigmoid=True'
+    ),
+    'use_sigmoid=True and class_weight.* leave class_weight out, or use softmax',
+)
+works(
+    'persistent_workers without workers',
+    lambda place: train(
+        place, 'train_cfg.val_interval=9', *(f'{s}_dataloader.persistent_workers=True' for s in ('train', 'val'))
+    ),
+    lambda place, printed: (place.root / 'out/last_checkpoint').exists(),
+)
+
+# --- files that are no file of the format
+coco_row('ids of images as text', "image_id '1', a text, but it is a whole", dict(image_id='1'), dict(image_id=1))
+coco_row('ids of categories as text', "the id '1', a text, but it is a whole", dict(id='1'), {}, key='categories')
+ROWS['ids of categories as text'].repair = lambda place: place.change(
+    place.annotations, lambda c: [entry.update(id=i + 1) for i, entry in enumerate(c['categories'])]
+)
+
+
+def rewrite(change: Callable[[bytes], bytes]) -> Callable[[Data], list]:
+    def prepare(place):
+        place.coco_file()
+        place.coco_file('val')
+        path = place.own / 'val.json'
+        path.write_bytes(change(path.read_bytes()))
+        return place.new('detection')
+
+    return prepare
+
+
+def written_again(place):
+    place.coco_file('val')
+
+
+refused('a byte order mark', rewrite(lambda text: b'\xef\xbb\xbf' + text), 'begins with a byte order mark', written_again)
+refused('a file that is cut off', rewrite(lambda text: text[:-30]), 'val.json is not JSON in UTF-8', written_again)
+refused(
+    'no file for training',
+    lambda place: place.coco_file('val') and place.new('detection'),
+    'COCO files for val .*, but none for training; give that one a name such as train.json',
+    lambda place: (place.own / 'val.json').rename(place.own / 'train.json') and None,
+)
+refused(
+    'backslashes in names of files',
+    lambda place: (
+        place.coco_file(change=lambda c: [i.update(file_name='train\\' + i['file_name']) for i in c['images']])
+        and ['tools/new_config.py', '--data', place.own / 'train.json', *place.new('detection')[3:]]
+    ),
+    'with backslashes, as Windows writes paths; write / in their place',
+    lambda place: place.change(
+        place.own / 'train.json', lambda c: [i.update(file_name=i['file_name'].replace('\\', '/')) for i in c['images']]
+    ),
+)
+
+
+# --- several files that differ
+def other_order(place):
+    place.coco_file()
+    place.coco_file('val', change=lambda c: c['categories'].reverse())
+    return place.new('detection')
+
+
+works(
+    'categories for validation in another order',
+    other_order,
+    lambda place, printed: (
+        place.delivered('val') == dict(a=4, b=2)
+        and load_config(str(place.config)).val_evaluator.ann_file.endswith('my_val.json')
+        and 'in another order than' in printed
+    ),
+)
+refused(
+    'classes of a config in another order',
+    lambda place: look(
+        place, DET, 'train', "train_dataloader.dataset.metainfo.classes=['star','disc','square','triangle','ring','cross']"
+    ),
+    'labels are numbered in the order of the file; write classes and, where files differ, the list of categories in one order',
+    lambda place: place.change(
+        place.annotations, lambda c: c['categories'].sort(key=lambda category: category['name'] != 'star')
+    ),
+)
+
+
+def other_suffix(place):
+    place.masks((0, 1), (1, 2))
+    place.masks((0, 2), split='val', suffix='_label.png')
+    return place.new('segmentation', '--classes', 'a,b,c')
+
+
+works(
+    'masks for validation with another suffix',
+    other_suffix,
+    lambda place, printed: (
+        'images: 2 train, 1 val' in printed
+        and Path(place.dataset('val').get_data_info(0)['seg_map_path']).is_file()
+        and Path(place.dataset('train').get_data_info(0)['seg_map_path']).is_file()
+    ),
+)
+
+
+def cities(place, kind='labelTrainIds'):
+    for split in ('train', 'val'):
+        for city in ('aachen', 'bochum'):
+            for i in range(2):
+                place.image(f'leftImg8bit/{split}/{city}/{city}_{i}_leftImg8bit.png')
+                mask = np.full((48, 64), i, np.uint8)
+                mask[:9], mask[9:20] = 255, 18
+                for suffix in (kind, 'color', 'instanceIds'):
+                    path = place.own / f'gtFine/{split}/{city}/{city}_{i}_gtFine_{suffix}.png'
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    cv2.imwrite(str(path), mask)
+    return place.new('segmentation')
+
+
+works(
+    'folders of cities, as Cityscapes has them',
+    cities,
+    lambda place, printed: (
+        'images: 4 train, 4 val' in printed
+        and len(place.dataset('train').metainfo['classes']) == 19
+        and all(Path(place.dataset(s).get_data_info(3)['seg_map_path']).is_file() for s in ('train', 'val'))
+    ),
+)
+refused(
+    'Cityscapes without labelTrainIds',
+    lambda place: cities(place, 'labelIds'),
+    'run csCreateTrainIdLabelImgs of the package cityscapesscripts, which writes',
+    lambda place: cities(place),
+)
+
+
+# --- names that are no names to a config
+def named(*names):
+    def prepare(place):
+        place.masks(*[(i, i + 1) for i in range(len(names) - 1)])
+        (place.own / 'classes.txt').write_text('\n'.join(names))
+        return place.new('segmentation')
+
+    return prepare
+
+
+for text in ('{{$HOME:x}}', '{{ _base_.x }}', '{{ fileDirname }}', "it's", '$a^b$', 'a\\nb', '100%', '{x}'):
+    works(
+        f'a class called {text}',
+        named('ground', text, 'sky'),
+        lambda place, printed, text=text: place.dataset('train').metainfo['classes'] == ('ground', text, 'sky'),
+    )
+
+
+def named_folder(name):
+    def prepare(place):
+        place.masks((0, 1), (1, 0))
+        place.own.rename(place.root / name)
+        return ['tools/new_config.py', '--data', place.root / name, *place.new('segmentation', *NAMED)[3:]]
+
+    return prepare
+
+
+for name in ('{{ fileDirname }}', 'with\nline', "it's {x}", 'täglich'):
+    works(
+        f'a folder called {name!r}',
+        named_folder(name),
+        lambda place, printed: Path(place.dataset('train').get_data_info(0)['img_path']).is_file(),
+    )
+works(
+    'a class with a comma',
+    lambda place: place.masks((0, 1), (1, 0)) or place.new('segmentation', '--classes', 'ground,"boat, small"'),
+    lambda place, printed: place.dataset('train').metainfo['classes'] == ('ground', 'boat, small'),
+)
+
+
+# --- habits
+def linked(place):
+    place.masks((0, 1), (1, 0))
+    for kind in ('images', 'masks'):
+        (place.root / f'elsewhere_{kind}').mkdir()
+        (place.own / kind / 'train').rename(place.root / f'elsewhere_{kind}/train')
+        (place.own / kind / 'train').symlink_to(place.root / f'elsewhere_{kind}/train')
+        (place.own / kind / 'loop').symlink_to(place.own)
+    return place.new('segmentation', *NAMED)
+
+
+works('folders that are links', linked, lambda place, printed: 'images: 2 train' in printed)
+
+
+def resource_forks(place):
+    place.masks((0, 1), (1, 0))
+    for folder in ('images/train', 'masks/train'):
+        for file in list((place.own / folder).iterdir()):
+            file.with_name(f'._{file.name}').write_bytes(b'\x00\x05\x16\x07')
+    return place.new('segmentation', *NAMED)
+
+
+works(
+    'files of a Mac beside the images',
+    resource_forks,
+    lambda place, printed: len(place.dataset('train')) + len(place.dataset('val')) == 2,
+)
+works(
+    'a file called stuffed_animals_train.json',
+    lambda place: place.coco_file('stuffed_animals_train') and place.new('detection'),
+    lambda place, printed: len(place.dataset('train')) == 3,
+)
+works(
+    'flat polygons where boxes are learned',
+    lambda place: place.coco_file(change=each('annotations', segmentation=[1, 2, 3, 4, 5, 6])) and place.new('detection'),
+    lambda place, printed: place.delivered()['a'] == 3,
+)
+
+
+def steps_of(place, split='train'):
+    return {step.type: step for step in load_config(str(place.config))[f'{split}_dataloader'].dataset.pipeline}
+
+
+works(
+    'photographs, in which up is up',
+    lambda place: place.coco_file() and place.new('detection'),
+    lambda place, printed: steps_of(place)['RandomFlip'].direction == 'horizontal',
+)
+works(
+    'images of 600 pixels on a GPU',
+    lambda place: place.coco_file(size=(600, 700)) and place.new('detection', '--gpu-memory', 7),
+    lambda place, printed: (
+        max(s for _, s in steps_of(place)['RandomChoiceResize'].scales) == steps_of(place, 'test')['Resize'].scale[1]
+    ),
+)
+
+
+def own_parts(place):
+    place.coco_file()
+    place.file('my_train.json', '{"mine": 1}')
+    return place.new('detection', '--overwrite')
+
+
+refused(
+    "a file of the user's beside the config",
+    own_parts,
+    'my_train.json is there already and was not written with my.py; choose another name',
+    lambda place: [*place.new('detection')[:-1], place.root / 'other.py'],
+)
+
+
+@pytest.mark.parametrize('name', ROWS)
+def test_data_give_the_right_value_or_a_sentence_whose_advice_works(name, world, tmp_path, run_here):  # noqa: F811
+    shutil.copytree(world.root / 'data', tmp_path / 'data')
+    place = Data(tmp_path, tmp_path / 'data/ADEChallengeData2016', tmp_path / 'data/coco', world.checkpoint)
+    row = ROWS[name]
+    command = row.prepare(place)
+    mine = {path: path.read_bytes() for path in place.root.rglob('*.json') if path.parent == place.root}
+    code, output, errors = run_here(*map(str, command))
+    assert 'Traceback' not in output + errors, errors
+    if row.check is not None:
+        print(f'| {name} | {code} | works |  |')
+        assert code == 0, errors
+        assert row.check(place, output)
+        return
+    said = [line for line in errors.splitlines() if line.startswith('error: ')]
+    advised = ''
+    if row.repair is not None:
+        again = row.repair(place) or command
+        after, output, errors = run_here(*map(str, again))
+        advised = f'followed: {after}'
+        assert after == 0, output + errors
+    print(f'| {name} | {code} | {" ".join(said)} | {advised} |'.replace(str(tmp_path), 'D'))
+    assert code == 1 and len(said) == 1, (code, said)
+    assert re.search(row.says, said[0]), said[0]
+    assert all(path.read_bytes() == content for path, content in mine.items())
