@@ -568,6 +568,174 @@ works(
 )
 
 
+# --- what looks like a mistake
+def corners(content):
+    for item in content['annotations']:
+        item['bbox'] = [30, 20, 60, 40]  # left, top, right, bottom
+
+
+works(
+    'boxes of corners',
+    lambda place: place.coco_file(change=corners) and place.new('detection'),
+    lambda place, printed: (
+        '6 of 6 boxes reach beyond their image (ids 0, 1, 2, ...); clip them' in printed
+        and '[left, top, right, bottom] in place of [left, top, width, height]' in printed
+    ),
+)
+
+
+def doubled(content):
+    content['annotations'] += [dict(item, id=item['id'] + 100) for item in content['annotations']]
+    content['images'].append(dict(content['images'][0], id=77))
+
+
+works(
+    'annotations and images that are listed twice',
+    lambda place: place.coco_file(change=doubled) and place.new('detection'),
+    lambda place, printed: '6 annotations repeat another one' in printed and '1 images are listed twice (0.jpg)' in printed,
+)
+
+
+def many_objects(content):
+    for i in range(300):
+        content['annotations'].append(dict(content['annotations'][0], id=1000 + i, bbox=[i % 50, i // 50, 10, 8]))
+
+
+for task, more in (('detection', ()), ('instance', ('--gpu-memory', 24))):
+    works(
+        f'300 objects in an image, {task}',
+        lambda place, task=task, more=more: (
+            place.coco_file(change=lambda c: many_objects(c) or each('annotations', segmentation=[TRIANGLE])(c))
+            and place.new(task, *more)
+        ),
+        lambda place, printed, task=task: (
+            (lambda test: test if task == 'detection' else test.rcnn)(load_config(str(place.config)).model.test_cfg).max_per_img
+            == 500
+            and 'an image has 302 objects: up to 500 are predicted' in printed
+        ),
+    )
+coco_row(
+    'polygons in shares of the image',
+    'a polygon in shares of the image, but polygons are in pixels; multiply with its size',
+    dict(segmentation=[[0.1, 0.1, 0.5, 0.1, 0.1, 0.5]]),
+    MASK,
+    MASKS,
+)
+coco_row(
+    'boxes in shares of the image',
+    'with a box of less than a pixel; a bbox is .* in pixels',
+    dict(bbox=[0.1, 0.1, 0.2, 0.2]),
+    dict(bbox=[6, 6, 12, 12]),
+)
+coco_row(
+    'ids of categories as fractions', "the category_id '3.0', but it is a whole", dict(category_id=3.0), dict(category_id=1)
+)
+coco_row(
+    'sizes that are not those of the images',
+    'says that .* is 48 x 64, but it is 64 x 64; export the annotations again',
+    dict(width=48),
+    dict(width=64),
+    key='images',
+)
+refused(
+    'a test without annotations',
+    lambda place: (
+        place.change(place.det / 'annotations/instances_val2017.json', lambda c: c.update(annotations=[]))
+        or look(place, DET, 'val')
+    ),
+    'has no annotation of any class, so there is nothing to compare predictions with; tools/predict.py writes them',
+)
+refused(
+    'labels left out by the heads alone',
+    lambda place: train(place, 'model.decode_head.ignore_index=0', 'model.auxiliary_head.ignore_index=0'),
+    'labels that are left out differ .*head 1 0, .*seg_pad_val 255.*; give ignore_index of every head',
+    lambda place: train(
+        place,
+        'train_cfg.val_interval=9',
+        'model.decode_head.ignore_index=0',
+        'model.auxiliary_head.ignore_index=0',
+        'model.data_preprocessor.seg_pad_val=0',
+        'val_evaluator.ignore_index=0',
+    ),
+)
+
+
+def three_bands(place):
+    import tifffile
+
+    place.masks((0, 1), (1, 0))
+    for file in list((place.own / 'images/train').iterdir()):
+        pixels = np.random.default_rng(0).integers(0, 60000, (48, 64, 3), np.uint16)
+        pixels[0, 0] = int(file.stem)  # no two are the same
+        tifffile.imwrite(file.with_suffix('.tif'), pixels, photometric='minisblack', planarconfig='contig')
+        file.unlink()
+    return place.new('segmentation', *NAMED)
+
+
+works(
+    'images that Pillow does not know and OpenCV does',
+    three_bands,
+    lambda place, printed: 'images: 2 train; 48 x 64' in printed,
+)
+
+
+def floating(place):
+    import tifffile
+
+    place.masks((0, 1), (1, 0))
+    for file in list((place.own / 'images/train').iterdir()):
+        tifffile.imwrite(file.with_suffix('.tif'), np.full((48, 64), int(file.stem), np.float32))
+        file.unlink()
+    return place.new('segmentation', *NAMED)
+
+
+refused(
+    'images of floating-point values',
+    floating,
+    'floating-point values, which the loaders of images do not take; convert it to 8 bits, or load it with',
+    lambda place: [path.unlink() for path in (place.own / 'images/train').iterdir()] and place.masks((0, 1), (1, 0)),
+)
+
+
+def other_training(place):
+    """A checkpoint of the same classes in another order."""
+    import torch
+
+    content = torch.load(place.checkpoint, weights_only=False)
+    classes = list(load_config(SEG).test_dataloader.dataset.metainfo.classes)
+    content['meta']['dataset_meta'] = dict(classes=classes[::-1])
+    torch.save(content, place.root / 'other.pth')
+    command = train(place)
+    return ['tools/test.py', SEG, place.root / 'other.pth', *command[2:]]
+
+
+refused(
+    'a checkpoint of the same classes in another order',
+    other_training,
+    'was trained with the classes star, cross, ring, ... in this order, but the data set has stripes, checks, dots',
+)
+
+
+def twelve_bits(place):
+    place.masks((0, 1), (1, 0))
+    for file in list((place.own / 'images/train').iterdir()):
+        cv2.imwrite(str(file.with_suffix('.png')), np.full((48, 64), 3000 + int(file.stem), np.uint16))
+        file.unlink()
+    return place.new('segmentation', *NAMED)
+
+
+works(
+    'images of 12 bits in 16',
+    twelve_bits,
+    lambda place, printed: 'take the upper 8 bits, so that little is left; scale the images to 8 bits' in printed,
+)
+works(
+    'key points alone',
+    lambda place: place.coco_file('person_keypoints_train2017') and place.new('detection'),
+    lambda place, printed: len(place.dataset('train')) == 3,
+)
+
+
 def own_parts(place):
     place.coco_file()
     place.file('my_train.json', '{"mine": 1}')

@@ -13,17 +13,17 @@ from mmvitscale.autoconfig.layout import (
     Split,
     describe_images,
     folders_of,
-    image_size,
     middle,
     repeated,
     split_of,
 )
 from mmvitscale.datasets.annotation_losses import Use, find_losses
-from mmvitscale.datasets.coco import check_content, check_entries, read_coco
+from mmvitscale.datasets.coco import check_content, check_entries, check_sizes, read_coco
 from mmvitscale.errors import InputError, some_of
 
 # COCO's own files of other tasks.
 _OTHER_TASKS = re.compile(r'(captions|person_keypoints|panoptic|stuff|image_info)_(train|val|test|unlabeled)')
+_KEY_POINTS = re.compile(r'(captions|panoptic|stuff|image_info)_(train|val|test|unlabeled)')
 
 
 def inspect_coco(path: Path, task: str, classes: Sequence[str] | None) -> InspectedDataset:
@@ -33,6 +33,8 @@ def inspect_coco(path: Path, task: str, classes: Sequence[str] | None) -> Inspec
     if root.name == 'annotations' and not path.is_dir():
         root = root.parent  # COCO's own layout, with the images beside that folder
     found = coco_files(root) if path.is_dir() else {path: read_coco(path)}
+    if not found:
+        found = coco_files(root, _KEY_POINTS)  # which have boxes and masks, too
     if not found:
         masks = [folder for folder in folders_of(root) if MASK_FOLDERS.search(folder.name)]
         hint = f'for the masks in {masks[0]} use --task segmentation' if masks else 'export the annotations in COCO format'
@@ -60,6 +62,7 @@ def inspect_coco(path: Path, task: str, classes: Sequence[str] | None) -> Inspec
     for split, content in contents.items():
         images = [image['file_name'] for image in content['images']]
         folder = _image_folder(chosen[split], images, root, split_of(chosen[split], root) or split)
+        check_sizes(content['images'], folder, chosen[split], skip_unreadable=False)
         ordered = _in_order(content, order)
         use = Use(split == 'train', task == 'instance')
         notes += check_content(ordered, chosen[split], folder, names, use)[1]
@@ -70,9 +73,11 @@ def inspect_coco(path: Path, task: str, classes: Sequence[str] | None) -> Inspec
                 f'{chosen[split]} has its categories in another order than {chosen["train"]}, in which labels are numbered: a '
                 'copy in the order of the latter is written beside the config'
             )
-        sizes += _check_sizes(content['images'], folder, chosen[split])
+        sizes += [(image['height'], image['width']) for image in content['images']]
     lines = [describe_images(splits, sizes), *_describe_boxes(contents['train'], names)]
-    return InspectedDataset(task, root, names, splits, middle(sizes), min(map(min, sizes)), lines=lines, notes=notes)
+    per_image = Counter(item['image_id'] for content in contents.values() for item in content['annotations'])
+    most = max(per_image.values())
+    return InspectedDataset(task, root, names, splits, middle(sizes), min(map(min, sizes)), most, lines=lines, notes=notes)
 
 
 def _in_order(content: dict, names: Sequence[str]) -> dict:
@@ -101,13 +106,13 @@ def _check_lists(content: dict, path: Path) -> None:
     check_entries(content, path)
 
 
-def coco_files(root: Path) -> dict[Path, dict]:
+def coco_files(root: Path, passed_over: re.Pattern = _OTHER_TASKS) -> dict[Path, dict]:
     """The files below the root with boxes in COCO's form, and what they hold; captions and key points are COCO's own further
     files."""
     found = {}
     for folder in folders_of(root):
         for file in sorted(folder.glob('*.json')):
-            if _OTHER_TASKS.match(file.name) or file.name.startswith('._'):
+            if passed_over.match(file.name) or file.name.startswith('._'):
                 continue
             try:
                 content = read_coco(file)
@@ -178,18 +183,6 @@ def _image_folder(file: Path, names: Sequence[str], root: Path, split: str) -> P
             'holds both as --data'
         )
     return found
-
-
-def _check_sizes(images: Sequence[dict], folder: Path, file: Path) -> list[tuple[int, int]]:
-    """(height, width) of all; some are compared with the files themselves."""
-    for image in images[:: max(1, len(images) // 50)]:
-        height, width = image_size(folder / image['file_name'])
-        if (height, width) != (image['height'], image['width']):
-            raise InputError(
-                f'{file} says that {image["file_name"]} is {image["width"]} x {image["height"]}, but it is '
-                f'{width} x {height}; export the annotations again, from these images'
-            )
-    return [(image['height'], image['width']) for image in images]
 
 
 def _describe_boxes(content: dict, names: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmvitscale.autoconfig.coco_folders import inspect_coco
-from mmvitscale.autoconfig.layout import InspectedDataset, repeated, shared_images
+from mmvitscale.autoconfig.layout import InspectedDataset, dark_image, repeated, shared_images
 from mmvitscale.autoconfig.mask_folders import inspect_masks
 from mmvitscale.errors import InputError, some_of
 
@@ -32,4 +32,10 @@ def inspect_dataset(data: str, task: str, classes: Sequence[str] | None = None) 
                 f'{len(shared)} of {len(paths[name])} images of {name} are also in training (the first: {shared[0]}), so the '
                 'score says nothing of new images; keep them apart'
             )
+    dark = dark_image(paths['train'])
+    if dark is not None:
+        found.notes.append(
+            f'{dark} has 16 bits a pixel and values of less than a sixteenth of their range: the loaders of images take the '
+            'upper 8 bits, so that little is left; scale the images to 8 bits, or load them with mmvitscale.LoadMultispectralImage'
+        )
     return found

@@ -5,14 +5,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from PIL import Image, UnidentifiedImageError
-
-from mmvitscale.datasets.image_size import check_image_size
-from mmvitscale.errors import InputError
+from PIL import Image
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 SPLITS = dict(train=('train', 'training'), val=('val', 'valid', 'validation'), test=('test', 'testing'))
@@ -45,9 +43,9 @@ class Split:
 class InspectedDataset:
     """A data set as it was found.
 
-    task: segmentation, detection or instance. splits: train, and val and test where there are any. size: (height, width) of
-    the middle image. smallest: the shortest side of all. zero_is_unknown: masks hold 0 where nothing is known, and the classes
-    begin at 1. lines: what a user wants to know. notes: what a user should look at.
+    task: segmentation, detection or instance. splits: train, and val and test where there are any. size: (height, width)
+    of the middle image. smallest: the shortest side of all. most_objects: in one image. zero_is_unknown: masks hold 0 where
+    nothing is known, and the classes begin at 1. lines: what a user wants to know. notes: what a user should look at.
     """
 
     task: str
@@ -56,6 +54,7 @@ class InspectedDataset:
     splits: dict[str, Split]
     size: tuple[int, int]
     smallest: int
+    most_objects: int = 0
     zero_is_unknown: bool = False
     lines: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -95,18 +94,6 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         yield place, folders, sorted(files)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width), of an image as OpenMMLab reads it: turned as its EXIF data say."""
-    check_image_size(path)
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(f'{path} cannot be read as an image ({type(error).__name__}); repair or remove it') from error
-    return (width, height) if turned else (height, width)
-
-
 def middle(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """(height, width) of all images -> the medians."""
     return int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
@@ -134,6 +121,15 @@ def shared_images(some: Iterable[Path], others: Iterable[Path]) -> list[Path]:
             if _digest(path) in digests[length]:
                 found.append(path)
     return found
+
+
+def dark_image(paths: Sequence[Path]) -> Path | None:
+    """The first of some twenty images with 16 bits a pixel whose values would not fill 12."""
+    for path in paths[:: max(1, len(paths) // 20)]:
+        with suppress(OSError, ValueError, Image.DecompressionBombError), Image.open(path) as image:
+            if image.mode.startswith('I;16') and image.getextrema()[1] < 4096:
+                return path
+    return None
 
 
 def _digest(path: Path) -> str:

@@ -17,12 +17,12 @@ from mmvitscale.autoconfig.layout import (
     Split,
     describe_images,
     folders_of,
-    image_size,
     middle,
     repeated,
     split_of,
     walk,
 )
+from mmvitscale.datasets.image_size import image_size
 from mmvitscale.errors import InputError, some_of
 
 UNKNOWN = 255  # the value of a mask's pixel whose class is not known
@@ -73,7 +73,7 @@ def inspect_masks(root: Path, classes: Sequence[str] | None) -> InspectedDataset
         for split in splits.values():
             split.labels = {name: found - {0} for name, found in split.labels.items()}
     smallest = min(map(min, sizes))
-    return InspectedDataset('segmentation', root, names, splits, middle(sizes), smallest, zero_is_unknown, lines, notes)
+    return InspectedDataset('segmentation', root, names, splits, middle(sizes), smallest, 0, zero_is_unknown, lines, notes)
 
 
 def _image_and_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:

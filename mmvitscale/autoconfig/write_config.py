@@ -26,6 +26,7 @@ _HEADS = {
     'mask': 'roi_head=dict(bbox_head=dict(num_classes={n}), mask_head=dict(num_classes={n}))',
     'upernet': 'decode_head=dict(num_classes={n}), auxiliary_head=dict(num_classes={n})',
 }
+_MOST_OBJECTS = 100  # that mmdetection's recipes predict in an image
 _LEAST_SIDE = 32  # of images that mmdetection's recipes train on
 _CROPS = (640, 512, 384, 256)
 _LEAST_BATCH, _MOST_BATCH = 2, 16  # BatchNorm in the heads of segmentation wants two
@@ -196,7 +197,7 @@ def write_config(
         classes=literal(tuple(inspected.classes)),
         crop=plan.crop,
         window=plan.crop // 32 if plan.crop and memory is not None else 8,
-        heads=head.format(n=len(inspected.classes)),
+        heads=head.format(n=len(inspected.classes)) + _more_objects(plan, inspected.most_objects),
         pipelines='\n'.join(_mask_pipelines(plan, memory) if segmentation else _box_pipelines(plan, memory)),
         image_suffix=literal(inspected.splits['train'].image_suffix),
         mask_suffix=literal(inspected.splits['train'].mask_suffix),
@@ -208,6 +209,19 @@ def write_config(
         write_bytes_atomically(path, content)
     write_bytes_atomically(out, text.encode())
     return [*lines, *plan.messages]
+
+
+def _more_objects(plan: Plan, most: int) -> str:
+    """What lets a detector give more than the 100 objects of COCO's recipes, where images have more."""
+    if most <= _MOST_OBJECTS:
+        return ''
+    limit = f'max_per_img={100 * ceil(most * 1.5 / 100)}'
+    plan.messages.append(f'an image has {most} objects: up to {limit.split("=")[1]} are predicted in each')
+    return (
+        f', test_cfg=dict({limit})'
+        if 'retinanet' in plan.recipe
+        else f', test_cfg=dict(rpn=dict(nms_pre=2000, max_per_img=2000), rcnn=dict({limit}))'
+    )
 
 
 def literal(value: object) -> str:

@@ -40,6 +40,30 @@ def check_losses(cfg: Config) -> None:
     _check_losses(cfg.get('model'), 'model')
 
 
+def check_ignored_labels(cfg: Config) -> None:
+    """Raise InputError where the parts of a segmentation leave out different labels: heads, padding of label maps, and the
+    evaluation."""
+    model = cfg.get('model') or {}
+    heads = [head for key in ('decode_head', 'auxiliary_head') for head in _as_list(model.get(key)) if isinstance(head, dict)]
+    if cfg.get('default_scope') != 'mmseg' or not heads:
+        return
+    parts = {f'ignore_index of head {i + 1}': head.get('ignore_index', 255) for i, head in enumerate(heads)}
+    parts['data_preprocessor.seg_pad_val'] = (model.get('data_preprocessor') or {}).get('seg_pad_val', 255)
+    for metric in _as_list(cfg.get('val_evaluator')):
+        if type_name(metric) == 'IoUMetric':
+            parts['val_evaluator.ignore_index'] = metric.get('ignore_index', 255)
+    if len(set(parts.values())) > 1:
+        found = ', '.join(f'{name} {value}' for name, value in parts.items())
+        raise InputError(
+            f'labels that are left out differ ({found}); give ignore_index of every head, data_preprocessor.seg_pad_val and '
+            'val_evaluator.ignore_index one value, or write 255 in the label maps'
+        )
+
+
+def _as_list(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
+
+
 def _check_losses(part: Any, path: str) -> None:
     if isinstance(part, (list, tuple)):
         for index, item in enumerate(part):

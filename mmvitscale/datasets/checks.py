@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS
 from mmvitscale.config.view import ConfigView, plain_datasets, values_of
 from mmvitscale.datasets.annotation_losses import Counts, Use
 from mmvitscale.datasets.coco import check_coco, read_coco
-from mmvitscale.datasets.coco_evaluation import check_evaluator
+from mmvitscale.datasets.coco_evaluation import check_evaluator, listed_evaluators
 from mmvitscale.datasets.delivered import check_label_maps, delivered_objects, label_map_infos
 from mmvitscale.errors import InputError, some_of
 from mmvitscale.registry import type_name
@@ -118,6 +118,12 @@ def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
         filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}
         use = Use(split == 'train', with_mask, filters.get('min_size', 0))
         counts, notes = check_coco(root / dataset.ann_file, root / dataset.data_prefix.get('img', ''), classes, use)
+        scores = [metric for metric in listed_evaluators(metrics) if type_name(metric).endswith('CocoMetric')]
+        if not use.training and not counts.listed and any(not metric.get('format_only') for metric in scores):
+            raise InputError(
+                f'{root / dataset.ann_file} has no annotation of any class, so there is nothing to compare predictions with; '
+                'tools/predict.py writes them, or set format_only=True in the evaluator'
+            )
         if is_first_process():
             for note in [*notes, *(_compare_with_delivered(cfg, dataset, counts) if use.training else [])]:
                 print(f'note: {note}', file=sys.stderr)

@@ -2,11 +2,13 @@
 
 import json
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmvitscale.datasets.annotation_losses import Counts, Use
 from mmvitscale.datasets.coco_masks import check_mask
+from mmvitscale.datasets.image_size import image_size, promised_size
 from mmvitscale.errors import InputError, some_of
 
 # The keys without which mmdet cannot read an entry of each list.
@@ -40,6 +42,7 @@ def check_content(
     annotations = content.get('annotations', [])
     _check_classes([category['name'] for category in content['categories']], classes, ann_file)
     _check_images([image['file_name'] for image in content['images']], image_folder, ann_file)
+    check_sizes(content['images'], image_folder, ann_file)
     for kind in ('image', 'category', 'annotation'):
         _check_unique(content.get('categories' if kind == 'category' else f'{kind}s', []), kind, ann_file)
     if use.with_mask:
@@ -57,11 +60,55 @@ def check_content(
     unlearned = [name for name in classes if use.training and not counts.listed[name]]
     if unlearned:
         notes.append(f'no annotation of class {some_of(unlearned)}, which cannot be learned')
+    notes += _notes_on_boxes(content)
     lost = {item['id'] for items in counts.lost.values() for item in items}
     empty = len(content['images']) - len({item['image_id'] for item in annotations if item['id'] not in lost})
     if empty and annotations:
         notes.append(f'{empty} of {len(content["images"])} images have no object')
     return counts, [f'{ann_file}: {note}' for note in notes]
+
+
+def _notes_on_boxes(content: dict) -> list[str]:
+    """Of images and annotations that look like a mistake and are used as they are."""
+    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
+    annotations = [item for item in content.get('annotations', []) if item['image_id'] in sizes]
+    notes = []
+    beyond = []
+    for item in annotations:
+        (left, top, w, h), (width, height) = item['bbox'], sizes[item['image_id']]
+        if left < -1 or top < -1 or left + w > width + 1 or top + h > height + 1:  # a pixel is rounding
+            beyond.append(str(item['id']))
+    if beyond:
+        notes.append(
+            f'{len(beyond)} of {len(annotations)} boxes reach beyond their image (ids {some_of(beyond)}); clip them, and if '
+            'they are many look whether they are [left, top, right, bottom] in place of [left, top, width, height]'
+        )
+    again = Counter((item['image_id'], item['category_id'], *item['bbox']) for item in annotations)
+    repeated = sum(again.values()) - len(again)
+    if repeated:
+        notes.append(f'{repeated} annotations repeat another one of their image, with its category and box; remove them')
+    files = Counter(image['file_name'] for image in content['images'])
+    twice = [name for name, count in files.items() if count > 1]
+    if twice:
+        notes.append(
+            f'{len(twice)} images are listed twice ({some_of(twice)}), so that each lacks the objects of the other; list each '
+            'once'
+        )
+    return notes
+
+
+def check_sizes(images: Sequence[dict], folder: Path, ann_file: Path, skip_unreadable: bool = True) -> None:
+    """Raise InputError where a file gives other sizes than the images have; some fifty are looked at. What cannot be read is
+    left to those who read it, or refused."""
+    for image in images[:: max(1, len(images) // 50)]:
+        if skip_unreadable and promised_size(folder / image['file_name']) is None:
+            continue
+        height, width = image_size(folder / image['file_name'])
+        if (height, width) != (image['height'], image['width']):
+            raise InputError(
+                f'{ann_file} says that {image["file_name"]} is {image["width"]} x {image["height"]}, but it is '
+                f'{width} x {height}; export the annotations again, from these images'
+            )
 
 
 def _check_masks(content: dict, ann_file: Path) -> None:

@@ -28,15 +28,16 @@ def evaluated_files(cfg: Config, split: str) -> list[tuple[Path, Path]]:
     return found
 
 
-def _listed(value: Any) -> list:
+def listed_evaluators(value: Any) -> list:
+    """One, several or none -> a list."""
     return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
 
 def check_evaluator(cfg: Config, split: str) -> None:
     """Raise InputError unless an evaluator with annotation files of its own reads those of its data sets."""
     files = [file.absolute() for file, _ in evaluated_files(cfg, split)]
-    for evaluator in _listed(cfg.get(f'{split}_evaluator')):
-        for own in _listed(evaluator.get('ann_file')):
+    for evaluator in listed_evaluators(cfg.get(f'{split}_evaluator')):
+        for own in listed_evaluators(evaluator.get('ann_file')):
             if files and Path(own).absolute() not in files:
                 raise InputError(
                     f'{split}_evaluator reads {own}, but the {split} data set {files[0]}; give both the same ann_file'
@@ -48,7 +49,7 @@ def without_further_files(evaluator: Any) -> Any:
     if isinstance(evaluator, (list, tuple)):
         return [without_further_files(item) for item in evaluator]
     if isinstance(evaluator, dict) and type_name(evaluator).endswith('CocoMetric'):
-        files = _listed(evaluator.get('ann_file'))
+        files = listed_evaluators(evaluator.get('ann_file'))
         return ConfigDict({**evaluator, 'ann_file': str(files[0]) if files else None})
     return evaluator
 

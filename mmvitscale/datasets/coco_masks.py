@@ -91,6 +91,11 @@ def check_mask(item: dict, width: float, height: float, ann_file: Path) -> None:
             'y, ..., or a dict of counts and size; correct it'
         )
     if not isinstance(mask, dict):
+        numbers = [value for part in mask for value in part]
+        if numbers and max(numbers) <= 1 and min(item['bbox'][2:]) > 2:
+            raise InputError(
+                f'{where} has a polygon in shares of the image, but polygons are in pixels; multiply with its size'
+            )
         return
     if mask['size'] != [height, width]:
         raise InputError(f'{where} has a mask of {mask["size"]} pixels, but its image has [{height}, {width}]; correct it')

@@ -1,4 +1,5 @@
-"""Images that promise more pixels than there can be, refused before memory is taken for them."""
+"""Sizes of images from their headers; those that promise more pixels than there can be are refused before memory is taken for
+them."""
 
 import re
 import struct
@@ -6,7 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import tifffile
+from PIL import Image, UnidentifiedImageError
 
 from mmvitscale.errors import InputError
 
@@ -34,6 +36,34 @@ def check_image_size(path: Any) -> None:
         )
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image as OpenMMLab reads it: turned as its EXIF data say. Raises InputError for what cannot be
+    read."""
+    check_image_size(path)
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5
+            floating = image.mode == 'F'
+    except UnidentifiedImageError as error:  # Pillow does not know some TIFFs that OpenCV reads, such as 3 bands of 16 bits
+        found = promised_size(path)
+        if found is None:
+            raise _unreadable(path, error) from error
+        return found[1], found[0]
+    except (OSError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from error
+    if floating:
+        raise InputError(
+            f'{path} has floating-point values, which the loaders of images do not take; convert it to 8 bits, or load it with '
+            'mmvitscale.LoadMultispectralImage'
+        )
+    return (width, height) if turned else (height, width)
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f'{path} cannot be read as an image ({type(error).__name__}); repair or remove it')
+
+
 def promised_size(path: Path) -> tuple[int, int, int] | None:
     """(width, height, channels) as an image's header says, None for what is no image. Where the format's reader gives nothing
     but a number of pixels, that is the width."""
@@ -47,8 +77,19 @@ def promised_size(path: Path) -> tuple[int, int, int] | None:
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 return (*image.size, len(image.getbands()))
+    except UnidentifiedImageError:
+        return _promised_by_tiff(path)
     except Image.DecompressionBombError as error:
         pixels = re.search(r'\((\d+) pixels\)', str(error))
         return (int(pixels[1]), 1, 3) if pixels else None
     except Exception:  # whatever a damaged header makes the readers raise
+        return None
+
+
+def _promised_by_tiff(path: Path) -> tuple[int, int, int] | None:
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            return page.imagewidth, page.imagelength, page.samplesperpixel
+    except Exception:  # no TIFF, or a damaged one
         return None

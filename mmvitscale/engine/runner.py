@@ -37,7 +37,7 @@ from mmvitscale.engine.resumed_schedule import (
     describe_schedule,
     without_functions,
 )
-from mmvitscale.errors import InputError, comes_from_here
+from mmvitscale.errors import InputError, comes_from_here, some_of
 from mmvitscale.models.layers.sync_batch_norm import with_sync_batch_norm
 from mmvitscale.registry import RUNNERS, type_name
 from mmvitscale.utils.atomic_write import SAVING_FAILED, atomic_write
@@ -245,12 +245,27 @@ class CheckpointLoadingMixin(_Base):
         if line:
             self.logger.warning(f'{filename}: {line}')
 
+    def _compare_classes(self, filename: str, checkpoint: dict) -> None:
+        """Raise InputError where the data have the classes that a model was trained for in another order."""
+        loops = (self._test_loop, self._val_loop) if self._testing else (self._train_loop,)
+        data = [loop.dataloader.dataset for loop in loops if hasattr(loop, 'dataloader')]
+        before = list(((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ())
+        now = list((getattr(data[0], 'metainfo', None) or {}).get('classes') or ()) if data else []
+        if now != before and set(now) == set(before):
+            raise InputError(
+                f'{filename} was trained with the classes {some_of(before)} in this order, but the data set has '
+                f'{some_of(now)}, so that each label would have the name of another; write the classes, and the categories of '
+                'annotation files, in the order of the training'
+            )
+
     def _enter(self, checkpoint: dict, filename: str, strict: bool) -> None:
         """Put what a file held into the form of the model, which stays as it is. Raises InputError."""
         if self._resume:
             check_resumable(checkpoint, filename, self._with_optimizer)
             self._compare_batches(filename, checkpoint['meta'].get('batch'))
             self._compare_schedules(filename, checkpoint)
+        if self._testing or self._resume:
+            self._compare_classes(filename, checkpoint)
         model = unwrapped(self.model)
         exact = self._testing or self._resume or strict
         entries = adapt_checkpoint(model, checkpoint, filename, exact, self.logger.info)
