@@ -25,6 +25,7 @@ from mmvitscale.errors import InputError
 from mmvitscale.export import is_exported, run_instead
 from mmvitscale.inference.class_names import dataset_meta_of
 from mmvitscale.inference.images import ImageReader
+from mmvitscale.inference.nodata import empty_pixels, without_empty
 from mmvitscale.inference.visualizer import Visualizer
 from mmvitscale.registry import type_name
 
@@ -141,6 +142,8 @@ class Predictor:
         """
         fields, picture = self.read_image.read(Path(path))
         sample = self.predict([self.prepare(fields)])[0]
+        empty = empty_pixels(Path(path), picture.shape[:2], self.read_image)
+        sample = without_empty(sample, empty, len(self.dataset_meta['classes']))
         return Image.fromarray(Visualizer(self.dataset_meta, score_thr).paint(picture, sample)[..., ::-1])
 
 
