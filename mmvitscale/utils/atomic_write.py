@@ -81,7 +81,7 @@ class atomic_write:
 
 
 def _temporary_name(path: Path) -> str:
-    """No longer than the file's own name, where that is long: it fits wherever that one does, whatever the file system's limit."""
+    """No longer than the file's own name, where that is long: it fits wherever that one does."""
     limit = max(len(os.fsencode(path.name)), _SHORT)
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX else ''  # 'a.' and a sentence: no format
     end = f'.{owner()}-{secrets.token_hex(4)}{_MARK}{suffix}'

@@ -76,7 +76,9 @@ def test_a_full_disk_during_torch_save_is_reported(tmp_path):
         torch.save(dict(a=torch.ones(10)), Full())
 
 
-@pytest.mark.parametrize('name', ['n' * 251 + '.png', 'ü' * 125 + '.json', '図' * 84 + '.p', 'a.' + 'b' * 253, 'x' * 255, 'a.pth'])
+@pytest.mark.parametrize(
+    'name', ['n' * 251 + '.png', 'ü' * 125 + '.json', '図' * 84 + '.p', 'a.' + 'b' * 253, 'x' * 255, 'a.pth']
+)
 def test_whatever_name_fits_can_be_written(name, tmp_path):
     with atomic_write(tmp_path / name) as part:
         part.write_text('new')
