@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
@@ -557,6 +558,92 @@ predicted(
     '--annotations',
     'nobody.json',
 )
+
+
+def coco_ids(name: str, says: str, **lists):
+    """--annotations with these lists in place of its own."""
+    content = {**dict(images=[], categories=[]), **lists}
+    case(name, says)(
+        lambda place: [
+            'tools/predict.py',
+            SEG,
+            place.checkpoint,
+            place.image,
+            '--out',
+            place.root / 'out',
+            '--save',
+            'json',
+            '--annotations',
+            place.file('ids.json', json.dumps(content)),
+            '--cfg-options',
+            *options(place),
+        ]
+    )
+
+
+coco_ids('ids of predictions that are lists', 'ids whole numbers or text', images=[dict(file_name='a.jpg', id=[1])])
+coco_ids('ids of predicted categories that are null', 'ids whole numbers or text', categories=[dict(name='sky', id=None)])
+coco_ids('names of predicted images that are numbers', 'names are text', images=[dict(file_name=5, id=1)])
+coco_ids('predicted images of one id', 'two .* with the id 1', images=[dict(file_name=n, id=1) for n in ('a.jpg', 'b.jpg')])
+coco_ids('predicted images that are numbers', 'cannot be read as a COCO file', images=[1])
+coco_ids('predicted categories that are not there', 'has no category')
+
+
+def tiff(place: Place, image: np.ndarray) -> Path:
+    tifffile.imwrite(place.root / 'a.tif', image, photometric='minisblack', planarconfig='contig')
+    return place.root / 'a.tif'
+
+
+FRACTIONS, HOLES, FIVE = np.ones((64, 64, 3), np.float32), np.full((64, 64, 3), np.nan), np.ones((64, 64, 5), np.uint8)
+predicted('image of fractions', 'holds float32 numbers', lambda place: tiff(place, FRACTIONS))
+predicted('image of fractions in tiles', 'holds float32 numbers', lambda place: tiff(place, FRACTIONS), '--tile', 64)
+predicted('image of NaN in tiles', 'holds float64 numbers', lambda place: tiff(place, HOLES), '--tile', 64)
+predicted('image of five channels in tiles', 'holds 5 channels', lambda place: tiff(place, FIVE), '--tile', 64)
+predicted('video in tiles', 'is a video', lambda place: place.file('a.mp4', 'hello'), '--tile', 64)
+predicted(
+    'image of the longest name',
+    'has 256 bytes, but 255',
+    lambda place: place.file('n' * 251 + '.jpg', place.image.read_bytes()),
+    '--save',
+    'json',
+)
+case('predictions over their image', 'would replace .* give another folder')(
+    lambda place: [
+        'tools/predict.py',
+        SEG,
+        place.checkpoint,
+        place.file('out/a.png', place.labels.read_bytes()),
+        '--out',
+        place.root / 'out',
+        '--overwrite',
+    ]
+)
+case('predictions among those of another run', 'predictions of another run')(
+    lambda place: [
+        'tools/predict.py',
+        SEG,
+        place.checkpoint,
+        place.image,
+        '--out',
+        place.file('out/predict.json', '{"source": ["/other"]}').parent,
+    ]
+)
+case('one of several images that is not there', 'nobody.jpg is not there')(
+    lambda place: ['tools/predict.py', SEG, place.checkpoint, place.image, 'nobody.jpg', '--out', place.root / 'out']
+)
+for kind in ('labels', 'scores', 'logits'):
+    case(f'{kind} of a detector', f'--save {kind} found, but this model does detection')(
+        lambda place, kind=kind: [
+            'tools/predict.py',
+            DET,
+            place.checkpoint,
+            place.image,
+            '--out',
+            place.root / 'out',
+            '--save',
+            kind,
+        ]
+    )
 case('folder of predictions that is a file', 'cannot write into')(
     lambda place: ['tools/predict.py', SEG, place.checkpoint, place.image, '--out', place.file('out', 'x')]
 )

@@ -1,4 +1,4 @@
-"""Predict an image, a video, or all of a folder: drawn on the images and, with --save, as data for the next program. With a
+"""Predict images, videos, or all of folders: drawn on the images and, with --save, as data for the next program. With a
 config of masked pretraining: the masked, the reconstructed and the original image."""
 
 import argparse
@@ -16,7 +16,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file, or what tools/export.py made of it')
-    parser.add_argument('image', help='image, video, or folder with any of them, at any depth')
+    parser.add_argument('image', nargs='+', help='images, videos, and folders with any of them, at any depth')
     parser.add_argument(
         '--out',
         required=True,

@@ -36,6 +36,7 @@ def inspect_dataset(data: str, task: str, classes: Sequence[str] | None = None) 
     if dark is not None:
         found.notes.append(
             f'{dark} has 16 bits a pixel and values of less than a sixteenth of their range: the loaders of images take the '
-            'upper 8 bits, so that little is left; scale the images to 8 bits, or load them with mmvitscale.LoadMultispectralImage'
+            'upper 8 bits, so that little is left; scale the images to 8 bits, or load them with '
+            'mmvitscale.LoadMultispectralImage'
         )
     return found

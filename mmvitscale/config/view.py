@@ -27,8 +27,10 @@ class ConfigView:
 
     @property
     def scope(self) -> str:
-        """The scope that types without one are looked up in."""
-        return self.cfg.get('default_scope') or 'mmengine'
+        """The scope that types without one are looked up in. Configs in pure Python have none, but a model's class."""
+        kind = (self.cfg.get('model') or {}).get('type')
+        package = getattr(kind, '__module__', '').split('.')[0] if not isinstance(kind, str) else ''
+        return self.cfg.get('default_scope') or (package if package in _TASKS else 'mmengine')
 
     @property
     def task(self) -> Task:

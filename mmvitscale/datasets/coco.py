@@ -101,9 +101,10 @@ def check_sizes(images: Sequence[dict], folder: Path, ann_file: Path, skip_unrea
     """Raise InputError where a file gives other sizes than the images have; some fifty are looked at. What cannot be read is
     left to those who read it, or refused."""
     for image in images[:: max(1, len(images) // 50)]:
-        if skip_unreadable and promised_size(folder / image['file_name']) is None:
+        path = folder / image['file_name']
+        if not path.is_file() or skip_unreadable and promised_size(path) is None:
             continue
-        height, width = image_size(folder / image['file_name'])
+        height, width = image_size(path)
         if (height, width) != (image['height'], image['width']):
             raise InputError(
                 f'{ann_file} says that {image["file_name"]} is {image["width"]} x {image["height"]}, but it is '

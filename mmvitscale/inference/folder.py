@@ -1,7 +1,7 @@
 """All images and videos of a folder predicted: in batches, going on where an earlier call stopped, one failure at a time."""
 
-import hashlib
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +15,18 @@ import numpy as np
 from mmengine.config import Config
 
 from mmvitscale.config.view import ConfigView
-from mmvitscale.errors import InputError
-from mmvitscale.inference.images import VIDEO_SUFFIXES, ImageReader, frames_of, list_images
+from mmvitscale.errors import InputError, some_of
+from mmvitscale.inference.annotation_ids import AnnotationIds
+from mmvitscale.inference.images import VIDEO_SUFFIXES, ImageReader, find_files, frames_of
+from mmvitscale.inference.nodata import empty_pixels
 from mmvitscale.inference.output import (
     PredictOptions,
     PredictResult,
     Writer,
+    check_length,
     check_places,
+    common_files,
+    frame_folders,
     is_video,
     output_files,
     output_names,
@@ -31,23 +36,24 @@ from mmvitscale.inference.output import (
 from mmvitscale.inference.predictor import Predictor, Reconstructor, pipeline_of
 from mmvitscale.inference.progress import progress_bar
 from mmvitscale.inference.rasters import raster_suffixes
-from mmvitscale.inference.results import Results
+from mmvitscale.inference.record import RECORD, check_inputs, check_record, record_of
+from mmvitscale.inference.results import Results, check_kinds
 from mmvitscale.inference.tiles import predict_in_tiles
 from mmvitscale.utils.atomic_write import atomic_write
 from mmvitscale.utils.cpu import return_free_memory
 
-_RECORD = 'predict.json'
 # Images after which memory is given back.
 _TRIM = 100
 
 
 def predict_folder(
-    cfg: Config, checkpoint: str, source: str, out: Path, options: PredictOptions | None = None
+    cfg: Config, checkpoint: str, source: str | Path | Sequence[str], out: Path, options: PredictOptions | None = None
 ) -> PredictResult:
-    """Predict an image, a video, or all of a folder and the folders in it.
+    """Predict images, videos, or all of folders and the folders in them.
 
     ``out/<name>.png`` is the drawn image (of a video ``.mp4``), ``out/<kind>/<name>`` with the kind's suffix what else is
-    saved, names as in the source (of frames ``<video>/<number>``); ``classes.json`` holds values and names, ``coco.json``
+    saved, names as in the source, or of several sources as in the folder that they have in common (of frames
+    ``<video>/<number>``); ``classes.json`` holds values and names, ``coco.json``
     and ``coco_results.json`` hold the JSON files of all images. Of masked image modelling, the picture is what the model
     makes of the masked image. A call with the same config, checkpoint and options goes on where an earlier one stopped.
 
@@ -61,40 +67,108 @@ def predict_folder(
             f'{cfg.filename} pretrains: it reconstructs images and predicts nothing to save or to tile; leave '
             '--save and --tile out'
         )
+    check_kinds(cfg, options.save, options.tile is not None)
+    annotations = AnnotationIds(options.annotations) if options.annotations else None
+    sources = [str(source)] if isinstance(source, (str, Path)) else list(source)
     suffixes = set(ImageReader(pipeline_of(cfg)).suffixes)
     suffixes |= raster_suffixes() if options.tile else set() if masked else VIDEO_SUFFIXES
-    paths = list_images(source, suffixes)
-    root = Path(source) if Path(source).is_dir() else paths[0].parent
-    names = output_names(paths, root)
-    check_places(Path(source), out, names, options)
-    targets = {path: output_files(path, names[path], out, options) for path in paths}
-    record = _record_of(cfg, checkpoint, source, options)
-    _check_record(record, out, options, [file for files in targets.values() for file in files.values()])
-    result = PredictResult()
-    missing = [path for path in paths if options.overwrite or not _is_done(path, targets[path].values())]
-    result.there = len(paths) - len(missing)
+    work = _planned(sources, suffixes, out, options)
+    record = record_of(cfg, checkpoint, sources, work.root, options, annotations)
+    work.check(record, out, options, [path for path in (checkpoint, cfg.filename, options.annotations) if path])
+    result = PredictResult(failures=work.failures)
+    missing = [path for path in work.names if options.overwrite or not _is_done(path, work.targets[path].values())]
+    result.there = len(work.names) - len(missing)
     if masked:
         reconstructor = Reconstructor(cfg, checkpoint)
-        write_json(out / _RECORD, record)
-        _reconstruct(reconstructor, missing, targets, result)
+        write_json(out / RECORD, record)
+        _reconstruct(reconstructor, missing, work.targets, result)
         return result
     if missing:
         predictor = Predictor(cfg, checkpoint, own_size=options.tile is not None)
-        write_json(out / _RECORD, record)
-        writer = Writer(cfg, predictor, out, options)
+        writer = Writer(cfg, predictor, out, options, annotations)
+        write_json(out / RECORD, record)
         writer.classes()
         with progress_bar(sum(map(_steps_of, missing))) as advance:
-            if options.tile:
-                _predict_tiled(predictor, writer, missing, names, options, result, advance)
-            else:
-                images = [path for path in missing if not is_video(path)]
-                _predict_images(predictor, writer, images, names, options.batch_size, result, advance)
-                for path in filter(is_video, missing):
-                    _predict_video(predictor, writer, path, names[path], options, result, advance)
-    if 'json' in options.save:
-        results = writer.results if missing else Results(cfg, _meta_of(out), options.annotations)
-        _merge(results, [targets[path]['json'] for path in paths if not is_video(path)], out)
+            _predict(predictor, writer, missing, work.names, result, advance)
+    if 'json' in options.save and work.names:
+        others = _merge(writer.results if missing else Results(cfg, _meta_of(out), annotations), work, out)
+        if others:
+            result.notes.append(f'{others} images are not in {options.annotations}, or not once: they have ids of their own')
     return result
+
+
+@dataclass
+class _Work:
+    """root: what names are relative to. names: of the outputs, by path. targets: the files that are written of each.
+    failures: a line for what cannot be predicted. walked: folders that were looked through."""
+
+    root: Path
+    names: dict[Path, str]
+    targets: dict[Path, dict[str, Path]]
+    failures: list[str]
+    walked: list[Path]
+
+    def check(self, record: dict, out: Path, options: PredictOptions, read: Sequence[str]) -> None:
+        """Raise InputError where something would be replaced that is not to be."""
+        check_places(self.walked, out, self.names, options)
+        written = [*common_files(out, options), *(file for files in self.targets.values() for file in files.values())]
+        frames = [
+            file
+            for path, name in self.names.items()
+            for folder in frame_folders(path, name, out, options)
+            for file in folder.glob('*')
+        ]
+        check_inputs([*read, *self.names], [*written, *frames, out / RECORD])
+        check_record(record, out, options, written)
+
+
+def _planned(sources: Sequence[str], suffixes: Collection[str], out: Path, options: PredictOptions) -> _Work:
+    """What is to be predicted of the sources, each file once. Raises InputError for a source that is not there."""
+    found = [find_files(source, suffixes) for source in sources]
+    homes = {Path(source) if Path(source).is_dir() else Path(source).parent for source in sources}
+    paths = [path for one in found for path in one.files]
+    if len(homes) == 1:
+        root = homes.pop()
+    else:
+        paths = list(map(_absolute, paths))  # one path for each file, however the sources overlap
+        try:
+            root = Path(os.path.commonpath(list(map(_absolute, homes))))
+        except ValueError as error:  # two drives of Windows
+            raise InputError(f'{some_of(sources)} have no folder in common; predict each in a call of its own') from error
+    failures = [line for one in found for line in one.failures]
+    names = output_names(list(dict.fromkeys(paths)), root)
+    for path, name in list(names.items()):
+        files = [*output_files(path, name, out, options).values(), *frame_folders(path, name, out, options)]
+        too_long = check_length(files, out)
+        if too_long:
+            failures.append(f'{path} cannot be predicted ({too_long}); give it a shorter name')
+            del names[path]
+    targets = {path: output_files(path, name, out, options) for path, name in names.items()}
+    return _Work(root, names, targets, failures, [folder for one in found for folder in one.folders])
+
+
+def _absolute(path: Path) -> Path:
+    """Without links where '..' would lead elsewhere without them."""
+    plain = Path(os.path.abspath(path))
+    return plain if plain.exists() and plain.samefile(path) else path.resolve()
+
+
+def _predict(
+    predictor: Predictor,
+    writer: Writer,
+    missing: Sequence[Path],
+    names: dict[Path, str],
+    result: PredictResult,
+    advance: Callable[..., None],
+) -> None:
+    options = writer.options
+    if options.tile:
+        _predict_tiled(predictor, writer, missing, names, options, result, advance)
+        return
+    images = [path for path in missing if not is_video(path)]
+    _predict_images(predictor, writer, images, names, options.batch_size, result, advance)
+    for path in filter(is_video, missing):
+        _predict_video(predictor, writer, path, names[path], options, result, advance)
 
 
 def _steps_of(path: Path) -> int:
@@ -112,50 +186,13 @@ def _is_done(path: Path, files: Collection[Path]) -> bool:
     return bool(files) and all(file.exists() and file.stat().st_mtime >= changed for file in files)
 
 
-def _record_of(cfg: Config, checkpoint: str, source: str, options: PredictOptions) -> dict:
-    """All that predictions depend on."""
-    weights = Path(checkpoint)
-    content = json.dumps(cfg.to_dict(), sort_keys=True, default=str)
-    return dict(
-        config=str(cfg.filename),
-        config_hash=hashlib.sha256(content.encode()).hexdigest(),
-        source=str(Path(source).resolve()),
-        checkpoint=str(weights.resolve()),
-        checkpoint_size=weights.stat().st_size if weights.is_file() else None,
-        checkpoint_time=weights.stat().st_mtime if weights.is_file() else None,
-        score_thr=options.score_thr,
-        annotations=options.annotations,
-        tile=options.tile,
-        overlap=options.overlap,
-    )
-
-
-def _check_record(record: dict, out: Path, options: PredictOptions, targets: Iterable[Path]) -> None:
-    """Raise InputError where predictions of another run, or files of somebody else, would be replaced."""
-    found = next((target for target in targets if target.exists()), None)
-    if found is None or options.overwrite:
-        return
-    try:
-        earlier = json.loads((out / _RECORD).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f'{found} is there already and was not written by this command; give another folder, or --overwrite'
-        ) from error
-    if earlier != record:
-        what = [key for key in record if key != 'config_hash' and earlier.get(key) != record[key]] or ['config']
-        raise InputError(
-            f'{out} holds predictions of another run (its {what[0]} was {earlier.get(what[0])}, now '
-            f'{record[what[0]]}); give another folder, or --overwrite'
-        )
-
-
 def _meta_of(out: Path) -> dict:
     """Names and colours of the classes from an earlier call."""
     try:
         entries = json.loads((out / 'classes.json').read_text())
     except (OSError, ValueError) as error:
         raise InputError(f'{out / "classes.json"}, which an earlier call wrote, cannot be read; use --overwrite') from error
-    return dict(classes=[entry['name'] for entry in entries])
+    return dict(classes=[entry['name'] for entry in entries], category_ids=[entry['category_id'] for entry in entries])
 
 
 @dataclass
@@ -234,7 +271,8 @@ def _predict_images(
     for batch in batches(good(), lambda item: tuple(item.inputs['inputs'].shape), batch_size):
         for item, sample in _attempt(predictor, batch, result.failures):
             name = names[item.path]
-            writer.image(sample, item.picture, name, _file_name(item.path, name))
+            empty = empty_pixels(item.path, item.picture.shape[:2], predictor.read_image)
+            writer.image(sample, item.picture, name, _file_name(item.path, name), empty)
             result.done += 1
             if result.done % _TRIM == 0:
                 return_free_memory()
@@ -314,6 +352,8 @@ def _predict_tiled(
 ) -> None:
     for path in paths:
         try:
+            if is_video(path):
+                raise InputError(f'{path} is a video, but --tile is for images; predict it without')
             predict_in_tiles(
                 predictor,
                 writer,
@@ -347,8 +387,11 @@ def _reconstruct(
             advance()
 
 
-def _merge(results: Results, files: Collection[Path], out: Path) -> None:
-    """The JSON of all images in COCO's formats, where they hold what COCO has."""
-    files = [file for file in files if file.exists()]
-    if files and results.can_merge(json.loads(files[0].read_text())):
-        results.merge(files, out)
+def _merge(results: Results, work: _Work, out: Path) -> int:
+    """The JSON of all images in COCO's formats, where they hold what COCO has; returns what ``Results.merge`` does."""
+    files = {path: work.targets[path]['json'] for path in work.names if not is_video(path)}
+    files = {path: file for path, file in files.items() if file.exists()}
+    if files and results.can_merge(json.loads(next(iter(files.values())).read_text())):
+        places = {_file_name(path, work.names[path]): path for path in files}
+        return results.merge(files.values(), out, places)
+    return 0

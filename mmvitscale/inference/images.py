@@ -1,11 +1,14 @@
 """Images in: files, folders and videos, read as the config's own pipeline reads them."""
 
+import os
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import tifffile
 from mmengine.dataset import Compose
 
 from mmvitscale.datasets.image_size import check_image_size
@@ -16,24 +19,57 @@ IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 VIDEO_SUFFIXES = {'.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v'}
 
 
+@dataclass
+class FoundFiles:
+    """What a walk through a folder found: files in order, every folder it was in, and a line for each it could not read."""
+
+    files: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> FoundFiles:
+    """The files with one of the suffixes at any depth, links to folders followed but where they lead back; what is hidden is
+    passed over, as MMEngine's ``scandir`` does."""
+    found = FoundFiles()
+
+    def refused(error: OSError) -> None:
+        found.failures.append(f'folder {error.filename} cannot be read ({error.strerror}); correct its rights')
+
+    for here, below, names in os.walk(folder, onerror=refused, followlinks=True):
+        found.folders.append(Path(here))
+        way = _way_to(Path(here), folder)
+        below[:] = sorted(name for name in below if name[0] != '.' and Path(os.path.realpath(Path(here, name))) not in way)
+        paths = (Path(here, name) for name in names if name[0] != '.')
+        found.files += [path for path in paths if path.suffix.lower() in suffixes and path.is_file()]
+    found.files.sort()
+    return found
+
+
+def _way_to(here: Path, root: Path) -> set[Path]:
+    """The folders that a walk came through, as they are without links, and those around: a link to one of them leads back."""
+    walked = [parent for parent in (here, *here.parents) if parent == root or root in parent.parents]
+    real = [Path(os.path.realpath(parent)) for parent in walked]
+    return {*real, *real[0].parents}
+
+
 def list_images(path: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """A file or a folder -> the files in it and in its folders that have one of the suffixes, sorted. Hidden files and
-    folders are passed over. Raises InputError if there are none."""
-    path = Path(path)
-    if path.is_dir():
-        images = sorted(
-            p
-            for p in path.rglob('*')
-            if p.suffix.lower() in suffixes
-            and p.is_file()
-            and not any(part.startswith('.') for part in p.relative_to(path).parts)
-        )
-        if not images:
-            raise InputError(f'folder {path} holds no image; expected {", ".join(sorted(suffixes))}')
-        return images
-    if not path.is_file():
+    """A file or a folder -> the files in it and in its folders that have one of the suffixes, sorted (``files_below``).
+    Raises InputError if there are none."""
+    return find_files(path, suffixes).files
+
+
+def find_files(path: str, suffixes: Collection[str] = IMAGE_SUFFIXES) -> FoundFiles:
+    """The same with the folders that were walked through. Raises InputError if there are no files."""
+    source = Path(path)
+    if source.is_dir():
+        found = files_below(source, suffixes)
+        if not found.files:
+            raise InputError((found.failures or [f'folder {path} holds no image; expected {", ".join(sorted(suffixes))}'])[0])
+        return found
+    if not source.is_file():
         raise InputError(f'image {path} is not there; give an image or a folder of images')
-    return [path]
+    return FoundFiles([source])
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:
@@ -98,7 +134,8 @@ class ImageReader:
         except Exception as error:  # whatever a damaged file makes the decoders raise
             why = str(error).strip().splitlines()
             raise InputError(
-                f'{path} cannot be read as an image ({why[-1] if why else type(error).__name__}); check the file'
+                _unusual_tiff(path)
+                or f'{path} cannot be read as an image ({why[-1] if why else type(error).__name__}); check the file'
             ) from error
 
     def from_array(self, image: np.ndarray, path: Path) -> tuple[dict, np.ndarray]:
@@ -108,10 +145,27 @@ class ImageReader:
             picture, image = self.multispectral.picture_of(image, path), image.astype(np.float32)
         else:
             image = picture = as_picture(image)
+            if self._step.get('color_type') == 'grayscale':
+                image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
             if self._step.get('to_float32'):
                 image = image.astype(np.float32)
         size = image.shape[:2]
         return dict(img_path=str(path), img_id=0, img=image, img_shape=size, ori_shape=size), picture
+
+
+def _unusual_tiff(path: Path) -> str | None:
+    """What to say of a TIFF that is sound, but has numbers or channels that OpenCV does not read; None for all others."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            kind, shape, axes = file.series[0].dtype, file.series[0].shape, file.series[0].axes
+    except Exception:  # whatever a damaged file makes the reader raise
+        return None
+    channels = shape[axes.index('S')] if 'S' in axes else 1
+    found = f'{kind} numbers' if kind is not None and kind.itemsize > 2 else f'{channels} channels' if channels > 4 else None
+    return found and (
+        f'{path} holds {found}, but images have integers of 8 or 16 bits in 1 to 4 channels; save it so, or train with '
+        'LoadMultispectralImage, which takes any'
+    )
 
 
 def frames_of(path: Path) -> tuple[float, int, Iterator[np.ndarray]]:

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +20,34 @@ from mmvitscale.checkpoints.io import read_checkpoint
 from mmvitscale.checkpoints.loading import adapt_checkpoint
 from mmvitscale.checkpoints.window_policy import apply_checkpoint_windows
 from mmvitscale.config.runtime import check_packages
-from mmvitscale.config.view import ConfigView
-from mmvitscale.datasets.checks import class_of
+from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.errors import InputError
 from mmvitscale.export import is_exported, run_instead
+from mmvitscale.inference.class_names import dataset_meta_of
 from mmvitscale.inference.images import ImageReader
+from mmvitscale.inference.nodata import empty_pixels, without_empty
 from mmvitscale.inference.visualizer import Visualizer
+from mmvitscale.registry import type_name
+
+# Steps that make images larger or smaller and nothing else.
+_RESIZES = ('Resize', 'FixScaleResize', 'ResizeShortestEdge', 'ResizeEdge')
 
 
 def pipeline_of(cfg: Config) -> Sequence[dict]:
-    """The steps that an image goes through before the model predicts. Raises InputError for a config without."""
+    """The steps that an image goes through before the model predicts; where the test set is put together of several (as by
+    ConcatDataset), those of the first one that has any. Raises InputError for a config without."""
     if ConfigView(cfg).task == 'masked modelling':
         return cfg.predict_pipeline
     if not cfg.get('test_dataloader'):
         raise InputError(f'{cfg.filename} has no test_dataloader, so there is nothing to predict with it')
-    return cfg.test_dataloader.dataset.pipeline
+    outer = cfg.test_dataloader.dataset
+    pipelines = (dataset.get('pipeline') for dataset in (*plain_datasets(outer), outer))
+    found = next(filter(None, pipelines), None)
+    if found is None:
+        raise InputError(
+            f'the test data set of {cfg.filename} has no pipeline, so no image can be read as it is tested; add one'
+        )
+    return found
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -69,7 +83,9 @@ def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict]:
 def at_own_size(pipeline: Sequence[dict]) -> list[dict]:
     """A test pipeline whose images keep their size."""
     return [
-        dict(type=step['type'], scale_factor=1.0, keep_ratio=True) if step['type'].split('.')[-1] == 'Resize' else step
+        dict(type=step['type'] if type_name(step) == 'Resize' else 'Resize', scale_factor=1.0, keep_ratio=True)
+        if type_name(step) in _RESIZES
+        else step
         for step in pipeline
     ]
 
@@ -87,14 +103,14 @@ class Predictor:
         pipeline = pipeline_of(cfg)
         self.model, content = load_model(cfg, checkpoint)
         self.read_image = ImageReader(pipeline)
-        steps = [step for step in pipeline[1:] if 'Annotations' not in step['type']]
+        steps = [step for step in pipeline[1:] if 'Annotations' not in type_name(step)]
         self.pipeline = Compose(at_own_size(steps) if own_size else steps)
-        self.dataset_meta = (content.get('meta') or {}).get('dataset_meta') or self._declared_meta(cfg)
+        self._find_meta = partial(dataset_meta_of, cfg, dict(meta=content.get('meta')), self.model)
 
-    @staticmethod
-    def _declared_meta(cfg: Config) -> dict:
-        dataset = cfg.test_dataloader.dataset
-        return dataset.get('metainfo') or getattr(class_of(cfg, dataset), 'METAINFO', {})
+    @cached_property
+    def dataset_meta(self) -> dict:
+        """``classes`` and, where known, ``palette``. Raises InputError where nobody knows how many classes there are."""
+        return self._find_meta()
 
     def prepare(self, fields: dict) -> dict:
         """What ``read_image.read`` gives -> what ``predict`` takes. Raises InputError for an image that the config's
@@ -126,6 +142,8 @@ class Predictor:
         """
         fields, picture = self.read_image.read(Path(path))
         sample = self.predict([self.prepare(fields)])[0]
+        empty = empty_pixels(Path(path), picture.shape[:2], self.read_image)
+        sample = without_empty(sample, empty, len(self.dataset_meta['classes']))
         return Image.fromarray(Visualizer(self.dataset_meta, score_thr).paint(picture, sample)[..., ::-1])
 
 

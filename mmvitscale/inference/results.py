@@ -2,8 +2,9 @@
 of COCO."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from mmengine.structures import BaseDataElement, InstanceData
 from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.datasets.checks import class_of
 from mmvitscale.errors import InputError
+from mmvitscale.inference.annotation_ids import AnnotationIds, Id
+from mmvitscale.inference.class_names import distinct_names
 from mmvitscale.utils.atomic_write import atomic_write
 
 KINDS = ('labels', 'scores', 'logits', 'json')
@@ -63,35 +66,18 @@ class Results:
     Args:
         cfg: its test data set says whether label maps in its files count from 1, 0 being no class (``reduce_zero_label``).
         dataset_meta: ``classes`` and, if there is one, ``palette``.
-        annotations: a COCO file, whose ids of images (by file name) and of categories (by name) are to be used.
+            Names that several classes have get their number (``distinct_names``). ``category_ids``: those of an earlier call.
+        annotations: of a COCO file, whose ids of images (by file name) and of categories (by name) are to be used.
     """
 
-    def __init__(self, cfg: Config, dataset_meta: dict, annotations: str | None = None):
-        self.classes: Sequence[str] = dataset_meta['classes']
+    def __init__(self, cfg: Config, dataset_meta: dict, annotations: AnnotationIds | None = None):
+        self.classes: Sequence[str] = distinct_names(dataset_meta['classes'])
         self.palette = dataset_meta.get('palette')
         self.first_value = int(counts_from_one(cfg))
-        self.image_ids: dict[str, int] = {}
-        self.category_ids = list(range(1, len(self.classes) + 1))
-        if annotations:
-            self._take_ids(annotations)
-
-    def _take_ids(self, path: str) -> None:
-        try:
-            content = json.loads(Path(path).read_text())
-            self.image_ids = {image['file_name']: image['id'] for image in content['images']}
-            ids = {category['name']: category['id'] for category in content['categories']}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f'{path} cannot be read as a COCO file with images and categories '
-                f'({type(error).__name__}: {error}); give an annotation file'
-            ) from error
-        missing = [name for name in self.classes if name not in ids]
-        if missing:
-            raise InputError(
-                f'{path} has no category {missing[0]!r}, which the model predicts; give the annotation file of '
-                'the data that it was trained for'
-            )
-        self.category_ids = [ids[name] for name in self.classes]
+        self.annotations = annotations
+        self.category_ids: Sequence[Id] = dataset_meta.get('category_ids') or (
+            annotations.of_classes(dataset_meta['classes']) if annotations else range(1, len(self.classes) + 1)
+        )
 
     def classes_file(self) -> list[dict]:
         """Of every class the value in label maps, the id in COCO files, the name and, where known, the colour."""
@@ -105,12 +91,15 @@ class Results:
             for i, name in enumerate(self.classes)
         ]
 
+    @property
+    def no_class(self) -> int:
+        """The value of no class in label maps: 255, or 65535 where there are more classes than 8 bits have values."""
+        return 255 if len(self.classes) + self.first_value <= 255 else 65535
+
     def label_values(self, labels: np.ndarray) -> np.ndarray:
-        """(H, W) class indices -> the values that files have: as in the data set's own annotations. 255, or 65535 where
-        there are more classes, is no class."""
-        small = len(self.classes) + self.first_value <= 255
-        kind, ignored = (np.uint8, 255) if small else (np.uint16, 65535)
-        return np.where(labels < len(self.classes), labels + self.first_value, ignored).astype(kind)
+        """(H, W) class indices -> the values that files have: as in the data set's own annotations, or ``no_class``."""
+        kind = np.uint8 if self.no_class == 255 else np.uint16
+        return np.where(labels < len(self.classes), labels + self.first_value, self.no_class).astype(kind)
 
     def labels(self, sample: BaseDataElement) -> np.ndarray:
         """(H, W) uint8 or uint16, as ``label_values``; of a panoptic map (H, W, 3) uint8 BGR, ids as COCO writes them.
@@ -157,9 +146,11 @@ class Results:
         return content
 
     def shares(self, counts: Sequence[int]) -> dict[str, float]:
-        """Pixels by class index -> the share of each class that there is, the largest first."""
+        """Pixels by class index -> the share of each class that there is, the largest first. Pixels of no class are not
+        counted."""
+        counts = counts[: len(self.classes)]
         total = sum(counts) or 1
-        found = {self.classes[i]: n / total for i, n in enumerate(counts[: len(self.classes)]) if n}
+        found = {self.classes[i]: n / total for i, n in enumerate(counts) if n}
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     def _named(self, annotations: list[dict]) -> list[dict]:
@@ -189,35 +180,44 @@ class Results:
                 )
         return ids, segments
 
-    def merge(self, paths: Iterable[Path], out: Path) -> None:
+    def merge(self, paths: Iterable[Path], out: Path, places: Mapping[str, Path]) -> int:
         """JSON files of images -> ``coco.json``, a data set with images, categories and scored annotations (or the segments
-        of panoptic maps), and ``coco_results.json``, the list that COCO's evaluation reads. Written as they are read."""
+        of panoptic maps), and ``coco_results.json``, the list that COCO's evaluation reads. Written as they are read.
+
+        Args:
+            paths: of the JSON files.
+            out: folder of the two.
+            places: the file name in each of them -> where the image is.
+
+        Returns:
+            How many images the annotation file does not have, or not in one place only.
+        """
+        known = self.annotations.of_images(places) if self.annotations else {}
+        unused = self.annotations.unused() if self.annotations else count(1)
         with (
             atomic_write(out / 'coco.json') as whole,
             atomic_write(out / 'coco_results.json') as results,
             open(whole, 'w') as whole,
             open(results, 'w') as results,
         ):
-            images, count = [], 0
-            # Images that the annotation file does not have come after all of its own.
-            beyond = max(self.image_ids.values(), default=0)
+            images, number = [], 0
             whole.write('{"annotations": [')
             results.write('[')
-            for number, path in enumerate(paths, start=1):
+            for path in paths:
                 content = json.loads(path.read_text())
                 name = content['file_name']
-                image_id = self.image_ids.get(name, self.image_ids.get(name.rsplit('/', 1)[-1], beyond + number))
+                image_id = known[name] if name in known else next(unused)
                 images.append(dict(id=image_id, **{key: content[key] for key in ('file_name', 'width', 'height')}))
                 entries = content.get('annotations')
                 if entries is None:
                     entries = [dict(segments_info=content['segments_info'], file_name=content['label_map'])]
                 for entry in entries:
                     entry = {'image_id': image_id, **{k: v for k, v in entry.items() if k != 'category'}}
-                    separator = ',\n' if count else '\n'
+                    separator = ',\n' if number else '\n'
                     results.write(separator + json.dumps(entry))
-                    count += 1
+                    number += 1
                     box = entry.get('bbox')
-                    more = dict(id=count, iscrowd=0, area=box[2] * box[3]) if box else {}
+                    more = dict(id=number, iscrowd=0, area=box[2] * box[3]) if box else {}
                     if 'segmentation' in entry:
                         from pycocotools import mask as coco
 
@@ -226,6 +226,7 @@ class Results:
             categories = [dict(id=i, name=name) for i, name in zip(self.category_ids, self.classes)]
             whole.write(f'\n], "images": {json.dumps(images)}, "categories": {json.dumps(categories)}}}\n')
             results.write('\n]\n')
+        return len(images) - len(known) if self.annotations else 0
 
     @staticmethod
     def can_merge(content: dict) -> bool:
@@ -235,7 +236,7 @@ class Results:
 
 def counts_from_one(cfg: Config) -> bool:
     """Whether the label maps of the config's test data count classes from 1, as the data set or its class says."""
-    if ConfigView(cfg).scope != 'mmseg' or not cfg.get('test_dataloader'):
+    if ConfigView(cfg).task != 'segmentation' or not cfg.get('test_dataloader'):
         return False
     for dataset in plain_datasets(cfg.test_dataloader.dataset):
         kind = class_of(cfg, dataset)
@@ -245,9 +246,38 @@ def counts_from_one(cfg: Config) -> bool:
     return False
 
 
+def check_kinds(cfg: Config, save: Sequence[str], tiled: bool) -> None:
+    """Raise InputError for what models of the config's task do not have, before anything is predicted."""
+    task: str = ConfigView(cfg).task
+    panoptic = any(ConfigView(cfg).model_values('panoptic_fusion_head')) and False not in ConfigView(cfg).model_values(
+        'panoptic_on'
+    )
+    task = 'panoptic segmentation' if task == 'detection' and panoptic else task
+    missing = {
+        'detection': ('labels', 'scores', 'logits'),
+        'classification': ('labels', 'scores', 'logits'),
+        'panoptic segmentation': ('scores', 'logits'),
+    }.get(task, ())
+    for kind in save:
+        if kind in missing:
+            raise _lacks(kind, task)
+    if tiled and task in ('classification', 'panoptic segmentation'):
+        raise InputError(NOT_JOINED)
+
+
+NOT_JOINED = (
+    '--tile found, but only semantic maps and instances of tiles can be joined, and this model predicts others; predict the '
+    'image whole'
+)
+
+
+def _lacks(kind: str, task: str) -> InputError:
+    return InputError(f'--save {kind} found, but this model does {task}, which has none; save json')
+
+
 def not_predicted(kind: str, sample: BaseDataElement) -> InputError:
     """What to raise where a kind was asked for that the model's task does not have."""
     task = (
         'detection' if 'pred_instances' in sample else 'classification' if 'pred_label' in sample else 'panoptic segmentation'
     )
-    return InputError(f'--save {kind} found, but this model does {task}, which has none; save json')
+    return _lacks(kind, task)

@@ -19,10 +19,11 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 
 from mmvitscale.errors import InputError
+from mmvitscale.inference.nodata import without_empty
 from mmvitscale.inference.output import Writer, write_json, write_picture
 from mmvitscale.inference.predictor import Predictor
 from mmvitscale.inference.rasters import Raster, label_raster, open_raster
-from mmvitscale.inference.results import encode_mask, not_predicted
+from mmvitscale.inference.results import NOT_JOINED, encode_mask, not_predicted
 from mmvitscale.utils.atomic_write import atomic_write
 
 # The longer side of the drawn overview, in pixels.
@@ -155,10 +156,7 @@ def predict_in_tiles(
         elif has_instances:
             shown = _write_instances(writer, samples, raster, rows, columns, name, file_name, factor)
         else:
-            raise InputError(
-                '--tile found, but only semantic maps and instances of tiles can be joined, and this model '
-                'predicts others; predict the image whole'
-            )
+            raise InputError(NOT_JOINED)
         if writer.options.pictures:
             write_picture(writer.out / f'{name}.png', writer.visualizer.paint(raster.overview(small), shown))
 
@@ -172,7 +170,8 @@ def _samples(
         batch = []
         for y, x in places[start : start + batch_size]:
             image = raster.read((y, x, rows.side, columns.side))
-            batch.append(predictor.prepare(predictor.read_image.from_array(image, path)[0]))
+            size = image.shape[:2]
+            batch.append(predictor.prepare(dict(img_path=str(path), img_id=0, img=image, img_shape=size, ori_shape=size)))
         try:
             samples = predictor.predict(batch)
         except RuntimeError as error:
@@ -209,6 +208,9 @@ def _write_labels(
             for top, left, scores in blended(rows, columns, maps, Path(folder)):
                 labels = scores.argmax(0) if len(scores) > 1 else (scores[0].sigmoid() > threshold).long()
                 labels = labels.numpy()
+                empty = raster.empty((top, left, *labels.shape))
+                if empty is not None:
+                    labels[empty] = len(results.classes)
                 nonlocal counts
                 counts += np.bincount(labels.flatten(), minlength=len(counts))[: len(counts)]
                 y, x = _within(shown_rows, top, labels.shape[0]), _within(shown_columns, left, labels.shape[1])
@@ -217,7 +219,8 @@ def _write_labels(
 
         if 'labels' in request.save:
             kind = results.label_values(np.zeros((1, 1), np.int64)).dtype
-            with atomic_write(target) as part, label_raster(part, raster.size, kind, raster.profile) as write:
+            about = (raster.size, kind, raster.profile, results.no_class, writer.colours())
+            with atomic_write(target) as part, label_raster(part, *about) as write:
                 for top, left, labels in parts():
                     write(top, left, labels)
         else:
@@ -253,6 +256,7 @@ def _write_instances(
     for number, ((y, x), sample) in enumerate(zip(places, samples)):
         if 'labels' in writer.options.save:
             raise not_predicted('labels', sample)
+        without_empty(sample, raster.empty((y, x, rows.side, columns.side)), len(writer.results.classes))
         instances = sample.pred_instances
         boxes = instances.bboxes
         inner = torch.tensor([x > 0, y > 0, x + columns.side < width, y + rows.side < height])

@@ -6,7 +6,10 @@ import cv2
 import numpy as np
 from mmengine.structures import BaseDataElement, InstanceData
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
+from mmvitscale.inference.text import draw_text, fit_text, font_families, text_mask
+
+# The size of text of scale 1, in pixels.
+_EM = 29
 
 
 class Visualizer:
@@ -96,17 +99,19 @@ class Visualizer:
                     inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(int(columns[0]), int(rows[0]))
                 )
                 cv2.drawContours(picture, outline, -1, (255, 255, 255), 1, cv2.LINE_AA)
-        scale = min(max(image.shape[0] / 1200, 0.45), 1.5)
+        size = round(_EM * min(max(image.shape[0] / 1200, 0.45), 1.5))
         for i, (box, label) in enumerate(zip(np.asarray(instances.bboxes), instances.labels)):
             left, top, right, bottom = (int(round(float(v))) for v in box)
             colour = self.palette[label][::-1]
             cv2.rectangle(picture, (left, top), (right, bottom), colour, 2)
-            text = self.classes[label] + (f' {instances.scores[i]:.2f}' if 'scores' in instances else '')
-            (width, height), below = cv2.getTextSize(text, _FONT, scale, 1)
-            base = max(top - below, height)  # above the box where there is room
-            cv2.rectangle(picture, (left, base - height), (left + width, base + below), colour, -1)
-            dark = sum(colour) < 380
-            cv2.putText(picture, text, (left, base), _FONT, scale, (255,) * 3 if dark else (0, 0, 0), 1, cv2.LINE_AA)
+            score = f' {instances.scores[i]:.2f}' if 'scores' in instances else ''
+            room = picture.shape[1] - text_mask(score, size).shape[1] * bool(score)
+            text = fit_text(self.classes[label], size, room) + score
+            height, width = text_mask(text, size).shape
+            # Above the box where there is room, and inside the picture.
+            left, top = max(min(left, picture.shape[1] - width), 0), max(top - height, 0)
+            cv2.rectangle(picture, (left, top), (left + width, top + height), colour, -1)
+            draw_text(picture, text, (left, top), size, (255,) * 3 if sum(colour) < 380 else (0, 0, 0))
         return picture, set(instances.labels.tolist())
 
     def _by_mmpretrain(self, image: np.ndarray, sample: BaseDataElement, source: str) -> np.ndarray:
@@ -118,6 +123,7 @@ class Visualizer:
             classes=self.classes,
             draw_gt=source == 'gt',
             draw_pred=source == 'pred',
+            text_cfg=dict(family=font_families(''.join(self.classes)), parse_math=False),
         )
         return np.ascontiguousarray(drawn[..., ::-1])
 
@@ -129,21 +135,19 @@ class Visualizer:
 
     def _with_legend(self, picture: np.ndarray, shown: set) -> np.ndarray:
         """The picture over rows of colour and class name, as many as fit into its width."""
-        scale = min(max(picture.shape[0] / 600, 0.45), 2.0)
-        line, pad = int(34 * scale), int(8 * scale)
+        size = round(_EM * min(max(picture.shape[0] / 600, 0.45), 2.0))
+        line, pad = text_mask('', size).shape[0] + size // 2, size // 4
+        side = line - 2 * pad
         entries, x, y = [], pad, 0
         for label in sorted(shown):
-            name = self.classes[label]
-            width = int(cv2.getTextSize(name, _FONT, scale, 1)[0][0]) + line + 2 * pad
+            name = fit_text(self.classes[label], size, picture.shape[1] - side - 3 * pad)
+            width = text_mask(name, size).shape[1] + side + 3 * pad
             if x + width > picture.shape[1] and x > pad:
                 x, y = pad, y + line
             entries.append((label, name, x, y))
             x += width
         legend = np.full((y + line if entries else 0, picture.shape[1], 3), 255, np.uint8)
         for label, name, x, y in entries:
-            side = line - 2 * pad
             cv2.rectangle(legend, (x, y + pad), (x + side, y + pad + side), self.palette[label][::-1], -1)
-            cv2.putText(
-                legend, name, (x + side + pad, y + line - pad - 1), _FONT, scale, (0, 0, 0), max(int(scale), 1), cv2.LINE_AA
-            )
+            draw_text(legend, name, (x + side + pad, y + size // 4), size, (0, 0, 0))
         return np.vstack([picture, legend])

@@ -18,6 +18,8 @@ from mmvitscale.errors import InputError
 
 _MARK = '.part'
 _DAY = 24 * 60 * 60
+# Bytes: of names that fit into every file system, and of suffixes that a format may have.
+_SHORT, _LONGEST_SUFFIX = 100, 30
 # For a checkpoint of a training.
 SAVING_FAILED = 'the checkpoints before it are whole: free some space, or correct the rights, and go on with --resume'
 # What says that a file cannot be written; an error of a connection that is read from, say, is another thing.
@@ -43,7 +45,7 @@ class atomic_write:
     def __init__(self, path: str | Path, durable: bool = False, advice: str = 'free some space or give another folder'):
         self.path = Path(path)
         # Two that write the same file, on two machines even, do not meet. Writers take the format from the suffix.
-        self.part = self.path.with_name(f'.{self.path.stem}.{owner()}-{secrets.token_hex(4)}{_MARK}{self.path.suffix}')
+        self.part = self.path.with_name(_temporary_name(self.path))
         self.durable, self.advice = durable, advice
 
     def __enter__(self) -> Path:
@@ -76,6 +78,16 @@ class atomic_write:
 
     def _sentence(self, error: OSError) -> InputError:
         return InputError(f'cannot write {self.path} ({error.strerror or error}); {self.advice}')
+
+
+def _temporary_name(path: Path) -> str:
+    """No longer than the file's own name, where that is long: it fits wherever that one does."""
+    limit = max(len(os.fsencode(path.name)), _SHORT)
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= _LONGEST_SUFFIX else ''  # 'a.' and a sentence: no format
+    end = f'.{owner()}-{secrets.token_hex(4)}{_MARK}{suffix}'
+    room = limit - len(os.fsencode(end)) - 1
+    # Cut between characters, not within one.
+    return '.' + os.fsencode(path.stem)[:room].decode(errors='ignore') + end
 
 
 def _to_disk(path: Path) -> None:

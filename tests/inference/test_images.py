@@ -4,7 +4,7 @@ import pytest
 
 from mmvitscale.errors import InputError
 from mmvitscale.inference import ImageReader, list_images
-from mmvitscale.inference.images import frames_of
+from mmvitscale.inference.images import find_files, frames_of
 
 pytestmark = pytest.mark.unit
 
@@ -39,6 +39,8 @@ def test_float_grey_images_give_8_bit_three_channel_pictures(tmp_path):
     cv2.imwrite(str(path), COLOUR[..., 0])
     reader = ImageReader([dict(type='LoadImageFromFile', color_type='unchanged', to_float32=True)])
     fields, picture = reader.read(path)
+    grey = ImageReader([dict(type='LoadImageFromFile', color_type='grayscale')])
+    assert grey.from_array(COLOUR, path)[0]['img'].shape == (8, 6)  # frames of videos
     assert fields['img'].dtype == np.float32 and picture.shape == (8, 6, 3) and picture.dtype == np.uint8
     assert np.array_equal(picture[..., 2], COLOUR[..., 0])
 
@@ -52,3 +54,38 @@ def test_unreadable_images_and_videos_are_refused(tmp_path):
     (tmp_path / 'broken.mp4').write_bytes(b'no video')
     with pytest.raises(InputError, match='cannot be read as a video'):
         frames_of(tmp_path / 'broken.mp4')
+
+
+def test_links_to_folders_are_followed_but_not_back(tmp_path):
+    for name in ('d/a.png', 'd/._a.png', 'd/.hidden/b.png', 'other/b.png', 'other/deep/c.png'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('')
+    (tmp_path / 'd/link').symlink_to(tmp_path / 'other')
+    (tmp_path / 'd/self').symlink_to(tmp_path / 'd')
+    (tmp_path / 'd/up').symlink_to(tmp_path)
+    (tmp_path / 'other/back').symlink_to(tmp_path / 'd')
+    (tmp_path / 'other/deep/up').symlink_to('..')
+    (tmp_path / 'd/one.png').symlink_to(tmp_path / 'other/b.png')
+    (tmp_path / 'd/broken.png').symlink_to(tmp_path / 'nobody.png')
+    found = [str(path.relative_to(tmp_path)) for path in list_images(str(tmp_path / 'd'))]
+    assert found == ['d/a.png', 'd/link/b.png', 'd/link/deep/c.png', 'd/one.png']
+
+
+def test_a_folder_that_cannot_be_read_is_reported(tmp_path, monkeypatch):
+    import os
+
+    (tmp_path / 'shut').mkdir()
+    (tmp_path / 'a.png').write_text('')
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith('shut'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, 'scandir', scandir)
+    found = find_files(str(tmp_path))
+    assert [path.name for path in found.files] == ['a.png']
+    assert found.failures == [f'folder {tmp_path}/shut cannot be read (Permission denied); correct its rights']
+    with pytest.raises(InputError, match='shut cannot be read'):
+        list_images(str(tmp_path / 'shut'))

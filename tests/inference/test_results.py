@@ -7,7 +7,8 @@ from mmengine.config import ConfigDict
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from mmvitscale.errors import InputError
-from mmvitscale.inference.results import Results, counts_from_one, encode_mask
+from mmvitscale.inference.annotation_ids import AnnotationIds
+from mmvitscale.inference.results import Results, check_kinds, counts_from_one, encode_mask
 from tests.helpers.loaded import load
 
 pytestmark = pytest.mark.unit
@@ -16,7 +17,7 @@ META = dict(classes=('cat', 'dog'))
 
 
 def results(meta=META, annotations=None, scope='mmdet'):
-    return Results(ConfigDict(default_scope=scope), meta, annotations)
+    return Results(ConfigDict(default_scope=scope), meta, AnnotationIds(annotations) if annotations else None)
 
 
 def sample_of(**fields):
@@ -98,7 +99,8 @@ def test_coco_files_take_the_ids_of_an_annotation_file(tmp_path):
     for name in ('a', 'b'):
         content = made.json(sample_of(pred_instances=instances), f'sub/{name}.png', (8, 9))
         (tmp_path / f'{name}.json').write_text(json.dumps(content))
-    made.merge([tmp_path / 'a.json', tmp_path / 'b.json'], tmp_path)
+    places = {f'sub/{name}.png': tmp_path / f'sub/{name}.png' for name in ('a', 'b')}
+    assert made.merge([tmp_path / 'a.json', tmp_path / 'b.json'], tmp_path, places) == 1  # has no id
     found = json.loads((tmp_path / 'coco_results.json').read_text())
     assert [(entry['image_id'], entry['category_id'], entry['bbox']) for entry in found] == [
         (78, 18, [1, 2, 3, 4]),
@@ -111,3 +113,39 @@ def test_coco_files_take_the_ids_of_an_annotation_file(tmp_path):
         results(dict(classes=('bird',)), str(tmp_path / 'ground_truth.json'))
     with pytest.raises(InputError, match='cannot be read as a COCO file'):
         results(annotations=str(tmp_path / 'nothing.json'))
+
+
+def test_classes_of_one_name_are_all_in_the_scores():
+    classes = ['crane', 'dog', 'crane']
+    made = results(dict(classes=classes), scope='mmpretrain')
+    label = BaseDataElement(pred_label=torch.tensor([2]), pred_score=torch.tensor([0.25, 0.25, 0.5]))
+    content = made.json(label, 'a.png', (1, 4))
+    assert content['scores'] == {'crane (0)': 0.25, 'dog': 0.25, 'crane (2)': 0.5} and content['label'] == 'crane (2)'
+    shares = made.shares([1, 0, 3, 5])  # the last is of no class
+    assert shares == {'crane (2)': 0.75, 'crane (0)': 0.25}
+    assert [entry['name'] for entry in made.classes_file()] == list(content['scores'])
+
+
+@pytest.mark.integration
+def test_what_a_task_does_not_have_is_refused_by_its_config():
+    segmentation, detection = load('swinv2_upernet_mini'), load('swinv2_mask_rcnn_mini')
+    classification, panoptic = ConfigDict(default_scope='mmpretrain'), ConfigDict(default_scope='mmdet')
+    panoptic.model = dict(panoptic_fusion_head=dict(num_things_classes=80), test_cfg=dict(panoptic_on=True))
+    check_kinds(segmentation, ['labels', 'scores', 'logits', 'json'], False)
+    check_kinds(segmentation, ['labels', 'json'], True)
+    check_kinds(detection, ['json'], True)
+    check_kinds(panoptic, ['labels', 'json'], False)
+    for cfg, kind, task in (
+        (detection, 'labels', 'detection'),
+        (detection, 'logits', 'detection'),
+        (classification, 'scores', 'classification'),
+        (panoptic, 'logits', 'panoptic segmentation'),
+    ):
+        with pytest.raises(InputError, match=f'--save {kind} found, but this model does {task}'):
+            check_kinds(cfg, ['json', kind], False)
+    for cfg in (classification, panoptic):
+        with pytest.raises(InputError, match='only semantic maps and instances of tiles can be joined'):
+            check_kinds(cfg, ['json'], True)
+    panoptic.model.test_cfg.panoptic_on = False  # Mask2Former for instances
+    with pytest.raises(InputError, match='this model does detection'):
+        check_kinds(panoptic, ['labels'], False)

@@ -103,7 +103,7 @@ class Detector(Segmenter):
         return sample
 
 
-def write_tiled(predictor, image, tmp_path, suffix='.tif', **options):
+def write_tiled(predictor, image, tmp_path, suffix='.tif', nodata=None, **options):
     path = tmp_path / f'a{suffix}'
     if suffix == '.tif':
         import rasterio
@@ -120,6 +120,7 @@ def write_tiled(predictor, image, tmp_path, suffix='.tif', **options):
             crs='EPSG:32633',
             transform=place,
             tiled=True,
+            nodata=nodata,
         ) as file:
             file.write(image, 1)
     else:
@@ -171,3 +172,30 @@ def test_invalid_tile_options_are_refused(tmp_path):
             PredictOptions(**options)
     with pytest.raises(InputError, match='save labels found, but this model does detection'):
         write_tiled(Detector(), np.zeros((100, 100), np.uint8), tmp_path, save=['labels'])
+
+
+@pytest.mark.integration
+def test_pixels_without_data_are_of_no_class_in_tiles(tmp_path):
+    import json
+
+    import rasterio
+
+    grey = np.random.default_rng(0).integers(0, 255, (150, 200), dtype=np.uint8)
+    grey[:70] = grey[:, 150:] = 200
+    write_tiled(Segmenter(), grey, tmp_path, save=['labels', 'json'], nodata=200)
+    with rasterio.open(tmp_path / 'out/labels/a.tif') as file:
+        labels = file.read(1)
+        assert file.nodata == 255 and len(set(file.colormap(1).values())) == 4 + (254 > 4)  # three classes, none, unused
+    assert np.array_equal(labels, np.where(grey == 200, 255, grey // 90))
+    shares = json.loads((tmp_path / 'out/json/a.json').read_text())['shares']
+    assert sum(shares.values()) == pytest.approx(1) and shares['dark'] == (labels == 0).sum() / (labels != 255).sum()
+
+
+@pytest.mark.integration
+def test_instances_of_pixels_without_data_are_left_out_in_tiles(tmp_path):
+    import json
+
+    grey = np.zeros((150, 200), np.uint8)
+    grey[30:55, 40:62] = 255
+    write_tiled(Detector(), grey, tmp_path, save=['json'], nodata=255)
+    assert json.loads((tmp_path / 'out/json/a.json').read_text())['annotations'] == []

@@ -3,7 +3,8 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from mmvitscale.inference import Visualizer
+from mmvitscale.inference import Visualizer, text
+from mmvitscale.inference.text import fit_text, text_mask
 
 pytestmark = pytest.mark.unit
 
@@ -81,3 +82,37 @@ def test_segments_and_classes_of_images_are_drawn():
 def test_classes_without_a_palette_get_distinct_colours():
     visualizer = Visualizer(dict(classes=[str(i) for i in range(20)]))
     assert len(set(visualizer.palette)) == 20
+
+
+def test_names_in_any_script_are_drawn():
+    first = text_mask('road', 20)
+    assert first.max() == 255 and first.shape == (text_mask('', 20).shape[0], first.shape[1])
+    for name in ('Straße', 'дорога', 'δρόμος'):
+        drawn = text_mask(name, 20)
+        assert not np.array_equal(drawn, text_mask('?' * len(name), 20)) and drawn.shape[0] == first.shape[0]
+        assert len({text_mask(letter, 20).tobytes() for letter in name}) == len(set(name))  # no letter is a box
+    assert text_mask('a\nb', 20).shape == text_mask('a b', 20).shape
+
+
+def test_letters_that_no_font_has_are_reported_once(monkeypatch):
+    lines = []
+    monkeypatch.setattr(text, 'print_log', lambda line, *args, **kwargs: lines.append(line))
+    monkeypatch.setattr(text, '_said', set())
+    for name in ('\U0010fffd', '\U0010fffc'):  # of nobody
+        text.text_mask.__wrapped__(name, 20)
+    assert len(lines) == 1 and 'no font of this machine has' in lines[0]
+
+
+def test_long_names_end_with_an_ellipsis_inside_the_picture():
+    name = 'a name that is much longer than the picture is wide'
+    short = fit_text(name, 13, 60)
+    assert name.startswith(short[:-1]) and short.endswith('…') and text_mask(short, 13).shape[1] <= 60
+    assert fit_text('road', 13, 60) == 'road'
+    visualizer = Visualizer(dict(classes=[name], palette=[[0, 0, 255]]))
+    picture = visualizer.paint(GREY, semantic(pred=torch.zeros(40, 60, dtype=torch.long)))
+    assert (picture[40:, -2:] == 255).all()  # the legend's margin
+    sample = BaseDataElement()
+    box = InstanceData(bboxes=torch.tensor([[50.0, 30, 58, 38]]), labels=torch.tensor([0]), scores=torch.tensor([0.9]))
+    sample.set_field(box, 'pred_instances', dtype=InstanceData)
+    drawn = visualizer.paint(GREY, sample)[20].tolist()
+    assert drawn[30] == [255, 0, 0]  # moved to the left, as far as it must

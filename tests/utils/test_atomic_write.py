@@ -74,3 +74,16 @@ def test_a_full_disk_during_torch_save_is_reported(tmp_path):
 
     with pytest.raises(InputError, match='No space left'), atomic_write(tmp_path / 'a.pth'):
         torch.save(dict(a=torch.ones(10)), Full())
+
+
+@pytest.mark.parametrize(
+    'name', ['n' * 251 + '.png', 'ü' * 125 + '.json', '図' * 84 + '.p', 'a.' + 'b' * 253, 'x' * 255, 'a.pth']
+)
+def test_whatever_name_fits_can_be_written(name, tmp_path):
+    with atomic_write(tmp_path / name) as part:
+        part.write_text('new')
+        assert part.suffix == (Path(name).suffix if 1 < len(Path(name).suffix) < 30 else '.part')
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(InputError, match='cannot write .*File name too long'), atomic_write(tmp_path / ('x' * 256)) as part:
+        part.write_text('new')
+    assert len(list(tmp_path.iterdir())) == 1
