@@ -736,6 +736,24 @@ works(
 )
 
 
+def concatenated(place):
+    config = place.file(
+        'two.py',
+        f"_base_ = 'mmvitscale::{SEG}'\n"
+        'one = _base_.test_dataloader.dataset\n'
+        "test_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=[one, one]))\n",
+    )
+    command = train(place)
+    return ['tools/test.py', config, place.checkpoint, '--tta', '--show-dir', place.root / 'shown', *command[2:]]
+
+
+works(
+    'several data sets for testing, with augmentation and pictures',
+    concatenated,
+    lambda place, printed: list((place.root / 'shown').rglob('*.png')),
+)
+
+
 def own_parts(place):
     place.coco_file()
     place.file('my_train.json', '{"mine": 1}')

@@ -327,6 +327,7 @@ def _write_video(
                 if options.pictures:
                     if video is None:
                         size = item.picture.shape[1::-1]
+                        rate = round(rate, 2)  # MPEG-4 counts time in 65535ths of a second or less
                         video = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*'mp4v'), rate, size)
                         if not video.isOpened():
                             raise InputError(f'OpenCV cannot write {part} as MP4 here; use --no-pictures with --save')

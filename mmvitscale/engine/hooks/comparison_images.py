@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from mmvitscale.inference import ImageReader, Visualizer, write_picture
 from mmvitscale.inference.output import output_names
+from mmvitscale.inference.predictor import pipeline_of
 from mmvitscale.registry import HOOKS
 
 
@@ -38,7 +39,7 @@ class ComparisonPictureHook(Hook):
         root = os.path.commonpath([path.parent for path in paths]) if paths else '.'
         self._names = output_names(paths, Path(root))
         self._visualizer = Visualizer(dataset.metainfo, self.score_thr)
-        self._reader = ImageReader(runner.cfg.test_dataloader.dataset.get('pipeline', []))
+        self._reader = ImageReader(pipeline_of(runner.cfg))
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence = ()) -> None:
         """Draws the batch."""
