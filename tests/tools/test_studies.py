@@ -75,6 +75,8 @@ def test_the_position_bias_study_runs_every_combination_once(run_here, pretended
     assert 'log_cpb' in out and '11.50 +- 6.36' in out  # of 7 and 16
     run_here(*command)
     assert len(tested) == 18  # known from the first call
+    code, _, err = run_here(*command, '--iters', 100)
+    assert code == 1 and 'was 800 and is 100' in err and 'give another --out' in err
 
 
 def test_the_pretraining_study_differs_from_scratch_only_in_weights(run_here, pretended, tmp_path, monkeypatch):
@@ -97,6 +99,11 @@ def test_the_pretraining_study_differs_from_scratch_only_in_weights(run_here, pr
     same = [{key: value for key, value in options.items() if 'init_cfg' not in key} for _, _, options in trained[1:3]]
     assert same[0] == same[1]  # nothing else differs
     assert (tmp_path / 'out/reconstructions.png').is_file()
+    command = ['tools/pretraining_chain.py', '--out', tmp_path / 'out', '--seeds', 0, '--scenes', 3]
+    code, _, err = run_here(*command, '--labelled', 3)
+    assert code == 1 and 'labelled holds scenes with train 2, not 3; give another --out' in err
+    code, _, err = run_here(*command, '--labelled', 2, '--tune-iters', 40)
+    assert code == 1 and 'was 400 and is 40' in err
 
 
 def test_invalid_study_options_are_refused(error_of, tmp_path):
