@@ -8,6 +8,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from mmvitscale.analysis.figure_text import literal
 from mmvitscale.errors import InputError
 
 if TYPE_CHECKING:
@@ -132,9 +133,10 @@ def draw_confusion(matrix: ConfusionMatrix) -> 'Figure':
     figure = Figure(figsize=(side + 1, side))
     axes = figure.subplots()
     shown = axes.imshow(shares, vmin=0, vmax=100, cmap='Blues')
+    labels = [literal(name) for name in names]
     size = min(9, 400 / max(len(names), 1))
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), labels, fontsize=size)
     axes.set(xlabel='prediction', ylabel='ground truth', title=f'percent of the {matrix.unit} of each row')
     if len(names) <= 25:
         for (row, column), share in np.ndenumerate(shares):

@@ -109,3 +109,23 @@ def test_the_pretraining_study_differs_from_scratch_only_in_weights(run_here, pr
 def test_invalid_study_options_are_refused(error_of, tmp_path):
     assert '--factors [0.5]' in error_of('tools/analysis/position_bias_study.py', '--out', tmp_path, '--factors', 0.5)
     assert '--tune-iters 1 found' in error_of('tools/pretraining_chain.py', '--out', tmp_path, '--tune-iters', 1)
+
+
+def test_token_transfer_keeps_data_sets_whose_folders_have_one_name_apart(run_here, pretended, tmp_path):
+    code, out, err = run_here(
+        'tools/analysis/token_transfer.py',
+        'deepvit_upernet_mini',
+        'a.pth',
+        '--data-roots',
+        tmp_path / 'small/scenes',
+        tmp_path / 'large/scenes',
+        tmp_path / 'small/scenes',
+        '--statistics',
+        'running',
+        '--out',
+        tmp_path / 'out',
+    )
+    assert code == 0, err
+    found = json.loads((tmp_path / 'out/token_transfer.json').read_text())['results']
+    assert found['slid'] == {'small/scenes': [1.0], 'large/scenes': [2.0]}
+    assert found['running'] == {'small/scenes': [3.0], 'large/scenes': [4.0]}

@@ -2,9 +2,8 @@
 Re-attention's statistics, without training (several checkpoints, such as those of several seeds: mean and deviation)."""
 
 import argparse
-from pathlib import Path
 
-from mmvitscale.cli import ConfigOptions, run_command, save_json
+from mmvitscale.cli import ConfigOptions, distinct_labels, run_command, save_json
 from mmvitscale.config.loading import load_test_config
 from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
@@ -63,8 +62,8 @@ def main():
     args = parse_args()
     if bool(args.image_size) == bool(args.data_roots):
         raise InputError('give either --image-size or --data-roots')
-    out, places, found = check_writable(args.out), args.image_size or args.data_roots, {}
-    labels = [f'{place} px' if args.image_size else Path(place).name for place in places]
+    out, places, found = check_writable(args.out), list(dict.fromkeys(args.image_size or args.data_roots)), {}
+    labels = [f'{place} px' for place in places] if args.image_size else distinct_labels(places)
     print(f'{"":10}', *(f'{label:>16}' for label in labels), flush=True)
     for way in ('slid', *args.statistics):
         found[way] = {}
