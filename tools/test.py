@@ -14,6 +14,7 @@ from mmvitscale.cli import ConfigOptions, run_command, save_json
 from mmvitscale.config.loading import load_test_config
 from mmvitscale.config.runtime import check_packages, fit_to_hardware, use_work_dir
 from mmvitscale.config.validation import check_parts
+from mmvitscale.config.view import plain_datasets
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
 from mmvitscale.export import is_exported, run_instead
@@ -37,7 +38,8 @@ def parse_args():
 def use_tta(cfg):
     if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
         raise InputError(f'--tta needs tta_model and tta_pipeline, which {cfg.filename} does not define')
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for dataset in plain_datasets(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 

@@ -25,10 +25,15 @@ class ConfusionMatrix:
         classes: their names.
         score_thr: predicted objects below it are not counted.
         iou_thr: intersection over union from which on a box covers an object.
+
+    Raises:
+        InputError: where there are no classes.
     """
 
     def __init__(self, classes: Sequence[str], score_thr: float = 0.3, iou_thr: float = 0.5):
         self.classes = list(classes)
+        if not self.classes:
+            raise InputError('the test data set has no names of classes; add metainfo=dict(classes=[...]) to it in the config')
         self.score_thr, self.iou_thr = score_thr, iou_thr
         self.counts: Any = None  # (n, n) once something is counted
         self.unit = ''

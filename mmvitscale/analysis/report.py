@@ -24,7 +24,7 @@ from mmvitscale.analysis.figure_text import literal
 from mmvitscale.analysis.logs import RunLog, read_log
 from mmvitscale.checkpoints.loading import backbones_of
 from mmvitscale.config.loading import load_test_config
-from mmvitscale.config.view import ConfigView
+from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
 from mmvitscale.inference import Reconstructor, Visualizer, load_model
@@ -201,8 +201,9 @@ def _add_summary(page: Page, cfg: Config, log: RunLog, model: torch.nn.Module | 
 def _crop_of(cfg: Config) -> tuple[int, int]:
     """Height and width that the model is trained on, as far as the config says; else 512."""
     size = (cfg.model.get('data_preprocessor') or {}).get('size')
-    for step in (cfg.get('train_dataloader') or {}).get('dataset', {}).get('pipeline', []):
-        size = size or step.get('crop_size')
+    for loader in ConfigView(cfg).loaders('train'):
+        for step in next(plain_datasets(loader.get('dataset') or {})).get('pipeline', []):
+            size = size or step.get('crop_size')
     if isinstance(size, int):
         return size, size
     return (
@@ -262,7 +263,7 @@ def _add_windows(page: Page, model: torch.nn.Module) -> None:
 
 
 def _add_predictions(page: Page, images: EvaluatedImages, count: int, score_thr: float) -> None:
-    matrix = ConfusionMatrix(images.dataset_meta['classes'], score_thr)
+    matrix = ConfusionMatrix(images.dataset_meta.get('classes') or (), score_thr)
     qualities: dict[int, float] = {}
     with progress_bar(len(images)) as advance:
         for index, _, sample in images:

@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, RUNNERS, init_default_scope
 from mmvitscale.checkpoints.io import reading_data_only
 from mmvitscale.config.loading import load_config
 from mmvitscale.config.runtime import check_packages, fit_to_hardware
-from mmvitscale.config.view import ConfigView
+from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.engine.experiment_records import check_settings, record_metrics, recorded_metrics, settings_of
 from mmvitscale.engine.training import build_training
@@ -117,7 +117,8 @@ def evaluate_once(cfg: Config, checkpoint: Path, work_dir: Path, known: Path) ->
 
 def test_side(cfg: Config) -> int:
     """Pixels of the short side of the images that the config tests on."""
-    sides = [_short(step[key]) for step in cfg.test_dataloader.dataset.pipeline for key in _SIZES if _short(step.get(key))]
+    pipeline = next(plain_datasets(cfg.test_dataloader.dataset)).get('pipeline', [])
+    sides = [_short(step[key]) for step in pipeline for key in _SIZES if _short(step.get(key))]
     if sides:
         return sides[-1]
     check_packages(cfg)
@@ -129,8 +130,10 @@ def test_side(cfg: Config) -> int:
 def use_test_side(cfg: Config, side: int) -> None:
     """Change what the config tests on to images of this short side: the sizes in its pipeline and of sliding windows in
     proportion, or where it takes images as they are, a first step that resizes them."""
-    pipeline = cfg.test_dataloader.dataset.pipeline
-    sized = [step for step in pipeline if any(_short(step.get(key)) for key in _SIZES)]
+    # Data sets that are tested together may have one pipeline.
+    pipelines = {id(one.pipeline): one.pipeline for one in plain_datasets(cfg.test_dataloader.dataset) if 'pipeline' in one}
+    steps = {id(step): step for pipeline in pipelines.values() for step in pipeline}.values()
+    sized = [step for step in steps if any(_short(step.get(key)) for key in _SIZES)]
     test_cfg = cfg.model.get('test_cfg') or {}
     slides = test_cfg.get('mode') == 'slide'
     factor = side / test_side(cfg) if sized or slides else 1.0  # the side may have to be read from an image
@@ -138,7 +141,7 @@ def use_test_side(cfg: Config, side: int) -> None:
         for key in _SIZES:
             if _short(step.get(key)):
                 step[key] = _times(step[key], factor)
-    if not sized:
+    for pipeline in pipelines.values() if not sized else ():
         pipeline.insert(1, ConfigDict(type='Resize', scale=(side, side), keep_ratio=True))
     for key in ('crop_size', 'stride') if slides else ():
         if key in test_cfg:

@@ -1,3 +1,4 @@
+import copy
 from math import isnan
 
 import pytest
@@ -38,6 +39,16 @@ def test_a_test_pipeline_without_a_resize_gets_one(monkeypatch):
     experiments.use_test_side(cfg, 512)
     kinds = [step.type for step in cfg.test_dataloader.dataset.pipeline]
     assert kinds[:3] == ['LoadImageFromFile', 'Resize', 'LoadAnnotations'] and sizes(cfg) == [(512, 512)]
+
+
+def test_every_data_set_that_is_tested_together_gets_the_size():
+    cfg = load('swinv2_upernet_ade20k')
+    dataset = cfg.test_dataloader.dataset
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, copy.deepcopy(dataset), dataset])
+    assert experiments.test_side(cfg) == 512
+    experiments.use_test_side(cfg, 1024)
+    found = [step.scale for one in cfg.test_dataloader.dataset.datasets for step in one.pipeline if 'scale' in step]
+    assert found == [(4096, 1024)] * 3
 
 
 def test_sliding_windows_grow_with_the_image(monkeypatch):

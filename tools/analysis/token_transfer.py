@@ -5,9 +5,11 @@ import argparse
 
 from mmvitscale.cli import ConfigOptions, distinct_labels, run_command, save_json
 from mmvitscale.config.loading import load_test_config
+from mmvitscale.config.view import plain_datasets
 from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from mmvitscale.models.deepvit.re_attention_norm import STATISTICS
+from mmvitscale.registry import type_name
 from mmvitscale.utils.atomic_write import check_writable
 
 
@@ -43,12 +45,15 @@ def parse_args():
 def evaluate(args, place, way, checkpoint, out):
     """One number. way: 'slid', or a kind of statistics."""
     cfg = load_test_config(args.config, args.cfg_options)
-    if 'DeepViT' not in cfg.model.get('backbone', {}).get('type', '') or 'test_cfg' not in cfg.model:
+    if 'DeepViT' not in type_name(cfg.model.get('backbone') or {}) or 'test_cfg' not in cfg.model:
         raise InputError(f'{args.config} found, but give the config of a DeepViT for segmentation')
     if isinstance(place, int):
         experiments.use_test_side(cfg, place)
     else:
-        cfg.test_dataloader.dataset.data_root = place
+        dataset, *others = plain_datasets(cfg.test_dataloader.dataset)
+        if others:
+            raise InputError(f'--data-roots found, but {args.config} tests on {1 + len(others)} data sets; give --image-size')
+        dataset.data_root = place
     cfg.model.test_cfg = dict(mode='whole')
     if way == 'slid':
         crop, stride = args.crop
