@@ -135,8 +135,8 @@ class ExportedFiles:
             if other is not file:
                 size = 'every size' if file.size is None else f'{file.size[0]}x{file.size[1]} pixels'
                 raise InputError(
-                    f'{folder} holds two files for {size}, {other.path.name} and {file.path.name}; give one of them, or a folder '
-                    'with one file for each size'
+                    f'{folder} holds two files for {size}, {other.path.name} and {file.path.name}; give one of them, or a '
+                    'folder with one file for each size'
                 )
         self.about = whole[0].about
         for file in whole[1:]:

@@ -313,7 +313,10 @@ def test_a_folder_runs_the_file_of_the_size_whatever_its_format(folder_of, tmp_p
     'files, says',
     [
         (dict(a__onnx={}, b__xml={}), 'two files for every size, a.onnx and b.xml; give one of them'),
-        (dict(a__onnx=dict(size=[8, 8], batch=1), b__onnx=dict(size=[8, 8], batch=4)), 'two files for 8x8 pixels, a.onnx and b'),
+        (
+            dict(a__onnx=dict(size=[8, 8], batch=1), b__onnx=dict(size=[8, 8], batch=4)),
+            'two files for 8x8 pixels, a.onnx and b',
+        ),
         (dict(a__onnx={}, b__pt2=dict(size=[8, 8], batch=1, checkpoint='b.pth')), 'different models: .* differ in checkpoint'),
         (dict(a__onnx={}, b__pt2=dict(size=[8, 8], batch=1, classes=['b'])), 'different models: .* differ in classes'),
     ],

@@ -70,7 +70,9 @@ def draw_curves(results, path):
     figure = Figure(figsize=(11, 7))
     for axes, (key, title) in zip(figure.subplots(2, 2).flat, CURVES.items()):
         for label, result in results.items():
-            axes.plot([float('nan') if value is None else value for value in result[key]], marker='o', ms=3, label=literal(label))
+            axes.plot(
+                [float('nan') if value is None else value for value in result[key]], marker='o', ms=3, label=literal(label)
+            )
         axes.set(xlabel='block', title=title)
         axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
