@@ -295,7 +295,7 @@ _LAYERS: list[tuple[str, Callable[[Any, str, Any], str]]] = [
         r'(Sizes of tensors must match except.*|The size of tensor a.*|shape mismatch.*)',
         lambda m, layer, model: (
             f'tensors that meet in {layer} have different sizes ({m[1]}); correct what gives these numbers: options of it '
-            'with a value for each class or coordinate, channels and strides of neck and heads, or the size that labels are cropped to'
+            'with a value for each class or coordinate, channels and strides of neck and heads, or the size of the labels'
         ),
     ),
 ]
