@@ -30,7 +30,8 @@ class BuildWithConfigs(build_py):
             target = Path(self.build_lib, 'mmvitscale', '.mim', folder)
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(ROOT / folder, target, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'))
-        shutil.copy(ROOT / 'model-index.yml', target.parent)
+        for name in ('model-index.yml', 'constraints.txt'):
+            shutil.copy(ROOT / name, target.parent)
 
 
 setup(

@@ -1,16 +1,21 @@
 """What the command-line tools share: how they end, where they write, how they take several models."""
 
 import argparse
-import json
+import logging
 import os
+import re
 import sys
 import time
+import warnings
 from ast import literal_eval
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mmengine.logging
 import torch
 from mmengine.config import DictAction
 
@@ -19,6 +24,7 @@ from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import atomic_write
 from mmvitscale.utils.cpu import limit_kernel_cache
 from mmvitscale.utils.error_translation import explain
+from mmvitscale.utils.json_text import json_text
 from mmvitscale.utils.processes import LAUNCHER, is_first_process
 
 if TYPE_CHECKING:
@@ -46,7 +52,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     the launcher prints the error that ended them."""
     limit_kernel_cache()
     try:
-        with reading_data_only():
+        with reading_data_only(), without_import_remarks():
             status = main() or 0
     except KeyboardInterrupt:
         sys.exit(130)
@@ -70,6 +76,28 @@ def run_command(main: Callable[[], int | None]) -> None:
     sys.exit(status)
 
 
+@contextmanager
+def without_import_remarks() -> Iterator[None]:
+    """Leave out what packages print when they are imported, though nothing is the matter: OpenMMLab's that a format nobody
+    asked for cannot be read (a debug message that ``print_log`` prints), and DeepSpeed's that there is no GPU."""
+    print_log, deepspeed = mmengine.logging.print_log, logging.getLogger('DeepSpeed')
+
+    def selective(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+        if not (logger is None and str(msg).startswith('Could not import OneDL')):
+            print_log(msg, logger, level)
+
+    def about_accelerator(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith('Setting accelerator to CPU')
+
+    mmengine.logging.print_log = selective
+    deepspeed.addFilter(about_accelerator)
+    try:
+        yield
+    finally:
+        mmengine.logging.print_log = print_log
+        deepspeed.removeFilter(about_accelerator)
+
+
 def _name_renamed_options() -> None:
     for option in sys.argv[1:]:
         if option in _RENAMED_OPTIONS:
@@ -77,8 +105,9 @@ def _name_renamed_options() -> None:
 
 
 class ConfigOptions(DictAction):
-    """argparse's action for ``--cfg-options KEY=VALUE ...``: MMEngine's, and dicts as Python writes them. Raises InputError for
-    what has no ``=``, or a value that ends in its midst."""
+    """argparse's action for ``--cfg-options KEY=VALUE ...``: MMEngine's, and what it cannot read or changes: dicts as Python
+    writes them, spaces, and text in quotes, which stays as it is (``parse_value``). Raises InputError for what has no ``=``, or
+    a value that ends in its midst."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
@@ -89,14 +118,62 @@ class ConfigOptions(DictAction):
         options = dict(getattr(namespace, self.dest, None) or {})
         for key, value in (item.split('=', 1) for item in values):
             try:
-                options[key] = literal_eval(value) if '{' in value else self._parse_iterable(value)
-            except (AssertionError, IndexError, RecursionError, SyntaxError, ValueError) as error:
+                options[key] = parse_value(value)
+            except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
                 raise InputError(
                     f'{option_string} {key}={value} cannot be read; quote lists and dicts for the shell: '
                     '"KEY=[1,2]", '
-                    '"KEY={\'a\': 1}"'
+                    '"KEY={\'a\': 1}", and text with commas or brackets once more: "KEY=\'a, b\'"'
                 ) from error
         setattr(namespace, self.dest, options)
+
+
+def parse_value(text: str) -> Any:
+    """The value of an option: a number, True, False or None; ``V1,V2``, ``[V1,V2]`` or ``(V1,V2)``; a dict, or items in quotes,
+    as Python writes them; else text. A value in quotes is text, with its commas, spaces and backslashes. Raises ValueError or
+    SyntaxError for brackets or quotes that do not end."""
+    text = text.strip()
+    if text[:1] in ('"', "'"):
+        if len(text) > 1 and text.find(text[0], 1) == len(text) - 1:
+            return text[1:-1]
+        if ',' not in text:
+            return _as_python(text)
+    if _ITEM_IN_QUOTES.search(f',{text}'):
+        with suppress(SyntaxError, ValueError):  # items with and without quotes are read one by one
+            value = _as_python(text)
+            return list(value) if isinstance(value, tuple) and not text.startswith('(') else value
+    ends, depths = text[:1] + text[1:][-1:], _depths(text)
+    enclosed = ends in ('[]', '()', '{}') and not depths[-1] and min(depths[:-1]) > 0
+    if ends == '{}' and enclosed or text.startswith('{') and depths[-1]:
+        return _as_python(text)
+    if enclosed:
+        items = _split(text[1:-1])
+        return tuple(items) if ends == '()' else items
+    return _split(text) if ',' in text else DictAction._parse_int_float_bool(text)
+
+
+_ITEM_IN_QUOTES = re.compile(r"""[\[(,{]\s*['"]""")
+
+
+def _as_python(text: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of backslashes, which stay
+        return literal_eval(text)
+
+
+def _depths(text: str) -> list[int]:
+    """How many brackets are open behind each character."""
+    return list(accumulate((character in '([{') - (character in ')]}') for character in text))
+
+
+def _split(text: str) -> list[Any]:
+    """The values between commas outside of brackets."""
+    depths = [0, *_depths(text)]
+    if depths[-1] or min(depths) < 0:
+        raise ValueError('a bracket is not closed')
+    commas = [i for i, character in enumerate(text) if character == ',' and not depths[i]]
+    items = [text[start + 1 : end] for start, end in zip([-1, *commas], [*commas, len(text)])]
+    return [parse_value(item) for item in items if item.strip()]
 
 
 def _leave_to_launcher(error: BaseException) -> None:
@@ -141,25 +218,41 @@ def models_of(args: argparse.Namespace) -> list[ModelArguments]:
         parser.add_argument('--options', nargs='+', action=ConfigOptions)
         options = parser.parse_args(['--options', *rest[1:]]).options if rest[1:] else None
         found.append((config, rest[0], options))
-    models: list[ModelArguments] = []
-    for config, checkpoint, options in found:
-        label = '/'.join(Path(checkpoint).parts[-2:])
-        if label in [model.label for model in models]:  # as much as distinguishes it from the others
-            different = {k: v for k, v in (options or {}).items() if (models[0].options or {}).get(k) != v}
-            label = ' '.join([label, str(len(models) + 1), *(f'{k}={v}' for k, v in different.items())])
+    labels = distinct_labels([checkpoint for _, checkpoint, _ in found], parts=2)
+    first = found[0][2] or {}
+    models = []
+    for (config, checkpoint, options), label in zip(found, labels):
+        if found[0][1] == checkpoint and label != labels[0]:  # as much as distinguishes it from the first
+            label = ' '.join([label, *(f'{k}={v}' for k, v in (options or {}).items() if first.get(k) != v)])
         models.append(ModelArguments(config, checkpoint, options, label))
     return models
 
 
+def distinct_labels(paths: Sequence[str | Path], parts: int = 1) -> list[str]:
+    """Short names of paths for tables and pictures, no two the same: their last parts, as many as distinguish them, at least
+    ``parts``; of a path that is there several times, the further ones with a number."""
+    labels: list[str] = []
+    split = [Path(path).parts for path in paths]
+    for own in split:
+        needed = parts
+        while needed < len(own) and any(other != own and other[-needed:] == own[-needed:] for other in split):
+            needed += 1
+        name = str(Path(*own[-needed:]))
+        label, number = name, 1
+        while label in labels:
+            number += 1
+            label = f'{name} {number}'
+        labels.append(label)
+    return labels
+
+
 def save_json(content: object, path: str | Path) -> None:
-    """As JSON, atomically. Raises InputError if the file cannot be written."""
+    """As valid JSON (``json_text``), atomically. Raises InputError if the file cannot be written."""
     with atomic_write(path, advice='give a file in a folder that can be written') as part:
-        part.write_text(json.dumps(content, indent=1) + '\n')
+        part.write_text(json_text(content))
 
 
 def save_figure(figure: 'Figure', path: Path) -> None:
-    """A matplotlib figure as PNG. Raises InputError if the file cannot be written."""
-    try:
-        figure.savefig(path, dpi=120, bbox_inches='tight')
-    except OSError as error:
-        raise InputError(f'cannot write {path} ({error.strerror}); give a folder that can be written') from error
+    """A matplotlib figure as PNG, atomically. Raises InputError if the file cannot be written."""
+    with atomic_write(path, advice='give a folder that can be written') as part:
+        figure.savefig(part, dpi=120, bbox_inches='tight')

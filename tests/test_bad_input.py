@@ -854,6 +854,44 @@ other(
     '--out',
     lambda place: place.file('mine/a.txt', 'x').parent,
 )
+other(
+    'token transfer of no sizes',
+    'either --image-size or --data-roots',
+    'tools/analysis/token_transfer.py',
+    VIT,
+    ckpt,
+    '--out',
+    out,
+)
+other(
+    'option with a dict that does not end',
+    'cannot be read; quote lists and dicts',
+    'tools/analysis/get_flops.py',
+    SEG,
+    '--cfg-options',
+    "model.backbone.arch={'embed_dims':8",
+)
+# What mmseg, mmdet and MMEngine raise when a training runs.
+for name, config, option, says in [
+    ('weights for some of the classes', SEG, 'decode_head.loss_decode.class_weight=[1,2]', 'has 2 values, but 10 classes'),
+    (
+        'weights of classes along the width',
+        SEG,
+        "decode_head.loss_decode={'_delete_':True,'type':'CrossEntropyLoss','use_sigmoid':True,'class_weight':[1]*10}",
+        'use_sigmoid=True of decode_head.loss_decode .* one for each of the 10 classes, or take use_sigmoid=False',
+    ),
+    (
+        'maps that the backbone does not give',
+        SEG,
+        'auxiliary_head.in_index=9',
+        'in_index 9 of auxiliary_head .* 4 maps, 0 to 3',
+    ),
+    ('anchors for more maps than there are', DET, 'neck.num_outs=4', 'bbox_head has anchors for 5 maps, but is given 4'),
+]:
+    simple_train(name, says, f'model.{option}'.replace('[1]*10', str([1] * 10).replace(' ', '')), config=config)
+simple_train(
+    'loop of two kinds', 'train_cfg has both type and by_epoch', 'train_cfg.type=IterBasedTrainLoop', 'train_cfg.by_epoch=False'
+)
 other('benchmark of 0 pixels', 'size', 'tools/benchmark.py', '--image-size', '0', '--rounds', '0')
 
 

@@ -225,7 +225,9 @@ def check_launcher(arguments, place):
     if 'slurm' not in script.name:
         assert rest[1].isdigit()
         rest = [rest[0], *rest[2:]]
-    parse('tools/train.py', rest)
+    elif script.name == 'slurm_train.sh':
+        rest = [rest[0], '--work-dir', *rest[1:]]
+    parse('tools/test.py' if script.name.endswith('test.sh') else 'tools/train.py', rest)
 
 
 def parse(tool, arguments):

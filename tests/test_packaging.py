@@ -20,7 +20,7 @@ def wheel(tmp_path_factory):
     sources = folder / 'source'  # building in place would leave files in the checkout
     for name in ('mmvitscale', 'configs', 'tools'):
         shutil.copytree(ROOT / name, sources / name)
-    for name in ('setup.py', 'README.md', 'model-index.yml'):
+    for name in ('setup.py', 'README.md', 'model-index.yml', 'constraints.txt'):
         shutil.copy(ROOT / name, sources)
     subprocess.run(
         [
@@ -50,7 +50,7 @@ def test_configs_and_tools_travel_in_the_wheel(wheel):
                 assert f'mmvitscale/.mim/{path.relative_to(ROOT).as_posix()}' in packed
     for path in (ROOT / 'mmvitscale').rglob('*.py'):
         assert path.relative_to(ROOT).as_posix() in packed
-    assert 'mmvitscale/.mim/model-index.yml' in packed
+    assert {'mmvitscale/.mim/model-index.yml', 'mmvitscale/.mim/constraints.txt'} <= packed
 
 
 @pytest.fixture
@@ -101,6 +101,12 @@ def test_a_users_config_inherits_and_trains_from_the_wheel(run, tmp_path):
         'default_hooks.checkpoint.interval=2',
     )
     assert (tmp_path / 'user/work_dirs/own/iter_2.pth').is_file()
+
+
+def test_install_mmcv_ops_knows_the_tested_version_in_the_wheel(run, tmp_path):
+    tool = tmp_path / 'site/mmvitscale/.mim/tools/install_mmcv_ops.py'
+    pinned = next(line for line in (ROOT / 'constraints.txt').read_text().splitlines() if line.startswith('onedl-mmcv'))
+    assert run('-c', f'import runpy; print(runpy.run_path({str(tool)!r})["pinned"]())').stdout.strip() == pinned
 
 
 def test_an_unknown_or_missing_tool_name_is_refused(run):

@@ -85,7 +85,7 @@ def time_files(model, args, path, size):
 
 def main():
     args = parse_args()
-    sizes = sizes_of(args)
+    sizes = list(dict.fromkeys(sizes_of(args)))  # 64 and 64x64 are one file
     for name in ('batch_size', 'int8', 'time'):
         if getattr(args, name) < (name == 'batch_size'):
             raise InputError(f'--{name.replace("_", "-")} {getattr(args, name)} found, but it is a positive number')

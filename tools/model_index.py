@@ -4,13 +4,14 @@ import argparse
 
 from mmvitscale.cli import run_command
 from mmvitscale.config.model_index import files
+from mmvitscale.utils.atomic_write import write_bytes_atomically
 
 
 def main():
     argparse.ArgumentParser(description=__doc__).parse_args()
     for path, content in files().items():
         if not path.is_file() or path.read_text() != content:
-            path.write_text(content)
+            write_bytes_atomically(path, content.encode())
             print(f'written: {path}')
 
 

@@ -15,7 +15,7 @@ from mmvitscale.cli import run_command, save_json
 from mmvitscale.config.loading import load_config, load_test_config
 from mmvitscale.datasets import mini
 from mmvitscale.engine import experiments
-from mmvitscale.errors import InputError
+from mmvitscale.errors import InputError, some_of
 from mmvitscale.utils.atomic_write import check_writable
 
 PRETRAIN, TUNE = 'swinv2_simmim_mini_96_w6', 'swinv2_upernet_mini_192_w12'
@@ -33,8 +33,13 @@ def parse_args():
 
 
 def scenes(folder, train, seed):
-    if not (folder / 'mini.json').is_file():
-        mini.write_dataset(folder, train=train, val=32, seed=seed)
+    wanted, marker = dict(train=train, val=32, seed=seed), folder / 'mini.json'
+    if not marker.is_file():
+        mini.write_dataset(folder, **wanted)
+    found = json.loads(marker.read_text())
+    changed = [f'{key} {found.get(key)}, not {value}' for key, value in wanted.items() if found.get(key) != value]
+    if changed:
+        raise InputError(f'{folder} holds scenes with {some_of(changed)}; give another --out, or remove the folder')
     return folder / 'ADEChallengeData2016'
 
 
@@ -69,11 +74,8 @@ def fine_tuned(args, out, seed, checkpoint):
     if checkpoint:
         options.update({'model.backbone.init_cfg.type': 'Pretrained', 'model.backbone.init_cfg.checkpoint': checkpoint})
     trained = experiments.train_once(TUNE, work_dir, options)
-    known = work_dir / 'test.json'
-    if not known.is_file():
-        metrics = experiments.evaluate(load_config(TUNE, {'data_root': str(data)}), trained, work_dir / 'test')
-        save_json(metrics, known)
-    return json.loads(known.read_text())['mIoU']
+    cfg = load_config(TUNE, {'data_root': str(data)})
+    return experiments.evaluate_once(cfg, trained, work_dir / 'test', work_dir / 'test.json')['mIoU']
 
 
 def main():
@@ -82,6 +84,7 @@ def main():
         raise InputError(
             f'--pretrain-iters {args.pretrain_iters} and --tune-iters {args.tune_iters} found, but they are at least 4'
         )
+    args.seeds = list(dict.fromkeys(args.seeds))
     out, start = check_writable(Path(args.out).absolute()), time.monotonic()
     checkpoint, losses = pretrained(args, out)
     print(

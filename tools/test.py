@@ -6,16 +6,19 @@ from pathlib import Path
 from mmengine.config import ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
+from mmengine.fileio import dump
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 
 from mmvitscale.cli import ConfigOptions, run_command, save_json
 from mmvitscale.config.loading import load_test_config
 from mmvitscale.config.runtime import check_packages, fit_to_hardware, use_work_dir
 from mmvitscale.config.validation import check_parts
+from mmvitscale.config.view import plain_datasets
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
 from mmvitscale.export import is_exported, run_instead
-from mmvitscale.utils.atomic_write import check_writable
+from mmvitscale.utils.atomic_write import atomic_write, check_writable
 
 
 def parse_args():
@@ -35,8 +38,19 @@ def parse_args():
 def use_tta(cfg):
     if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
         raise InputError(f'--tta needs tta_model and tta_pipeline, which {cfg.filename} does not define')
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for dataset in plain_datasets(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+class Predictions(DumpResults):
+    """A file of all predictions, written atomically by the first process."""
+
+    def compute_metrics(self, results):
+        with atomic_write(self.out_file_path) as part:
+            dump(results, str(part))
+        print_log(f'predictions are in {self.out_file_path}', 'current')
+        return {}
 
 
 def main():
@@ -72,10 +86,10 @@ def main():
     if exported:
         run_instead(runner.model.module if args.tta else runner.model, args.checkpoint)
     if out and out.suffix == '.pkl':
-        runner.test_evaluator.metrics.append(DumpResults(out_file_path=str(out)))
+        runner.test_evaluator.metrics.append(Predictions(str(out)))
     metrics = runner.test()
     if out and out.suffix == '.json' and is_main_process():
-        save_json({key: float(value) for key, value in metrics.items()}, out)
+        save_json(metrics, out)
 
 
 if __name__ == '__main__':

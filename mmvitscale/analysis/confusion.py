@@ -8,6 +8,7 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from mmvitscale.analysis.figure_text import literal
 from mmvitscale.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,10 +25,15 @@ class ConfusionMatrix:
         classes: their names.
         score_thr: predicted objects below it are not counted.
         iou_thr: intersection over union from which on a box covers an object.
+
+    Raises:
+        InputError: where there are no classes.
     """
 
     def __init__(self, classes: Sequence[str], score_thr: float = 0.3, iou_thr: float = 0.5):
         self.classes = list(classes)
+        if not self.classes:
+            raise InputError('the test data set has no names of classes; add metainfo=dict(classes=[...]) to it in the config')
         self.score_thr, self.iou_thr = score_thr, iou_thr
         self.counts: Any = None  # (n, n) once something is counted
         self.unit = ''
@@ -132,9 +138,10 @@ def draw_confusion(matrix: ConfusionMatrix) -> 'Figure':
     figure = Figure(figsize=(side + 1, side))
     axes = figure.subplots()
     shown = axes.imshow(shares, vmin=0, vmax=100, cmap='Blues')
+    labels = [literal(name) for name in names]
     size = min(9, 400 / max(len(names), 1))
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), labels, fontsize=size)
     axes.set(xlabel='prediction', ylabel='ground truth', title=f'percent of the {matrix.unit} of each row')
     if len(names) <= 25:
         for (row, column), share in np.ndenumerate(shares):

@@ -49,7 +49,7 @@ def read_log(work_dir: Path) -> RunLog:
             try:
                 record = json.loads(line)
                 step = int(record['step'])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError):
                 log.notes.append(f'line {number} of {path} cannot be read and is left out')
                 continue
             values = {key: value for key, value in record.items() if isinstance(value, (int, float)) and key != 'step'}

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +20,19 @@ from mmvitscale.analysis.bias_surfaces import bias_surfaces, draw_surface
 from mmvitscale.analysis.confusion import ConfusionMatrix, draw_confusion
 from mmvitscale.analysis.extrapolation import report as window_report
 from mmvitscale.analysis.extrapolation import swin_backbones
+from mmvitscale.analysis.figure_text import literal
 from mmvitscale.analysis.logs import RunLog, read_log
 from mmvitscale.checkpoints.loading import backbones_of
 from mmvitscale.config.loading import load_test_config
-from mmvitscale.config.view import ConfigView
+from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
 from mmvitscale.inference import Reconstructor, Visualizer, load_model
 from mmvitscale.inference.evaluated_images import EvaluatedImages
 from mmvitscale.inference.progress import progress_bar
 from mmvitscale.profiling.flops import count_backbone
+from mmvitscale.registry import type_name
+from mmvitscale.utils.atomic_write import atomic_write
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -123,12 +127,12 @@ def write_report(
     if model is not None:
         _add_biases(page, model)
     _add_monitor(page, log)
-    _add_speed(page, log)
+    _add_speed(page, cfg, log)
     _add_environment(page, work_dir, cfg)
     if notes:
         page.add('What is not shown', *(f'<p class="missing">{html.escape(note)}</p>' for note in notes))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page.html(), encoding='utf-8')
+    with atomic_write(out, advice='give an --out in a folder that can be written') as part:
+        part.write_text(page.html(), encoding='utf-8')
     return notes
 
 
@@ -175,7 +179,7 @@ def _add_summary(page: Page, cfg: Config, log: RunLog, model: torch.nn.Module | 
     name, value = _main_metric(log)
     headline = f'<p class="key">{html.escape(name)} {value:.2f}</p>' if name else ''
     backbone = cfg.model.get('backbone') or {}
-    rows = [('scope', cfg.get('default_scope', '')), ('backbone', backbone.get('type', ''))]
+    rows = [('scope', cfg.get('default_scope', '')), ('backbone', type_name(backbone))]
     rows += [(key, backbone[key]) for key in _OPTIONS_SHOWN if backbone.get(key) is not None]
     if model is not None and hasattr(model, 'backbone') and backbones_of(model):
         rows.append(('parameters', f'{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M'))
@@ -185,8 +189,8 @@ def _add_summary(page: Page, cfg: Config, log: RunLog, model: torch.nn.Module | 
     wrapper = cfg.get('optim_wrapper') or {}
     optimizer = wrapper.get('optimizer') or {}
     rows += [
-        ('optimizer', ', '.join(f'{k} {v}' for k, v in optimizer.items())),
-        ('wrapper', wrapper.get('type', '')),
+        ('optimizer', ', '.join(f'{k} {type_name(optimizer) if k == "type" else v}' for k, v in optimizer.items())),
+        ('wrapper', type_name(wrapper)),
         ('batch of one process', (cfg.get('train_dataloader') or {}).get('batch_size', '')),
         ('length', ', '.join(f'{k} {v}' for k, v in (cfg.get('train_cfg') or {}).items() if k.startswith('max'))),
         ('checkpoint', weights.name if weights else 'none'),
@@ -197,8 +201,9 @@ def _add_summary(page: Page, cfg: Config, log: RunLog, model: torch.nn.Module | 
 def _crop_of(cfg: Config) -> tuple[int, int]:
     """Height and width that the model is trained on, as far as the config says; else 512."""
     size = (cfg.model.get('data_preprocessor') or {}).get('size')
-    for step in (cfg.get('train_dataloader') or {}).get('dataset', {}).get('pipeline', []):
-        size = size or step.get('crop_size')
+    for loader in ConfigView(cfg).loaders('train'):
+        for step in next(plain_datasets(loader.get('dataset') or {})).get('pipeline', []):
+            size = size or step.get('crop_size')
     if isinstance(size, int):
         return size, size
     return (
@@ -225,7 +230,7 @@ def _curves(log: RunLog, title: str, names: Sequence[str]) -> str:
     axes = figure.subplots()
     for name in names:
         steps, values = log.curve(name)
-        axes.plot(steps, values, label=name, lw=1.2, marker='o' if len(steps) < 20 else None, ms=3)
+        axes.plot(steps, values, label=literal(name), lw=1.2, marker='o' if len(steps) < 20 else None, ms=3)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     return _figure(figure, title)
@@ -258,7 +263,7 @@ def _add_windows(page: Page, model: torch.nn.Module) -> None:
 
 
 def _add_predictions(page: Page, images: EvaluatedImages, count: int, score_thr: float) -> None:
-    matrix = ConfusionMatrix(images.dataset_meta['classes'], score_thr)
+    matrix = ConfusionMatrix(images.dataset_meta.get('classes') or (), score_thr)
     qualities: dict[int, float] = {}
     with progress_bar(len(images)) as advance:
         for index, _, sample in images:
@@ -334,7 +339,7 @@ def _add_monitor(page: Page, log: RunLog) -> None:
         )
 
 
-def _add_speed(page: Page, log: RunLog) -> None:
+def _add_speed(page: Page, cfg: Config, log: RunLog) -> None:
     rows = []
     for name, label, unit in (
         ('time', 'an iteration', 's'),
@@ -348,7 +353,8 @@ def _add_speed(page: Page, log: RunLog) -> None:
             )
     validation = [record['time'] for record in log.validation.values() if 'time' in record]
     if validation:
-        rows.append(('a test image', f'{median(validation):.3f} s, median'))
+        images = (cfg.get('val_dataloader') or {}).get('batch_size', 1)
+        rows.append(('an image in validation', f'{median(validation) / images:.3f} s, median, in batches of {images}'))
     if rows:
         page.add('Speed and memory', _table(('', ''), rows))
 
@@ -391,8 +397,12 @@ def _table(header: Sequence[str], rows: Sequence[Sequence], numbers: bool = Fals
 
 
 def _figure(figure, caption: str) -> str:
+    from matplotlib import rc_context
+
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='svg', bbox_inches='tight')
+    with rc_context({'svg.fonttype': 'none'}), warnings.catch_warnings():  # text, in the fonts of whoever reads the page
+        warnings.filterwarnings('ignore', 'Glyph')
+        figure.savefig(buffer, format='svg', bbox_inches='tight')
     return _embedded(buffer.getvalue(), 'image/svg+xml', caption)
 
 

@@ -15,13 +15,15 @@ from mmengine.registry import DATASETS, RUNNERS, init_default_scope
 from mmvitscale.checkpoints.io import reading_data_only
 from mmvitscale.config.loading import load_config
 from mmvitscale.config.runtime import check_packages, fit_to_hardware
-from mmvitscale.config.view import ConfigView
+from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.datasets.checks import check_datasets
+from mmvitscale.engine.experiment_records import check_settings, record_metrics, recorded_metrics, settings_of
 from mmvitscale.engine.training import build_training
 from mmvitscale.errors import InputError
-from mmvitscale.utils.atomic_write import check_writable
+from mmvitscale.utils.atomic_write import atomic_write, check_writable
 from mmvitscale.utils.cpu import limit_kernel_cache
 from mmvitscale.utils.error_translation import explain
+from mmvitscale.utils.json_text import json_text, plain
 
 _SIZES = ('scale', 'crop_size', 'size')  # of the steps that set an image's size
 
@@ -31,15 +33,17 @@ def train_once(config: str, work_dir: Path, options: dict[str, object]) -> Path:
     interrupted is resumed. What it prints goes into output.txt.
 
     Raises:
-        InputError: with the last line of its output, where it fails.
+        InputError: for a work folder with a training of other settings; with the last line of its output, where it fails.
     """
+    # A config is written out beside the checkpoints, and holds no paths that are objects.
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+    settings = settings_of(load_config(config, dict(options)))
+    check_writable(work_dir)
+    check_settings(work_dir, settings)
     done = work_dir / 'done.json'
     if done.is_file():
         return work_dir / json.loads(done.read_text())['checkpoint']
-    check_writable(work_dir)
     resume = 'auto' if (work_dir / 'last_checkpoint').is_file() else None
-    # A config is written out beside the checkpoints, and holds no paths that are objects.
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
     status = _in_process(_train, config, work_dir, options, resume)
     if status:
         last = (work_dir / 'output.txt').read_text().strip().splitlines()[-1:]
@@ -47,7 +51,8 @@ def train_once(config: str, work_dir: Path, options: dict[str, object]) -> Path:
             f'training in {work_dir} ended with status {status}: {"".join(last)}; its output is in output.txt there'
         )
     checkpoint = Path((work_dir / 'last_checkpoint').read_text().strip())
-    done.write_text(json.dumps(dict(checkpoint=checkpoint.name)) + '\n')
+    with atomic_write(done) as part:
+        part.write_text(json_text(dict(checkpoint=checkpoint.name)))
     return work_dir / checkpoint.name
 
 
@@ -89,19 +94,31 @@ def length_options(iters: int, warmup: int) -> dict[str, int]:
 
 
 def evaluate(cfg: Config, checkpoint: Path, work_dir: Path) -> dict[str, float]:
-    """Test a checkpoint with the config as it is -> its metrics. The config is used up."""
+    """Test a checkpoint with the config as it is -> its metrics that are numbers. The config is used up."""
     check_packages(cfg)
     check_datasets(cfg, ('test',))
     fit_to_hardware(cfg)
     cfg.work_dir, cfg.load_from, cfg.resume = str(work_dir), str(checkpoint), False
     cfg.experiment_name = f'{Path(cfg.filename).stem}_{id(cfg)}'  # MMEngine keeps one logger for each name
     cfg.log_level = 'WARNING'
-    return {key: float(value) for key, value in RUNNERS.build(cfg).test().items()}
+    metrics = {key: plain(value) for key, value in RUNNERS.build(cfg).test().items()}
+    return {key: float(value) for key, value in metrics.items() if isinstance(value, (int, float))}
+
+
+def evaluate_once(cfg: Config, checkpoint: Path, work_dir: Path, known: Path) -> dict[str, float]:
+    """``evaluate``, or what an earlier call left in the file ``known`` of the same config, data and checkpoint."""
+    settings = settings_of(cfg, checkpoint)
+    metrics = recorded_metrics(known, settings)
+    if metrics is None:
+        metrics = evaluate(cfg, checkpoint, work_dir)
+        record_metrics(known, settings, metrics)
+    return metrics
 
 
 def test_side(cfg: Config) -> int:
     """Pixels of the short side of the images that the config tests on."""
-    sides = [_short(step[key]) for step in cfg.test_dataloader.dataset.pipeline for key in _SIZES if _short(step.get(key))]
+    pipeline = next(plain_datasets(cfg.test_dataloader.dataset)).get('pipeline', [])
+    sides = [_short(step[key]) for step in pipeline for key in _SIZES if _short(step.get(key))]
     if sides:
         return sides[-1]
     check_packages(cfg)
@@ -113,8 +130,10 @@ def test_side(cfg: Config) -> int:
 def use_test_side(cfg: Config, side: int) -> None:
     """Change what the config tests on to images of this short side: the sizes in its pipeline and of sliding windows in
     proportion, or where it takes images as they are, a first step that resizes them."""
-    pipeline = cfg.test_dataloader.dataset.pipeline
-    sized = [step for step in pipeline if any(_short(step.get(key)) for key in _SIZES)]
+    # Data sets that are tested together may have one pipeline.
+    pipelines = {id(one.pipeline): one.pipeline for one in plain_datasets(cfg.test_dataloader.dataset) if 'pipeline' in one}
+    steps = {id(step): step for pipeline in pipelines.values() for step in pipeline}.values()
+    sized = [step for step in steps if any(_short(step.get(key)) for key in _SIZES)]
     test_cfg = cfg.model.get('test_cfg') or {}
     slides = test_cfg.get('mode') == 'slide'
     factor = side / test_side(cfg) if sized or slides else 1.0  # the side may have to be read from an image
@@ -122,7 +141,7 @@ def use_test_side(cfg: Config, side: int) -> None:
         for key in _SIZES:
             if _short(step.get(key)):
                 step[key] = _times(step[key], factor)
-    if not sized:
+    for pipeline in pipelines.values() if not sized else ():
         pipeline.insert(1, ConfigDict(type='Resize', scale=(side, side), keep_ratio=True))
     for key in ('crop_size', 'stride') if slides else ():
         if key in test_cfg:
@@ -137,12 +156,14 @@ def grown(windows: int | Sequence, factor: float) -> int | list:
 
 
 def main_metric(metrics: dict[str, float], name: str | None = None) -> tuple[str, float]:
-    """The metric of this name, else the one that a task is usually judged by, else the first."""
+    """Of the metrics that are numbers, the one of this name, else the one that a task is usually judged by, else the first."""
     known = (name,) if name else ('mIoU', 'coco/bbox_mAP', 'accuracy/top1', *metrics)
     for key in known:
         if key in metrics:
             return key, metrics[key]
-    raise InputError(f'metric {name} found, but the test gives {", ".join(metrics)}')
+    raise InputError(
+        f'metric {name} found, but the test gives {", ".join(metrics)}' if name else 'the test gives no metric that is a number'
+    )
 
 
 def describe(values: Sequence[float]) -> str:

@@ -15,7 +15,12 @@ SUFFIXES = ('.onnx', '.xml', '.pt2')
 def is_exported(path: str | Path) -> bool:
     """Whether a file, or a folder of files for several sizes, was exported, by its name."""
     path = Path(path)
-    return path.suffix in SUFFIXES or path.is_dir() and any(path.glob('*.onnx'))
+    return bool(exported_in(path)) if path.is_dir() else path.suffix in SUFFIXES
+
+
+def exported_in(folder: Path) -> list[Path]:
+    """The files of a folder that are exported ones by their names."""
+    return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
 
 
 class ExportedFile:
@@ -114,14 +119,33 @@ class ExportedFile:
 
 
 class ExportedFiles:
-    """Files for several sizes in one folder; the one for the image's size runs."""
+    """Files for several sizes in one folder; the one for the image's size runs, or else the one for every size. Files of a
+    backbone alone are left out.
+
+    Raises:
+        InputError: for a folder with a file that was not exported, with two files that could run, or of several models.
+    """
 
     def __init__(self, folder: Path):
+        every = [ExportedFile(path) for path in exported_in(folder)]
+        whole = [file for file in every if file.about['part'] == 'model'] or every
         self.files: dict[tuple[int, int] | None, ExportedFile] = {}
-        for path in sorted(folder.glob('*.onnx')):
-            file = ExportedFile(path)
-            self.files[file.size] = file
-        self.about = next(iter(self.files.values())).about
+        for file in whole:
+            other = self.files.setdefault(file.size, file)
+            if other is not file:
+                size = 'every size' if file.size is None else f'{file.size[0]}x{file.size[1]} pixels'
+                raise InputError(
+                    f'{folder} holds two files for {size}, {other.path.name} and {file.path.name}; give one of them, or a '
+                    'folder with one file for each size'
+                )
+        self.about = whole[0].about
+        for file in whole[1:]:
+            different = [key for key in _OF_THE_MODEL if file.about.get(key) != self.about.get(key)]
+            if different:
+                raise InputError(
+                    f'{folder} holds files of different models: {whole[0].path.name} and {file.path.name} differ in '
+                    f'{" and ".join(different)}; give one of them, or a folder with files of one model'
+                )
 
     def __call__(self, image: Tensor) -> list[Tensor]:
         """Raises InputError where no file is for the image's size and none for every size."""
@@ -133,6 +157,10 @@ class ExportedFiles:
                 f'there are files for {sizes} pixels, but none for {size[0]}x{size[1]}; export that size, or with --any-size'
             )
         return file(image)
+
+
+# What files of one model have in common, whatever their size.
+_OF_THE_MODEL = ('checkpoint', 'part', 'outputs', 'classes', 'int8')
 
 
 def run_instead(model: nn.Module, path: str | Path) -> dict:

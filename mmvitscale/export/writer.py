@@ -88,6 +88,8 @@ def export_model(model: nn.Module, request: ExportRequest, path: Path) -> float:
                 f'{path.name} would differ from the model by {difference:.1e}, relative, more than '
                 f'{_TOLERANCE}; it was not written'
             )
+        if len(list(Path(folder).iterdir())) > 1:  # an earlier file does not meet the weights of this one
+            path.unlink(missing_ok=True)
         for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == path.name):  # the file itself last
             os.replace(part, path.parent / part.name)
     return difference

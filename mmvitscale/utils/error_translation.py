@@ -2,6 +2,7 @@
 stays an error with its traceback: a defect of ours is never reported as somebody's mistake."""
 
 import errno
+import linecache
 import os
 import re
 from collections.abc import Callable
@@ -22,7 +23,16 @@ def explain(error: BaseException) -> InputError | None:
     if isinstance(error, InputError) or _IN_WORKER.match(str(error)):
         return _from_worker(error)
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    for say in (_out_of_memory, _not_there, _unwritable, _refused_pickle, _cannot_be_built, _in_a_layer):
+    for say in (
+        _out_of_memory,
+        _not_there,
+        _unwritable,
+        _refused_pickle,
+        _cannot_be_built,
+        _refused,
+        _by_an_option,
+        _in_a_layer,
+    ):
         sentence = say(error, frames)
         if sentence:
             return InputError(sentence)
@@ -39,8 +49,6 @@ def message_of(error: BaseException) -> str:
     if not text:
         frames = list(walk_tb(error.__traceback__))
         if frames:
-            import linecache
-
             frame, line = frames[-1]
             text = linecache.getline(frame.f_code.co_filename, line).strip()
     text = text if len(text) < 300 else text[:297] + '...'
@@ -164,6 +172,82 @@ def _known(registry: Any) -> list[str]:
     return names
 
 
+def _refused(error: BaseException, frames: list[FrameType]) -> str | None:
+    """Of what a metric or a loop finds wrong with the config when it runs: it raises with a reason."""
+    if not isinstance(error, (KeyError, ValueError, RuntimeError, AssertionError)) or not str(error) or not frames:
+        return None
+    *_, (last, number) = walk_tb(error.__traceback__)
+    raised = linecache.getline(last.f_code.co_filename, number).strip().startswith(('raise', 'assert'))
+    if not raised or is_ours(last.f_code.co_filename):
+        return None
+    if isinstance(error, RuntimeError) and last.f_code.co_name == 'build_train_loop':
+        return 'train_cfg has both type and by_epoch, and either says how the training is counted; leave one of them out'
+    metrics = [frame.f_locals.get('self') for frame in frames if frame.f_code.co_name in ('process', 'compute_metrics')]
+    if not metrics or not hasattr(metrics[-1], 'dataset_meta'):
+        return None
+    name = type(metrics[-1]).__name__
+    known = '; mIoU, mDice and mFscore are' if name == 'IoUMetric' and 'is not supported' in str(error) else ''
+    return f'{name} cannot be computed ({message_of(error)}{known}); correct its options in val_evaluator and test_evaluator'
+
+
+def _by_an_option(error: BaseException, frames: list[FrameType]) -> str | None:
+    """Of options whose number of values is not that of the classes or maps, where a layer meets them."""
+    if not isinstance(error, (RuntimeError, ValueError, IndexError, AssertionError)):
+        return None
+    modules = [frame.f_locals['self'] for frame in frames if _is_module(frame.f_locals.get('self'))]
+    last = frames[-1].f_locals
+    if not modules:
+        return None
+    if _length(getattr(modules[-1], 'class_weight', None)):
+        sentence = _about_class_weight(modules, frames)
+        if sentence:
+            return sentence
+    for frame in frames:
+        head: Any = frame.f_locals.get('self')
+        inputs: Any = frame.f_locals.get('inputs')
+        if isinstance(error, IndexError) and frame.f_code.co_name == '_transform_inputs' and _length(inputs):
+            return (
+                f'in_index {head.in_index} of {_named(head, modules)} found, but it is given {len(inputs)} maps, 0 to '
+                f'{len(inputs) - 1}; correct it, or out_indices of the backbone'
+            )
+    maps, levels = _length(last.get('featmap_sizes')), getattr(getattr(modules[-1], 'prior_generator', None), 'num_levels', 0)
+    if isinstance(error, AssertionError) and maps and levels and maps != levels:
+        return (
+            f'{_named(modules[-1], modules)} has anchors for {levels} maps, but is given {maps}; make num_outs of the neck the '
+            'number of strides of the anchors (anchor_generator.strides)'
+        )
+    return None
+
+
+def _about_class_weight(modules: list[Any], frames: list[FrameType]) -> str | None:
+    loss = modules[-1]
+    given, name = _length(loss.class_weight), _named(loss, modules)
+    found: list[Any] = [frame.f_locals.get(variable) for frame in frames for variable in ('cls_score', 'pred')]
+    scores = [score for score in found if getattr(score, 'ndim', 0) > 1]
+    if getattr(loss, 'use_sigmoid', False) and scores and scores[-1].ndim == 4:  # mmsegmentation#3811
+        return (
+            f'class_weight and use_sigmoid=True of {name} found, with which mmsegmentation lays the weights along the width of '
+            f'the image; give them as [[[1.0]], [[2.0]], ...], one for each of the {scores[-1].shape[1]} classes, or take '
+            'use_sigmoid=False'
+        )
+    if scores and scores[-1].shape[1] != given:
+        return (
+            f'class_weight of {name} has {given} values, but {scores[-1].shape[1]} classes are predicted; give one for each of '
+            'them, in their order'
+        )
+    return None
+
+
+def _length(value: Any) -> int:
+    return len(value) if hasattr(value, '__len__') and not isinstance(value, str) else 0
+
+
+def _named(module: Any, modules: list[Any]) -> str:
+    """A module as the config names it; its type where it is not in the model."""
+    names = {id(inner): name for name, inner in modules[0].named_modules()}
+    return names.get(id(module)) or type(module).__name__
+
+
 # Errors of PyTorch's layers -> what is the matter with the config or the data. The layer is named.
 _LAYERS: list[tuple[str, Callable[[Any, str, Any], str]]] = [
     (
@@ -192,18 +276,26 @@ _LAYERS: list[tuple[str, Callable[[Any, str, Any], str]]] = [
     ),
     (
         r'Target (-?\d+) is out of bounds',
-        lambda m, layer, model: f'a label is {m[1]}, more than {layer} has classes; correct the labels, or num_classes',
+        lambda m, layer, model: (
+            f'a label is {m[1]}, which {layer} has no score for; correct the labels, or num_classes and out_channels'
+        ),
     ),
     (
         r'Class values must be smaller than num_classes|index out of range in self',
         lambda m, layer, model: f'a label or index given to {layer} is beyond what it has; correct the labels, or num_classes',
     ),
     (
-        r'(stack expects each tensor to be equal size|Sizes of tensors must match except|The size of tensor a|shape mismatch)',
+        r'stack expects each tensor to be equal size',
         lambda m, layer, model: (
-            f'tensors that meet in {layer} have different sizes; where they are images or labels, crop or pad '
-            'them to one (RandomCrop in the pipeline, size of the data preprocessor), where they are features, check channels '
-            'and strides of neck and heads'
+            f'tensors that meet in {layer} have different sizes; crop or pad images and labels to one (RandomCrop in the '
+            'pipeline, size of the data preprocessor)'
+        ),
+    ),
+    (
+        r'(Sizes of tensors must match except.*|The size of tensor a.*|shape mismatch.*)',
+        lambda m, layer, model: (
+            f'tensors that meet in {layer} have different sizes ({m[1]}); correct what gives these numbers: options of it '
+            'with a value for each class or coordinate, channels and strides of neck and heads, or the size of the labels'
         ),
     ),
 ]

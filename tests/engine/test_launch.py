@@ -131,18 +131,23 @@ def test_an_invalid_number_of_processes_is_refused():
     'settings, expected',
     [
         (dict(GPUS='16', PORT='123'), '--gres=gpu:8 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=5'),
+        (dict(GPUS='2'), '--gres=gpu:2 --ntasks=2 --ntasks-per-node=2 --cpus-per-task=5'),
+        (dict(GPUS='16', GPUS_PER_NODE='4'), '--gres=gpu:4 --ntasks=16 --ntasks-per-node=4 --cpus-per-task=5'),
         (
             dict(GPUS='0', NTASKS='2', CPUS_PER_TASK='1', SRUN_ARGS='--mem=4G'),
             '--ntasks=2 --ntasks-per-node=2 --cpus-per-task=1',
         ),
     ],
 )
-def test_slurm_train_passes_gpus_tasks_and_port_to_srun(settings, expected, tmp_path):
+@pytest.mark.parametrize('tool', ['train', 'test'])
+def test_slurm_scripts_pass_gpus_tasks_and_port_to_srun(tool, settings, expected, tmp_path):
     stub = tmp_path / 'srun'
-    stub.write_text('#!/bin/sh\necho "$@" port "$MASTER_PORT"\n')
+    stub.write_text(
+        '#!/bin/sh\nfor i; do case "$i" in *" "*) i="<$i>";; esac; printf "%s " "$i"; done; echo port "$MASTER_PORT"\n'
+    )
     stub.chmod(0o755)
     result = subprocess.run(
-        ['bash', 'tools/slurm_train.sh', 'part', 'job', 'config.py', '--amp'],
+        ['bash', f'tools/slurm_{tool}.sh', 'part', 'job', 'config.py', 'a place', '--tta'],
         cwd=ROOT,
         text=True,
         capture_output=True,
@@ -151,8 +156,34 @@ def test_slurm_train_passes_gpus_tasks_and_port_to_srun(settings, expected, tmp_
     assert result.returncode == 0, result.stderr
     logged = result.stdout.strip()
     assert logged.startswith(f'--partition=part --job-name=job {expected} --kill-on-bad-exit=1')
-    assert re.search(r'train.py config.py --amp --launcher slurm port \d+$', logged)
+    place = '--work-dir <a place>' if tool == 'train' else '<a place>'
+    assert re.search(rf'tools/{tool}.py config.py {place} --tta --launcher slurm port \d+$', logged)
     assert ('--mem=4G' in logged) == ('SRUN_ARGS' in settings) and ('port 123' in logged) == ('PORT' in settings)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    'command, expected',
+    [
+        ('slurm_train.sh part job config.py', 'usage: .* PARTITION JOB_NAME CONFIG WORK_DIR'),
+        ('slurm_train.sh part job config.py --amp', 'usage: .* PARTITION JOB_NAME CONFIG WORK_DIR'),
+        ('slurm_test.sh part job config.py', 'usage: .* PARTITION JOB_NAME CONFIG CHECKPOINT'),
+        ('dist_train.sh config.py', 'usage: .* CONFIG GPUS'),
+        ('dist_test.sh config.py a.pth', 'usage: .* CONFIG CHECKPOINT GPUS'),
+        ('dist_test.sh config.py 2 a.pth', "the number of processes is 'a.pth'"),
+    ],
+)
+def test_scripts_take_the_arguments_of_mmdetections_in_their_order(command, expected):
+    script, *arguments = command.split()
+    result = subprocess.run(
+        ['bash', f'tools/{script}', *arguments],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env={**os.environ, 'PYTHON': sys.executable},
+    )
+    assert result.returncode == 2 and re.search(expected, result.stderr)
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.integration

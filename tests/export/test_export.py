@@ -10,7 +10,7 @@ from torch import nn
 
 from mmvitscale.config.loading import load_config
 from mmvitscale.errors import InputError
-from mmvitscale.export import ExportedFile, ExportRequest, export_model, graph_of, run_instead
+from mmvitscale.export import ExportedFile, ExportRequest, export_model, graph_of, is_exported, run_instead
 from mmvitscale.export.dynamic_shapes import DynamicPool
 from mmvitscale.export.writer import FORMATS, largest_difference
 from mmvitscale.models import DeepViT, SwinTransformerV2
@@ -280,3 +280,47 @@ def test_files_hold_their_metadata_and_refuse_models_they_do_not_fit(segmentor, 
     with pytest.raises(InputError, match='was not written by tools/export.py'):
         ExportedFile(tmp_path / 'theirs.onnx')
     assert np.isfinite(ExportedFile(path)(torch.zeros(1, 3, 32, 32))[0]).all()
+
+
+@pytest.fixture
+def folder_of(tmp_path, monkeypatch):
+    """Makes a folder of files with these metadata, which need no runtime."""
+    from mmvitscale.export import runtime
+
+    known = dict(part='model', outputs=['logits'], size=None, batch=None, classes=['a'], int8=False, checkpoint='a.pth')
+
+    def make(**files):
+        abouts = {name: json.dumps({**known, **about}) for name, about in files.items()}
+        for name in abouts:
+            (tmp_path / name.replace('__', '.')).write_text('')
+        opened = staticmethod(lambda path, threads: (lambda image: [path.name], abouts[path.name.replace('.', '__')]))
+        for runtime_name in ('onnx', 'openvino', 'torch'):
+            monkeypatch.setattr(ExportedFile, f'_open_{runtime_name}', opened)
+        return runtime.ExportedFiles(tmp_path)
+
+    return make
+
+
+def test_a_folder_runs_the_file_of_the_size_whatever_its_format(folder_of, tmp_path):
+    small, large = dict(size=[32, 32], batch=1), dict(size=[64, 64], batch=1)
+    files = folder_of(a__xml=small, b__pt2=large, c__onnx={}, backbone__onnx=dict(small, part='backbone', outputs=['map0']))
+    assert is_exported(tmp_path) and files.about['part'] == 'model'
+    found = [files(torch.zeros(1, 3, side, side)) for side in (32, 64, 96)]
+    assert found == [['a.xml'], ['b.pt2'], ['c.onnx']]
+
+
+@pytest.mark.parametrize(
+    'files, says',
+    [
+        (dict(a__onnx={}, b__xml={}), 'two files for every size, a.onnx and b.xml; give one of them'),
+        (
+            dict(a__onnx=dict(size=[8, 8], batch=1), b__onnx=dict(size=[8, 8], batch=4)),
+            'two files for 8x8 pixels, a.onnx and b',
+        ),
+        (dict(a__onnx={}, b__pt2=dict(size=[8, 8], batch=1, checkpoint='b.pth')), 'different models: .* differ in checkpoint'),
+        (dict(a__onnx={}, b__pt2=dict(size=[8, 8], batch=1, classes=['b'])), 'different models: .* differ in classes'),
+    ],
+)
+def test_a_folder_in_which_several_files_could_run_is_refused(files, says, folder_of):
+    with pytest.raises(InputError, match=says):
+        folder_of(**files)

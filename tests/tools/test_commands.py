@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
 
 from mmvitscale.checkpoints.metadata import META_KEY
 from mmvitscale.datasets import mini
@@ -113,6 +115,45 @@ def test_testing_equals_the_validation_of_training(trained, checkpoint, options,
     assert picture.shape[1] == 3 * 64 and picture.shape[0] > 64  # image, ground truth, prediction; legend below
     image = cv2.imread(str(Path(options[-1].split('=')[1]) / 'images/validation/scene_00000.jpg'))
     assert np.array_equal(picture[:64, :64], image) and not np.array_equal(picture[:64, 64:128], image)
+
+
+class OddMetric(BaseMetric):
+    """Gives what is no number."""
+
+    def process(self, data_batch, data_samples):
+        self.results.append(len(data_samples))
+
+    def compute_metrics(self, results):
+        return dict(
+            images=np.int64(sum(results)),
+            nan=np.float32('nan'),
+            per_class=[torch.tensor(1.0), float('inf')],
+            matrix=torch.eye(2),
+            named={'a': 1, 2: None},
+            none=None,
+            word='good',
+        )
+
+
+def test_metrics_of_any_type_become_valid_json(checkpoint, options, run_here, tmp_path, monkeypatch):
+    monkeypatch.setitem(METRICS._module_dict, 'OddMetric', OddMetric)
+    config = tmp_path / 'odd.py'
+    config.write_text(f"_base_ = {str(ROOT / CONFIG)!r}\ntest_evaluator = dict(_delete_=True, type='OddMetric')")
+    out = tmp_path / 'metrics.json'
+    code, _, err = run_here(
+        'tools/test.py', config, checkpoint, '--work-dir', tmp_path, '--out', out, '--cfg-options', *options
+    )
+    assert code == 0, err
+    assert 'NaN' not in out.read_text() and 'Infinity' not in out.read_text()
+    assert json.loads(out.read_text()) == {
+        'images': 2,
+        'nan': None,
+        'per_class': [1.0, None],
+        'matrix': [[1.0, 0.0], [0.0, 1.0]],
+        'named': {'a': 1, '2': None},
+        'none': None,
+        'word': 'good',
+    }
 
 
 def test_test_time_augmentation_writes_predictions_to_a_file(checkpoint, options, run_here, tmp_path):

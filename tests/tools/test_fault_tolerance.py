@@ -137,6 +137,19 @@ def test_reading_data_only_blocks_code_and_restores_the_process(tmp_path):
     assert marker.exists()
 
 
+def test_a_metric_that_does_not_exist_is_named_with_those_that_do():
+    from mmseg.evaluation import IoUMetric
+
+    metric = IoUMetric(iou_metrics=['mIuO'])
+    metric.dataset_meta = dict(classes=['a', 'b'])
+    with pytest.raises(KeyError) as caught:
+        metric.compute_metrics([(torch.ones(2),) * 4])
+    assert re.search(
+        r"IoUMetric cannot be computed .*'mIuO'.* not supported; mIoU, mDice and mFscore are.; correct its options",
+        str(explain(caught.value)),
+    )
+
+
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
     """Built by a registry as a user's mistake would be."""
     from mmvitscale.models.layers import patch_embed

@@ -1,6 +1,7 @@
 """What looks at a whole run: its page, its curves, its data and its mistakes."""
 
 import base64
+import html
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from mmvitscale.datasets import mini
+from mmvitscale.errors import InputError
 from mmvitscale.inference import build_model
 from tests.helpers.loaded import load
 from tests.helpers.randomise import randomise
@@ -100,6 +102,97 @@ def test_the_report_page_leaves_out_what_is_missing(run_here, error_of, scenes, 
     shutil.rmtree(work / 'run')
     assert 'holds no logs' in error_of('tools/report.py', work)
     assert 'is not there' in error_of('tools/report.py', tmp_path / 'nothing')
+
+
+# In pure Python: types are classes.
+PURE = """
+from mmcv.transforms import LoadImageFromFile
+from mmengine.dataset import DefaultSampler
+from mmseg.datasets import BaseSegDataset
+from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs
+from mmseg.models import EncoderDecoder, FCNHead, SegDataPreProcessor
+
+from mmvitscale.models import SwinTransformerV2
+
+default_scope = 'mmseg'
+names = {names!r}
+dataset = dict(
+    type=BaseSegDataset, data_root={root!r}, metainfo=dict(classes=names, palette=[[20 * i, 0, 0] for i in range(10)]),
+    data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'), reduce_zero_label=True,
+    pipeline=[dict(type=LoadImageFromFile), dict(type=LoadAnnotations), dict(type=PackSegInputs)])
+test_dataloader = dict(
+    batch_size=4, num_workers=0, sampler=dict(type=DefaultSampler, shuffle=False), dataset=dataset)
+val_dataloader = train_dataloader = test_dataloader
+model = dict(
+    type=EncoderDecoder, data_preprocessor=dict(type=SegDataPreProcessor, size=(64, 64)),
+    backbone=dict(
+        type=SwinTransformerV2, arch=dict(embed_dims=8, depths=(1, 1), num_heads=(1, 1)), window_size=4, out_indices=(1,)),
+    decode_head=dict(type=FCNHead, in_channels=16, channels=8, num_convs=1, in_index=0, num_classes=10),
+    train_cfg=None, test_cfg=dict(mode='whole'))
+"""
+NAMES = ['a$_$b', '<b>c&d</b>', 'é_ü$', '_d', '$x^{', '日本', *'ghij']
+
+
+def test_reports_of_a_pure_python_config_show_names_as_they_are(run_here, scenes, tmp_path):
+    config, work = tmp_path / 'pure.py', tmp_path / 'work'
+    config.write_text(PURE.format(names=NAMES, root=str(scenes / 'ADEChallengeData2016')))
+    (work / 'run/vis_data').mkdir(parents=True)
+    shutil.copy(config, work)
+    checkpoint = work / 'best_mIoU_iter_5.pth'
+    torch.save(dict(state_dict=randomise(build_model(load(str(config)))).state_dict()), checkpoint)
+    records = [dict(step=1, loss=float('nan'), time=0.0), {'step': 1, '_a$x$': 1.0, 'time': 0.4}]
+    (work / 'run/vis_data/scalars.json').write_text('\n'.join(map(json.dumps, records)))
+    code, _, err = run_here('tools/report.py', work, '--pictures', 1)
+    assert code == 0, err
+    page = (work / 'report.html').read_text()
+    assert re.findall('<tr><td>([^<]*)</td><td class=number>', page) == [html.escape(name) for name in NAMES]
+    assert '<td>SwinTransformerV2</td>' in page and '0.100 s, median, in batches of 4' in page
+    drawings = [base64.b64decode(data).decode() for data in re.findall(r'svg\+xml;base64,([^"]+)"', page)]
+    drawn = {html.unescape(text).strip() for drawing in drawings for text in re.findall('>([^<>]+)</text>', drawing)}
+    assert drawn >= {*NAMES, '_a$x$'}
+    code, _, err = run_here('tools/analysis/confusion_matrix.py', config, checkpoint, '--out', tmp_path / 'out')
+    assert code == 0, err
+    assert json.loads((tmp_path / 'out/confusion_matrix.json').read_text())['names'] == NAMES
+    code, _, err = run_here('tools/analysis/analyze_logs.py', work, '--out', tmp_path / 'logs')
+    assert code == 0, err
+    assert list(json.loads((tmp_path / 'logs/logs.json').read_text()).values()) == [
+        {
+            'iterations': 1,
+            'time': 0.0,
+            'first_loss': None,
+            'last_loss': None,
+            '_a$x$': {'last': 1.0, 'highest': 1.0, 'lowest': 1.0},
+        }
+    ]
+    code, out, err = run_here('tools/analysis/browse_dataset.py', config, '--out', tmp_path / 'browsed', '--number', 2)
+    assert code == 0 and '2 of 3 images' in out, err
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before(scenes, tmp_path, monkeypatch):
+    from mmvitscale.analysis import report
+
+    work = work_folder(tmp_path / 'work', SEGMENTATION)
+    (work / 'best_mIoU_iter_5.pth').unlink()
+    (work / 'report.html').write_text('before')
+    write = type(work).write_text
+
+    def half(path, text, *arguments, **options):
+        write(path, text[:100])
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(type(work), 'write_text', half)
+    with pytest.raises(InputError, match=r'cannot write .*report.html \(No space left'):
+        report.write_report(work, work / 'report.html')
+    assert (work / 'report.html').read_text() == 'before' and not list(work.glob('.*'))
+
+
+def test_logs_without_curves_and_with_broken_lines_are_summarised(run_here, tmp_path):
+    path = tmp_path / 'work/run/vis_data/scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text('{"step": 1, "lr": null, "time": 0.0}\n{"step": Infinity, "loss": 1}\n[1]\n{"step": 2, "lo')
+    code, out, err = run_here('tools/analysis/analyze_logs.py', tmp_path / 'work', '--out', tmp_path / 'out')
+    assert code == 0 and err.count('cannot be read and is left out') == 3, err
+    assert 'no loss or metric to draw' in out and [path.name for path in (tmp_path / 'out').iterdir()] == ['logs.json']
 
 
 def test_names_are_not_markup(run_here, scenes, tmp_path):

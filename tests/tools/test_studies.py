@@ -75,6 +75,8 @@ def test_the_position_bias_study_runs_every_combination_once(run_here, pretended
     assert 'log_cpb' in out and '11.50 +- 6.36' in out  # of 7 and 16
     run_here(*command)
     assert len(tested) == 18  # known from the first call
+    code, _, err = run_here(*command, '--iters', 100)
+    assert code == 1 and 'was 800 and is 100' in err and 'give another --out' in err
 
 
 def test_the_pretraining_study_differs_from_scratch_only_in_weights(run_here, pretended, tmp_path, monkeypatch):
@@ -97,8 +99,33 @@ def test_the_pretraining_study_differs_from_scratch_only_in_weights(run_here, pr
     same = [{key: value for key, value in options.items() if 'init_cfg' not in key} for _, _, options in trained[1:3]]
     assert same[0] == same[1]  # nothing else differs
     assert (tmp_path / 'out/reconstructions.png').is_file()
+    command = ['tools/pretraining_chain.py', '--out', tmp_path / 'out', '--seeds', 0, '--scenes', 3]
+    code, _, err = run_here(*command, '--labelled', 3)
+    assert code == 1 and 'labelled holds scenes with train 2, not 3; give another --out' in err
+    code, _, err = run_here(*command, '--labelled', 2, '--tune-iters', 40)
+    assert code == 1 and 'was 400 and is 40' in err
 
 
 def test_invalid_study_options_are_refused(error_of, tmp_path):
     assert '--factors [0.5]' in error_of('tools/analysis/position_bias_study.py', '--out', tmp_path, '--factors', 0.5)
     assert '--tune-iters 1 found' in error_of('tools/pretraining_chain.py', '--out', tmp_path, '--tune-iters', 1)
+
+
+def test_token_transfer_keeps_data_sets_whose_folders_have_one_name_apart(run_here, pretended, tmp_path):
+    code, out, err = run_here(
+        'tools/analysis/token_transfer.py',
+        'deepvit_upernet_mini',
+        'a.pth',
+        '--data-roots',
+        tmp_path / 'small/scenes',
+        tmp_path / 'large/scenes',
+        tmp_path / 'small/scenes',
+        '--statistics',
+        'running',
+        '--out',
+        tmp_path / 'out',
+    )
+    assert code == 0, err
+    found = json.loads((tmp_path / 'out/token_transfer.json').read_text())['results']
+    assert found['slid'] == {'small/scenes': [1.0], 'large/scenes': [2.0]}
+    assert found['running'] == {'small/scenes': [3.0], 'large/scenes': [4.0]}

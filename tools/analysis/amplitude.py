@@ -6,6 +6,7 @@ from statistics import mean
 
 from mmvitscale import inference
 from mmvitscale.analysis.amplitude import recorded_amplitudes
+from mmvitscale.analysis.figure_text import literal
 from mmvitscale.analysis.recorder import checked_blocks
 from mmvitscale.cli import add_models, models_of, run_command, save_figure, save_json
 from mmvitscale.config.loading import load_test_config
@@ -38,7 +39,7 @@ def draw(models, path):
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
     for label, amplitudes in models.items():
-        axes.plot(range(1, len(amplitudes) + 1), list(amplitudes.values()), marker='o', label=label)
+        axes.plot(range(1, len(amplitudes) + 1), list(amplitudes.values()), marker='o', label=literal(label))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel='block', ylabel='root mean square of its output', yscale='log')
     axes.grid(alpha=0.3)

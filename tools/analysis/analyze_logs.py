@@ -2,10 +2,12 @@
 are joined."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from statistics import median
 
+from mmvitscale.analysis.figure_text import literal
 from mmvitscale.analysis.logs import read_log
 from mmvitscale.cli import run_command, save_figure, save_json
 from mmvitscale.errors import InputError
@@ -30,11 +32,15 @@ def default_keys(log):
     return [name for name in ('loss', 'lr') if name in log.names()] + metrics
 
 
+def finite(values):
+    return [value for value in values if math.isfinite(value)]
+
+
 def summary(log):
     """Name -> what is printed of it."""
     found = dict(iterations=max(log.training, default=0))
-    for name in ('time', 'data_time', 'memory'):
-        values = log.curve(name)[1]
+    for name in ('time', 'data_time', 'memory'):  # of an iteration of training; validation logs its own times
+        values = finite(record[name] for record in log.training.values() if name in record)
         if values:
             found[name] = median(values)
     if log.curve('loss')[1]:
@@ -42,7 +48,8 @@ def summary(log):
         found.update(first_loss=losses[0], last_loss=losses[-1])
     for name in (key for key in default_keys(log) if key not in ('loss', 'lr')):
         values = log.curve(name)[1]
-        found[name] = dict(last=values[-1], highest=max(values), lowest=min(values))
+        known = finite(values) or [math.nan]
+        found[name] = dict(last=values[-1], highest=max(known), lowest=min(known))
     return found
 
 
@@ -55,8 +62,8 @@ def draw(logs, keys, path):
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for axes, key in zip(grid, keys):
         for label, log in logs.items():
-            axes.plot(*log.curve(key), marker='o' if len(log.curve(key)[0]) < 30 else None, ms=3, label=label)
-        axes.set(xlabel='iteration or epoch', title=key)
+            axes.plot(*log.curve(key), marker='o' if len(log.curve(key)[0]) < 30 else None, ms=3, label=literal(label))
+        axes.set(xlabel='iteration or epoch', title=literal(key))
         axes.grid(alpha=0.3)
     for axes in list(grid):
         axes.axis('off')
@@ -83,8 +90,9 @@ def main():
                 value = ', '.join(f'{key} {number:.4g}' for key, number in value.items())
             print(f'  {name:24} {value if isinstance(value, (int, str)) else format(value, ".4g")}')
     save_json({folder: summary(log) for folder, log in logs.items()}, out / 'logs.json')
-    draw(logs, keys, out / 'curves.png')
-    print(f'{out / "curves.png"}, logs.json')
+    if keys:
+        draw(logs, keys, out / 'curves.png')
+    print(f'{out / "curves.png"}, logs.json' if keys else f'{out / "logs.json"}; the logs hold no loss or metric to draw')
 
 
 if __name__ == '__main__':

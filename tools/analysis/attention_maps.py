@@ -14,7 +14,7 @@ from mmvitscale.analysis.recorder import blocks_of, checked_blocks, recorded_att
 from mmvitscale.cli import ConfigOptions, run_command, save_figure
 from mmvitscale.config.loading import load_test_config
 from mmvitscale.errors import InputError
-from mmvitscale.utils.atomic_write import check_writable
+from mmvitscale.utils.atomic_write import atomic_write, check_writable
 
 
 def parse_args():
@@ -75,7 +75,8 @@ def main():
         token = [min(p // stride, n - 1) for p, n in zip(place, maps.size)]
         weights = maps.of_query(*token)
         found[maps.layer] = (weights if args.heads else weights.mean(0, keepdim=True)).numpy()
-    np.savez(out / 'attention_maps.npz', **{f'layer_{layer}': weights for layer, weights in found.items()})
+    with atomic_write(out / 'attention_maps.npz') as part:
+        np.savez(part, **{f'layer_{layer}': weights for layer, weights in found.items()})
     draw(shown, place, found, out / 'attention_maps.png')
     for maps in passes[0]:
         share = found[maps.layer].sum((1, 2))

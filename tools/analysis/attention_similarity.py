@@ -9,6 +9,7 @@ import argparse
 
 from mmvitscale import inference
 from mmvitscale.analysis.attention_summary import summarised_attention
+from mmvitscale.analysis.figure_text import literal
 from mmvitscale.cli import add_models, models_of, run_command, save_figure, save_json
 from mmvitscale.config.loading import load_test_config
 from mmvitscale.errors import InputError
@@ -56,7 +57,7 @@ def draw_matrices(results, path):
         for axes, key, title in zip(row, ('similarity', 'feature_similarity'), ('attention maps', 'features')):
             matrix = [[float('nan') if value is None else value for value in line] for line in result[key]]
             shown = axes.imshow(matrix, vmin=0, vmax=1)
-            axes.set(xlabel='block', ylabel='block', title=f'{label}\ncosine of {title}')
+            axes.set(xlabel='block', ylabel='block', title=f'{literal(label)}\ncosine of {title}')
             axes.title.set_fontsize(9)
             figure.colorbar(shown)
     figure.tight_layout()
@@ -69,7 +70,9 @@ def draw_curves(results, path):
     figure = Figure(figsize=(11, 7))
     for axes, (key, title) in zip(figure.subplots(2, 2).flat, CURVES.items()):
         for label, result in results.items():
-            axes.plot([float('nan') if value is None else value for value in result[key]], marker='o', ms=3, label=label)
+            axes.plot(
+                [float('nan') if value is None else value for value in result[key]], marker='o', ms=3, label=literal(label)
+            )
         axes.set(xlabel='block', title=title)
         axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmvitscale.cli import ConfigOptions, run_command
 from mmvitscale.config.loading import load_config
 from mmvitscale.config.runtime import check_packages
-from mmvitscale.config.view import ConfigView
+from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
 from mmvitscale.inference import Visualizer, write_picture
@@ -57,10 +57,7 @@ def main():
     dataset = DATASETS.build(loader.dataset)
     classes = dataset.metainfo.get('classes') or []
     visualizer = Visualizer(dict(dataset.metainfo, classes=classes))
-    inner = loader.dataset
-    while 'pipeline' not in inner and 'dataset' in inner:
-        inner = inner.dataset
-    reader = ImageReader(inner.get('pipeline', []))
+    reader = ImageReader(next(plain_datasets(loader.dataset)).get('pipeline', []))
     number = min(args.number, len(dataset))
     for i in range(number):
         index = i * len(dataset) // number

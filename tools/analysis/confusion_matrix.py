@@ -31,7 +31,7 @@ def main():
     out = check_writable(args.out)
     check_datasets(cfg, ('test',))
     images = EvaluatedImages(cfg, load_model(cfg, args.checkpoint)[0], args.limit)
-    matrix = ConfusionMatrix(images.dataset_meta['classes'], args.score_thr, args.iou_thr)
+    matrix = ConfusionMatrix(images.dataset_meta.get('classes') or (), args.score_thr, args.iou_thr)
     with progress_bar(len(images)) as advance:
         for _, _, sample in images:
             matrix.add(sample)

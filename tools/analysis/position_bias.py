@@ -5,6 +5,7 @@ import argparse
 
 from mmvitscale.analysis.bias_surfaces import bias_surfaces, draw_surface
 from mmvitscale.analysis.extrapolation import swin_backbones
+from mmvitscale.analysis.figure_text import literal
 from mmvitscale.cli import add_models, models_of, run_command, save_figure, save_json
 from mmvitscale.config.loading import load_test_config
 from mmvitscale.errors import InputError
@@ -50,7 +51,7 @@ def draw(models, head, path):
         limits = dict(vmin=min(s.min().item() for s in shown), vmax=max(s.max().item() for s in shown))
         for axes, surface in zip(row, surfaces):
             image = draw_surface(axes, surface, head, **limits)
-            axes.set_title('{}\n{}, window {} x {}'.format(label, kind, *surface.window), fontsize=9)
+            axes.set_title('{}\n{}, window {} x {}'.format(literal(label), kind, *surface.window), fontsize=9)
             figure.colorbar(image)
         for axes in row[len(surfaces) :]:
             axes.axis('off')

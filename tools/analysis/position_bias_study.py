@@ -2,10 +2,9 @@
 windows and images, without and with fine-tuning, over seeds. Goes on where an earlier call stopped."""
 
 import argparse
-import json
 from pathlib import Path
 
-from mmvitscale.cli import run_command, save_json
+from mmvitscale.cli import run_command, save_figure, save_json
 from mmvitscale.config.loading import load_config
 from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
@@ -23,7 +22,7 @@ def parse_args():
     parser.add_argument('--biases', nargs='+', choices=BIASES, default=list(BIASES))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument(
-        '--factors', type=float, nargs='+', default=[1, 1.5, 2, 3], help='windows and images, times those trained'
+        '--factors', type=float, nargs='+', default=[1.0, 1.5, 2.0, 3.0], help='windows and images, times those trained'
     )
     parser.add_argument('--iters', type=int, default=800, help='of the training')
     parser.add_argument('--tune-iters', type=int, default=60, help='of the fine-tuning at each larger window')
@@ -51,15 +50,17 @@ def options_at(cfg, factor):
 
 def tested(options, factor, checkpoint, folder):
     """mIoU at a window, from an earlier call where there is one."""
-    known = folder / f'test_{factor:g}x.json'
-    if not known.is_file():
-        cfg = load_config(CONFIG, {key: value for key, value in options.items() if '.pipeline.' not in key})
-        own = load_config(CONFIG)
-        cfg.model.backbone.window_size = experiments.grown(list(own.model.backbone.window_size), factor)
-        experiments.use_test_side(cfg, round(cfg.side * factor))
-        _, value = experiments.main_metric(experiments.evaluate(cfg, checkpoint, folder / 'tests'))
-        save_json(value, known)
-    return json.loads(known.read_text())
+    cfg = load_config(CONFIG, {key: value for key, value in options.items() if '.pipeline.' not in key})
+    own = load_config(CONFIG)
+    cfg.model.backbone.window_size = experiments.grown(list(own.model.backbone.window_size), factor)
+    experiments.use_test_side(cfg, round(cfg.side * factor))
+    known = folder / f'test_{named(factor)}.json'
+    return experiments.main_metric(experiments.evaluate_once(cfg, checkpoint, folder / 'tests', known))[1]
+
+
+def named(factor):
+    """``1.5x``, with all of its digits."""
+    return f'{factor!r}'.removesuffix('.0') + 'x'
 
 
 def measure(args, bias, seed):
@@ -82,7 +83,7 @@ def measure(args, bias, seed):
                 'optim_wrapper.optimizer.lr': 2e-4,
                 'load_from': str(trained),
             }
-            run = folder / f'tuned_{factor:g}x'
+            run = folder / f'tuned_{named(factor)}'
             tuned[factor] = tested(common, factor, experiments.train_once(CONFIG, run, options), run)
         print(
             f'{bias:10} seed {seed}  {factor:g}x  {plain[factor]:6.2f}'
@@ -111,7 +112,7 @@ def draw(results, factors, path):
         axes.set_xticks(factors, [f'{factor:g}x' for factor in factors])
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=120, bbox_inches='tight')
+    save_figure(figure, path)
 
 
 def main():
@@ -122,6 +123,8 @@ def main():
             'at least 1, 2 and 2'
         )
     out = check_writable(args.out)
+    # What is given twice is one thing.
+    args.seeds, args.biases, args.factors = (list(dict.fromkeys(given)) for given in (args.seeds, args.biases, args.factors))
     results = {bias: [] for bias in args.biases}
     for seed in args.seeds:
         for bias in args.biases:

@@ -2,13 +2,14 @@
 Re-attention's statistics, without training (several checkpoints, such as those of several seeds: mean and deviation)."""
 
 import argparse
-from pathlib import Path
 
-from mmvitscale.cli import ConfigOptions, run_command, save_json
+from mmvitscale.cli import ConfigOptions, distinct_labels, run_command, save_json
 from mmvitscale.config.loading import load_test_config
+from mmvitscale.config.view import plain_datasets
 from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from mmvitscale.models.deepvit.re_attention_norm import STATISTICS
+from mmvitscale.registry import type_name
 from mmvitscale.utils.atomic_write import check_writable
 
 
@@ -44,12 +45,15 @@ def parse_args():
 def evaluate(args, place, way, checkpoint, out):
     """One number. way: 'slid', or a kind of statistics."""
     cfg = load_test_config(args.config, args.cfg_options)
-    if 'DeepViT' not in cfg.model.get('backbone', {}).get('type', '') or 'test_cfg' not in cfg.model:
+    if 'DeepViT' not in type_name(cfg.model.get('backbone') or {}) or 'test_cfg' not in cfg.model:
         raise InputError(f'{args.config} found, but give the config of a DeepViT for segmentation')
     if isinstance(place, int):
         experiments.use_test_side(cfg, place)
     else:
-        cfg.test_dataloader.dataset.data_root = place
+        dataset, *others = plain_datasets(cfg.test_dataloader.dataset)
+        if others:
+            raise InputError(f'--data-roots found, but {args.config} tests on {1 + len(others)} data sets; give --image-size')
+        dataset.data_root = place
     cfg.model.test_cfg = dict(mode='whole')
     if way == 'slid':
         crop, stride = args.crop
@@ -63,8 +67,8 @@ def main():
     args = parse_args()
     if bool(args.image_size) == bool(args.data_roots):
         raise InputError('give either --image-size or --data-roots')
-    out, places, found = check_writable(args.out), args.image_size or args.data_roots, {}
-    labels = [f'{place} px' if args.image_size else Path(place).name for place in places]
+    out, places, found = check_writable(args.out), list(dict.fromkeys(args.image_size or args.data_roots)), {}
+    labels = [f'{place} px' for place in places] if args.image_size else distinct_labels(places)
     print(f'{"":10}', *(f'{label:>16}' for label in labels), flush=True)
     for way in ('slid', *args.statistics):
         found[way] = {}

@@ -5,10 +5,10 @@ that a window sees the same part of an image.
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from mmvitscale.cli import ConfigOptions, run_command
+from mmvitscale.analysis.figure_text import literal
+from mmvitscale.cli import ConfigOptions, run_command, save_figure, save_json
 from mmvitscale.config.loading import load_test_config
 from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
@@ -45,10 +45,10 @@ def draw(points, metric, path):
     figure = Figure(figsize=(6, 4))
     axes = figure.subplots()
     axes.plot([point['factor'] for point in points], [point['value'] for point in points], marker='o')
-    axes.set(xlabel='window / window of the config', ylabel=metric, title='without fine-tuning')
+    axes.set(xlabel='window / window of the config', ylabel=literal(metric), title='without fine-tuning')
     axes.set_xticks([point['factor'] for point in points], [f'{point["factor"]:g}x\n{point["size"]} px' for point in points])
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120, bbox_inches='tight')
+    save_figure(figure, path)
 
 
 def settings(args, windows, side):
@@ -80,7 +80,7 @@ def main():
         metric, value = experiments.main_metric(metrics, args.metric)
         points.append(dict(factor=factor, windows=experiments.grown(windows, factor), size=size, value=value, metrics=metrics))
         print(f'window {str(points[-1]["windows"]):>18}  {size:5d} px  {metric} {value:.2f}', flush=True)
-    (out / 'window_transfer.json').write_text(json.dumps(dict(metric=metric, points=points), indent=1) + '\n')
+    save_json(dict(metric=metric, points=points), out / 'window_transfer.json')
     draw(points, metric, out / 'window_transfer.png')
     print(f'{out / "window_transfer.json"}, {out / "window_transfer.png"}')
 
