@@ -341,7 +341,21 @@ refused(
     lambda place: train(
         place, 'model.decode_head.loss_decode.class_weight=[1.0,2.0]', 'model.decode_head.loss_decode.use_sigmoid=True'
     ),
-    'use_sigmoid=True and class_weight.* leave class_weight out, or use softmax',
+    r'use_sigmoid=True and class_weight.* along the width of the image; write \[\[\[1.0\]\], \[\[2.0\]\]\], or use softmax',
+    lambda place: train(
+        place,
+        'train_cfg.val_interval=9',
+        f'model.decode_head.loss_decode.class_weight=[{",".join(["[[1.0]]"] * 10)}]',
+        'model.decode_head.loss_decode.use_sigmoid=True',
+    ),
+)
+refused(
+    'a scheduler of epochs in a training of iterations',
+    lambda place: train(place, 'train_cfg.val_interval=9', "param_scheduler=[{'type':'MultiStepLR','milestones':[1]}]"),
+    'MultiStepLR counts epochs .*, but the training iterations.*; set by_epoch=False',
+    lambda place: train(
+        place, 'train_cfg.val_interval=9', "param_scheduler=[{'type':'MultiStepLR','milestones':[1],'by_epoch':False}]"
+    ),
 )
 works(
     'persistent_workers without workers',

@@ -4,6 +4,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmvitscale.config.view import ConfigView
 from mmvitscale.errors import InputError
 from mmvitscale.registry import type_name
 
@@ -38,6 +39,18 @@ def check_losses(cfg: Config) -> None:
     """Raise InputError for losses of segmentation and classification that are zero whatever a model predicts, or whose class
     weights do not fit the classes."""
     _check_losses(cfg.get('model'), 'model')
+
+
+def check_schedulers(cfg: Config) -> None:
+    """Raise InputError for a scheduler that counts epochs where a training counts iterations: it would never take a step."""
+    view = ConfigView(cfg)
+    for scheduler in view.schedulers() if view.counts_iterations else ():
+        name = type_name(scheduler)
+        if scheduler.get('by_epoch', True) and 'ReduceOnPlateau' not in name:  # which counts validations
+            raise InputError(
+                f'the scheduler {name} counts epochs (by_epoch=True, its default), but the training iterations, so that it '
+                'would never take a step; set by_epoch=False, with begin, end and milestones in iterations'
+            )
 
 
 def check_ignored_labels(cfg: Config) -> None:
@@ -89,10 +102,13 @@ def _check_cross_entropy(head: dict, loss: dict, path: str) -> None:
         )
     if not isinstance(weights, (list, tuple)) or not isinstance(channels, int):
         return
-    if not softmax and len(weights) > 1 and 'loss_decode' in path:
+    if (
+        not softmax and len(weights) > 1 and isinstance(weights[0], (int, float)) and 'loss_decode' in path
+    ):  # mmsegmentation#3811
+        shaped = ', '.join(f'[[{weight}]]' for weight in weights[:2])
         raise InputError(
-            f'{path} has use_sigmoid=True and class_weight={list(weights)}, which mmsegmentation multiplies along the width of '
-            'the image; leave class_weight out, or use softmax (use_sigmoid=False)'
+            f'{path} has use_sigmoid=True and class_weight={list(weights)}, which mmsegmentation lays along the width of the '
+            f'image; write [{shaped}{", ..." if len(weights) > 2 else ""}], or use softmax (use_sigmoid=False)'
         )
     if len(weights) != channels:
         raise InputError(

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
 from mmvitscale.config import runtime
-from mmvitscale.config.validation import check_ignored_labels, check_losses, check_parts
+from mmvitscale.config.validation import check_ignored_labels, check_losses, check_parts, check_schedulers
 from mmvitscale.datasets.checks import check_datasets
 
 if TYPE_CHECKING:  # the command line is read before DeepSpeed is imported, which takes seconds
@@ -42,6 +42,7 @@ def build_training(
     check_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     check_losses(cfg)
     check_ignored_labels(cfg)
+    check_schedulers(cfg)
     runtime.check_packages(cfg)
     check_datasets(cfg, ('train', 'val'))
     runtime.use_work_dir(cfg, work_dir)
