@@ -910,26 +910,53 @@ def world(tmp_path_factory):
     return place
 
 
+@pytest.fixture
+def run_case(world, tmp_path, run_here, monkeypatch):
+    """Prepares a case in a place of its own and runs it, with parts of its command line replaced; returns the exit status, what
+    was printed, and the error lines."""
+
+    def run(name, replaced=()):
+        if not (tmp_path / 'data').exists():
+            shutil.copytree(world.root / 'data', tmp_path / 'data')
+            shutil.copy(world.checkpoint, tmp_path / 'iter_1.pth')
+        place = Place(tmp_path, tmp_path / 'data/ADEChallengeData2016', tmp_path / 'data/coco', tmp_path / 'iter_1.pth')
+        for variable in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'SLURM_PROCID'):
+            monkeypatch.delenv(variable, raising=False)
+        command = list(map(str, CASES[name][1](place)))
+        for wrong, right in replaced:
+            command = [re.sub(rf'\b{re.escape(wrong)}\b', right, part) for part in command]
+        before = set(tmp_path.rglob('*'))
+        code, output, errors = run_here(*command)
+        logged = [line for line in errors.splitlines() if re.match(r'(\w+\.py: )?error: ', line)]
+        left = [path for path in set(tmp_path.rglob('*')) - before if path.is_file()]
+        return code, output + errors, logged, left
+
+    return run
+
+
 @pytest.mark.parametrize('name', CASES)
-def test_bad_input_gives_one_error_line_and_no_half_written_file(name, world, tmp_path, run_here, monkeypatch):
-    shutil.copytree(world.root / 'data', tmp_path / 'data')
-    shutil.copy(world.checkpoint, tmp_path / 'iter_1.pth')
-    place = Place(tmp_path, tmp_path / 'data/ADEChallengeData2016', tmp_path / 'data/coco', tmp_path / 'iter_1.pth')
-    tool, prepare, says, expected, env = CASES[name]
-    for variable in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'SLURM_PROCID'):
-        monkeypatch.delenv(variable, raising=False)
-    command = prepare(place)
-    before = set(tmp_path.rglob('*'))
-    code, output, errors = run_here(*map(str, command))
-    logged = [line for line in errors.splitlines() if re.match(r'(\w+\.py: )?error: ', line)]
+def test_bad_input_gives_one_error_line_and_no_half_written_file(name, run_case, tmp_path):
+    says, expected = CASES[name][2:4]
+    code, printed, logged, left = run_case(name)
     print(f'| {name} | {code} | {" ".join(logged)} |'.replace(str(tmp_path), 'D'))
-    assert code == expected, output + errors
-    assert 'Traceback' not in output + errors, errors
-    assert len(logged) == 1 and re.search(says, logged[0]), errors
+    assert code == expected, printed
+    assert 'Traceback' not in printed, printed
+    assert len(logged) == 1 and re.search(says, logged[0]), printed
     assert not (tmp_path / 'ran').exists()
-    left = [path for path in set(tmp_path.rglob('*')) - before if path.is_file()]
     assert not [path for path in left if path.suffix not in _HARMLESS or '.part' in path.name], left
 
 
+SUGGESTED = [name for name, (_, _, says, *_) in CASES.items() if 'did you mean ' in says and 'argument' not in name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', SUGGESTED)
+def test_the_name_that_is_suggested_works_in_place_of_the_wrong_one(name, run_case):
+    _, _, (line,), _ = run_case(name)
+    wrong, right = re.search(r"(?:type |config )'?([\w.]+)'?.*did you mean (\w+)\?", line).groups()
+    code, printed, logged, _ = run_case(name, [(wrong.split('.')[-1], right)])
+    assert code == 0, logged or printed
+
+
 def test_at_least_120_cases_are_defined():
-    assert len(CASES) >= 120
+    assert len(CASES) >= 120 and len(SUGGESTED) >= 10

@@ -121,19 +121,20 @@ def _visible_area(box: Sequence[float], width: float, height: float) -> float:
 
 @dataclass
 class Counts:
-    """Objects by class, in a file (``listed``), and of these those that are used (``used``); and annotations that are not, by
-    cause."""
+    """Objects by class, in a file (``listed``), and of these those that are used (``used``); annotations that are not, by
+    cause; names of categories by id, and of the images' files."""
 
     listed: Counter[str]
     used: Counter[str]
     lost: dict[str, list[dict]]
     names: dict[Any, str]
+    images: list[str]
 
     @classmethod
     def of(cls, content: dict, classes: Sequence[str], use: Use) -> 'Counts':
         """Of a file whose entries have been checked."""
         names = {category['id']: category['name'] for category in content['categories']}
-        counts = cls(Counter(), Counter(), {}, names)
+        counts = cls(Counter(), Counter(), {}, names, [image['file_name'] for image in content['images']])
         for item, cause in find_losses(content, classes, use):
             if cause not in (NOT_LISTED, OTHER_CLASS):
                 counts.listed[names[item['category_id']]] += 1

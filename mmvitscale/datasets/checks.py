@@ -2,15 +2,14 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
-from mmvitscale.config.view import ConfigView, plain_datasets, values_of
+from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.datasets.annotation_losses import Counts, Use
-from mmvitscale.datasets.coco import check_coco, read_coco
+from mmvitscale.datasets.coco import check_coco
 from mmvitscale.datasets.coco_evaluation import check_evaluator, listed_evaluators
 from mmvitscale.datasets.delivered import check_label_maps, delivered_objects, label_map_infos
 from mmvitscale.errors import InputError, some_of
@@ -38,8 +37,7 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
     for split in splits:
         for loader in ConfigView(cfg).loaders(split):
             for dataset in plain_datasets(loader.dataset):
-                _check_dataset(cfg, dataset, split)
-                images.setdefault(split, set()).update(_images_of(cfg, dataset))
+                images.setdefault(split, set()).update(_check_dataset(cfg, dataset, split))
         check_evaluator(cfg, split)
     shared = images.get('train', set()) & images.get('val', set())
     if shared and is_first_process():
@@ -50,7 +48,8 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
         )
 
 
-def _check_dataset(cfg: Config, dataset: ConfigDict, split: str) -> None:
+def _check_dataset(cfg: Config, dataset: ConfigDict, split: str) -> set[Path]:
+    """Returns the paths of its images where it is in mmdet's COCO format or has mmsegmentation's folders."""
     root = Path(dataset.get('data_root') or '')
     prefixes = dataset.get('data_prefix') or {}
     for folder in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
@@ -68,27 +67,17 @@ def _check_dataset(cfg: Config, dataset: ConfigDict, split: str) -> None:
         _check_file(root / dataset.ann_file)
     _check_classes(cfg, dataset, split)
     _check_masks(dataset)
-    if split == 'train' and _is_segmentation(cfg, dataset) and is_first_process():
-        ignored = [value for value in ConfigView(cfg).model_values('ignore_index') if isinstance(value, int)]
+    dataset_class = class_of(cfg, dataset)
+    if _is_coco(dataset_class):
+        return _check_coco(cfg, dataset, split)
+    if ConfigView(cfg).scope == 'mmseg' and hasattr(dataset_class, 'get_label_map') and is_first_process():
         with DATASETS.switch_scope_and_registry('mmseg'):
-            check_label_maps(dataset, ignored, len(_classes_of(cfg, dataset)))
-
-
-def _images_of(cfg: Config, dataset: ConfigDict) -> set[Path]:
-    """Paths of the images of a data set in mmdet's COCO format or mmsegmentation's folders; empty for others."""
-    root, prefixes = Path(dataset.get('data_root') or ''), dataset.get('data_prefix') or {}
-    if _is_coco(class_of(cfg, dataset)):
-        folder = root / prefixes.get('img', '')
-        return {(folder / image['file_name']).absolute() for image in read_coco(root / dataset.ann_file)['images']}
-    if _is_segmentation(cfg, dataset):
-        with DATASETS.switch_scope_and_registry('mmseg'):
-            return {Path(info['img_path']).absolute() for info in label_map_infos(dataset)}
+            infos = label_map_infos(dataset)
+            if split == 'train':
+                ignored = [value for value in ConfigView(cfg).model_values('ignore_index') if isinstance(value, int)]
+                check_label_maps(dataset, infos, ignored, len(_classes_of(cfg, dataset)))
+        return {Path(info['img_path']).absolute() for info in infos}
     return set()
-
-
-def _is_segmentation(cfg: Config, dataset: ConfigDict) -> bool:
-    """Whether the data set lists images and label maps as mmsegmentation's do."""
-    return ConfigView(cfg).scope == 'mmseg' and hasattr(class_of(cfg, dataset), 'get_label_map')
 
 
 def class_of(cfg: Config, dataset: ConfigDict) -> type | None:
@@ -100,7 +89,7 @@ def class_of(cfg: Config, dataset: ConfigDict) -> type | None:
 
 
 def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
-    dataset_class, classes = class_of(cfg, dataset), _classes_of(cfg, dataset)
+    classes = _classes_of(cfg, dataset)
     if not classes:
         return
     # What is found by its name has no fixed number of classes.
@@ -110,23 +99,27 @@ def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
             raise InputError(
                 f'{path} is {count}, but the {split} data set has {len(classes)} classes ({some_of(classes)}); make them equal'
             )
-    if _is_coco(dataset_class):
-        root = Path(dataset.get('data_root') or '')
-        metrics = cfg.get(f'{split}_evaluator') or [] if split != 'train' else []
-        with_mask = any(step.get('with_mask', False) for step in dataset.get('pipeline', []))
-        with_mask = with_mask or 'segm' in [*values_of(metrics, 'metric'), *chain(*values_of(metrics, 'metric'))]
-        filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}
-        use = Use(split == 'train', with_mask, filters.get('min_size', 0))
-        counts, notes = check_coco(root / dataset.ann_file, root / dataset.data_prefix.get('img', ''), classes, use)
-        scores = [metric for metric in listed_evaluators(metrics) if type_name(metric).endswith('CocoMetric')]
-        if not use.training and not counts.listed and any(not metric.get('format_only') for metric in scores):
-            raise InputError(
-                f'{root / dataset.ann_file} has no annotation of any class, so there is nothing to compare predictions with; '
-                'tools/predict.py writes them, or set format_only=True in the evaluator'
-            )
-        if is_first_process():
-            for note in [*notes, *(_compare_with_delivered(cfg, dataset, counts) if use.training else [])]:
-                print(f'note: {note}', file=sys.stderr)
+
+
+def _check_coco(cfg: Config, dataset: ConfigDict, split: str) -> set[Path]:
+    """The annotation file of a data set that reads it as mmdet's CocoDataset does; returns the paths of its images."""
+    root, folder = Path(dataset.get('data_root') or ''), (dataset.get('data_prefix') or {}).get('img', '')
+    metrics = listed_evaluators(cfg.get(f'{split}_evaluator')) if split != 'train' else []
+    with_mask = any(step.get('with_mask', False) for step in dataset.get('pipeline', []))
+    with_mask = with_mask or any('segm' in listed_evaluators(metric.get('metric')) for metric in metrics)
+    filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}
+    use = Use(split == 'train', with_mask, filters.get('min_size', 0))
+    counts, notes = check_coco(root / dataset.ann_file, root / folder, _classes_of(cfg, dataset), use)
+    scores = [metric for metric in metrics if type_name(metric).endswith('CocoMetric') and not metric.get('format_only')]
+    if scores and not counts.listed:
+        raise InputError(
+            f'{root / dataset.ann_file} has no annotation of any class, so there is nothing to compare predictions with; '
+            'tools/predict.py writes them, or set format_only=True in the evaluator'
+        )
+    if is_first_process():
+        for note in [*notes, *(_compare_with_delivered(cfg, dataset, counts) if use.training else [])]:
+            print(f'note: {note}', file=sys.stderr)
+    return {(root / folder / name).absolute() for name in counts.images}
 
 
 def _compare_with_delivered(cfg: Config, dataset: ConfigDict, counts: Counts) -> list[str]:

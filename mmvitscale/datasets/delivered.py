@@ -2,7 +2,7 @@
 label maps with something to learn."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmvitscale.datasets.pipeline_errors import NamedPipeline
 from mmvitscale.errors import InputError
 from mmvitscale.registry import type_name
+
+# MMEngine packs what a data set lists for loading processes, and collects garbage for it, which takes a second.
+_FOR_A_LOOK = dict(pipeline=[], serialize_data=False)
 
 
 def build_dataset(described: Mapping[str, Any]) -> Any:
@@ -45,7 +48,7 @@ def _annotation_steps(described: Mapping[str, Any]) -> list[Any]:
 
 def delivered_objects(described: Mapping[str, Any]) -> tuple[Counter[str], int]:
     """Objects by class that a data set of mmdet's COCO format delivers to the loss, and in how many images."""
-    dataset = build_dataset({**described, 'pipeline': []})
+    dataset = build_dataset({**described, **_FOR_A_LOOK})
     masks = [step for step in _annotation_steps(described) if step.with_mask]
     classes, found = dataset.metainfo['classes'], Counter[str]()
     for index in range(len(dataset)):
@@ -56,18 +59,18 @@ def delivered_objects(described: Mapping[str, Any]) -> tuple[Counter[str], int]:
     return found, len(dataset)
 
 
-def label_map_infos(described: Mapping[str, Any]) -> Iterator[dict]:
+def label_map_infos(described: Mapping[str, Any]) -> list[dict]:
     """``img_path`` and ``seg_map_path`` of each sample of a data set of mmsegmentation."""
-    dataset = build_dataset({**described, 'pipeline': []})
-    if hasattr(dataset, 'get_data_info'):
-        yield from (dataset.get_data_info(index) for index in range(len(dataset)))
+    dataset = build_dataset({**described, **_FOR_A_LOOK})
+    return [dataset.get_data_info(index) for index in range(len(dataset))]
 
 
-def check_label_maps(described: Mapping[str, Any], ignored: Collection[int], classes: int) -> None:
+def check_label_maps(described: Mapping[str, Any], infos: Sequence[dict], ignored: Collection[int], classes: int) -> None:
     """Read label maps until two classes were seen (one, where there is one alone): usually the first has them.
 
     Args:
         described: config of a data set of mmsegmentation.
+        infos: ``label_map_infos`` of it.
         ignored: labels that the loss leaves out.
         classes: how many there are.
 
@@ -77,7 +80,7 @@ def check_label_maps(described: Mapping[str, Any], ignored: Collection[int], cla
     steps, seen, values, path = _annotation_steps(described), set[int](), set[int](), ''
     ignored = {int(described.get('ignore_index', 255)), *ignored}
     read = NamedPipeline(Compose(steps))
-    for info in label_map_infos(described) if steps else ():
+    for info in infos if steps else ():
         if not info.get('seg_map_path'):
             return
         path = path or info['seg_map_path']
