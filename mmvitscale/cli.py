@@ -11,7 +11,6 @@ from ast import literal_eval
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,8 +161,18 @@ def _as_python(text: str) -> Any:
 
 
 def _depths(text: str) -> list[int]:
-    """How many brackets are open behind each character."""
-    return list(accumulate((character in '([{') - (character in ')]}') for character in text))
+    """How many brackets are open behind each character; what stands in quotes at the start of an item opens none and is one
+    deeper."""
+    found, depth, quote = [], 0, ''
+    for before, character in zip(f',{text}', text):
+        if quote:
+            quote = '' if character == quote else quote
+        elif character in '"\'' and before in ',([{ ':
+            quote = character
+        else:
+            depth += (character in '([{') - (character in ')]}')
+        found.append(depth + bool(quote))
+    return found
 
 
 def _split(text: str) -> list[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mmvitscale.autoconfig.inspect_dataset import inspect_dataset
+from mmvitscale.autoconfig.layout import names_in
 from mmvitscale.autoconfig.write_config import write_config
 from mmvitscale.cli import run_command
 from mmvitscale.errors import InputError
@@ -30,7 +31,7 @@ def parse_args():
     parser.add_argument('--out', required=True, type=Path, metavar='CONFIG', help='the config to write, e.g. my_data.py')
     parser.add_argument(
         '--classes',
-        metavar='A,B,...',
+        metavar='A,B,... or FILE',
         help='for masks the names of the classes in the order of their numbers; of a COCO file those to learn; '
         'a name with a comma in double quotes',
     )
@@ -46,7 +47,9 @@ def parse_args():
 
 
 def names_of(text: str) -> list[str]:
-    """Names with commas between them, in double quotes where one has a comma."""
+    """Names with commas between them, in double quotes where one has a comma; or a file with a name in each line."""
+    if Path(text).is_file():
+        return names_in(Path(text).read_text('utf-8-sig'))
     rows = csv.reader([text], skipinitialspace=True)
     return [name.strip() for row in rows for name in row if name.strip()]
 

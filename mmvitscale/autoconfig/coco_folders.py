@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mmvitscale.autoconfig.layout import (
     MASK_FOLDERS,
@@ -11,8 +11,10 @@ from mmvitscale.autoconfig.layout import (
     SPLITS,
     InspectedDataset,
     Split,
+    alike,
     describe_images,
     folders_of,
+    images_below,
     middle,
     repeated,
     split_of,
@@ -36,8 +38,8 @@ def inspect_coco(path: Path, task: str, classes: Sequence[str] | None) -> Inspec
     if not found:
         found = coco_files(root, _KEY_POINTS)  # which have boxes and masks, too
     if not found:
-        masks = [folder for folder in folders_of(root) if MASK_FOLDERS.search(folder.name)]
-        hint = f'for the masks in {masks[0]} use --task segmentation' if masks else 'export the annotations in COCO format'
+        masks = [folder for folder in folders_of(root) if MASK_FOLDERS.search(folder.name) and any(images_below(folder))]
+        hint = f'for the masks in {masks[0]} use --task segmentation' if masks else _how_to_export(root)
         raise InputError(f'{root} holds no COCO file (JSON with images, annotations and categories); {hint}')
     chosen: dict[str, Path] = {}
     for file in found:
@@ -65,7 +67,9 @@ def inspect_coco(path: Path, task: str, classes: Sequence[str] | None) -> Inspec
         check_sizes(content['images'], folder, chosen[split], skip_unreadable=False)
         ordered = _in_order(content, order)
         use = Use(split == 'train', task == 'instance')
-        notes += check_content(ordered, chosen[split], folder, names, use)[1]
+        counts, own = check_content(ordered, chosen[split], folder, names, use)
+        counts.check([chosen[split]], names, use.training)
+        notes += own
         splits[split] = Split(folder, chosen[split], images, _labels_of(ordered, names, use))
         if ordered is not content:
             splits[split].content = ordered
@@ -98,6 +102,14 @@ def _labels_of(content: dict, names: Sequence[str], use: Use) -> dict[str, set]:
     return labels
 
 
+def _how_to_export(root: Path) -> str:
+    kinds = {path.suffix.lower() for folder in folders_of(root) for path in folder.iterdir()}
+    known = {'.txt': 'YOLO (.txt)', '.xml': 'Pascal VOC (.xml)', '.json': 'another program (.json)'}
+    found = [name for suffix, name in known.items() if suffix in kinds]
+    others = f'; those of {" or ".join(found)} are not read' if found else ''
+    return f'export the annotations in COCO format{others}'
+
+
 def _check_lists(content: dict, path: Path) -> None:
     if not all(isinstance(content.get(key), list) for key in ('images', 'annotations', 'categories')):
         raise InputError(
@@ -111,7 +123,7 @@ def coco_files(root: Path, passed_over: re.Pattern = _OTHER_TASKS) -> dict[Path,
     files."""
     found = {}
     for folder in folders_of(root):
-        for file in sorted(folder.glob('*.json')):
+        for file in sorted(path for path in folder.iterdir() if path.suffix.lower() == '.json' and path.is_file()):
             if passed_over.match(file.name) or file.name.startswith('._'):
                 continue
             try:
@@ -177,6 +189,12 @@ def _image_folder(file: Path, names: Sequence[str], root: Path, split: str) -> P
         if '\\' in first:
             raise InputError(
                 f'{file} has the file name {first} with backslashes, as Windows writes paths; write / in their place'
+            )
+        like = next((path for path in images_below(root) if alike(path.stem) == alike(PurePosixPath(first).stem)), None)
+        if like is not None:
+            raise InputError(
+                f'{file} lists the image {first}, which is not below {root}, but {like.relative_to(root)} is; correct the file '
+                'names, or the names of the images'
             )
         raise InputError(
             f'none of the images that {file} lists is below {root} (the first: {first}); give the folder that '

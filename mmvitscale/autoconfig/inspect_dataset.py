@@ -6,6 +6,7 @@ from pathlib import Path
 from mmvitscale.autoconfig.coco_folders import inspect_coco
 from mmvitscale.autoconfig.layout import InspectedDataset, dark_image, repeated, shared_images
 from mmvitscale.autoconfig.mask_folders import inspect_masks
+from mmvitscale.autoconfig.own_splits import use_own_splits
 from mmvitscale.errors import InputError, some_of
 
 
@@ -22,6 +23,8 @@ def inspect_dataset(data: str, task: str, classes: Sequence[str] | None = None) 
     if twice:
         raise InputError(f'--classes names {some_of(twice)} twice; give every class a name of its own')
     found = inspect_masks(path, classes) if task == 'segmentation' else inspect_coco(path, task, classes)
+    if list(found.splits) == ['train']:
+        found.notes += use_own_splits(found)
     paths = {
         name: [split.images / (image + split.image_suffix) for image in split.names] for name, split in found.splits.items()
     }

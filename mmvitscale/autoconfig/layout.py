@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -58,6 +59,31 @@ class InspectedDataset:
     zero_is_unknown: bool = False
     lines: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def is_image(file: Path) -> bool:
+    """By its suffix; files that a Mac puts beside images are none."""
+    return file.suffix.lower() in IMAGES and not file.name.startswith('._')
+
+
+def images_below(root: Path) -> Iterator[Path]:
+    """In the folder and those below it."""
+    return (Path(place, name) for place, _, files in walk(root) for name in files if is_image(Path(name)))
+
+
+def alike(name: str) -> str:
+    """A name without what file systems and programs change: case, and how accents are written."""
+    return unicodedata.normalize('NFC', name).casefold()
+
+
+def names_in(text: str) -> list[str]:
+    """Of a file with a name in each line; quotes around it, and numbers from 0 or 1 on before it, are left out."""
+    lines = [line.strip().strip('"').strip() for line in text.splitlines() if line.strip()]
+    numbered = [re.fullmatch(r'(\d+)[\s;,:]+(.+)', line) for line in lines]
+    numbers = [int(match[1]) for match in numbered if match]
+    if len(numbers) == len(lines) and numbers in (list(range(len(lines))), list(range(1, len(lines) + 1))):
+        return [match[2].strip().strip('"') for match in numbered if match]
+    return lines
 
 
 def repeated(names: Sequence[str]) -> list[str]:

@@ -10,14 +10,15 @@ from PIL import Image, UnidentifiedImageError
 
 from mmvitscale.autoconfig.coco_folders import coco_files
 from mmvitscale.autoconfig.layout import (
-    IMAGES,
     MASK_FOLDERS,
     SPLITS,
     InspectedDataset,
     Split,
     describe_images,
     folders_of,
+    is_image,
     middle,
+    names_in,
     repeated,
     split_of,
     walk,
@@ -59,7 +60,8 @@ def inspect_masks(root: Path, classes: Sequence[str] | None) -> InspectedDataset
         raise InputError(
             f'every labelled pixel of the training masks in {splits["train"].ground_truth} is of class '
             f'{names[seen[0]] if seen else "none"}{f" ({left_out} stands for unknown)" if left_out else ""}, so there is '
-            f'nothing to distinguish; write the number of its class into each pixel, such as 1 in place of {UNKNOWN}'
+            f'nothing to distinguish; write the number of its class into each pixel'
+            f'{f", such as 1 in place of {UNKNOWN}" if counts["train", UNKNOWN] else ", also of what is around the objects"}'
         )
     unseen = [name for i, name in enumerate(names) if i not in seen]
     if unseen:
@@ -78,7 +80,7 @@ def inspect_masks(root: Path, classes: Sequence[str] | None) -> InspectedDataset
 
 def _image_and_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     """Split -> its folders of images and of masks. Folders inside them, of cities say, belong to them."""
-    folders = [folder for folder in folders_of(root) if any(_is_image(file) for file in folder.iterdir())]
+    folders = [folder for folder in folders_of(root) if any(is_image(file) for file in folder.iterdir())]
     is_mask = {folder: any(MASK_FOLDERS.search(part) for part in folder.relative_to(root).parts) for folder in folders}
     splits = {folder: split_of(folder, root) or 'train' for folder in folders}
     pairs: dict[str, tuple[Path, Path]] = {}
@@ -105,10 +107,6 @@ def _image_and_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     return pairs
 
 
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGES and not file.name.startswith('._')
-
-
 def _trees(some: Sequence[Path], every: Sequence[Path], splits: dict[Path, str], root: Path) -> list[Path]:
     """Folders of one kind and split -> for those that lie in one folder, which holds no other kind or split, that folder."""
     found: list[Path] = []
@@ -128,14 +126,14 @@ def _trees(some: Sequence[Path], every: Sequence[Path], splits: dict[Path, str],
 
 def _files(folder: Path) -> list[str]:
     """Images in a folder, or, where it has none itself, in those below it; relative to it, with slashes."""
-    own = sorted(file.name for file in folder.iterdir() if _is_image(file))
+    own = sorted(file.name for file in folder.iterdir() if is_image(file))
     if own:
         return own
     found = [
         Path(place, name).relative_to(folder).as_posix()
         for place, _, names in walk(folder)
         for name in names
-        if _is_image(Path(name))
+        if is_image(Path(name))
     ]
     return sorted(found)
 
@@ -233,7 +231,7 @@ def _named_by_user(root: Path, classes: Sequence[str] | None) -> tuple[Sequence[
     listed = root / 'classes.txt'
     if classes is None and listed.is_file():
         try:
-            classes = [line.strip() for line in listed.read_text('utf-8-sig').splitlines() if line.strip()]
+            classes = names_in(listed.read_text('utf-8-sig'))
         except UnicodeDecodeError as error:
             raise InputError(f'{listed} is not UTF-8 text ({error.reason}); save it as UTF-8') from error
         twice = repeated(classes)

@@ -19,7 +19,7 @@ def stratified_part(labels: Mapping[str, set[Hashable]], count: int) -> set[str]
     """
     share = count / len(labels)
     images = Counter(label for own in labels.values() for label in own)
-    wanted = {label: max(n * share, float(n > 2)) for label, n in images.items()}
+    wanted = {label: max(n * share, float(n > 1)) for label, n in images.items()}
     left = {name: set(own) for name, own in labels.items()}
     remaining = dict(images)
     part: set[str] = set()
@@ -69,7 +69,13 @@ def describe_parts(labels: Mapping[str, Mapping[str, set[Hashable]]], inspected:
         f'no images for validation: {len(labels["val"])} of the {len(labels["train"]) + len(labels["val"])} for training were '
         f'kept for it, by class; images with each in training + validation: {listed}{", ..." if len(keys) > 20 else ""}'
     ]
-    missing = [name for name, key in keys.items() if not counts['val'][key]]
+    alone = [name for name, key in keys.items() if counts['val'][key] and not counts['train'][key]]
+    if alone:
+        lines.append(
+            f'note: {", ".join(alone[:3])}{", ..." if len(alone) > 3 else ""} is in one image alone, which was kept for '
+            'validation, and cannot be learned; add images'
+        )
+    missing = [name for name, key in keys.items() if counts['train'][key] and not counts['val'][key]]
     if missing:
         lines.append(
             f'note: {", ".join(missing[:3])}{", ..." if len(missing) > 3 else ""} is in too few images to be in validation, '

@@ -6,6 +6,7 @@ from math import ceil, sqrt
 from pathlib import Path
 
 from mmvitscale.autoconfig.layout import PART, InspectedDataset, Split, walk
+from mmvitscale.autoconfig.own_splits import part_of
 from mmvitscale.autoconfig.validation_split import describe_parts, stratified_part
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import write_bytes_atomically
@@ -258,9 +259,7 @@ def _with_validation(inspected: InspectedDataset, out: Path) -> tuple[dict[Path,
         kept = stratified_part(whole.labels, ceil(len(whole.names) / 10))
         for name in ('train', 'val'):
             names = [image for image in whole.names if (image in kept) == (name == 'val')]
-            splits[name] = replace(whole, names=names, labels={image: whole.labels[image] for image in names})
-            if inspected.task != 'segmentation':
-                splits[name].content = _part_of(whole, set(names))
+            splits[name] = part_of(whole, names, inspected.task)
         lines += describe_parts({name: splits[name].labels for name in ('train', 'val')}, inspected)
     for name, split in splits.items():
         if split.content is not None:
@@ -276,15 +275,6 @@ def _with_validation(inspected: InspectedDataset, out: Path) -> tuple[dict[Path,
                 files[split.listed] = '\n'.join([*split.names, '']).encode()
     splits.setdefault('test', splits['val'])
     return files, {name: splits[name] for name in ('train', 'val', 'test')}, lines  # val may serve as test
-
-
-def _part_of(split: Split, names: set) -> dict:
-    """A COCO file with these images only."""
-    content = split.content or json.loads(split.ground_truth.read_bytes())
-    images = [image for image in content['images'] if image['file_name'] in names]
-    kept = {image['id'] for image in images}
-    annotations = [item for item in content['annotations'] if item['image_id'] in kept]
-    return {**content, 'images': images, 'annotations': annotations}
 
 
 def _schedule(plan: Plan, stepped: bool) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmvitscale.config.view import ConfigView
+from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.errors import InputError
 from mmvitscale.registry import type_name
 
@@ -46,7 +46,8 @@ def check_schedulers(cfg: Config) -> None:
     view = ConfigView(cfg)
     for scheduler in view.schedulers() if view.counts_iterations else ():
         name = type_name(scheduler)
-        if scheduler.get('by_epoch', True) and 'ReduceOnPlateau' not in name:  # which counts validations
+        counts_epochs = scheduler.get('by_epoch', True) and not scheduler.get('convert_to_iter_based')
+        if counts_epochs and 'ReduceOnPlateau' not in name:  # which counts validations
             raise InputError(
                 f'the scheduler {name} counts epochs (by_epoch=True, its default), but the training iterations, so that it '
                 'would never take a step; set by_epoch=False, with begin, end and milestones in iterations'
@@ -56,7 +57,7 @@ def check_schedulers(cfg: Config) -> None:
 def check_ignored_labels(cfg: Config) -> None:
     """Raise InputError where the parts of a segmentation leave out different labels: heads, padding of label maps, and the
     evaluation."""
-    model = cfg.get('model') or {}
+    model, view = cfg.get('model') or {}, ConfigView(cfg)
     heads = [head for key in ('decode_head', 'auxiliary_head') for head in _as_list(model.get(key)) if isinstance(head, dict)]
     if cfg.get('default_scope') != 'mmseg' or not heads:
         return
@@ -65,11 +66,16 @@ def check_ignored_labels(cfg: Config) -> None:
     for metric in _as_list(cfg.get('val_evaluator')):
         if type_name(metric) == 'IoUMetric':
             parts['val_evaluator.ignore_index'] = metric.get('ignore_index', 255)
-    if len(set(parts.values())) > 1:
+    for split in ('train', 'val'):
+        for loader in view.loaders(split):
+            for dataset in plain_datasets(loader.dataset):
+                if 'ignore_index' in dataset:
+                    parts[f'ignore_index of the {split} data set'] = dataset.ignore_index
+    if 'val_evaluator.ignore_index' in parts and len(set(parts.values())) > 1:
         found = ', '.join(f'{name} {value}' for name, value in parts.items())
         raise InputError(
-            f'labels that are left out differ ({found}); give ignore_index of every head, data_preprocessor.seg_pad_val and '
-            'val_evaluator.ignore_index one value, or write 255 in the label maps'
+            f'labels that are left out differ ({found}); give ignore_index of heads, data sets and val_evaluator, and '
+            'data_preprocessor.seg_pad_val one value, or write 255 in the label maps'
         )
 
 
@@ -110,7 +116,7 @@ def _check_cross_entropy(head: dict, loss: dict, path: str) -> None:
             f'{path} has use_sigmoid=True and class_weight={list(weights)}, which mmsegmentation lays along the width of the '
             f'image; write [{shaped}{", ..." if len(weights) > 2 else ""}], or use softmax (use_sigmoid=False)'
         )
-    if len(weights) != channels:
+    if len(weights) not in (channels, channels + 1):  # one more of what is no object
         raise InputError(
             f'{path}.class_weight has {len(weights)} numbers, but there are {channels} classes; write one for each class'
         )

@@ -6,7 +6,7 @@ For each annotation of a COCO file the cause, found in the file alone; ``deliver
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ CROWD = 'marked iscrowd'
 OUTSIDE = 'with a box outside the image'
 NO_SIZE = 'with a box of less than a pixel'
 NO_AREA = 'with an area of 0 or less'
-NO_POLYGON = 'without a polygon of three points'
+NO_POLYGON = 'without a polygon of three points (pairs of numbers)'
 NO_PIXEL = 'with a mask of no pixel'
 BEYOND = 'with a box of which more than half is beyond the image'
 TOO_LARGE = 'with an area above 1e10'
@@ -37,12 +37,14 @@ _ADVICE = {
     OUTSIDE: _BOXES,
     NO_SIZE: _BOXES,
     NO_AREA: 'write the area of each object in pixels',
-    NO_POLYGON: 'draw polygons of three points or more, or take a config for boxes',
-    NO_PIXEL: 'draw the masks again, or take a config for boxes',
+    NO_POLYGON: 'draw polygons of three points or more, or learn boxes alone (--task detection of new_config.py)',
+    NO_PIXEL: 'draw the masks again, or learn boxes alone (--task detection of new_config.py)',
     BEYOND: 'clip the boxes to their image: predictions end there, and the evaluation compares with the whole box',
     TOO_LARGE: 'write the area of each object in pixels',
     SMALL_IMAGE: 'lower it with --cfg-options train_dataloader.dataset.filter_cfg.min_size=1',
 }
+# What pycocotools passes over; what else no prediction can match counts as missed.
+_NOT_SCORED = {NOT_LISTED, OTHER_CLASS, CROWD, NO_AREA, TOO_LARGE}
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,10 @@ def _cause_in_training(item: dict, width: float, height: float, use: Use) -> str
         return SMALL_IMAGE
     if item.get('ignore'):
         return IGNORED
-    if not _visible_area(item['bbox'], width, height):
-        return OUTSIDE
     if item['bbox'][2] < 1 or item['bbox'][3] < 1:
         return NO_SIZE
+    if not _visible_area(item['bbox'], width, height):
+        return OUTSIDE
     if item['area'] <= 0:
         return NO_AREA
     if item.get('iscrowd'):
@@ -121,14 +123,18 @@ def _visible_area(box: Sequence[float], width: float, height: float) -> float:
 
 @dataclass
 class Counts:
-    """Objects by class, in a file (``listed``), and of these those that are used (``used``); annotations that are not, by
-    cause; names of categories by id, and of the images' files."""
+    """What a loss or an evaluation uses of files.
+
+    listed, used: objects by class, in the file and of these those that are used. lost: annotations that are not, by cause.
+    names: of categories, by id. images: names of their files. by_class: of those that are lost, how many by class and cause.
+    """
 
     listed: Counter[str]
     used: Counter[str]
     lost: dict[str, list[dict]]
     names: dict[Any, str]
     images: list[str]
+    by_class: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, content: dict, classes: Sequence[str], use: Use) -> 'Counts':
@@ -142,37 +148,53 @@ class Counts:
                 counts.used[names[item['category_id']]] += 1
             else:
                 counts.lost.setdefault(cause, []).append(item)
+                if cause not in (NOT_LISTED, OTHER_CLASS):
+                    counts.by_class[names[item['category_id']], cause] += 1
         return counts
+
+    def __add__(self, other: 'Counts') -> 'Counts':
+        """Of both files together, as a split has them. Ids are those of their own file."""
+        lost = {cause: [*self.lost.get(cause, []), *other.lost.get(cause, [])] for cause in {**self.lost, **other.lost}}
+        by_class = self.by_class + other.by_class
+        return Counts(
+            self.listed + other.listed, self.used + other.used, lost, self.names, self.images + other.images, by_class
+        )
 
     def causes_of(self, name: str) -> dict[str, int]:
         """Causes why annotations of a class are not used, and of how many, the most frequent first."""
-        found = Counter(
-            {
-                cause: sum(self.names.get(item['category_id']) == name for item in items)
-                for cause, items in self.lost.items()
-                if cause not in (NOT_LISTED, OTHER_CLASS)
-            }
-        )
-        return {cause: count for cause, count in found.most_common() if count}
+        found = Counter({cause: count for (own, cause), count in self.by_class.items() if own == name})
+        return dict(found.most_common())
 
-    def check(self, ann_file: Path, training: bool) -> None:
-        """Raise InputError where a class has annotations and none of them is used."""
+    def check(self, files: Sequence[Path], classes: Sequence[str], training: bool) -> None:
+        """Raise InputError where nothing is left of a class that has annotations. In an evaluation that is fine for crowds,
+        whose class is not scored then; other classes would be scored with 0 whatever is predicted."""
+        where = some_of([str(file) for file in files])
+        if training and not self.listed:
+            raise InputError(
+                f'annotation file {where} has no box of any of the {len(classes)} classes ({some_of(classes)}); check the '
+                'file, or the classes of the config'
+            )
         empty = [name for name in self.listed if not self.used[name]]
+        if not training:
+            empty = [name for name in empty if set(self.causes_of(name)) != {CROWD}]
         if not empty:
             return
         causes = self.causes_of(empty[0])
         named = ', '.join(f'{count} {cause}' for cause, count in causes.items())
         others = f' (and {len(empty) - 1} more classes)' if len(empty) > 1 else ''
-        what = 'would be learned' if training else 'would count in the evaluation'
+        what = 'would be learned' if training else 'can be found in the evaluation'
         raise InputError(
-            f'none of the {self.listed[empty[0]]} annotations of class {empty[0]}{others} in {ann_file} {what}: {named}; '
-            f'{_ADVICE[next(iter(causes))]}, or leave the class out of metainfo.classes'
+            f'none of the {self.listed[empty[0]]} annotations of class {empty[0]}{others} in {where} {what}: {named}; '
+            f'{_ADVICE[next(iter(causes))]}, or leave the class out (metainfo.classes; --classes of new_config.py)'
         )
 
     def notes(self, training: bool) -> list[str]:
         """A line for each cause."""
-        left_out, found = 'not learned' if training else 'not counted in the evaluation', []
+        found = []
         for cause, items in self.lost.items():
+            left_out = (
+                'not learned' if training else 'not evaluated' if cause in _NOT_SCORED else 'never found in the evaluation'
+            )
             which = sorted({self.names.get(item['category_id'], f'id {item["category_id"]}') for item in items})
             where = some_of(which) if cause == OTHER_CLASS else f'ids {some_of([str(item["id"]) for item in items])}'
             advice = '' if cause == OTHER_CLASS else f'; {_ADVICE[cause]}'  # usually left out on purpose

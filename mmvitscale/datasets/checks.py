@@ -10,8 +10,15 @@ from mmengine.registry import DATASETS
 from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.datasets.annotation_losses import Counts, Use
 from mmvitscale.datasets.coco import check_coco
-from mmvitscale.datasets.coco_evaluation import check_evaluator, listed_evaluators
-from mmvitscale.datasets.delivered import check_label_maps, delivered_objects, label_map_infos
+from mmvitscale.datasets.coco_evaluation import check_evaluator, listed
+from mmvitscale.datasets.delivered import (
+    LabelMaps,
+    check_label_maps,
+    class_of,
+    classes_without_pixels,
+    delivered_objects,
+    is_coco,
+)
 from mmvitscale.errors import InputError, some_of
 from mmvitscale.registry import type_name
 from mmvitscale.utils.processes import is_first_process
@@ -35,21 +42,30 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
     format, usable annotations, and the model has as many classes. Says on stderr what will be left out."""
     images: dict[str, set[Path]] = {}
     for split in splits:
-        for loader in ConfigView(cfg).loaders(split):
-            for dataset in plain_datasets(loader.dataset):
-                images.setdefault(split, set()).update(_check_dataset(cfg, dataset, split))
+        datasets = [one for loader in ConfigView(cfg).loaders(split) for one in plain_datasets(loader.dataset)]
+        for dataset in datasets:
+            _check_dataset(cfg, dataset, split)
+        images[split] = _check_coco_files(cfg, [one for one in datasets if is_coco(class_of(cfg, one))], split)
         check_evaluator(cfg, split)
+    _check_folders_of_classes(cfg, splits)
+    if is_first_process():
+        with DATASETS.switch_scope_and_registry(ConfigView(cfg).scope):
+            for split, paths in _check_label_maps(cfg, splits).items():
+                images[split] |= paths
     shared = images.get('train', set()) & images.get('val', set())
-    if shared and is_first_process():
-        print(
-            f'note: {len(shared)} of {len(images["val"])} images for validation are also in training (the first: '
-            f'{min(shared)}), so the score says nothing of new images; keep them apart',
-            file=sys.stderr,
+    if shared:
+        _note(
+            f'{len(shared)} of {len(images["val"])} images for validation are also in training (the first: {min(shared)}), so '
+            'the score says nothing of new images; keep them apart'
         )
 
 
-def _check_dataset(cfg: Config, dataset: ConfigDict, split: str) -> set[Path]:
-    """Returns the paths of its images where it is in mmdet's COCO format or has mmsegmentation's folders."""
+def _note(text: str) -> None:
+    if is_first_process():
+        print(f'note: {text}', file=sys.stderr)
+
+
+def _check_dataset(cfg: Config, dataset: ConfigDict, split: str) -> None:
     root = Path(dataset.get('data_root') or '')
     prefixes = dataset.get('data_prefix') or {}
     for folder in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
@@ -67,25 +83,93 @@ def _check_dataset(cfg: Config, dataset: ConfigDict, split: str) -> set[Path]:
         _check_file(root / dataset.ann_file)
     _check_classes(cfg, dataset, split)
     _check_masks(dataset)
-    dataset_class = class_of(cfg, dataset)
-    if _is_coco(dataset_class):
-        return _check_coco(cfg, dataset, split)
-    if ConfigView(cfg).scope == 'mmseg' and hasattr(dataset_class, 'get_label_map') and is_first_process():
-        with DATASETS.switch_scope_and_registry('mmseg'):
-            infos = label_map_infos(dataset)
-            if split == 'train':
-                ignored = [value for value in ConfigView(cfg).model_values('ignore_index') if isinstance(value, int)]
-                check_label_maps(dataset, infos, ignored, len(_classes_of(cfg, dataset)))
-        return {Path(info['img_path']).absolute() for info in infos}
-    return set()
 
 
-def class_of(cfg: Config, dataset: ConfigDict) -> type | None:
-    """The class of a data set's config, looked up in the config's scope; None if nobody knows it."""
-    if 'type' in dataset and not isinstance(dataset.type, str):
-        return dataset.type  # a config in pure Python
-    with DATASETS.switch_scope_and_registry(ConfigView(cfg).scope) as registry:
-        return registry.get(dataset.type) if 'type' in dataset else None
+def _check_coco_files(cfg: Config, datasets: Sequence[ConfigDict], split: str) -> set[Path]:
+    """The annotation files of a split's data sets in mmdet's COCO format, by themselves and together; returns the paths of
+    their images."""
+    training = split == 'train'
+    metrics = [] if training else listed(cfg.get(f'{split}_evaluator'))
+    scores = [metric for metric in metrics if type_name(metric).endswith('CocoMetric') and not metric.get('format_only')]
+    with_masks = any('segm' in listed(metric.get('metric')) for metric in metrics)
+    images: set[Path] = set()
+    every: list[Counts] = []
+    for dataset in datasets:
+        root, folder = Path(dataset.get('data_root') or ''), (dataset.get('data_prefix') or {}).get('img', '')
+        own_masks = with_masks or any(step.get('with_mask', False) for step in dataset.get('pipeline', []))
+        filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}
+        use = Use(training, own_masks, filters.get('min_size', 0))
+        counts, notes = check_coco(root / dataset.ann_file, root / folder, _classes_of(cfg, dataset), use)
+        for note in notes:
+            _note(note)
+        images |= {(root / folder / name).absolute() for name in counts.images}
+        every.append(counts)
+    if not every:
+        return images
+    files = [Path(dataset.get('data_root') or '', dataset.ann_file) for dataset in datasets]
+    classes, together = _classes_of(cfg, datasets[0]), sum(every[1:], every[0])
+    if scores and not together.listed:
+        raise InputError(
+            f'{files[0]} has no annotation of any class, so there is nothing to compare predictions with; '
+            'tools/predict.py writes them, or set format_only=True and outfile_prefix in the evaluator'
+        )
+    together.check(files, classes, training)
+    unlearned = [name for name in classes if training and not together.listed[name]]
+    if unlearned:
+        _note(f'{some_of([str(file) for file in files])}: no annotation of class {some_of(unlearned)}, which cannot be learned')
+    if training and is_first_process():
+        for dataset, counts in zip(datasets, every):
+            _compare_with_delivered(cfg, dataset, counts)
+    return images
+
+
+def _compare_with_delivered(cfg: Config, dataset: ConfigDict, counts: Counts) -> None:
+    """A note where the data set, loaded and filtered by its own class, delivers fewer objects than the file's annotations
+    explain."""
+    with DATASETS.switch_scope_and_registry(ConfigView(cfg).scope):
+        delivered = delivered_objects(dataset)
+    fewer = [f'{count - delivered[name]} of {count} of class {name}' for name, count in counts.used.items()]
+    fewer = [text for text in fewer if not text.startswith(('0 ', '-'))]
+    if fewer:
+        _note(
+            f'{Path(dataset.get("data_root") or "", dataset.ann_file)}: the data set leaves out {some_of(fewer)} by options of '
+            'its own (indices, filter_cfg, ...)'
+        )
+
+
+def _check_label_maps(cfg: Config, splits: Sequence[str]) -> dict[str, set[Path]]:
+    """The label maps of a training of mmsegmentation hold something to learn; returns the paths of the images of its splits."""
+    images: dict[str, set[Path]] = {}
+    zero: set[bool] = set()
+    if ConfigView(cfg).scope != 'mmseg' or 'train' not in splits:
+        return images
+    for split in (split for split in ('train', 'val') if split in splits):
+        datasets = [one for loader in ConfigView(cfg).loaders(split) for one in plain_datasets(loader.dataset)]
+        datasets = [one for one in datasets if hasattr(class_of(cfg, one), 'get_label_map')]
+        every = [LabelMaps.of(dataset) for dataset in datasets]
+        zero |= {bool(maps.reduce_zero_label) for maps in every}
+        if len(zero) > 1:
+            raise InputError(
+                'reduce_zero_label is True for some data sets and False for others, so that a label is another class in each; '
+                'give all the same, in test_dataloader, too'
+            )
+        for dataset, maps in zip(datasets, every):
+            if not maps.classes:
+                raise InputError(
+                    f'the {split} data set {type_name(dataset)} names no classes, which the evaluation needs; add '
+                    'metainfo=dict(classes=(...)), or METAINFO=dict(classes=..., palette=...) in small letters to its class'
+                )
+        if split == 'train' and every:
+            ignored = [value for value in ConfigView(cfg).model_values('ignore_index') if isinstance(value, int)]
+            check_label_maps(every, ignored, len(every[0].classes))
+            unseen = classes_without_pixels(every, every[0].classes)
+            if unseen:
+                _note(
+                    f'no pixel of class {some_of(unseen)} in the label maps for training, so it cannot be learned; if that is '
+                    'unexpected look at reduce_zero_label, which takes 1 off each label'
+                )
+        images[split] = {Path(sample['img_path']).absolute() for maps in every for sample in maps.samples}
+    return images
 
 
 def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
@@ -99,45 +183,6 @@ def _check_classes(cfg: Config, dataset: ConfigDict, split: str) -> None:
             raise InputError(
                 f'{path} is {count}, but the {split} data set has {len(classes)} classes ({some_of(classes)}); make them equal'
             )
-
-
-def _check_coco(cfg: Config, dataset: ConfigDict, split: str) -> set[Path]:
-    """The annotation file of a data set that reads it as mmdet's CocoDataset does; returns the paths of its images."""
-    root, folder = Path(dataset.get('data_root') or ''), (dataset.get('data_prefix') or {}).get('img', '')
-    metrics = listed_evaluators(cfg.get(f'{split}_evaluator')) if split != 'train' else []
-    with_mask = any(step.get('with_mask', False) for step in dataset.get('pipeline', []))
-    with_mask = with_mask or any('segm' in listed_evaluators(metric.get('metric')) for metric in metrics)
-    filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}
-    use = Use(split == 'train', with_mask, filters.get('min_size', 0))
-    counts, notes = check_coco(root / dataset.ann_file, root / folder, _classes_of(cfg, dataset), use)
-    scores = [metric for metric in metrics if type_name(metric).endswith('CocoMetric') and not metric.get('format_only')]
-    if scores and not counts.listed:
-        raise InputError(
-            f'{root / dataset.ann_file} has no annotation of any class, so there is nothing to compare predictions with; '
-            'tools/predict.py writes them, or set format_only=True in the evaluator'
-        )
-    if is_first_process():
-        for note in [*notes, *(_compare_with_delivered(cfg, dataset, counts) if use.training else [])]:
-            print(f'note: {note}', file=sys.stderr)
-    return {(root / folder / name).absolute() for name in counts.images}
-
-
-def _compare_with_delivered(cfg: Config, dataset: ConfigDict, counts: Counts) -> list[str]:
-    """A note where the data set, loaded and filtered by its own class, delivers fewer objects than the file's annotations
-    explain. Raises InputError where that leaves a class empty."""
-    with DATASETS.switch_scope_and_registry(ConfigView(cfg).scope):
-        delivered, images = delivered_objects(dataset)
-    fewer = {name: count - delivered[name] for name, count in counts.used.items() if delivered[name] < count}
-    where = Path(dataset.get('data_root') or '', dataset.ann_file)
-    empty = [name for name in fewer if not delivered[name]]
-    if empty:
-        raise InputError(
-            f'the data set of {where} delivers none of the {counts.used[empty[0]]} objects of class {empty[0]}: '
-            f'{images} images are left; correct its options (indices, filter_cfg, ...), or leave the class out of '
-            'metainfo.classes'
-        )
-    named = ', '.join(f'{count} of {name}' for name, count in fewer.items())
-    return [f'{where}: the data set leaves out {named} by options of its own (indices, filter_cfg, ...)'] if fewer else []
 
 
 def _classes_of(cfg: Config, dataset: ConfigDict) -> Sequence[str]:
@@ -159,9 +204,46 @@ def _classes_of(cfg: Config, dataset: ConfigDict) -> Sequence[str]:
     return classes
 
 
+def class_folders(folder: Path) -> list[str]:
+    """Names of the folders of classes in it, in the order in which mmpretrain numbers them. Raises InputError for hidden ones,
+    which it would number, too."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    hidden = [name for name in names if name.startswith('.')]
+    if hidden:
+        raise InputError(f'{folder} has the hidden folder {hidden[0]}, which would be taken for a class; remove it')
+    return names
+
+
+def _check_folders_of_classes(cfg: Config, splits: Sequence[str]) -> None:
+    """Raise InputError where folders of classes differ between splits, or from the names in the config: labels are the places
+    of the folders in order."""
+    first: tuple[Path, list[str]] | None = None
+    for split in splits:
+        for dataset in (one for loader in ConfigView(cfg).loaders(split) for one in plain_datasets(loader.dataset)):
+            prefix = dataset.get('data_prefix') or dataset.get('split') or ''
+            prefix = prefix.get('img_path', '') if isinstance(prefix, dict) else prefix
+            folder = Path(dataset.get('data_root') or '', prefix)
+            of_folders = type_name(dataset) in ('CustomDataset', 'ImageNet') and dataset.get('with_label', True)
+            if not of_folders or dataset.get('ann_file') or not folder.is_dir():
+                continue
+            names, classes = class_folders(folder), list(_classes_of(cfg, dataset))
+            if set(names) == set(classes) and names != classes:
+                raise InputError(
+                    f'classes {some_of(classes)} found, but labels are numbered in the order of the folders of {folder} '
+                    f'({some_of(names)}); give the classes in that order'
+                )
+            if first and names != first[1]:
+                different = sorted(set(names) ^ set(first[1]))
+                raise InputError(
+                    f'{folder} and {first[0]} differ in the folders of classes ({some_of(different)}), so that a label is '
+                    'another class in each; make the missing folders, empty ones, too'
+                )
+            first = first or (folder, names)
+
+
 def _check_class_folders(folder: Path, classes: Sequence[str]) -> None:
     """Where classes are known, a data set of a folder for each has as many."""
-    found = sum(path.is_dir() for path in folder.iterdir())
+    found = len(class_folders(folder))
     if classes and found != len(classes):
         raise InputError(
             f'{folder} has {found} folders, but a folder for each of {len(classes)} classes is expected; sort '
@@ -182,15 +264,6 @@ def _check_masks(dataset: ConfigDict) -> None:
                     f'SimMIMMaskGenerator has images of {image} pixels, masked patches of {mask} and patches '
                     f'of {patch}, but each is a multiple of the next; change input_size or mask_patch_size'
                 )
-
-
-def _is_coco(dataset_class: type | None) -> bool:
-    """Whether the data set reads its annotations as mmdet's CocoDataset does."""
-    if not dataset_class or not dataset_class.__module__.startswith('mmdet.'):
-        return False
-    from mmdet.datasets import CocoDataset
-
-    return getattr(dataset_class, 'load_data_list', None) is CocoDataset.load_data_list
 
 
 def _numbers_of_classes(model, path: str) -> Iterator[tuple[str, int]]:

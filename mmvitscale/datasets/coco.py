@@ -27,8 +27,8 @@ def check_coco(ann_file: Path, image_folder: Path, classes: Sequence[str], use: 
         ann_file: a JSON file that exists.
         image_folder: the file names of the images are relative to it.
         classes: the config's class names in order.
-        use: in training annotations are needed, and of each class that has some at least one must be usable. Otherwise a file
-            without the list (the image_info files of COCO's test sets) is fine. With masks, every usable annotation needs one.
+        use: in training a list of annotations is needed. Otherwise a file without it (the image_info files of COCO's test
+            sets) is fine. With masks, every usable annotation needs one.
     """
     content = read_coco(ann_file)
     check_entries(content, ann_file, annotated=use.training)
@@ -48,18 +48,9 @@ def check_content(
     if use.with_mask:
         _check_masks(content, ann_file)
     counts = Counts.of(content, classes, use)
-    if use.training and not counts.listed:
-        raise InputError(
-            f'annotation file {ann_file} has no box of any of the {len(classes)} classes '
-            f'({some_of(classes)}); check the file, or the classes of the config'
-        )
-    counts.check(ann_file, use.training)
     if use.with_mask:
         _check_segmentations(annotations, counts, ann_file)
     notes = counts.notes(use.training)
-    unlearned = [name for name in classes if use.training and not counts.listed[name]]
-    if unlearned:
-        notes.append(f'no annotation of class {some_of(unlearned)}, which cannot be learned')
     notes += _notes_on_boxes(content)
     lost = {item['id'] for items in counts.lost.values() for item in items}
     empty = len(content['images']) - len({item['image_id'] for item in annotations if item['id'] not in lost})
@@ -106,6 +97,11 @@ def check_sizes(images: Sequence[dict], folder: Path, ann_file: Path, skip_unrea
             continue
         height, width = image_size(path)
         if (height, width) != (image['height'], image['width']):
+            if (promised_size(path) or ())[:2] == (image['width'], image['height']):
+                raise InputError(
+                    f'{ann_file} gives the size of {image["file_name"]} as {image["width"]} x {image["height"]}, but its EXIF '
+                    f'orientation turns it to {width} x {height}; turn the image itself and annotate it again'
+                )
             raise InputError(
                 f'{ann_file} says that {image["file_name"]} is {image["width"]} x {image["height"]}, but it is '
                 f'{width} x {height}; export the annotations again, from these images'
@@ -128,8 +124,8 @@ def _check_segmentations(annotations: Sequence[dict], counts: Counts, ann_file: 
     if bare:
         raise InputError(
             f'{len(bare)} of {len(used)} annotations in {ann_file} have no segmentation (the first: '
-            f'id {bare[0]["id"]}), but this config learns masks; use a config for boxes only, such '
-            'as RetinaNet, with with_mask off in its pipelines'
+            f'id {bare[0]["id"]}), but masks are to be learned; add them, or learn boxes alone '
+            '(--task detection of new_config.py; a config such as RetinaNet, with with_mask off in its pipelines)'
         )
 
 
@@ -270,7 +266,7 @@ def _check_images(names: Sequence[str], folder: Path, ann_file: Path) -> None:
     if missing:
         raise InputError(
             f'{len(missing)} of {len(names)} images that {ann_file} lists are not in {folder} '
-            f'({some_of(missing)}); add them, or correct data_prefix=dict(img=...)'
+            f'({some_of(missing)}); add them, or correct the file names, or data_prefix=dict(img=...) of the config'
         )
 
 

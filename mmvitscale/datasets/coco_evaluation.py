@@ -5,14 +5,17 @@ pycocotools marks a match with the id of its annotation, so that one of id 0 cou
 """
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import Evaluator
 
 from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.datasets.coco_masks import polygons_of
+from mmvitscale.datasets.delivered import class_of, is_coco
 from mmvitscale.errors import InputError
 from mmvitscale.registry import type_name
 
@@ -22,13 +25,15 @@ def evaluated_files(cfg: Config, split: str) -> list[tuple[Path, Path]]:
     found = []
     for loader in ConfigView(cfg).loaders(split):
         for dataset in plain_datasets(loader.dataset):
+            if not is_coco(class_of(cfg, dataset)):
+                continue
             root, prefix = Path(dataset.get('data_root') or ''), dataset.get('data_prefix') or {}
             if isinstance(dataset.get('ann_file'), (str, Path)) and dataset.ann_file:
                 found.append((root / dataset.ann_file, root / (prefix.get('img', '') if isinstance(prefix, dict) else prefix)))
     return found
 
 
-def listed_evaluators(value: Any) -> list:
+def listed(value: Any) -> list:
     """One, several or none -> a list."""
     return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
@@ -36,8 +41,8 @@ def listed_evaluators(value: Any) -> list:
 def check_evaluator(cfg: Config, split: str) -> None:
     """Raise InputError unless an evaluator with annotation files of its own reads those of its data sets."""
     files = [file.absolute() for file, _ in evaluated_files(cfg, split)]
-    for evaluator in listed_evaluators(cfg.get(f'{split}_evaluator')):
-        for own in listed_evaluators(evaluator.get('ann_file')):
+    for evaluator in listed(cfg.get(f'{split}_evaluator')):
+        for own in listed(evaluator.get('ann_file')):
             if files and Path(own).absolute() not in files:
                 raise InputError(
                     f'{split}_evaluator reads {own}, but the {split} data set {files[0]}; give both the same ann_file'
@@ -49,25 +54,44 @@ def without_further_files(evaluator: Any) -> Any:
     if isinstance(evaluator, (list, tuple)):
         return [without_further_files(item) for item in evaluator]
     if isinstance(evaluator, dict) and type_name(evaluator).endswith('CocoMetric'):
-        files = listed_evaluators(evaluator.get('ann_file'))
+        files = listed(evaluator.get('ann_file'))
         return ConfigDict({**evaluator, 'ann_file': str(files[0]) if files else None})
     return evaluator
 
 
-def complete_ground_truth(metric: Any, files: Sequence[tuple[Path, Path]]) -> None:
-    """Let a metric of mmdet's (CocoMetric or one derived from it) score all annotations of all files of its data sets.
+def complete_ground_truths(evaluator: Evaluator, described: Any, files: Sequence[tuple[Path, Path]]) -> None:
+    """Let the metrics of an evaluator that derive from mmdet's CocoMetric score all annotations of all their files.
 
     Args:
-        metric: as mmdet has built it; others are left alone.
+        evaluator: as it was built from ``described``.
+        described: its config: of one metric, or a list.
+        files: ``evaluated_files`` of the split.
+    """
+    metrics = [metric for metric in evaluator.metrics if _is_coco_metric(metric)]
+    together = type(evaluator) is Evaluator  # another may have a metric for each data set
+    sort = any(item.get('sort_categories') for item in listed(described) if isinstance(item, dict))
+    for metric in metrics:
+        complete_ground_truth(metric, files if together else (), sort)
+
+
+def _is_coco_metric(metric: Any) -> bool:
+    known = sys.modules.get('mmdet.evaluation.metrics')  # whoever has built one has imported it
+    return known is not None and isinstance(metric, known.CocoMetric) and not isinstance(metric, known.LVISMetric)
+
+
+def complete_ground_truth(metric: Any, files: Sequence[tuple[Path, Path]], sort: bool = False) -> None:
+    """The same for a metric.
+
+    Args:
+        metric: mmdet's CocoMetric or one derived from it.
         files: annotation file and folder of images of each data set; the metric has read the first that it was given.
+        sort: categories are in the order of their ids.
 
     Raises:
         InputError: for files that list the same image, or other categories.
     """
-    if not hasattr(metric, 'results2json'):
-        return
     if len(files) > 1:
-        metric._coco_api, ids = _merged(files)
+        metric._coco_api, ids = _merged(files, sort)
         metric.process = _with_ids(metric.process, ids)
     api: Any = metric._coco_api
     if api is None:
@@ -88,7 +112,7 @@ def _index(api: Any) -> None:
     api.img_ann_map, api.cat_img_map = api.imgToAnns, api.catToImgs
 
 
-def _merged(files: Sequence[tuple[Path, Path]]) -> tuple[Any, dict[str, int]]:
+def _merged(files: Sequence[tuple[Path, Path]], sort: bool) -> tuple[Any, dict[str, int]]:
     """One ground truth of several files, with image ids from 1, and the id of each image by its path."""
     from mmdet.datasets.api_wrappers import COCO
 
@@ -96,7 +120,7 @@ def _merged(files: Sequence[tuple[Path, Path]]) -> tuple[Any, dict[str, int]]:
     ids: dict[str, int] = {}
     for file, folder in files:
         content = COCO(str(file)).dataset
-        categories = content['categories']
+        categories = sorted(content['categories'], key=lambda item: item['id']) if sort else content['categories']
         whole['categories'] = whole['categories'] or categories
         if [item['name'] for item in categories] != [item['name'] for item in whole['categories']]:
             raise InputError(
@@ -124,8 +148,7 @@ def _with_ids(process: Callable, ids: dict[str, int]) -> Callable:
     """A metric's ``process`` that knows images by their path: ids are unique within a file only."""
 
     def process_with_ids(data_batch: Any, data_samples: Sequence[dict]) -> None:
-        for sample in data_samples:
-            sample['img_id'] = ids[os.path.abspath(sample['img_path'])]
-        process(data_batch, data_samples)
+        known = [{**sample, 'img_id': ids[os.path.abspath(sample['img_path'])]} for sample in data_samples]
+        process(data_batch, known)
 
     return process_with_ids

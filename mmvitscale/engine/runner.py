@@ -24,7 +24,7 @@ from mmvitscale.checkpoints.resume import check_resumable, latest_complete_check
 from mmvitscale.checkpoints.window_policy import apply_checkpoint_windows, test_windows_of
 from mmvitscale.config.loading import RESUME_SCHEDULES
 from mmvitscale.config.view import ConfigView
-from mmvitscale.datasets.coco_evaluation import complete_ground_truth, evaluated_files, without_further_files
+from mmvitscale.datasets.coco_evaluation import complete_ground_truths, evaluated_files, without_further_files
 from mmvitscale.datasets.delivered import build_dataset
 from mmvitscale.datasets.pipeline_errors import name_pipelines
 from mmvitscale.engine.hooks.ema_metadata import sync_ema_metadata
@@ -63,6 +63,7 @@ class CheckpointLoadingMixin(_Base):
     weights last ran with."""
 
     _testing = False
+    _evaluated = 'val'  # whose evaluator is built
     _load_from: str | None  # MMEngine's
     _with_optimizer = True  # of what is resumed
     _described: Schedule = {}  # the config's
@@ -138,11 +139,19 @@ class CheckpointLoadingMixin(_Base):
 
     def build_evaluator(self, evaluator: Any) -> Evaluator:
         """As MMEngine's. COCO's metrics score all annotations of all files of their data sets."""
-        split = 'test' if evaluator is self._test_evaluator and evaluator is not self._val_evaluator else 'val'
         built = super().build_evaluator(without_further_files(evaluator))
-        for metric in built.metrics:
-            complete_ground_truth(metric, evaluated_files(self.cfg, split))
+        complete_ground_truths(built, evaluator, evaluated_files(self.cfg, self._evaluated))
         return built
+
+    def build_val_loop(self, loop: Any) -> Any:
+        """As MMEngine's."""
+        self._evaluated = 'val'
+        return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: Any) -> Any:
+        """As MMEngine's."""
+        self._evaluated = 'test'
+        return super().build_test_loop(loop)
 
     def load_or_resume(self) -> None:
         """As MMEngine's. ``resume`` without a file goes on from the newest checkpoint that is whole."""

@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from mmvitscale.config.view import ConfigView, plain_datasets
-from mmvitscale.datasets.checks import class_of
+from mmvitscale.datasets.delivered import class_of
 from mmvitscale.errors import InputError
 
 # Heads that count other classes than the data: proposals, a branch of stuff.

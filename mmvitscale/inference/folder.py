@@ -90,6 +90,9 @@ def predict_folder(
         writer.classes()
         with progress_bar(sum(map(_steps_of, missing))) as advance:
             _predict(predictor, writer, missing, work.names, result, advance)
+        result.notes += writer.notes
+    if annotations and 'json' not in options.save:
+        result.notes.append(f'--annotations {options.annotations} has no effect without --save json')
     if 'json' in options.save and work.names:
         others = _merge(writer.results if missing else Results(cfg, _meta_of(out), annotations), work, out)
         if others:

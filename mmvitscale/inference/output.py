@@ -207,6 +207,7 @@ class Writer:
         self.results = Results(cfg, predictor.dataset_meta, annotations)
         self.visualizer = Visualizer(predictor.dataset_meta, options.score_thr)
         self.out, self.options = out, options
+        self.notes: list[str] = []  # for the user
 
     def classes(self) -> None:
         """``classes.json``."""
@@ -215,9 +216,8 @@ class Writer:
 
     def colours(self) -> dict[int, tuple[int, ...]]:
         """Of the values in label maps, RGBA; of no class transparent."""
-        first = self.results.first_value
         found: dict[int, tuple[int, ...]] = {
-            i + first: (*rgb, 255) for i, rgb in enumerate(self.visualizer.palette[: len(self.results.classes)])
+            value: (*rgb, 255) for value, rgb in zip(self.results.values, self.visualizer.palette)
         }
         return {**found, self.results.no_class: (0, 0, 0, 0)}
 

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement, InstanceData
 
 from mmvitscale.config.view import ConfigView, plain_datasets
-from mmvitscale.datasets.checks import class_of
+from mmvitscale.datasets.delivered import class_of
 from mmvitscale.errors import InputError
 from mmvitscale.inference.annotation_ids import AnnotationIds, Id
 from mmvitscale.inference.class_names import distinct_names
@@ -73,7 +73,7 @@ class Results:
     def __init__(self, cfg: Config, dataset_meta: dict, annotations: AnnotationIds | None = None):
         self.classes: Sequence[str] = distinct_names(dataset_meta['classes'])
         self.palette = dataset_meta.get('palette')
-        self.first_value = int(counts_from_one(cfg))
+        self.values = values_of(cfg, dataset_meta['classes'])  # of the classes in label maps
         self.annotations = annotations
         self.category_ids: Sequence[Id] = dataset_meta.get('category_ids') or (
             annotations.of_classes(dataset_meta['classes']) if annotations else range(1, len(self.classes) + 1)
@@ -83,7 +83,7 @@ class Results:
         """Of every class the value in label maps, the id in COCO files, the name and, where known, the colour."""
         return [
             dict(
-                value=i + self.first_value,
+                value=self.values[i],
                 category_id=self.category_ids[i],
                 name=name,
                 **({'colour': list(self.palette[i])} if isinstance(self.palette, (list, tuple)) else {}),
@@ -94,12 +94,13 @@ class Results:
     @property
     def no_class(self) -> int:
         """The value of no class in label maps: 255, or 65535 where there are more classes than 8 bits have values."""
-        return 255 if len(self.classes) + self.first_value <= 255 else 65535
+        return 255 if max(self.values, default=0) < 255 else 65535
 
     def label_values(self, labels: np.ndarray) -> np.ndarray:
         """(H, W) class indices -> the values that files have: as in the data set's own annotations, or ``no_class``."""
         kind = np.uint8 if self.no_class == 255 else np.uint16
-        return np.where(labels < len(self.classes), labels + self.first_value, self.no_class).astype(kind)
+        table = np.array([*self.values, self.no_class], kind)
+        return table[np.minimum(labels, len(self.classes))]
 
     def labels(self, sample: BaseDataElement) -> np.ndarray:
         """(H, W) uint8 or uint16, as ``label_values``; of a panoptic map (H, W, 3) uint8 BGR, ids as COCO writes them.
@@ -232,6 +233,18 @@ class Results:
     def can_merge(content: dict) -> bool:
         """Whether the JSON of an image has something for COCO's formats."""
         return 'annotations' in content or 'segments_info' in content
+
+
+def values_of(cfg: Config, classes: Sequence[str]) -> list[int]:
+    """Of each class the value in the data set's own label maps: its place, or, where the config has chosen some of the classes
+    that the data set's own class declares (``label_map``), the place among those; from 1 on where 0 is no class."""
+    first = int(counts_from_one(cfg))
+    datasets = plain_datasets(cfg.test_dataloader.dataset) if cfg.get('test_dataloader') else ()
+    for dataset in datasets if ConfigView(cfg).task == 'segmentation' else ():
+        every = list(getattr(class_of(cfg, dataset), 'METAINFO', {}).get('classes') or ())
+        if set(classes) <= set(every) and len(set(classes)) == len(classes):
+            return [every.index(name) + first for name in classes]
+    return [place + first for place in range(len(classes))]
 
 
 def counts_from_one(cfg: Config) -> bool:

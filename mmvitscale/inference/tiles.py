@@ -154,7 +154,7 @@ def predict_in_tiles(
         if has_logits:
             shown = _write_labels(predictor, writer, samples, raster, rows, columns, name, file_name, small)
         elif has_instances:
-            shown = _write_instances(writer, samples, raster, rows, columns, name, file_name, factor)
+            shown = _write_instances(writer, path, samples, raster, rows, columns, name, file_name, factor)
         else:
             raise InputError(NOT_JOINED)
         if writer.options.pictures:
@@ -241,6 +241,7 @@ def _within(places: np.ndarray, start: int, length: int) -> slice:
 
 def _write_instances(
     writer,
+    path: Path,
     samples: Iterator[BaseDataElement],
     raster: Raster,
     rows: Tiling,
@@ -273,6 +274,13 @@ def _write_instances(
         found.append(kept)
     merged = InstanceData.cat(found)
     merged = merged[merge_instances(merged.bboxes, merged.scores, merged.labels, merged.tiles, merged.cut)]
+    seen = merged[merged.cut & (merged.scores >= writer.options.score_thr)]
+    if len(seen):
+        side = int((seen.bboxes[:, 2:] - seen.bboxes[:, :2]).max())
+        writer.notes.append(
+            f'{path}: {len(seen)} objects end at the border of a tile, where a part may be missing; take an --overlap above '
+            f'the largest object ({side} pixels or more), and a --tile of more than twice that'
+        )
     sample = BaseDataElement()
     sample.set_field(merged, 'pred_instances', dtype=InstanceData)
     writer.data(sample, name, file_name, raster.size)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def delivered(content, folder, use, **options):
         **options,
     )
     with contextlib.redirect_stdout(io.StringIO()):
-        return delivered_objects(described)[0]
+        return delivered_objects(described)
 
 
 LEARNING = Use(True, with_mask=True, min_size=32)
@@ -81,7 +82,7 @@ RLE = dict(size=[40, 60], counts=[100, 50, 40 * 60 - 150])
         (dict(iscrowd=1), losses.CROWD),
         (dict(bbox=[60, 4, 16, 16]), losses.OUTSIDE),
         (dict(bbox=[-16, 4, 16, 16]), losses.OUTSIDE),
-        (dict(bbox=[4, 4, 0, 16]), losses.OUTSIDE),
+        (dict(bbox=[4, 4, 0, 16]), losses.NO_SIZE),
         (dict(bbox=[4, 4, 0.9, 16]), losses.NO_SIZE),
         (dict(bbox=[4, 4, 16, 0.5]), losses.NO_SIZE),
         (dict(area=0), losses.NO_AREA),
@@ -137,15 +138,11 @@ def scored(content, with_mask):
     image."""
     from mmdet.datasets.api_wrappers import COCO, COCOeval
 
-    class Metric:
-        results2json = None
-        _coco_api = COCO()
-
-    Metric._coco_api.dataset = json.loads(json.dumps(content))
+    metric = SimpleNamespace(_coco_api=COCO())
+    metric._coco_api.dataset = json.loads(json.dumps(content))
     with contextlib.redirect_stdout(io.StringIO()):
-        Metric._coco_api.createIndex()
-        complete_ground_truth(Metric, [])
-        api = Metric._coco_api
+        complete_ground_truth(metric, [])
+        api = metric._coco_api
         sizes = {image['id']: (image['width'], image['height']) for image in api.dataset['images']}
         found = []
         for one in api.dataset['annotations']:
@@ -214,16 +211,22 @@ def test_a_class_of_which_nothing_is_left_is_refused_with_the_cause_and_what_hel
     for name in ('a.jpg', 'b.jpg'):
         (tmp_path / name).write_text('')
     content = coco(item(category_id=3))
+
+    def checked(use):
+        counts = check_content(content, tmp_path / 'a.json', tmp_path, CLASSES, use)[0]
+        counts.check([tmp_path / 'a.json'], CLASSES, use.training)
+        return counts
+
     for one in content['annotations']:
         one['iscrowd'] = int(one['category_id'] == 3)
     with pytest.raises(
         InputError, match='none of the 2 annotations of class dog .* learned: 2 marked iscrowd; set iscrowd to 0'
     ):
-        check_content(content, tmp_path / 'a.json', tmp_path, CLASSES, Use(True))
+        checked(Use(True))
     for one in content['annotations']:
         one['iscrowd'] = 0  # the advice, followed
-    assert check_content(content, tmp_path / 'a.json', tmp_path, CLASSES, Use(True))[0].used == Counter(cat=1, dog=2)
+    assert checked(Use(True)).used == Counter(cat=1, dog=2)
     for one in content['annotations']:
         one['bbox'] = [0, 0, 300, 300]
-    with pytest.raises(InputError, match='none of the .* would count in the evaluation: 1 with a box of which more than half'):
-        check_content(content, tmp_path / 'a.json', tmp_path, CLASSES, Use(False))
+    with pytest.raises(InputError, match='none of the .* can be found in the evaluation: 1 with a box of which more than half'):
+        checked(Use(False))

@@ -34,7 +34,9 @@ def check(tmp_path):
         content = copy.deepcopy(GOOD)
         content = change(content) or content
         (tmp_path / 'a.json').write_text(content if isinstance(content, str) else json.dumps(content))
-        return check_coco(tmp_path / 'a.json', tmp_path / 'img', classes, Use(training, with_mask))[1]
+        counts, notes = check_coco(tmp_path / 'a.json', tmp_path / 'img', classes, Use(training, with_mask))
+        counts.check([tmp_path / 'a.json'], classes, training)
+        return notes
 
     return run
 
@@ -85,7 +87,7 @@ def test_ignored_boxes_classes_and_annotations_are_noted(check):
         content['annotations'][0]['bbox'][2] = 0
 
     assert [note.split(': ', 1)[1] for note in check(flatten)] == [
-        'not learned: 1 annotation with a box outside the image (ids 1); a bbox is [left, top, width, height] in pixels: '
+        'not learned: 1 annotation with a box of less than a pixel (ids 1); a bbox is [left, top, width, height] in pixels: '
         'correct them',
     ]
     for box in ([70, 2, 10, 10], [-20, 2, 10, 10]):

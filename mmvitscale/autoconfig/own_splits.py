@@ -1,0 +1,96 @@
+"""Splits that a user has made where one file or folder holds all images: in the folders of the images' names, or as lists of
+names (train.txt, val.txt, ImageSets of Pascal VOC)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from mmvitscale.autoconfig.layout import IMAGES, SPLITS, InspectedDataset, Split, describe_images, folders_of, split_of
+from mmvitscale.errors import InputError, some_of
+
+
+def use_own_splits(found: InspectedDataset) -> list[str]:
+    """Divide the images of a data set with training alone as its user did, if there is a sign of it; return notes.
+
+    Raises:
+        InputError: for lists of which one image is in two.
+    """
+    whole = found.splits['train']
+    chosen = {name: split_of(found.root / name, found.root) for name in whole.names}
+    how = 'by the folders in the names of their files'
+    if not {'train', 'val'} <= set(chosen.values()) and not {'train', 'test'} <= set(chosen.values()):
+        lists = _lists(found.root)
+        chosen, how = _by_lists(whole, lists), f'as listed in {some_of([path.name for path in lists.values()])}'
+    parts = {split: [name for name in whole.names if chosen.get(name) == split] for split in SPLITS}
+    parts = {split: names for split, names in parts.items() if names}
+    if 'train' not in parts or len(parts) < 2:
+        return _beside(found)
+    left_out = len(whole.names) - sum(map(len, parts.values()))
+    found.splits = {split: part_of(whole, names, found.task) for split, names in parts.items()}
+    learned = set().union(*(whole.labels[name] for name in parts['train']))
+    missing = sorted(map(str, set().union(*whole.labels.values()) - learned))
+    if missing:
+        raise InputError(
+            f'images are split {how}, and class {some_of(missing)} is in none of those for training; split them again, or '
+            'leave the class out with --classes'
+        )
+    found.lines[0] = describe_images(found.splits, [found.size])
+    rest = f'; {left_out} that are in none are left out' if left_out else ''
+    return [f'images are split {how}{rest}']
+
+
+def part_of(split: Split, names: list[str], task: str) -> Split:
+    """Some of the images of a split, with what their COCO file should hold."""
+    part = replace(split, names=names, labels={name: split.labels[name] for name in names})
+    if task != 'segmentation':
+        content = split.content or json.loads(split.ground_truth.read_bytes())
+        kept = set(names)
+        images = [image for image in content['images'] if image['file_name'] in kept]
+        ids = {image['id'] for image in images}
+        annotations = [item for item in content['annotations'] if item['image_id'] in ids]
+        part.content = {**content, 'images': images, 'annotations': annotations}
+    return part
+
+
+def _lists(root: Path) -> dict[str, Path]:
+    """Of each split a file with names of images, if there is one."""
+    found: dict[str, Path] = {}
+    for folder in folders_of(root):
+        for split, words in SPLITS.items():
+            for word in words:
+                if (folder / f'{word}.txt').is_file():
+                    found.setdefault(split, folder / f'{word}.txt')
+    return found
+
+
+def _by_lists(whole: Split, lists: Mapping[str, Path]) -> dict[str, str | None]:
+    """Name of an image -> the split whose list has it."""
+    stems: dict[str, str] = {}
+    for name in whole.names:
+        base = PurePosixPath(name)
+        stems[base.name] = name
+        if base.suffix.lower() in IMAGES:
+            stems[base.stem] = name
+    chosen: dict[str, str | None] = {}
+    for split, path in lists.items():
+        for line in path.read_text('utf-8-sig', errors='replace').splitlines():
+            word = PurePosixPath(line.split()[0]).name if line.split() else ''
+            name = stems.get(word) or stems.get(word.rsplit('.', 1)[0])
+            if name is None:
+                continue
+            if chosen.setdefault(name, split) != split:
+                raise InputError(f'{name} is in {lists[chosen[name] or split]} and in {path}; leave it in one of them')
+    return chosen
+
+
+def _beside(found: InspectedDataset) -> list[str]:
+    """A note of COCO files of other splits beside the one that was given."""
+    own = found.splits['train'].ground_truth
+    others = [path for path in own.parent.glob('*.json') if own.is_file() and path != own]
+    others = [path for path in others if split_of(path, own.parent) in ('val', 'test')]
+    return (
+        [f'{some_of(sorted(path.name for path in others))} beside {own.name} is not used; give the folder as --data']
+        if others
+        else []
+    )
