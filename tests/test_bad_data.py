@@ -871,6 +871,41 @@ refused(
 )
 
 
+def two_for_training(place, config: str, more: str) -> list:
+    """A command on a config with two data sets for training, the second with options of its own."""
+    text = (
+        f"_base_ = 'mmvitscale::{config}'\n"
+        'one = _base_.train_dataloader.dataset\n'
+        f'other = dict(one, {more})\n'
+        "train_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=[one, other]))\n"
+    )
+    command = look(place, config)
+    return [command[0], place.file('two.py', text), *command[2:]]
+
+
+def crowds_in_one_file(place):
+    content = json.loads(place.annotations.read_text())
+    star = next(category['id'] for category in content['categories'] if category['name'] == 'star')
+    for item in content['annotations']:
+        item['iscrowd'] = int(item['category_id'] == star)
+    (place.det / 'annotations/other.json').write_text(json.dumps(content))
+    return two_for_training(place, DET, "ann_file='annotations/other.json'")
+
+
+works('a class that one of two files has as crowds alone', crowds_in_one_file, lambda place, printed: True)
+
+
+def images_without_an_object(place):
+    shutil.copytree(place.seg / 'images/training', place.seg / 'images/nothing')
+    (place.seg / 'annotations/nothing').mkdir()
+    for file in (place.seg / 'annotations/training').iterdir():
+        cv2.imwrite(str(place.seg / 'annotations/nothing' / file.name), np.full((64, 64), 1, np.uint8))
+    return two_for_training(place, SEG, "data_prefix=dict(img_path='images/nothing', seg_map_path='annotations/nothing')")
+
+
+works('images without an object as a data set of their own', images_without_an_object, lambda place, printed: True)
+
+
 def own_parts(place):
     place.coco_file()
     place.file('my_train.json', '{"mine": 1}')

@@ -873,12 +873,17 @@ other(
 )
 # What mmseg, mmdet and MMEngine raise when a training runs.
 for name, config, option, says in [
-    ('weights for some of the classes', SEG, 'decode_head.loss_decode.class_weight=[1,2]', 'has 2 values, but 10 classes'),
+    (
+        'weights for some of the classes',
+        SEG,
+        'decode_head.loss_decode.class_weight=[1,2]',
+        'has 2 numbers, but there are 10 classes',
+    ),
     (
         'weights of classes along the width',
         SEG,
         "decode_head.loss_decode={'_delete_':True,'type':'CrossEntropyLoss','use_sigmoid':True,'class_weight':[1]*10}",
-        'use_sigmoid=True of decode_head.loss_decode .* one for each of the 10 classes, or take use_sigmoid=False',
+        r'use_sigmoid=True and class_weight=.* along the width of the image; write \[\[\[1\]\], .*use_sigmoid=False',
     ),
     (
         'maps that the backbone does not give',

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from mmvitscale.autoconfig.layout import (
@@ -11,7 +11,7 @@ from mmvitscale.autoconfig.layout import (
     SPLITS,
     InspectedDataset,
     Split,
-    alike,
+    comparable,
     describe_images,
     folders_of,
     images_below,
@@ -41,20 +41,7 @@ def inspect_coco(path: Path, task: str, classes: Sequence[str] | None) -> Inspec
         masks = [folder for folder in folders_of(root) if MASK_FOLDERS.search(folder.name) and any(images_below(folder))]
         hint = f'for the masks in {masks[0]} use --task segmentation' if masks else _how_to_export(root)
         raise InputError(f'{root} holds no COCO file (JSON with images, annotations and categories); {hint}')
-    chosen: dict[str, Path] = {}
-    for file in found:
-        split = path.is_dir() and split_of(file, root) or 'train'
-        if split in chosen:
-            raise InputError(
-                f'{chosen[split]} and {file} are both COCO files for {split}; give one of them as --data, or '
-                'move the other away'
-            )
-        chosen[split] = file
-    if 'train' not in chosen:
-        raise InputError(
-            f'{root} has COCO files for {some_of(sorted(chosen))} ({min(chosen.values())}), but none for training; give '
-            'that one a name such as train.json'
-        )
+    chosen = _chosen(path, root, found)
     contents = {split: found[chosen[split]] for split in SPLITS if split in chosen}
     for split, content in contents.items():
         _check_lists(content, chosen[split])
@@ -82,6 +69,25 @@ def inspect_coco(path: Path, task: str, classes: Sequence[str] | None) -> Inspec
     per_image = Counter(item['image_id'] for content in contents.values() for item in content['annotations'])
     most = max(per_image.values())
     return InspectedDataset(task, root, names, splits, middle(sizes), min(map(min, sizes)), most, lines=lines, notes=notes)
+
+
+def _chosen(path: Path, root: Path, found: Iterable[Path]) -> dict[str, Path]:
+    """Split -> its file. Raises InputError where there are two for one, or none for training."""
+    chosen: dict[str, Path] = {}
+    for file in found:
+        split = path.is_dir() and split_of(file, root) or 'train'
+        if split in chosen:
+            raise InputError(
+                f'{chosen[split]} and {file} are both COCO files for {split}; give one of them as --data, or '
+                'move the other away'
+            )
+        chosen[split] = file
+    if 'train' not in chosen:
+        raise InputError(
+            f'{root} has COCO files for {some_of(sorted(chosen))} ({min(chosen.values())}), but none for training; give '
+            'that one a name such as train.json'
+        )
+    return chosen
 
 
 def _in_order(content: dict, names: Sequence[str]) -> dict:
@@ -190,7 +196,9 @@ def _image_folder(file: Path, names: Sequence[str], root: Path, split: str) -> P
             raise InputError(
                 f'{file} has the file name {first} with backslashes, as Windows writes paths; write / in their place'
             )
-        like = next((path for path in images_below(root) if alike(path.stem) == alike(PurePosixPath(first).stem)), None)
+        like = next(
+            (path for path in images_below(root) if comparable(path.stem) == comparable(PurePosixPath(first).stem)), None
+        )
         if like is not None:
             raise InputError(
                 f'{file} lists the image {first}, which is not below {root}, but {like.relative_to(root)} is; correct the file '

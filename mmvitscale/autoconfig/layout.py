@@ -71,7 +71,7 @@ def images_below(root: Path) -> Iterator[Path]:
     return (Path(place, name) for place, _, files in walk(root) for name in files if is_image(Path(name)))
 
 
-def alike(name: str) -> str:
+def comparable(name: str) -> str:
     """A name without what file systems and programs change: case, and how accents are written."""
     return unicodedata.normalize('NFC', name).casefold()
 

@@ -44,7 +44,8 @@ def check_losses(cfg: Config) -> None:
 def check_schedulers(cfg: Config) -> None:
     """Raise InputError for a scheduler that counts epochs where a training counts iterations: it would never take a step."""
     view = ConfigView(cfg)
-    for scheduler in view.schedulers() if view.counts_iterations else ():
+    schedulers = [item for item in view.schedulers() if isinstance(item, dict)]
+    for scheduler in schedulers if view.counts_iterations else ():
         name = type_name(scheduler)
         counts_epochs = scheduler.get('by_epoch', True) and not scheduler.get('convert_to_iter_based')
         if counts_epochs and 'ReduceOnPlateau' not in name:  # which counts validations

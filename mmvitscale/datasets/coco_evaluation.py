@@ -22,10 +22,12 @@ from mmvitscale.registry import type_name
 
 def evaluated_files(cfg: Config, split: str) -> list[tuple[Path, Path]]:
     """Annotation file and folder of images of each data set of a split that has such a file."""
-    found = []
+    found: list[tuple[Path, Path]] = []
+    if ConfigView(cfg).scope == 'mmpretrain':
+        return found
     for loader in ConfigView(cfg).loaders(split):
         for dataset in plain_datasets(loader.dataset):
-            if not is_coco(class_of(cfg, dataset)):
+            if not dataset.get('ann_file') or not is_coco(class_of(cfg, dataset)):
                 continue
             root, prefix = Path(dataset.get('data_root') or ''), dataset.get('data_prefix') or {}
             if isinstance(dataset.get('ann_file'), (str, Path)) and dataset.ann_file:

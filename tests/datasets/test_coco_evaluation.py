@@ -11,6 +11,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 from mmvitscale.datasets.coco_evaluation import (
     check_evaluator,
     complete_ground_truth,
+    complete_ground_truths,
     evaluated_files,
     without_further_files,
 )
@@ -62,8 +63,7 @@ def score(cfg, boxes_of):
     check_evaluator(cfg, 'val')
     evaluator = Evaluator(without_further_files(cfg.val_evaluator))
     evaluator.dataset_meta = dict(classes=CLASSES)
-    for metric in evaluator.metrics:
-        complete_ground_truth(metric, evaluated_files(cfg, 'val'))
+    complete_ground_truths(evaluator, cfg.val_evaluator, evaluated_files(cfg, 'val'))
     count = 0
     for file, boxes in boxes_of.items():
         ids = [image['id'] for image in json.loads(file.read_text())['images']]
@@ -113,3 +113,38 @@ def test_masks_that_pycocotools_never_ends_with_are_scored_as_empty(tmp_path):
     complete_ground_truth(evaluator.metrics[0], [(file, file.parent)])
     api = evaluator.metrics[0]._coco_api
     assert [api.annToMask(item).sum() for item in api.dataset['annotations']] == [0, 0]
+
+
+def test_categories_that_are_sorted_by_id_are_sorted_in_every_file(tmp_path):
+    files = [write(tmp_path / name, boxes, first=3) for name, boxes in (('one', SOME), ('two', OTHERS))]
+    for file in files:
+        content = json.loads(file.read_text())
+        content['categories'].reverse()
+        file.write_text(json.dumps(content))
+    cfg = config(*files, evaluator=dict(type='CocoMetric', ann_file=str(files[0]), sort_categories=True))
+    assert score(cfg, {files[0]: SOME, files[1]: OTHERS}) == 1.0
+
+
+def test_evaluators_with_a_metric_for_each_data_set_keep_their_files(tmp_path):
+    from mmengine.registry import EVALUATOR
+
+    files = [write(tmp_path / 'one', SOME), write(tmp_path / 'two', OTHERS[:1], categories=('bird', 'fish'))]
+    described = dict(
+        type='MultiDatasetsEvaluator',
+        metrics=[dict(type='CocoMetric', ann_file=str(file)) for file in files],
+        dataset_prefixes=['one', 'two'],
+    )
+    evaluator = EVALUATOR.build(described)
+    complete_ground_truths(evaluator, described, evaluated_files(config(*files), 'val'))
+    assert [len(metric._coco_api.dataset['images']) for metric in evaluator.metrics] == [2, 1]
+    assert [item['id'] for item in evaluator.metrics[0]._coco_api.dataset['annotations']] == [1, 2]
+
+
+def test_panoptic_files_and_other_metrics_are_left_alone(tmp_path):
+    file = write(tmp_path / 'one', SOME)
+    cfg = config(file)
+    cfg.val_dataloader.dataset.type = 'CocoPanopticDataset'
+    check_evaluator(cfg, 'val')  # which may have boxes of another file
+    assert evaluated_files(cfg, 'val') == []
+    evaluator = Evaluator(dict(type='DumpDetResults', out_file_path='a.pkl'))
+    complete_ground_truths(evaluator, {}, [(file, file.parent)] * 2)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from mmengine.utils import manager
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +33,8 @@ def in_process(tool, *arguments):
         patch.setattr(sys, 'argv', [tool, *map(str, arguments)])
         # MMEngine names loggers by the second, and one of the same name would go on writing where the last command did.
         MMLogger._instance_dict.clear()
+        for name in [name for name in DefaultScope._instance_dict if re.search(r'_\d{8}_\d{6}$', name)]:
+            del DefaultScope._instance_dict[name]  # of an experiment of the same second, whose scope would not be set
         # MMEngine does not release it when what it was making raises: threads of the next command would wait for ever.
         patch.setattr(manager, '_lock', threading.RLock())
         with pytest.raises(SystemExit) as stop:

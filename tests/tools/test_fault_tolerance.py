@@ -55,7 +55,7 @@ def test_replaying_a_diverged_batch_names_the_layer_of_the_error(data, tmp_path,
             tmp_path,
             'model.backbone.arch.embed_dims=32',
             'optim_wrapper.optimizer.lr=1e30',
-            "param_scheduler=[{'type':'ConstantLR','factor':1.0}]",
+            "param_scheduler=[{'type':'ConstantLR','factor':1.0,'by_epoch':False}]",
             'optim_wrapper.clip_grad=None',
         )
     )

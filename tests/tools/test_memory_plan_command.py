@@ -9,6 +9,7 @@ pytestmark = pytest.mark.integration
 MINI = 'configs/mini/swinv2_upernet_mini.py'
 
 
+@pytest.mark.slow
 def test_the_plan_divides_parameters_and_states_by_strategy(run_here, tmp_path):
     code, logged, err = run_here(
         'tools/analysis/memory_plan.py', MINI, '--gpus', 1, 4, '--gpu-memory', 3, '--json', tmp_path / 'plan.json'

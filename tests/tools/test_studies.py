@@ -49,6 +49,7 @@ def pretended(monkeypatch):
     return trained, tested
 
 
+@pytest.mark.slow
 def test_the_position_bias_study_runs_every_combination_once(run_here, pretended, tmp_path):
     trained, tested = pretended
     command = ['tools/analysis/position_bias_study.py', '--out', tmp_path / 'out', '--seeds', 0, 1, '--factors', 1, 2]
