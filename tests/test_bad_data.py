@@ -809,6 +809,24 @@ works(
     ),
 )
 
+works(
+    'photographs of trains and tests',
+    lambda place: (
+        place.coco_file(
+            'all',
+            change=lambda c: [
+                i.update(file_name=n) for i, n in zip(c['images'], ('train_1.jpg', 'test_1.jpg', 'bus.jpg', 'val.jpg'))
+            ],
+        )
+        and [
+            (place.own / f'all/{i}.jpg').rename(place.own / f'all/{n}')
+            for i, n in enumerate(('train_1.jpg', 'test_1.jpg', 'bus.jpg', 'val.jpg'))
+        ]
+        and place.new('detection')
+    ),
+    lambda place, printed: 'images: 4 train;' in printed and 'images are split by' not in printed,
+)
+
 
 def pascal_lists(place):
     place.masks(*[(0, 1)] * 5)
@@ -867,7 +885,7 @@ works(
 refused(
     'label maps that count from 1 for training alone',
     lambda place: train(place, 'train_dataloader.dataset.reduce_zero_label=False'),
-    'reduce_zero_label is True for some data sets and False for others',
+    'reduce_zero_label is False for training and True for validation',
 )
 
 

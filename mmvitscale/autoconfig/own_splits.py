@@ -17,7 +17,7 @@ def use_own_splits(found: InspectedDataset) -> list[str]:
         InputError: for lists of which one image is in two.
     """
     whole = found.splits['train']
-    chosen = {name: split_of(found.root / name, found.root) for name in whole.names}
+    chosen = {name: split_of((found.root / name).parent, found.root) for name in whole.names}
     how = 'by the folders in the names of their files'
     if not {'train', 'val'} <= set(chosen.values()) and not {'train', 'test'} <= set(chosen.values()):
         lists = _lists(found.root)

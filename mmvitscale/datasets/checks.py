@@ -140,18 +140,19 @@ def _compare_with_delivered(cfg: Config, dataset: ConfigDict, counts: Counts) ->
 def _check_label_maps(cfg: Config, splits: Sequence[str]) -> dict[str, set[Path]]:
     """The label maps of a training of mmsegmentation hold something to learn; returns the paths of the images of its splits."""
     images: dict[str, set[Path]] = {}
-    zero: set[bool] = set()
+    zero: dict[str, set[bool]] = {}
     if ConfigView(cfg).scope != 'mmseg' or 'train' not in splits:
         return images
     for split in (split for split in ('train', 'val') if split in splits):
         datasets = [one for loader in ConfigView(cfg).loaders(split) for one in plain_datasets(loader.dataset)]
         datasets = [one for one in datasets if hasattr(class_of(cfg, one), 'get_label_map')]
         every = [LabelMaps.of(dataset) for dataset in datasets]
-        zero |= {bool(maps.reduce_zero_label) for maps in every}
-        if len(zero) > 1:
+        zero[split] = {bool(maps.reduce_zero_label) for maps in every}
+        if len(zero[split]) == 1 and zero['train'] == {not value for value in zero[split]}:
+            validation = zero[split].pop()
             raise InputError(
-                'reduce_zero_label is True for some data sets and False for others, so that a label is another class in each; '
-                'give all the same, in test_dataloader, too'
+                f'reduce_zero_label is {not validation} for training and {validation} for validation, so that a label is '
+                'another class in each; give both the same, and the test, too'
             )
         for dataset, maps in zip(datasets, every):
             if not maps.classes:

@@ -1,8 +1,10 @@
 """What data sets deliver, by their own loading and filtering and the annotation steps of their pipelines: objects by class, and
 label maps with something to learn."""
 
+import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,8 @@ def _annotation_steps(described: Mapping[str, Any]) -> list[Any]:
 
 def delivered_objects(described: Mapping[str, Any]) -> Counter[str]:
     """Objects by class that a data set of mmdet's COCO format delivers to the loss."""
-    dataset = build_dataset({**described, **_FOR_A_LOOK})
+    with redirect_stdout(io.StringIO()):  # pycocotools prints what it does
+        dataset = build_dataset({**described, **_FOR_A_LOOK})
     masks = [step for step in _annotation_steps(described) if step.with_mask]
     classes, found = dataset.metainfo['classes'], Counter[str]()
     for info in dataset.data_list:
