@@ -181,3 +181,18 @@ def pretrained_windows_of_name(name: str) -> list[int] | None:
         return None
     window, side = map(int, match.groups())
     return [min(window, max(side // (4 * 2**stage), 1)) for stage in range(4)]
+
+
+def dataset_meta_in(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What MMEngine has saved of the training data (``classes``, ``palette``); {} where a file holds something else there."""
+    meta = checkpoint.get('meta')
+    found = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def classes_in(checkpoint: dict[str, Any]) -> list[str]:
+    """Names of the classes that a checkpoint was trained for; none where it does not say."""
+    classes = dataset_meta_in(checkpoint).get('classes')
+    if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
+        return []
+    return list(classes)

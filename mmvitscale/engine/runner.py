@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from mmvitscale.checkpoints.io import read_checkpoint
 from mmvitscale.checkpoints.loading import adapt_checkpoint, backbones_of, unwrapped
+from mmvitscale.checkpoints.metadata import classes_in
 from mmvitscale.checkpoints.resume import check_resumable, latest_complete_checkpoint
 from mmvitscale.checkpoints.window_policy import apply_checkpoint_windows, test_windows_of
 from mmvitscale.config.loading import RESUME_SCHEDULES
@@ -258,7 +259,7 @@ class CheckpointLoadingMixin(_Base):
         """Raise InputError where the data have the classes that a model was trained for in another order."""
         loops = (self._test_loop, self._val_loop) if self._testing else (self._train_loop,)
         data = [loop.dataloader.dataset for loop in loops if hasattr(loop, 'dataloader')]
-        before = list(((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ())
+        before = classes_in(checkpoint)
         now = list((getattr(data[0], 'metainfo', None) or {}).get('classes') or ()) if data else []
         if now != before and set(now) == set(before):
             raise InputError(

@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
+from mmvitscale.checkpoints.metadata import dataset_meta_in
 from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.datasets.delivered import class_of
 from mmvitscale.errors import InputError
@@ -28,9 +29,9 @@ def dataset_meta_of(cfg: Config, checkpoint: dict, model: nn.Module) -> dict:
     Raises:
         InputError: where there is neither a name nor a number of classes.
     """
-    meta = checkpoint.get('meta') or {}
+    meta = checkpoint['meta'] if isinstance(checkpoint.get('meta'), dict) else {}
     older = dict(classes=meta.get('CLASSES'), palette=meta.get('PALETTE'))  # of OpenMMLab before MMEngine
-    for found in (meta.get('dataset_meta') or {}, older, *(_declared(cfg, data) for data in _datasets(cfg))):
+    for found in (dataset_meta_in(checkpoint), older, *(_declared(cfg, data) for data in _datasets(cfg))):
         classes = _names_in(found.get('classes'))
         if classes:
             break
@@ -63,7 +64,7 @@ def _names_in(classes: Any) -> list[str]:
     if isinstance(classes, str):
         path = Path(classes)
         return path.read_text(encoding='utf-8').splitlines() if path.is_file() else [classes]
-    return [str(name) for name in classes or ()]
+    return [str(name) for name in classes] if isinstance(classes, (list, tuple)) else []
 
 
 def _number_of_classes(model: nn.Module) -> int:

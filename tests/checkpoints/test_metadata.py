@@ -6,6 +6,7 @@ from mmvitscale.checkpoints.metadata import (
     GridMetadata,
     WindowMetadata,
     check_pretrained_windows,
+    classes_in,
     describe_window_change,
     pretrained_windows_of_name,
     show_windows,
@@ -95,3 +96,20 @@ def test_a_state_dict_in_bfloat16_keeps_a_large_grid():
     other = DeepViT(**options)
     other.load_state_dict(saved)
     assert other.weight_metadata == DeepViT(**options).weight_metadata and other.grid == (301, 1)
+
+
+@pytest.mark.parametrize(
+    'meta',
+    [
+        None,
+        [1],
+        'x',
+        {},
+        dict(dataset_meta=[1]),
+        dict(dataset_meta=dict(classes='ab')),
+        dict(dataset_meta=dict(classes=[[1], 2])),
+    ],
+)
+def test_classes_of_a_file_that_holds_something_else_are_none(meta):
+    assert classes_in(dict(meta=meta)) == []
+    assert classes_in(dict(meta=dict(dataset_meta=dict(classes=('a', 'b'))))) == ['a', 'b']

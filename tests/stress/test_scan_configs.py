@@ -8,7 +8,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def nobodys_data(monkeypatch):
-    for name in ('_check_folder', '_check_file', '_check_class_folders', 'check_coco'):
+    for name in (
+        '_check_folder',
+        '_check_file',
+        '_check_class_folders',
+        '_check_coco_files',
+        '_check_label_maps',
+        '_check_folders_of_classes',
+    ):
         monkeypatch.setattr(checks, name, getattr(checks, name))
     scan_configs.without_data()
 
