@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope, init_default_scope
 
 from tests.helpers.commands import in_process
 
@@ -44,6 +45,16 @@ def quiet_stale_loggers(monkeypatch):
     """MMEngine's loggers outlive the test whose captured output they were opened on, and would print a traceback of
     their own wherever a later test makes them speak."""
     monkeypatch.setattr(logging, 'raiseExceptions', False)
+
+
+@pytest.fixture
+def mmdet_scope():
+    """Types without a scope are mmdetection's; afterwards those of before."""
+    before = DefaultScope.get_current_instance()
+    init_default_scope('mmdet')
+    yield
+    if before is not None:
+        init_default_scope(before.scope_name)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmvitscale.config.view import ConfigView, plain_datasets
+from mmvitscale.config.view import ConfigView, as_list
 from mmvitscale.errors import InputError
 from mmvitscale.registry import type_name
 
@@ -59,29 +59,24 @@ def check_ignored_labels(cfg: Config) -> None:
     """Raise InputError where the parts of a segmentation leave out different labels: heads, padding of label maps, and the
     evaluation."""
     model, view = cfg.get('model') or {}, ConfigView(cfg)
-    heads = [head for key in ('decode_head', 'auxiliary_head') for head in _as_list(model.get(key)) if isinstance(head, dict)]
+    heads = [head for key in ('decode_head', 'auxiliary_head') for head in as_list(model.get(key)) if isinstance(head, dict)]
     if cfg.get('default_scope') != 'mmseg' or not heads:
         return
     parts = {f'ignore_index of head {i + 1}': head.get('ignore_index', 255) for i, head in enumerate(heads)}
     parts['data_preprocessor.seg_pad_val'] = (model.get('data_preprocessor') or {}).get('seg_pad_val', 255)
-    for metric in _as_list(cfg.get('val_evaluator')):
+    for metric in as_list(cfg.get('val_evaluator')):
         if type_name(metric) == 'IoUMetric':
             parts['val_evaluator.ignore_index'] = metric.get('ignore_index', 255)
     for split in ('train', 'val'):
-        for loader in view.loaders(split):
-            for dataset in plain_datasets(loader.dataset):
-                if 'ignore_index' in dataset:
-                    parts[f'ignore_index of the {split} data set'] = dataset.ignore_index
+        for dataset in view.datasets(split):
+            if 'ignore_index' in dataset:
+                parts[f'ignore_index of the {split} data set'] = dataset.ignore_index
     if 'val_evaluator.ignore_index' in parts and len(set(parts.values())) > 1:
         found = ', '.join(f'{name} {value}' for name, value in parts.items())
         raise InputError(
             f'labels that are left out differ ({found}); give ignore_index of heads, data sets and val_evaluator, and '
             'data_preprocessor.seg_pad_val one value, or write 255 in the label maps'
         )
-
-
-def _as_list(value: Any) -> list:
-    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
 
 def _check_losses(part: Any, path: str) -> None:
@@ -91,8 +86,7 @@ def _check_losses(part: Any, path: str) -> None:
     if not isinstance(part, dict):
         return
     for key in ('loss_decode', 'loss'):  # of mmsegmentation, of mmpretrain
-        losses = part.get(key)
-        for loss in losses if isinstance(losses, (list, tuple)) else [losses]:
+        for loss in as_list(part.get(key)):
             if isinstance(loss, dict) and type_name(loss) == 'CrossEntropyLoss':
                 _check_cross_entropy(part, loss, f'{path}.{key}')
     for key, value in part.items():

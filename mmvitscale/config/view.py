@@ -100,9 +100,18 @@ class ConfigView:
         found = (self.cfg.get(f'{split}_dataloader') for split in splits)
         return (loader for loader in found if loader is not None)
 
+    def datasets(self, *splits: str) -> list[ConfigDict]:
+        """The data sets of these splits, inside their wrappers."""
+        return [one for loader in self.loaders(*splits) for one in plain_datasets(loader.dataset)]
+
     def model_values(self, key: str) -> Iterator[Any]:
         """Every value of this key in the model."""
         return values_of(self.cfg.get('model') or {}, key)
+
+
+def as_list(value: Any) -> list[Any]:
+    """What a config has one of, several or none -> a list."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
 
 def plain_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
-from mmvitscale.config.view import ConfigView, plain_datasets
+from mmvitscale.config.view import ConfigView, as_list
 from mmvitscale.datasets.annotation_losses import Counts, Use
 from mmvitscale.datasets.coco import check_coco
-from mmvitscale.datasets.coco_evaluation import check_evaluator, listed
+from mmvitscale.datasets.coco_evaluation import check_evaluator
 from mmvitscale.datasets.delivered import (
     LabelMaps,
     check_label_maps,
@@ -42,7 +42,7 @@ def check_datasets(cfg: Config, splits: Sequence[str]) -> None:
     format, usable annotations, and the model has as many classes. Says on stderr what will be left out."""
     images: dict[str, set[Path]] = {}
     for split in splits:
-        datasets = [one for loader in ConfigView(cfg).loaders(split) for one in plain_datasets(loader.dataset)]
+        datasets = ConfigView(cfg).datasets(split)
         for dataset in datasets:
             _check_dataset(cfg, dataset, split)
         images[split] = _check_coco_files(cfg, [one for one in datasets if is_coco(class_of(cfg, one))], split)
@@ -89,9 +89,9 @@ def _check_coco_files(cfg: Config, datasets: Sequence[ConfigDict], split: str) -
     """The annotation files of a split's data sets in mmdet's COCO format, by themselves and together; returns the paths of
     their images."""
     training = split == 'train'
-    metrics = [] if training else listed(cfg.get(f'{split}_evaluator'))
+    metrics = [] if training else as_list(cfg.get(f'{split}_evaluator'))
     scores = [metric for metric in metrics if type_name(metric).endswith('CocoMetric') and not metric.get('format_only')]
-    with_masks = any('segm' in listed(metric.get('metric')) for metric in metrics)
+    with_masks = any('segm' in as_list(metric.get('metric')) for metric in metrics)
     images: set[Path] = set()
     every: list[Counts] = []
     for dataset in datasets:
@@ -144,8 +144,7 @@ def _check_label_maps(cfg: Config, splits: Sequence[str]) -> dict[str, set[Path]
     if ConfigView(cfg).scope != 'mmseg' or 'train' not in splits:
         return images
     for split in (split for split in ('train', 'val') if split in splits):
-        datasets = [one for loader in ConfigView(cfg).loaders(split) for one in plain_datasets(loader.dataset)]
-        datasets = [one for one in datasets if hasattr(class_of(cfg, one), 'get_label_map')]
+        datasets = [one for one in ConfigView(cfg).datasets(split) if hasattr(class_of(cfg, one), 'get_label_map')]
         every = [LabelMaps.of(dataset) for dataset in datasets]
         zero[split] = {bool(maps.reduce_zero_label) for maps in every}
         if len(zero[split]) == 1 and zero['train'] == {not value for value in zero[split]}:
@@ -220,7 +219,7 @@ def _check_folders_of_classes(cfg: Config, splits: Sequence[str]) -> None:
     of the folders in order."""
     first: tuple[Path, list[str]] | None = None
     for split in splits:
-        for dataset in (one for loader in ConfigView(cfg).loaders(split) for one in plain_datasets(loader.dataset)):
+        for dataset in ConfigView(cfg).datasets(split):
             prefix = dataset.get('data_prefix') or dataset.get('split') or ''
             prefix = prefix.get('img_path', '') if isinstance(prefix, dict) else prefix
             folder = Path(dataset.get('data_root') or '', prefix)

@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import Evaluator
 
-from mmvitscale.config.view import ConfigView, plain_datasets
+from mmvitscale.config.view import ConfigView, as_list
 from mmvitscale.datasets.coco_masks import polygons_of
 from mmvitscale.datasets.delivered import class_of, is_coco
 from mmvitscale.errors import InputError
@@ -25,26 +25,19 @@ def evaluated_files(cfg: Config, split: str) -> list[tuple[Path, Path]]:
     found: list[tuple[Path, Path]] = []
     if ConfigView(cfg).scope == 'mmpretrain':
         return found
-    for loader in ConfigView(cfg).loaders(split):
-        for dataset in plain_datasets(loader.dataset):
-            if not dataset.get('ann_file') or not is_coco(class_of(cfg, dataset)):
-                continue
+    for dataset in ConfigView(cfg).datasets(split):
+        file = dataset.get('ann_file')
+        if file and isinstance(file, (str, Path)) and is_coco(class_of(cfg, dataset)):
             root, prefix = Path(dataset.get('data_root') or ''), dataset.get('data_prefix') or {}
-            if isinstance(dataset.get('ann_file'), (str, Path)) and dataset.ann_file:
-                found.append((root / dataset.ann_file, root / (prefix.get('img', '') if isinstance(prefix, dict) else prefix)))
+            found.append((root / file, root / (prefix.get('img', '') if isinstance(prefix, dict) else prefix)))
     return found
-
-
-def listed(value: Any) -> list:
-    """One, several or none -> a list."""
-    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
 
 def check_evaluator(cfg: Config, split: str) -> None:
     """Raise InputError unless an evaluator with annotation files of its own reads those of its data sets."""
     files = [file.absolute() for file, _ in evaluated_files(cfg, split)]
-    for evaluator in listed(cfg.get(f'{split}_evaluator')):
-        for own in listed(evaluator.get('ann_file')):
+    for evaluator in as_list(cfg.get(f'{split}_evaluator')):
+        for own in as_list(evaluator.get('ann_file')):
             if files and Path(own).absolute() not in files:
                 raise InputError(
                     f'{split}_evaluator reads {own}, but the {split} data set {files[0]}; give both the same ann_file'
@@ -56,7 +49,7 @@ def without_further_files(evaluator: Any) -> Any:
     if isinstance(evaluator, (list, tuple)):
         return [without_further_files(item) for item in evaluator]
     if isinstance(evaluator, dict) and type_name(evaluator).endswith('CocoMetric'):
-        files = listed(evaluator.get('ann_file'))
+        files = as_list(evaluator.get('ann_file'))
         return ConfigDict({**evaluator, 'ann_file': str(files[0]) if files else None})
     return evaluator
 
@@ -71,7 +64,7 @@ def complete_ground_truths(evaluator: Evaluator, described: Any, files: Sequence
     """
     metrics = [metric for metric in evaluator.metrics if _is_coco_metric(metric)]
     together = type(evaluator) is Evaluator  # another may have a metric for each data set
-    sort = any(item.get('sort_categories') for item in listed(described) if isinstance(item, dict))
+    sort = any(item.get('sort_categories') for item in as_list(described) if isinstance(item, dict))
     for metric in metrics:
         complete_ground_truth(metric, files if together else (), sort)
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmengine.config import ConfigDict
-from mmengine.registry import DefaultScope, init_default_scope
 
 from mmvitscale.datasets import annotation_losses as losses
 from mmvitscale.datasets.annotation_losses import Counts, Use
@@ -20,7 +19,7 @@ from mmvitscale.datasets.coco_evaluation import complete_ground_truth
 from mmvitscale.datasets.delivered import delivered_objects
 from mmvitscale.errors import InputError
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures('mmdet_scope')]
 
 CLASSES = ('cat', 'dog')
 TRIANGLE = [4.0, 4.0, 20.0, 4.0, 4.0, 20.0]
@@ -42,15 +41,6 @@ def coco(*items):
         categories=[dict(id=7, name='cat'), dict(id=3, name='dog'), dict(id=5, name='cow')],
         annotations=[dict(one, id=number) for number, one in enumerate([*good, *items])],
     )
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    before = DefaultScope.get_current_instance()
-    init_default_scope('mmdet')
-    yield
-    if before is not None:
-        init_default_scope(before.scope_name)
 
 
 def delivered(content, folder, use, **options):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import Evaluator
-from mmengine.registry import DefaultScope, init_default_scope
 
 from mmvitscale.datasets.coco_evaluation import (
     check_evaluator,
@@ -17,18 +16,9 @@ from mmvitscale.datasets.coco_evaluation import (
 )
 from mmvitscale.errors import InputError
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures('mmdet_scope')]
 
 CLASSES = ('cat', 'dog')
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    before = DefaultScope.get_current_instance()
-    init_default_scope('mmdet')
-    yield
-    if before is not None:
-        init_default_scope(before.scope_name)
 
 
 def write(folder, boxes, categories=CLASSES, first=0, **more):
