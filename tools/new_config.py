@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from mmvitscale.autoconfig.inspect_dataset import inspect_dataset
-from mmvitscale.autoconfig.layout import names_in
 from mmvitscale.autoconfig.write_config import write_config
 from mmvitscale.cli import run_command
+from mmvitscale.datasets.folders import names_in
 from mmvitscale.errors import InputError
 
 

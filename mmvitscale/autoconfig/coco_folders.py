@@ -5,22 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from mmvitscale.autoconfig.layout import (
-    MASK_FOLDERS,
-    PART,
-    SPLITS,
-    InspectedDataset,
-    Split,
-    comparable,
-    describe_images,
-    folders_of,
-    images_below,
-    middle,
-    repeated,
-    split_of,
-)
+from mmvitscale.autoconfig.layout import MASK_FOLDERS, PART, InspectedDataset, Split, describe_images, middle
 from mmvitscale.datasets.annotation_losses import Use, find_losses
 from mmvitscale.datasets.coco import check_content, check_entries, check_sizes, read_coco
+from mmvitscale.datasets.folders import SPLITS, comparable, folders_of, images_below, repeated, split_of
 from mmvitscale.errors import InputError, some_of
 
 # COCO's own files of other tasks.

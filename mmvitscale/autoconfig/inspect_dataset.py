@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmvitscale.autoconfig.coco_folders import inspect_coco
-from mmvitscale.autoconfig.layout import InspectedDataset, dark_image, repeated, shared_images
+from mmvitscale.autoconfig.layout import InspectedDataset, dark_image, shared_images
 from mmvitscale.autoconfig.mask_folders import inspect_masks
 from mmvitscale.autoconfig.own_splits import use_own_splits
+from mmvitscale.datasets.folders import repeated
 from mmvitscale.errors import InputError, some_of
 
 

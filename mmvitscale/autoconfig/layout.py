@@ -1,11 +1,8 @@
 """Folders, splits and images of a user's data, whatever their format."""
 
 import hashlib
-import os
 import re
-import unicodedata
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +10,7 @@ from statistics import median
 
 from PIL import Image
 
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-SPLITS = dict(train=('train', 'training'), val=('val', 'valid', 'validation'), test=('test', 'testing'))
 MASK_FOLDERS = re.compile(r'mask|label|annotation|segmentation|gtfine|ground', re.IGNORECASE)
-_DEPTH = 3  # folders below the given one that are looked into
 PART = 'part_of'  # key of a COCO file that was made of another one, beside a config
 
 
@@ -59,65 +53,6 @@ class InspectedDataset:
     zero_is_unknown: bool = False
     lines: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-def is_image(file: Path) -> bool:
-    """By its suffix; files that a Mac puts beside images are none."""
-    return file.suffix.lower() in IMAGES and not file.name.startswith('._')
-
-
-def images_below(root: Path) -> Iterator[Path]:
-    """In the folder and those below it."""
-    return (Path(place, name) for place, _, files in walk(root) for name in files if is_image(Path(name)))
-
-
-def comparable(name: str) -> str:
-    """A name without what file systems and programs change: case, and how accents are written."""
-    return unicodedata.normalize('NFC', name).casefold()
-
-
-def names_in(text: str) -> list[str]:
-    """Of a file with a name in each line; quotes around it, and numbers from 0 or 1 on before it, are left out."""
-    lines = [line.strip().strip('"').strip() for line in text.splitlines() if line.strip()]
-    numbered = [re.fullmatch(r'(\d+)[\s;,:]+(.+)', line) for line in lines]
-    numbers = [int(match[1]) for match in numbered if match]
-    if len(numbers) == len(lines) and numbers in (list(range(len(lines))), list(range(1, len(lines) + 1))):
-        return [match[2].strip().strip('"') for match in numbered if match]
-    return lines
-
-
-def repeated(names: Sequence[str]) -> list[str]:
-    """Those that there are twice."""
-    return [name for name, count in Counter(names).items() if count > 1]
-
-
-def split_of(path: Path, root: Path) -> str | None:
-    """Which split a file or folder belongs to, by the last part of its name below the root that names one."""
-    for part in reversed(path.relative_to(root).parts):
-        words = set(re.split(r'[^a-z]+', Path(part).stem.lower()))
-        for split, names in SPLITS.items():
-            if words & set(names):
-                return split
-    return None
-
-
-def folders_of(root: Path) -> list[Path]:
-    """The root and the folders below it, down to a few levels. Links are followed, as mmsegmentation does; hidden folders are
-    not."""
-    return [Path(place) for place, _, _ in walk(root) if len(Path(place).relative_to(root).parts) <= _DEPTH]
-
-
-def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As ``os.walk``, sorted, with linked folders and without hidden ones; a folder that links lead to again is passed over."""
-    seen = set()
-    for place, folders, files in os.walk(root, followlinks=True):
-        key = os.path.realpath(place)
-        if key in seen:
-            folders.clear()
-            continue
-        seen.add(key)
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
-        yield place, folders, sorted(files)
 
 
 def middle(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -9,20 +9,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mmvitscale.autoconfig.coco_folders import coco_files
-from mmvitscale.autoconfig.layout import (
-    MASK_FOLDERS,
-    SPLITS,
-    InspectedDataset,
-    Split,
-    describe_images,
-    folders_of,
-    is_image,
-    middle,
-    names_in,
-    repeated,
-    split_of,
-    walk,
-)
+from mmvitscale.autoconfig.layout import MASK_FOLDERS, InspectedDataset, Split, describe_images, middle
+from mmvitscale.datasets.folders import SPLITS, folders_of, is_image, names_in, repeated, split_of, walk
 from mmvitscale.datasets.image_size import image_size
 from mmvitscale.errors import InputError, some_of
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from mmvitscale.autoconfig.layout import IMAGES, SPLITS, InspectedDataset, Split, describe_images, folders_of, split_of
+from mmvitscale.autoconfig.layout import InspectedDataset, Split, describe_images
+from mmvitscale.datasets.folders import IMAGES, SPLITS, folders_of, split_of
 from mmvitscale.errors import InputError, some_of
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 from math import ceil, sqrt
 from pathlib import Path
 
-from mmvitscale.autoconfig.layout import PART, InspectedDataset, Split, walk
+from mmvitscale.autoconfig.layout import PART, InspectedDataset, Split
 from mmvitscale.autoconfig.own_splits import part_of
 from mmvitscale.autoconfig.validation_split import describe_parts, stratified_part
+from mmvitscale.datasets.folders import walk
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import write_bytes_atomically
 

@@ -81,6 +81,28 @@ def run_lengths(counts: str | Sequence[int]) -> np.ndarray:
     return values
 
 
+def encode_mask(mask: np.ndarray, corner: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None) -> dict:
+    """(h, w) bool -> its run lengths as COCO writes them. It may be a part of a larger mask of zeros.
+
+    Args:
+        corner: left and top of the part.
+        size: height and width of the whole, the mask's own if None.
+    """
+    from pycocotools import mask as coco
+
+    height, width = size or mask.shape
+    columns, rows = np.nonzero(mask.T)  # runs go down the columns
+    places = (columns.astype(np.int64) + corner[0]) * height + rows + corner[1]
+    breaks = np.flatnonzero(np.diff(places) != 1)
+    starts = places[np.r_[0, breaks + 1]] if len(places) else places
+    stops = places[np.r_[breaks, len(places) - 1]] + 1 if len(places) else places
+    edges = np.stack([starts, stops], axis=1).flatten()
+    counts = np.diff(np.r_[0, edges, height * width])
+    counts = counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts  # as COCO's own program ends
+    encoded = coco.frPyObjects(dict(counts=counts.tolist(), size=[height, width]), height, width)
+    return dict(size=[height, width], counts=encoded['counts'].decode())
+
+
 def check_mask(item: dict, width: float, height: float, ann_file: Path) -> None:
     """Raise InputError for an annotation whose mask has no form of COCO's, is of another size than its image, or whose run
     lengths do not fill it."""

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.structures import BaseDataElement, InstanceData
 
 from mmvitscale.config.view import ConfigView, plain_datasets
+from mmvitscale.datasets.coco_masks import encode_mask
 from mmvitscale.datasets.delivered import class_of
 from mmvitscale.errors import InputError
 from mmvitscale.inference.annotation_ids import AnnotationIds, Id
@@ -20,28 +21,6 @@ from mmvitscale.inference.class_names import distinct_names
 from mmvitscale.utils.atomic_write import atomic_write
 
 KINDS = ('labels', 'scores', 'logits', 'json')
-
-
-def encode_mask(mask: np.ndarray, corner: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None) -> dict:
-    """(h, w) bool -> its run lengths as COCO writes them. It may be a part of a larger mask of zeros.
-
-    Args:
-        corner: left and top of the part.
-        size: height and width of the whole, the mask's own if None.
-    """
-    from pycocotools import mask as coco
-
-    height, width = size or mask.shape
-    columns, rows = np.nonzero(mask.T)  # runs go down the columns
-    places = (columns.astype(np.int64) + corner[0]) * height + rows + corner[1]
-    breaks = np.flatnonzero(np.diff(places) != 1)
-    starts = places[np.r_[0, breaks + 1]] if len(places) else places
-    stops = places[np.r_[breaks, len(places) - 1]] + 1 if len(places) else places
-    edges = np.stack([starts, stops], axis=1).flatten()
-    counts = np.diff(np.r_[0, edges, height * width])
-    counts = counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts  # as COCO's own program ends
-    encoded = coco.frPyObjects(dict(counts=counts.tolist(), size=[height, width]), height, width)
-    return dict(size=[height, width], counts=encoded['counts'].decode())
 
 
 def annotations_of(instances: InstanceData) -> list[dict]:

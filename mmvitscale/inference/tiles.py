@@ -18,12 +18,13 @@ import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 
+from mmvitscale.datasets.coco_masks import encode_mask
 from mmvitscale.errors import InputError
 from mmvitscale.inference.nodata import without_empty
 from mmvitscale.inference.output import Writer, write_json, write_picture
 from mmvitscale.inference.predictor import Predictor
 from mmvitscale.inference.rasters import Raster, label_raster, open_raster
-from mmvitscale.inference.results import NOT_JOINED, encode_mask, not_predicted
+from mmvitscale.inference.results import NOT_JOINED, not_predicted
 from mmvitscale.utils.atomic_write import atomic_write
 
 # The longer side of the drawn overview, in pixels.

@@ -6,9 +6,10 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
+from mmvitscale.datasets.coco_masks import encode_mask
 from mmvitscale.errors import InputError
 from mmvitscale.inference.annotation_ids import AnnotationIds
-from mmvitscale.inference.results import Results, check_kinds, counts_from_one, encode_mask
+from mmvitscale.inference.results import Results, check_kinds, counts_from_one
 from tests.helpers.loaded import load
 
 pytestmark = pytest.mark.unit

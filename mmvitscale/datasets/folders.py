@@ -1,0 +1,129 @@
+"""Folders of data sets: their images, the splits that names of folders and files say, lists of names."""
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from mmvitscale.errors import InputError, some_of
+
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+SPLITS = dict(train=('train', 'training'), val=('val', 'valid', 'validation'), test=('test', 'testing'))
+_DEPTH = 3  # folders below the given one that are looked into
+
+
+def is_image(file: Path) -> bool:
+    """By its suffix; files that a Mac puts beside images are none."""
+    return file.suffix.lower() in IMAGES and not file.name.startswith('._')
+
+
+def images_below(root: Path) -> Iterator[Path]:
+    """In the folder and those below it."""
+    return (Path(place, name) for place, _, files in walk(root) for name in files if is_image(Path(name)))
+
+
+def comparable(name: str) -> str:
+    """A name without what file systems and programs change: case, and how accents are written."""
+    return unicodedata.normalize('NFC', name).casefold()
+
+
+def names_in(text: str) -> list[str]:
+    """Of a file with a name in each line; quotes around it, and numbers from 0 or 1 on before it, are left out."""
+    lines = [line.strip().strip('"').strip() for line in text.splitlines() if line.strip()]
+    numbered = [re.fullmatch(r'(\d+)[\s;,:]+(.+)', line) for line in lines]
+    numbers = [int(match[1]) for match in numbered if match]
+    if len(numbers) == len(lines) and numbers in (list(range(len(lines))), list(range(1, len(lines) + 1))):
+        return [match[2].strip().strip('"') for match in numbered if match]
+    return lines
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Those that there are twice."""
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def split_of(path: Path, root: Path) -> str | None:
+    """Which split a file or folder belongs to, by the last part of its name below the root that names one."""
+    for part in reversed(path.relative_to(root).parts):
+        words = set(re.split(r'[^a-z]+', Path(part).stem.lower()))
+        for split, names in SPLITS.items():
+            if words & set(names):
+                return split
+    return None
+
+
+def folders_of(root: Path) -> list[Path]:
+    """The root and the folders below it, down to a few levels. Links are followed, as mmsegmentation does; hidden folders are
+    not."""
+    return [Path(place) for place, _, _ in walk(root) if len(Path(place).relative_to(root).parts) <= _DEPTH]
+
+
+def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As ``os.walk``, sorted, with linked folders and without hidden ones; a folder that links lead to again is passed over."""
+    seen = set()
+    for place, folders, files in os.walk(root, followlinks=True):
+        key = os.path.realpath(place)
+        if key in seen:
+            folders.clear()
+            continue
+        seen.add(key)
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        yield place, folders, sorted(files)
+
+
+class ImageIndex:
+    """The images below a folder, found by what annotation files call them: paths of this or of another machine, with or without
+    their folders, with another suffix.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.paths = sorted(images_below(root))
+        self._by_stem: dict[str, list[Path]] = {}
+        for path in self.paths:
+            self._by_stem.setdefault(comparable(path.stem), []).append(path)
+
+    def find(self, reference: str, near: Path, where: str) -> Path:
+        """The image that an annotation file means.
+
+        Args:
+            reference: as the file has it.
+            near: the folder that relative paths are tried from first.
+            where: file and key, for messages.
+
+        Raises:
+            InputError: where there is none, or several that it may be.
+        """
+        plain = PurePosixPath(reference.replace('\\', '/'))
+        for folder in (near, self.root):
+            if (folder / plain).is_file() and is_image(folder / plain):
+                return folder / plain
+        wanted = [comparable(part) for part in plain.parts]
+        stems = {comparable(plain.stem), comparable(plain.name)}
+        found = [path for stem in stems for path in self._by_stem.get(stem, ())]
+        exact = [path for path in found if comparable(path.name) == wanted[-1]] if wanted else []
+        best = _longest_tails(exact or found, wanted)
+        if not best:
+            raise InputError(
+                f'{where} is of the image {reference}, which is not below {self.root}; add it, or correct the name'
+            )
+        if len(best) > 1:
+            names = some_of([path.relative_to(self.root).as_posix() for path in best])
+            raise InputError(f'{where} is of the image {reference}, which may be {names}; give each image a name of its own')
+        return best[0]
+
+
+def _longest_tails(paths: Sequence[Path], wanted: Sequence[str]) -> list[Path]:
+    """Those with most of the folders that are wanted, counted from the file on; of several the ones in the same place."""
+
+    def common(path: Path) -> int:
+        folders = [comparable(part) for part in path.parts[:-1]][::-1]
+        return next((i for i, (a, b) in enumerate(zip(folders, wanted[-2::-1])) if a != b), len(wanted) - 1)
+
+    most = max(map(common, paths), default=0)
+    return [path for path in paths if common(path) == most]

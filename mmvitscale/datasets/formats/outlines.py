@@ -1,0 +1,117 @@
+"""Polygons of masks and masks of polygons, to the pixel."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mmvitscale.datasets.coco_masks import polygons_of
+from mmvitscale.datasets.formats.annotations import AnnotatedImage, AnnotatedObject
+
+
+def mask_of(item: AnnotatedObject, height: int, width: int) -> np.ndarray:
+    """(height, width) bool of an object; of a box alone the pixels in it."""
+    from pycocotools import mask as coco
+
+    left, top, right, bottom = item.box
+    if item.segmentation is None:
+        inside = np.zeros((height, width), bool)
+        inside[max(0, round(top)) : max(0, round(bottom)), max(0, round(left)) : max(0, round(right))] = True
+        return inside
+    if isinstance(item.segmentation, dict):
+        coded: Any = item.segmentation
+        coded = coco.frPyObjects(coded, height, width) if isinstance(coded['counts'], list) else coded
+    else:
+        parts = [list(part) for part in polygons_of(item.segmentation)]
+        coded = coco.merge(coco.frPyObjects(parts, height, width))
+    return coco.decode(coded).astype(bool)
+
+
+def crop_of(mask: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """The part of a mask that its pixels take, and its left and top; of none (0, 0) pixels."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return mask[:0, :0], 0, 0
+    return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], int(columns[0]), int(rows[0])
+
+
+def outlines(mask: np.ndarray) -> list[list[float]]:
+    """(H, W) bool -> polygons x, y, ... along the edges of its pixels: outer ones clockwise, those of holes the other way
+    round, so that all of them in one path are the mask again."""
+    padded = np.pad(mask, 1)
+    inside = padded[1:-1, 1:-1]
+    ends: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    sides = (
+        (padded[:-2, 1:-1], (0, 0), (1, 0)),  # top, left to right
+        (padded[1:-1, 2:], (1, 0), (1, 1)),  # right, down
+        (padded[2:, 1:-1], (1, 1), (0, 1)),
+        (padded[1:-1, :-2], (0, 1), (0, 0)),
+    )
+    for beside, start, end in sides:
+        for y, x in zip(*(axis.tolist() for axis in np.nonzero(inside & ~beside))):
+            ends.setdefault((x + start[0], y + start[1]), []).append((x + end[0], y + end[1]))
+    found = []
+    while ends:
+        first = next(iter(ends))
+        path, point = [first], first
+        while True:
+            following = ends[point].pop()
+            if not ends[point]:
+                del ends[point]
+            if following == first:
+                break
+            if len(path) > 1 and (following[0] == path[-2][0] or following[1] == path[-2][1]):
+                path[-1] = following  # straight on
+            else:
+                path.append(following)
+            point = following
+        found.append([float(value) for corner in path for value in corner])
+    return found
+
+
+def join_polygons(polygons: Sequence[Sequence[float]]) -> list[float]:
+    """Several polygons as one path, along lines without area between their nearest corners."""
+    joined = np.asarray(polygons[0], float).reshape(-1, 2)
+    for polygon in polygons[1:]:
+        other = np.asarray(polygon, float).reshape(-1, 2)
+        apart = ((joined[:, None] - other[None]) ** 2).sum(-1)
+        here, there = np.unravel_index(int(apart.argmin()), apart.shape)
+        around = np.concatenate([np.roll(other, -there, 0), other[there : there + 1]])
+        joined = np.concatenate([joined[: here + 1], around, joined[here:]])
+    return joined.flatten().tolist()
+
+
+def polygons_of_object(item: AnnotatedObject, height: int, width: int) -> list[list[float]]:
+    """The polygons of an object with a mask, those of run lengths along the edges of their pixels."""
+    if isinstance(item.segmentation, dict):
+        return outlines(mask_of(item, height, width))
+    return [list(part) for part in polygons_of(item.segmentation or [])]
+
+
+def label_map_of(image: AnnotatedImage, classes: Sequence[str], background: int | None) -> np.ndarray:
+    """(height, width) uint8, the index of each pixel's class: an image's label map, or its objects drawn one over the other in
+    their order. background: index where there is no object; None: 255, not known."""
+    if image.label_map is not None:
+        return image.label_map()
+    drawn = np.full((image.height, image.width), 255 if background is None else background, np.uint8)
+    for item in image.objects:
+        drawn[mask_of(item, image.height, image.width)] = classes.index(item.category)
+    return drawn
+
+
+def objects_of_label_map(
+    image: AnnotatedImage, classes: Sequence[str], background: Sequence[str] = ()
+) -> list[AnnotatedObject]:
+    """Of each class in a label map an object of its pixels, for formats of objects. background: names left out."""
+    from mmvitscale.datasets.coco_masks import encode_mask
+
+    assert image.label_map is not None
+    labels = image.label_map()
+    found = []
+    for label in np.unique(labels).tolist():
+        if label < len(classes) and classes[label] not in background:
+            mask = labels == label
+            part, left, top = crop_of(mask)
+            box = (float(left), float(top), float(left + part.shape[1]), float(top + part.shape[0]))
+            found.append(AnnotatedObject(classes[label], box, encode_mask(mask)))
+    return found

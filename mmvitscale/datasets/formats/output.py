@@ -1,0 +1,88 @@
+"""A folder that a data set is written into: complete or not there."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from mmvitscale.datasets.formats.annotations import AnnotatedImage
+from mmvitscale.errors import InputError
+from mmvitscale.utils.atomic_write import check_writable
+
+
+class Output:
+    """Files of a data set.
+
+    Args:
+        folder: where they go.
+        final: where they will be, for paths from annotations to images that are not copied.
+        copy_images: write the images, too; else annotations alone.
+    """
+
+    def __init__(self, folder: Path, final: Path, copy_images: bool):
+        self.folder, self.final, self.copy_images = folder, final, copy_images
+        self._taken: dict[str, str] = {}
+
+    def image(self, image: AnnotatedImage, folder: str, unique_stem: bool = False) -> str:
+        """Copy an image into a folder of the output; returns its name there, as in ``image.name`` without folders that name the
+        split already. unique_stem: no two names may differ by their suffix alone."""
+        name = image.name
+        key = str(PurePosixPath(folder, PurePosixPath(name).with_suffix('') if unique_stem else name)).casefold()
+        if self._taken.setdefault(key, name) != name:
+            name = str(PurePosixPath(name).with_name(PurePosixPath(name).name.replace('.', '_') + PurePosixPath(name).suffix))
+        if self.copy_images:
+            target = self.folder / folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if image.embedded is not None:
+                target.write_bytes(image.embedded())
+            else:
+                shutil.copyfile(image.path, target)
+        return name
+
+    def path_to(self, image: AnnotatedImage, copied: str, start: str) -> str:
+        """The path that an annotation file in the folder ``start`` has for an image: to the copy, or to the image itself."""
+        target = self.final / copied if self.copy_images else image.path
+        return Path(os.path.relpath(target.absolute(), (self.final / start).absolute())).as_posix()
+
+    def text(self, name: str, content: str) -> None:
+        """A text file in UTF-8."""
+        self.bytes(name, content.encode())
+
+    def bytes(self, name: str, content: bytes) -> None:
+        """A file."""
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
+@contextmanager
+def written_folder(out: Path, overwrite: bool = False, copy_images: bool = True) -> Iterator[Output]:
+    """``with written_folder(out) as output``: what is written becomes the folder ``out`` at the end, and is gone after an
+    error. Raises InputError where there is something already, or nothing can be written."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+        raise InputError(f'{out} is there already; choose another folder, or replace it with --overwrite')
+    check_writable(out.absolute().parent)
+    part = Path(tempfile.mkdtemp(prefix=f'.{out.name[:40]}-', suffix='.part', dir=out.absolute().parent))
+    try:
+        yield Output(part, out, copy_images)
+        part.chmod(0o777 & ~_umask())
+        if out.is_dir():
+            old = Path(tempfile.mkdtemp(prefix=f'.{out.name[:40]}-', suffix='.old', dir=part.parent))
+            os.replace(out, old / 'old')
+            os.replace(part, out)
+            shutil.rmtree(old)
+        else:
+            out.unlink(missing_ok=True)
+            os.replace(part, out)
+    except OSError as error:
+        raise InputError(f'cannot write {out} ({error.strerror}); free some space, or give another folder') from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
