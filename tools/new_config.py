@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from mmvitscale.autoconfig.inspect_dataset import inspect_dataset
+from mmvitscale.autoconfig.inspect_dataset import TASKS, inspect_dataset
 from mmvitscale.autoconfig.write_config import write_config
 from mmvitscale.cli import run_command
 from mmvitscale.datasets.folders import names_in
+from mmvitscale.datasets.formats.registry import FORMATS
 from mmvitscale.errors import InputError
 
 
@@ -20,20 +21,25 @@ def parse_args():
         '--data',
         required=True,
         metavar='DIR_OR_JSON',
-        help='a COCO file, or a folder with COCO files and images, or with folders of images and of masks',
+        help='a folder of annotations and images in any of the formats, or a COCO file',
     )
     parser.add_argument(
         '--task',
-        required=True,
-        choices=['segmentation', 'detection', 'instance'],
-        help='classes of pixels, boxes, or boxes and masks',
+        choices=TASKS,
+        help='classes of pixels, boxes, or boxes and masks (default: by what the annotations are)',
+    )
+    parser.add_argument(
+        '--format', choices=list(FORMATS), help='of the annotations (default: the one that the folder is found to have)'
+    )
+    parser.add_argument(
+        '--skip-invalid', action='store_true', help='leave invalid entries out and list them, in place of refusing the data'
     )
     parser.add_argument('--out', required=True, type=Path, metavar='CONFIG', help='the config to write, e.g. my_data.py')
     parser.add_argument(
         '--classes',
         metavar='A,B,... or FILE',
-        help='for masks the names of the classes in the order of their numbers; of a COCO file those to learn; '
-        'a name with a comma in double quotes',
+        help='names of the classes in the order of their numbers, where the format has no names; else those to '
+        'learn; a name with a comma in double quotes',
     )
     parser.add_argument(
         '--gpu-memory',
@@ -62,7 +68,7 @@ def main():
     if memory is not None and not 0 < memory < inf:
         raise InputError(f'--gpu-memory {memory:g} found, but it is the memory of a GPU in GB, a number above 0')
     classes = names_of(args.classes) if args.classes else None
-    found = inspect_dataset(args.data, args.task, classes)
+    found = inspect_dataset(args.data, args.task, classes, args.format, args.skip_invalid)
     messages = write_config(found, args.out, memory, args.frozen, args.overwrite)
     for line in [*found.lines, *(f'note: {note}' for note in found.notes), *messages]:
         print(line)

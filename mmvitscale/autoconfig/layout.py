@@ -1,17 +1,16 @@
 """Folders, splits and images of a user's data, whatever their format."""
 
 import hashlib
-import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 from PIL import Image
 
-MASK_FOLDERS = re.compile(r'mask|label|annotation|segmentation|gtfine|ground', re.IGNORECASE)
-PART = 'part_of'  # key of a COCO file that was made of another one, beside a config
+from mmvitscale.datasets.formats.annotations import AnnotatedImage
 
 
 @dataclass
@@ -20,8 +19,8 @@ class Split:
     name, relative to the folder (without suffix for masks).
 
     labels: the classes in each image, by its name. listed: a file with the names, where the folder holds others. content: what
-    a COCO file should hold, where it does not. image_suffix, mask_suffix: what follows a name in the folders of images and
-    masks.
+    a COCO file should hold, where it does not. label_maps: of each name what reads the classes of its pixels, where there are
+    no masks of numbers. image_suffix, mask_suffix: what follows a name in the folders of images and masks.
     """
 
     images: Path
@@ -30,6 +29,7 @@ class Split:
     labels: dict[str, set[Hashable]] = field(default_factory=dict)
     listed: Path | None = None
     content: dict | None = None
+    label_maps: dict[str, Callable[[], np.ndarray]] = field(default_factory=dict)
     image_suffix: str = ''
     mask_suffix: str = ''
 
@@ -40,7 +40,8 @@ class InspectedDataset:
 
     task: segmentation, detection or instance. splits: train, and val and test where there are any. size: (height, width)
     of the middle image. smallest: the shortest side of all. most_objects: in one image. zero_is_unknown: masks hold 0 where
-    nothing is known, and the classes begin at 1. lines: what a user wants to know. notes: what a user should look at.
+    nothing is known, and the classes begin at 1. embedded: images that lie within annotation files, or all where one does, to
+    be written as files. lines: what a user wants to know. notes: what a user should look at. invalid: entries left out.
     """
 
     task: str
@@ -51,8 +52,10 @@ class InspectedDataset:
     smallest: int
     most_objects: int = 0
     zero_is_unknown: bool = False
+    embedded: list[AnnotatedImage] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    invalid: list[str] = field(default_factory=list)
 
 
 def middle(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -1,14 +1,20 @@
 """A config for a user's own data: sizes, batch and lengths proposed, and written as a short file that inherits a recipe."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import ceil, sqrt
 from pathlib import Path
 
-from mmvitscale.autoconfig.layout import PART, InspectedDataset, Split
+from mmvitscale.autoconfig.layout import InspectedDataset, Split
 from mmvitscale.autoconfig.own_splits import part_of
 from mmvitscale.autoconfig.validation_split import describe_parts, stratified_part
 from mmvitscale.datasets.folders import walk
+from mmvitscale.datasets.formats.annotations import AnnotatedImage
+from mmvitscale.datasets.formats.coco import PART
+from mmvitscale.datasets.formats.colours import label_map_bytes
+from mmvitscale.datasets.formats.output import Output, written_folder
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import write_bytes_atomically
 
@@ -31,6 +37,7 @@ _HEADS = {
 _MOST_OBJECTS = 100  # that mmdetection's recipes predict in an image
 _LEAST_SIDE = 32  # of images that mmdetection's recipes train on
 _CROPS = (640, 512, 384, 256)
+_SHOWN = 20  # invalid entries that are printed
 _LEAST_BATCH, _MOST_BATCH = 2, 16  # BatchNorm in the heads of segmentation wants two
 
 _SEGMENTATION = """\
@@ -174,14 +181,15 @@ def write_config(
             'give the memory of the GPU that it is for, in GB, with --gpu-memory'
         )
     files, splits, lines = _with_validation(inspected, out)
+    folders = _folders_beside(inspected, splits, out)
     own = {part for split in inspected.splits.values() for part in (split.ground_truth, split.images)}
-    lost = own & {out.resolve(), *files}
+    lost = own & {out.resolve(), *files, *folders}
     if lost:
         raise InputError(f'--out {out} would overwrite the data themselves ({min(lost)}); choose another name')
-    taken = [path for path in (out, *files) if path.exists()]
+    taken = [path for path in (out, *files, *folders) if path.exists()]
     if taken and not force:
         raise InputError(f'{taken[0]} is there already; choose another name, or overwrite it with --overwrite')
-    strangers = [path for path in files if path.exists() and not _was_written_here(path, out)]
+    strangers = [path for path in (*files, *folders) if path.exists() and not _was_written_here(path, out)]
     if strangers:
         raise InputError(
             f'{strangers[0]} is there already and was not written with {out.name}; choose another name for the config, or move '
@@ -207,6 +215,9 @@ def write_config(
         loaders='\n'.join(_loaders(inspected, splits, plan)),
         schedule=_schedule(plan, stepped=not segmentation and memory is not None),
     )
+    for folder, fill in folders.items():
+        with written_folder(folder, overwrite=True) as output:
+            fill(output)
     for path, content in files.items():
         write_bytes_atomically(path, content)
     write_bytes_atomically(out, text.encode())
@@ -271,11 +282,43 @@ def _with_validation(inspected: InspectedDataset, out: Path) -> tuple[dict[Path,
         elif inspected.task == 'segmentation':
             # mmsegmentation takes all in the folder and in those below it: what is not of this split must not come in.
             inside = sum(name.endswith(split.image_suffix) for _, _, files in walk(split.images) for name in files)
-            if inside != len(split.names):
+            if inside != len(split.names) or split.label_maps:
                 split.listed = beside(name, 'txt')
                 files[split.listed] = '\n'.join([*split.names, '']).encode()
+    if inspected.invalid:
+        files[beside('invalid', 'txt')] = '\n'.join([*inspected.invalid, '']).encode()
+        lines.append(f'{len(inspected.invalid)} invalid entries are left out, listed in {out.stem}_invalid.txt:')
+        lines += [f'  {line}' for line in inspected.invalid[:_SHOWN]]
     splits.setdefault('test', splits['val'])
     return files, {name: splits[name] for name in ('train', 'val', 'test')}, lines  # val may serve as test
+
+
+def _folders_beside(inspected: InspectedDataset, splits: dict[str, Split], out: Path) -> dict[Path, Callable[[Output], None]]:
+    """Folders to write beside the config, and what fills them: label maps that are drawn or decoded, images that lie within
+    annotation files. The splits get these folders."""
+    folders: dict[Path, Callable[[Output], None]] = {}
+    if any(split.label_maps for split in splits.values()):
+        place = out.resolve().with_name(f'{out.stem}_masks')
+        folders[place] = partial(_write_label_maps, list(splits.values()))
+        for split in splits.values():
+            split.ground_truth = place
+    if inspected.embedded:
+        place = out.resolve().with_name(f'{out.stem}_images')
+        folders[place] = partial(_write_images, inspected.embedded)
+        for split in splits.values():
+            split.images = place
+    return folders
+
+
+def _write_label_maps(splits: Sequence[Split], output: Output) -> None:
+    for split in splits:
+        for name in split.names:
+            output.bytes(name + split.mask_suffix, label_map_bytes(split.label_maps[name]()))
+
+
+def _write_images(images: Sequence[AnnotatedImage], output: Output) -> None:
+    for image in images:
+        output.image(image, '.')
 
 
 def _schedule(plan: Plan, stepped: bool) -> str:

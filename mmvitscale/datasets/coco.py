@@ -3,8 +3,9 @@
 import json
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmvitscale.datasets.annotation_losses import Counts, Use
 from mmvitscale.datasets.coco_masks import check_mask
@@ -36,12 +37,14 @@ def check_coco(ann_file: Path, image_folder: Path, classes: Sequence[str], use: 
 
 
 def check_content(
-    content: dict, ann_file: Path, image_folder: Path, classes: Sequence[str], use: Use
+    content: dict, ann_file: Path, image_folder: Path, classes: Sequence[str], use: Use, embedded: Collection[str] = ()
 ) -> tuple[Counts, list[str]]:
-    """``check_coco`` of a file that has been read and whose entries have been checked."""
+    """``check_coco`` of a file that has been read and whose entries have been checked. embedded: names of images that lie
+    within annotation files, and are not looked for."""
     annotations = content.get('annotations', [])
     _check_classes([category['name'] for category in content['categories']], classes, ann_file)
-    _check_images([image['file_name'] for image in content['images']], image_folder, ann_file)
+    files = [image['file_name'] for image in content['images'] if image['file_name'] not in embedded]
+    _check_images(files, image_folder, ann_file)
     check_sizes(content['images'], image_folder, ann_file)
     for kind in ('image', 'category', 'annotation'):
         _check_unique(content.get('categories' if kind == 'category' else f'{kind}s', []), kind, ann_file)
@@ -151,33 +154,39 @@ def read_coco(ann_file: Path) -> dict:
 def check_entries(content: dict, ann_file: Path, annotated: bool = True) -> None:
     """Raise InputError unless the lists are there, each entry has the keys that mmdet needs, and a box is one. annotated:
     the list of annotations must be there, too."""
-    for name, keys in _KEYS.items():
+    for name in _KEYS:
         if name in content or annotated or name != 'annotations':
-            _check_list(content.get(name), name, keys, ann_file)
+            _check_list(content.get(name), name, ann_file)
 
 
-def _check_list(entries: object, name: str, keys: Sequence[str], ann_file: Path) -> None:
+def _check_list(entries: object, name: str, ann_file: Path) -> None:
     if not isinstance(entries, list) or (not entries and name != 'annotations'):
         found = 'an empty list of' if entries == [] else 'no list of'
         raise InputError(f'annotation file {ann_file} has {found} {name}; export it in COCO format')
     for index, entry in enumerate(entries):
-        missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else keys
-        if missing:
-            raise InputError(
-                f'{name}[{index}] in {ann_file} has no {", ".join(missing)}; export the file in COCO format ({", ".join(keys)})'
-            )
-        flags = [key for key in ('iscrowd', 'ignore') if name == 'annotations' and key in entry]
-        wrong = [key for key in (*keys, *flags) if key != 'bbox' and not _KINDS[key](entry[key])]
-        if wrong:
-            raise InputError(
-                f'{name}[{index}] in {ann_file} has the {wrong[0]} {str(entry[wrong[0]])[:60]!r}'
-                f'{", a text" if isinstance(entry[wrong[0]], str) else ""}, but it is {_KINDS_TOLD[wrong[0]]}; correct it'
-            )
-        if name == 'annotations' and not _is_box(entry['bbox']):
-            raise InputError(
-                f'annotations[{index}] in {ann_file} has the bbox {entry["bbox"]!r}, but a bbox is [left, '
-                'top, width, height] in pixels, the latter two not negative; correct it'
-            )
+        check_entry(entry, name, index, ann_file)
+
+
+def check_entry(entry: Any, name: str, index: int, ann_file: Path) -> None:
+    """Raise InputError unless the entry ``index`` of the list ``name`` has the keys that mmdet needs, and a box is one."""
+    keys = _KEYS[name]
+    missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else keys
+    if missing:
+        raise InputError(
+            f'{name}[{index}] in {ann_file} has no {", ".join(missing)}; export the file in COCO format ({", ".join(keys)})'
+        )
+    flags = [key for key in ('iscrowd', 'ignore') if name == 'annotations' and key in entry]
+    wrong = [key for key in (*keys, *flags) if key != 'bbox' and not _KINDS[key](entry[key])]
+    if wrong:
+        raise InputError(
+            f'{name}[{index}] in {ann_file} has the {wrong[0]} {str(entry[wrong[0]])[:60]!r}'
+            f'{", a text" if isinstance(entry[wrong[0]], str) else ""}, but it is {_KINDS_TOLD[wrong[0]]}; correct it'
+        )
+    if name == 'annotations' and not _is_box(entry['bbox']):
+        raise InputError(
+            f'annotations[{index}] in {ann_file} has the bbox {entry["bbox"]!r}, but a bbox is [left, '
+            'top, width, height] in pixels, the latter two not negative; correct it'
+        )
 
 
 def _is_id(value) -> bool:

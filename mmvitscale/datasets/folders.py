@@ -88,6 +88,10 @@ class ImageIndex:
         for path in self.paths:
             self._by_stem.setdefault(comparable(path.stem), []).append(path)
 
+    def has(self, stem: str) -> bool:
+        """Whether there is an image of this name, without suffix."""
+        return comparable(stem) in self._by_stem
+
     def find(self, reference: str, near: Path, where: str) -> Path:
         """The image that an annotation file means.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mmvitscale.datasets.coco_masks import polygons_of
+from mmvitscale.datasets.coco_masks import encode_mask, polygons_of
 from mmvitscale.datasets.formats.annotations import AnnotatedImage, AnnotatedObject
 
 
@@ -81,6 +81,20 @@ def join_polygons(polygons: Sequence[Sequence[float]]) -> list[float]:
     return joined.flatten().tolist()
 
 
+def join_objects(first: AnnotatedObject, other: AnnotatedObject, size: tuple[int, int]) -> None:
+    """Make the first of two parts of an object both. size: (height, width) of the image."""
+    if isinstance(first.segmentation, list) and isinstance(other.segmentation, list):
+        first.segmentation += other.segmentation
+    elif first.segmentation is not None and other.segmentation is not None:
+        first.segmentation = encode_mask(mask_of(first, *size) | mask_of(other, *size))
+    first.box = (
+        min(first.box[0], other.box[0]),
+        min(first.box[1], other.box[1]),
+        max(first.box[2], other.box[2]),
+        max(first.box[3], other.box[3]),
+    )
+
+
 def polygons_of_object(item: AnnotatedObject, height: int, width: int) -> list[list[float]]:
     """The polygons of an object with a mask, those of run lengths along the edges of their pixels."""
     if isinstance(item.segmentation, dict):
@@ -103,8 +117,6 @@ def objects_of_label_map(
     image: AnnotatedImage, classes: Sequence[str], background: Sequence[str] = ()
 ) -> list[AnnotatedObject]:
     """Of each class in a label map an object of its pixels, for formats of objects. background: names left out."""
-    from mmvitscale.datasets.coco_masks import encode_mask
-
     assert image.label_map is not None
     labels = image.label_map()
     found = []

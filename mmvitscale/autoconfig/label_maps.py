@@ -1,0 +1,207 @@
+"""Ground truth of semantic segmentation, checked and counted: masks of numbers as they are, and masks of colours or objects
+as label maps that are written beside the config."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from mmvitscale.autoconfig.layout import InspectedDataset, Split, describe_images, middle
+from mmvitscale.datasets.folders import SPLITS, names_in, repeated
+from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage, read_text
+from mmvitscale.datasets.formats.masks import NAME_FILES, UNKNOWN, MaskPairs, read_mask
+from mmvitscale.datasets.formats.outlines import label_map_of
+from mmvitscale.datasets.image_size import image_size
+from mmvitscale.errors import InputError, some_of
+
+_BACKGROUND = ('background', '_background_')
+
+
+def inspect_masks(root: Path, pairs: dict[str, MaskPairs], classes: Sequence[str] | None) -> InspectedDataset:
+    """Masks of numbers, and names of classes in their order, if there are any -> what was found. Raises InputError for what
+    cannot be trained on."""
+    found, palette = _Pixels(), []
+    for name, pair in pairs.items():
+        split = found.splits[name] = Split(
+            pair.images, pair.masks, pair.names, image_suffix=pair.image_suffix, mask_suffix=pair.mask_suffix
+        )
+        for image in split.names:
+            size = image_size(pair.paths(image)[0])
+            path = pair.paths(image)[1]
+            mask, is_palette = read_mask(path)
+            if mask.shape != size:
+                raise InputError(
+                    f'mask {path} is {mask.shape[1]} x {mask.shape[0]}, but its image is {size[1]} x {size[0]}; make them equal'
+                )
+            palette += [image] if is_palette else []
+            found.add(name, image, mask)
+    values = sorted({value for _, value in found.counts} - {UNKNOWN})
+    names, zero_is_unknown, notes = _mask_classes(root, values, classes, found.splits)
+    if palette:
+        notes.append(f'{len(palette)} masks have a palette: the numbers of its colours are taken for the classes')
+    return found.inspected(root, names, notes, zero_is_unknown)
+
+
+def inspect_label_maps(dataset: AnnotatedDataset, classes: Sequence[str] | None) -> InspectedDataset:
+    """A data set that was read, with label maps or with objects, which are drawn one over the other. classes: of objects, those
+    to draw, if not all. Raises InputError for what cannot be trained on."""
+    maps = all(image.label_map for image in dataset.images)
+    names, notes = list(dataset.classes), []
+    if classes and maps and list(classes) != names:
+        raise InputError(f'--classes found, but the masks of {dataset.root} name theirs: {some_of(names)}; leave --classes out')
+    if classes and not maps:
+        unknown = [name for name in classes if name not in names]
+        if unknown:
+            raise InputError(f'--classes names {some_of(unknown)}, but the classes are {some_of(names)}; choose among them')
+        names = [name for name in names if name in classes]
+    images = dataset.images if maps else [_without_others(image, names) for image in dataset.images]
+    background = next((name for name in names if name.lower() in _BACKGROUND), None)
+    if not maps:
+        if background is None and any((label_map_of(image, names, None) == UNKNOWN).any() for image in images):
+            background, names = 'background', ['background', *names]
+        bare = sum(item.segmentation is None for image in images for item in image.objects)
+        notes.append('label maps are drawn from the objects, one over the other in their order')
+        if bare:
+            notes.append(f'{bare} objects are boxes alone, all of whose pixels are taken for the class')
+    found = _Pixels()
+    for split in SPLITS:
+        own = [image for image in images if image.split == split]
+        if own:
+            found.splits[split] = Split(dataset.root, dataset.root, [image.name for image in own], mask_suffix='.png')
+        for image in own:
+            read = image.label_map or partial(label_map_of, image, names, names.index(background) if background else None)
+            found.splits[split].label_maps[image.name] = read
+            found.add(split, image.name, read())
+    if 'train' not in found.splits:
+        raise InputError(f'{dataset.root} has no images for training; put those into a folder train')
+    result = found.inspected(dataset.root, names, notes)
+    result.embedded = dataset.images if any(image.embedded for image in dataset.images) else []
+    return result
+
+
+def _without_others(image: AnnotatedImage, names: Sequence[str]) -> AnnotatedImage:
+    kept = [item for item in image.objects if item.category in names]
+    return AnnotatedImage(image.path, image.name, image.height, image.width, kept, image.split)
+
+
+class _Pixels:
+    """Pixels by split and value, and what else is counted of masks."""
+
+    def __init__(self) -> None:
+        self.splits: dict[str, Split] = {}
+        self.sizes: list[tuple[int, int]] = []
+        self.counts: Counter[tuple[str, int]] = Counter()
+
+    def add(self, split: str, name: str, mask: np.ndarray) -> None:
+        """Count a mask, (H, W) uint8."""
+        self.sizes.append((mask.shape[0], mask.shape[1]))
+        values, pixels = np.unique(mask, return_counts=True)
+        for value, number in zip(values.tolist(), pixels.tolist()):
+            self.counts[split, value] += number
+        self.splits[split].labels[name] = set(values.tolist()) - {UNKNOWN}
+
+    def inspected(self, root: Path, names: list[str], notes: list[str], zero_is_unknown: bool = False) -> InspectedDataset:
+        """Raises InputError where there is nothing to distinguish."""
+        counts, offset = self.counts, int(zero_is_unknown)
+        seen = [i for i in range(len(names)) if counts['train', i + offset]]
+        if len(seen) < 2:
+            left = [0] * zero_is_unknown + [UNKNOWN]
+            left_out = ' and '.join(str(value) for value in left if counts['train', value])
+            instead = f'such as 1 in place of {UNKNOWN}' if counts['train', UNKNOWN] else 'also of what is around the objects'
+            raise InputError(
+                f'every labelled pixel of the training masks in {self.splits["train"].ground_truth} is of class '
+                f'{names[seen[0]] if seen else "none"}{f" ({left_out} stands for unknown)" if left_out else ""}, so there is '
+                f'nothing to distinguish; write the number of its class into each pixel, {instead}'
+            )
+        unseen = [name for i, name in enumerate(names) if i not in seen]
+        if unseen:
+            notes = [f'class {some_of(unseen)} has no pixel in the training masks and cannot be learned', *notes]
+        total = sum(counts['train', i + offset] for i in range(len(names)))
+        shares = ', '.join(f'{name} ({counts["train", i + offset] / max(1, total):.1%})' for i, name in enumerate(names[:20]))
+        lines = [
+            describe_images(self.splits, self.sizes),
+            f'{len(names)} classes: {shares}{", ..." if len(names) > 20 else ""}',
+        ]
+        if zero_is_unknown:
+            for split in self.splits.values():
+                split.labels = {name: found - {0} for name, found in split.labels.items()}
+        smallest, size = min(map(min, self.sizes)), middle(self.sizes)
+        return InspectedDataset(
+            'segmentation', root, names, self.splits, size, smallest, 0, zero_is_unknown, lines=lines, notes=notes
+        )
+
+
+def _named_by_user(root: Path, classes: Sequence[str] | None) -> tuple[Sequence[str] | None, Path]:
+    """Names of the classes from the command line or a file of names, if there are any, and that file."""
+    listed = next((root / name for name in NAME_FILES if (root / name).is_file()), root / NAME_FILES[0])
+    if classes is None and listed.is_file():
+        classes = names_in(read_text(listed))
+        twice = repeated(classes)
+        if twice:
+            raise InputError(f'{listed} names {some_of(twice)} twice; give every class a name of its own')
+    return classes, listed
+
+
+def _known_classes(split: Split) -> tuple[list[str], bool] | None:
+    """Names of the classes of a public data set, by the names of its files, and whether 0 stands for unknown there."""
+    is_ade20k = split.names[0].startswith('ADE_') and '_' in split.names[0][4:]
+    if not is_ade20k and 'labelTrainIds' not in split.mask_suffix:
+        return None
+    from mmseg.utils import get_classes
+
+    return get_classes('ade20k' if is_ade20k else 'cityscapes'), is_ade20k
+
+
+def _mask_classes(
+    root: Path, values: Sequence[int], classes: Sequence[str] | None, splits: dict[str, Split]
+) -> tuple[list[str], bool, list[str]]:
+    """Names of the classes, whether 0 stands for unknown, and notes."""
+    notes, folder = [], splits['train'].ground_truth
+    if not values:
+        raise InputError(
+            f'every pixel of the masks in {folder} is {UNKNOWN}, which stands for unknown; write the number of its class '
+            'into each'
+        )
+    classes, listed = _named_by_user(root, classes)
+    instead = f'; write 1 in place of {values[1]}' if len(values) == 2 and values[0] == 0 and values[1] > 1 else ''
+    if classes is None:
+        known = _known_classes(splits['train'])
+        if known is not None and max(values) < len(known[0]) + known[1]:
+            return *known, []
+        if values == [0]:
+            raise InputError(
+                f'the masks in {folder} hold nothing but 0 and {UNKNOWN} (unknown); if {UNKNOWN} is the object, write 1 instead'
+            )
+        count = max(values) + 1
+        if count > 2 * len(values):
+            raise InputError(
+                f'the masks in {folder} hold {len(values)} values ({some_of([str(v) for v in values])}) up to {max(values)}, '
+                f'so that {count - len(values)} of {count} classes would have no pixel'
+                f'{instead or "; number the classes from 0 on, or name all of them with --classes"}'
+            )
+        classes = [f'class_{i}' for i in range(count)]
+        notes.append(
+            f'the classes have no names; give them with --classes, in the order of their numbers, or in {listed}; where 0 '
+            'stands for unknown, name those from 1 on'
+        )
+    if len(classes) < 2:
+        raise InputError(
+            f'one class ({some_of(list(classes))}) is named, but segmentation distinguishes two or more; name '
+            'what is around it, too'
+        )
+    if max(values) < len(classes):
+        return list(classes), False, notes
+    if max(values) == len(classes) and values[0] == 0:
+        notes.append(f'{len(classes)} classes are named and the masks hold 0 to {max(values)}: 0 is taken for unknown')
+        return list(classes), True, notes
+    if max(values) == len(classes) and values[0] == 1:
+        return list(classes), True, notes
+    masks = (split.ground_truth / (name + split.mask_suffix) for split in splits.values() for name in split.names)
+    stranger = next(path for path in masks if np.isin(read_mask(path)[0], [v for v in values if v >= len(classes)]).any())
+    raise InputError(
+        f'mask {stranger} holds the value {max(values)}, but {len(classes)} classes are named '
+        f'({some_of(classes)}), 0 to {len(classes) - 1}'
+        f'{instead or f"; name them all, or write {UNKNOWN} where the class is not known"}'
+    )
