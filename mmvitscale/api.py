@@ -9,6 +9,7 @@ import torch
 
 from mmvitscale.autoconfig.inspect_dataset import inspect_dataset
 from mmvitscale.autoconfig.write_config import write_config
+from mmvitscale.checkpoints.resume import latest_complete_checkpoint
 from mmvitscale.config.loading import load_config
 from mmvitscale.errors import InputError
 
@@ -94,4 +95,12 @@ def train(
     cfg = load_config(str(config), dict(cfg_options or {}))
     runner = build_training(cfg, str(folder), resume='auto' if resume else None, **training)
     runner.train()
-    return Predictor(best_checkpoint(folder))
+    return Predictor(_best_checkpoint(folder))
+
+
+def _best_checkpoint(folder: Path) -> Path:
+    best = folder / 'best.pth'
+    latest = latest_complete_checkpoint(folder)
+    if not best.is_file() and latest is None:
+        raise InputError(f'{folder} holds no checkpoint; train for at least one interval of default_hooks.checkpoint')
+    return best if best.is_file() or latest is None else Path(latest)

@@ -11,14 +11,12 @@ from PIL import Image
 
 from mmvitscale.config.view import ConfigView
 from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage, AnnotatedObject
-from mmvitscale.datasets.formats.outlines import objects_of_label_map
 from mmvitscale.datasets.formats.registry import FORMATS, write_dataset
 from mmvitscale.errors import InputError
 from mmvitscale.inference.output import PredictOptions
 
 # Masks are what the kind labels writes.
 SAVED_FORMATS = [name for name in FORMATS if name != 'masks']
-_BACKGROUND = ('background', '_background_')
 
 
 def with_files_for(options: PredictOptions, cfg: Config) -> PredictOptions:
@@ -34,8 +32,8 @@ def with_files_for(options: PredictOptions, cfg: Config) -> PredictOptions:
     return replace(options, save=[*options.save, *([] if needed in options.save else [needed])])
 
 
-def write_formats(out: Path, options: PredictOptions, files: Mapping[Path, tuple[str, Path]]) -> int:
-    """Write each format into a folder of its name; returns how many objects there are.
+def write_formats(out: Path, options: PredictOptions, files: Mapping[Path, tuple[str, Path]]) -> None:
+    """Write each format into a folder of its name.
 
     Args:
         out: the folder of the predictions, with ``classes.json``.
@@ -49,11 +47,10 @@ def write_formats(out: Path, options: PredictOptions, files: Mapping[Path, tuple
         if file.suffix == '.json':
             images.append(_of_json(path, name, json.loads(file.read_text()), options.score_thr))
         else:
-            images.append(_of_label_map(path, name, file, [entry['value'] for entry in entries], classes))
+            images.append(_of_label_map(path, name, file, [entry['value'] for entry in entries]))
     dataset = AnnotatedDataset(out, classes, images)
     for format in options.formats:
         write_dataset(dataset, out / format, format, overwrite=True, copy_images=False)
-    return sum(len(image.objects) for image in images)
 
 
 def _of_json(path: Path, name: str, content: dict, least: float) -> AnnotatedImage:
@@ -66,12 +63,10 @@ def _of_json(path: Path, name: str, content: dict, least: float) -> AnnotatedIma
     return image
 
 
-def _of_label_map(path: Path, name: str, file: Path, values: Sequence[int], classes: Sequence[str]) -> AnnotatedImage:
+def _of_label_map(path: Path, name: str, file: Path, values: Sequence[int]) -> AnnotatedImage:
     with Image.open(file) as picture:
         labels = np.array(picture)
     indices = np.full(max(int(labels.max()), *values) + 1, 255, np.uint8)
     indices[list(values)] = np.arange(len(values))
     height, width = labels.shape[:2]
-    image = AnnotatedImage(path, name, height, width, label_map=lambda: indices[labels])
-    image.objects, image.label_map = objects_of_label_map(image, classes, _BACKGROUND), None
-    return image
+    return AnnotatedImage(path, name, height, width, label_map=lambda: indices[labels])

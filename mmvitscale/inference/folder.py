@@ -109,9 +109,9 @@ def _write_formats(work: '_Work', out: Path, options: PredictOptions) -> str:
     kind = 'json' if 'json' in options.save else 'labels'
     files = {path: work.targets[path][kind] for path in work.names if not is_video(path)}
     done = {path: (_file_name(path, work.names[path]), file) for path, file in files.items() if file.exists()}
-    objects = write_formats(out, options, done)
-    least = f' of a score of {options.score_thr:g} or more' if kind == 'json' else ''
-    return f'{", ".join(options.formats)}: {objects} objects{least} in {len(done)} images'
+    write_formats(out, options, done)
+    least = f', objects of a score of {options.score_thr:g} or more' if kind == 'json' else ''
+    return f'{", ".join(options.formats)}: {len(done)} images{least}'
 
 
 @dataclass
