@@ -166,7 +166,7 @@ def _images(content: dict, file: Path, root: Path, split: str, names: dict[int, 
             height, width = entries.size(path, (entry['height'], entry['width']), where)
             name = path.relative_to(root).as_posix() if path.is_relative_to(root) else entry['file_name']
             found[entry['id']] = AnnotatedImage(path, name, height, width, split=split)
-    ids = {entry['id'] for entry in listed if isinstance(entry.get('id'), int)}
+    lost = {entry['id'] for entry in listed if isinstance(entry.get('id'), int)} - set(found)
     for index, item in enumerate(content['annotations']):
         with entries.entry():
             check_entry(item, 'annotations', index, file)
