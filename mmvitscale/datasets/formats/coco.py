@@ -170,10 +170,8 @@ def _images(content: dict, file: Path, root: Path, split: str, names: dict[int, 
     for index, item in enumerate(content['annotations']):
         with entries.entry():
             check_entry(item, 'annotations', index, file)
-            if item['image_id'] in ids - set(found):
-                raise InputError(
-                    f'annotations[{index}] in {file} is of image {item["image_id"]}, which is invalid; correct that'
-                )
+            if item['image_id'] in lost:
+                raise InputError(f'annotations[{index}] in {file} is of image {item["image_id"]}, which is invalid; mend it')
             if item['image_id'] not in found or item['category_id'] not in names:
                 raise InputError(
                     f'annotations[{index}] in {file} is of image {item["image_id"]} and category {item["category_id"]}, one of '
