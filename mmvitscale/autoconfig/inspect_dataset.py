@@ -68,7 +68,8 @@ def _inspected(
         return inspect_coco(path, task, classes)  # the files as they are
     if format == 'masks' and not skip_invalid:
         pairs = masks.mask_pairs(path)
-        if masks.colour_decoder(path, pairs) is None:
+        of_one_kind = all(pair.image_suffix is not None and pair.mask_suffix is not None for pair in pairs.values())
+        if of_one_kind and masks.colour_decoder(path, pairs, classes) is None:
             return inspect_masks(path, pairs, classes)
     entries = Entries(skip_invalid, classes)
     dataset = read_dataset(path, format, entries)

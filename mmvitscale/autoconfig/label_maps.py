@@ -11,7 +11,7 @@ import numpy as np
 from mmvitscale.autoconfig.layout import InspectedDataset, Split, describe_images, middle
 from mmvitscale.datasets.folders import SPLITS, names_in, repeated
 from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage, read_text
-from mmvitscale.datasets.formats.masks import NAME_FILES, UNKNOWN, MaskPairs, read_mask
+from mmvitscale.datasets.formats.masks import NAME_FILES, UNKNOWN, MaskPairs, read_mask, stray_masks
 from mmvitscale.datasets.formats.outlines import BACKGROUND, label_map_of
 from mmvitscale.datasets.image_size import image_size
 from mmvitscale.errors import InputError, some_of
@@ -23,7 +23,7 @@ def inspect_masks(root: Path, pairs: dict[str, MaskPairs], classes: Sequence[str
     found, palette = _Pixels(), []
     for name, pair in pairs.items():
         split = found.splits[name] = Split(
-            pair.images, pair.masks, pair.names, image_suffix=pair.image_suffix, mask_suffix=pair.mask_suffix
+            pair.images, pair.masks, pair.names, image_suffix=pair.image_suffix or '', mask_suffix=pair.mask_suffix or ''
         )
         for image in split.names:
             size = image_size(pair.paths(image)[0])
@@ -37,6 +37,9 @@ def inspect_masks(root: Path, pairs: dict[str, MaskPairs], classes: Sequence[str
             found.add(name, image, mask)
     values = sorted({value for _, value in found.counts} - {UNKNOWN})
     names, zero_is_unknown, notes = _mask_classes(root, values, classes, found.splits)
+    strays = stray_masks(pairs)
+    if strays:
+        notes.append(f'{len(strays)} masks have no image and are left out (the first: {strays[0]})')
     if palette:
         notes.append(f'{len(palette)} masks have a palette: the numbers of its colours are taken for the classes')
     return found.inspected(root, names, notes, zero_is_unknown)

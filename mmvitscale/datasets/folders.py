@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from mmvitscale.errors import InputError, some_of
@@ -73,17 +73,49 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         yield place, folders, sorted(files)
 
 
+def listed_splits(root: Path, kind: str) -> dict[str, set[str]]:
+    """Of each split the names of images, comparable and without suffix, that the lists of Pascal VOC have (``ImageSets``).
+
+    Args:
+        root: a folder with ``ImageSets`` in or below it.
+        kind: the folder in it, main or segmentation; where it is not there, the others.
+
+    Raises:
+        InputError: for an image that two splits list, or a list that is no text.
+    """
+    found: dict[str, set[str]] = {}
+    folders = [Path(place) for place, _, _ in walk(root) if Path(place).parent.name.lower() == 'imagesets']
+    for folder in [one for one in folders if one.name.lower() == kind] or folders:
+        for split, words in SPLITS.items():
+            for file in (folder / f'{word}.txt' for word in words):
+                if file.is_file():
+                    lines = file.read_text('utf-8-sig', errors='replace').splitlines()
+                    names = (_without_suffix(line.strip()) for line in lines if line.strip())
+                    found.setdefault(split, set()).update(map(comparable, names))
+    for one, other in (('train', 'val'), ('train', 'test'), ('val', 'test')):
+        both = sorted(found.get(one, set()) & found.get(other, set()))
+        if both:
+            raise InputError(f'ImageSets lists {some_of(both)} for {one} and for {other}; leave each image in one of them')
+    return found
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(name.replace('\\', '/'))
+    return path.stem if path.suffix.lower() in (*IMAGES, '.xml') else path.name
+
+
 class ImageIndex:
     """The images below a folder, found by what annotation files call them: paths of this or of another machine, with or without
     their folders, with another suffix.
 
     Args:
         root: the folder.
+        without: names of folders whose images are none of the data set's, but masks.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, without: Collection[str] = ()):
         self.root = root
-        self.paths = sorted(images_below(root))
+        self.paths = sorted(path for path in images_below(root) if not set(path.relative_to(root).parts) & set(without))
         self._by_stem: dict[str, list[Path]] = {}
         for path in self.paths:
             self._by_stem.setdefault(comparable(path.stem), []).append(path)

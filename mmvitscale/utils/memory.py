@@ -1,5 +1,6 @@
 """Memory of this machine, before much is taken."""
 
+import re
 from pathlib import Path
 
 from mmvitscale.errors import InputError
@@ -10,8 +11,8 @@ _SMALL = 2**27  # bytes that are no danger
 
 
 def available_memory() -> int | None:
-    """Bytes that this process can still take, by the machine and by its control group; None where nobody says."""
-    found = []
+    """Bytes that this process can still take, by the machine, its control group and its own limits; None where nobody says."""
+    found = _left_of_limits()
     try:
         lines = Path('/proc/meminfo').read_text().splitlines()
         found += [int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable:')]
@@ -21,6 +22,23 @@ def available_memory() -> int | None:
     except (OSError, ValueError):
         pass
     return min(found, default=None)
+
+
+def _left_of_limits() -> list[int]:
+    """Of the limits of this process (ulimit), what is left."""
+    try:
+        import resource
+
+        status = Path('/proc/self/status').read_text()
+    except (ImportError, OSError):  # Windows, macOS
+        return []
+    found = []
+    for limit, taken in ((resource.RLIMIT_AS, 'VmSize'), (resource.RLIMIT_DATA, 'VmData')):
+        most = resource.getrlimit(limit)[0]
+        used = re.search(rf'^{taken}:\s+(\d+) kB', status, re.M)
+        if most != resource.RLIM_INFINITY and used:
+            found.append(most - 1024 * int(used[1]))
+    return found
 
 
 def check_memory_for(path: Path) -> None:

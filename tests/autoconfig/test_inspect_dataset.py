@@ -223,7 +223,7 @@ def test_unusable_mask_folders_are_refused_with_the_reason(tmp_path):
     assert 'cannot be read as an image' in refusal(folder, 'segmentation')
     folder = write_masks(tmp_path / 'd', [mask(0, 1)])
     (folder / 'images/train/1.png').write_bytes((folder / 'masks/train/0.png').read_bytes())
-    assert 'several kinds (.jpg, .png)' in refusal(folder, 'segmentation')
+    assert 'has no mask whose name begins with 1' in refusal(folder, 'segmentation')
     (tmp_path / 'e').mkdir()
     assert 'such as images/train and masks/train with the same names' in refusal(tmp_path / 'e', 'segmentation')
     folder = write_masks(tmp_path / 'f', [mask(0, 1)])

@@ -139,7 +139,7 @@ class Entries:
             mask: (h, w) bool, and the left and top of its corner in the image.
 
         Raises:
-            InputError: for what is no name, not finite, of no area or outside the image.
+            InputError: for what is no name, NaN or Inf, of no area or outside the image.
         """
         name = checked_name(category, where)
         if score is not None and not 0 <= score <= 1:
@@ -243,6 +243,8 @@ def ordered_classes(found: Sequence[str], listed: Sequence[str] | None, entries:
 
 def read_text(path: Path) -> str:
     """A text file of annotations in UTF-8, with or without byte order mark. Raises InputError for what is none."""
+    if not path.is_file():
+        raise InputError(f'{path} is no file that can be read; remove it')
     check_memory_for(path)
     try:
         return path.read_text('utf-8-sig')
@@ -264,6 +266,8 @@ def read_json(path: Path) -> Any:
 
 def mentions(path: Path, *keys: bytes) -> bool:
     """Whether a file holds all these bytes, without reading it into the memory."""
+    if not path.is_file():
+        return False  # a pipe would wait
     try:
         with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return all(content.find(key) >= 0 for key in keys)
@@ -273,6 +277,8 @@ def mentions(path: Path, *keys: bytes) -> bool:
 
 def starts_with(path: Path, sign: bytes) -> bool:
     """Whether the first character of a text file, spaces and a byte order mark aside, is this one."""
+    if not path.is_file():
+        return False
     try:
         with open(path, 'rb') as file:
             return file.read(256).removeprefix(b'\xef\xbb\xbf').lstrip()[:1] == sign

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmvitscale.datasets.coco import check_entries, check_entry, read_coco
 from mmvitscale.datasets.coco_masks import check_mask
-from mmvitscale.datasets.folders import SPLITS, comparable, folders_of, images_below, repeated, split_of
+from mmvitscale.datasets.folders import SPLITS, ImageIndex, comparable, folders_of, images_below, repeated, split_of
 from mmvitscale.datasets.formats.annotations import (
     AnnotatedDataset,
     AnnotatedImage,
@@ -154,13 +154,13 @@ def _images(content: dict, file: Path, root: Path, split: str, names: dict[int, 
     listed = [entry for entry in content['images'] if isinstance(entry, dict) and isinstance(entry.get('file_name'), str)]
     folder = image_folder(file, [entry['file_name'] for entry in listed], root, split_of(file, root) or split)
     found: dict[int, AnnotatedImage] = {}
+    index_of = ImageIndex(root)
     for index, entry in enumerate(content['images']):
         with entries.entry():
             check_entry(entry, 'images', index, file)
             where = f'images[{index}] in {file}'
             path = folder / entry['file_name']
-            if not path.is_file():
-                raise InputError(f'{where} is {entry["file_name"]}, which is not in {folder}; add it, or correct the name')
+            path = path if path.is_file() else index_of.find(entry['file_name'], folder, where)
             if entry['id'] in found:
                 raise InputError(f'{where} has the id {entry["id"]} of another image; renumber them')
             height, width = entries.size(path, (entry['height'], entry['width']), where)

@@ -21,7 +21,7 @@ from mmvitscale.datasets.formats.annotations import (
 from mmvitscale.datasets.formats.outlines import crop_of, join_objects, mask_of
 from mmvitscale.datasets.formats.output import Output
 from mmvitscale.errors import InputError
-from mmvitscale.utils.safe_xml import Element, elements, root_tag
+from mmvitscale.utils.safe_xml import Element, elements, is_xml, root_tag
 
 _ELLIPSE_SIDES = 64
 _WITHOUT_AREA = ('points', 'polyline', 'skeleton', 'cuboid')
@@ -29,15 +29,16 @@ _WITHOUT_AREA = ('points', 'polyline', 'skeleton', 'cuboid')
 
 def recognise(root: Path) -> str | None:
     """How a folder shows that it is in this format, or None."""
-    file = next(_files(root), None)
+    file = next(_files(root, ('annotations',)), None)
     return f'{file.relative_to(root)} has annotations of CVAT' if file is not None else None
 
 
-def _files(root: Path) -> Iterator[Path]:
+def _files(root: Path, tags: Sequence[str | None] = ('annotations', None)) -> Iterator[Path]:
+    """XML files that begin with one of these elements; None: that cannot be read, and are not passed over."""
     for place, _, names in walk(root):
         for name in names:
             path = Path(place, name)
-            if name.lower().endswith('.xml') and not name.startswith('._') and root_tag(path) == 'annotations':
+            if is_xml(path) and root_tag(path) in tags:
                 yield path
 
 
@@ -47,7 +48,8 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
     images: list[AnnotatedImage] = []
     of: dict[Path, str] = {}
     listed: list[str] = []
-    for file in _files(root):
+    broken = (path for place, _, names in walk(root) for path in (Path(place, name) for name in names) if is_xml(path))
+    for file in list(_files(root)) or broken:
         for element in elements(file, ('meta', 'image', 'track')):
             if element.tag == 'meta':
                 listed += [name for name in _labels(element) if name not in listed]
@@ -84,7 +86,7 @@ def _image(element: Element, file: Path, root: Path, index: ImageIndex, entries:
     if not name:
         raise InputError(f'{where} has an image without name; export the task again')
     path = index.find(name, file.parent, where)
-    stated = tuple(_number(element, key, where) for key in ('height', 'width') if element.get(key))
+    stated = tuple(round(_number(element, key, where)) for key in ('height', 'width') if element.get(key))
     size = entries.size(path, stated if len(stated) == 2 else None, where)
     own = PurePosixPath(element.get('subset') or '')
     split = split_of(root / own, root) if own.name else None

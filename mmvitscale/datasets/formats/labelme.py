@@ -47,6 +47,15 @@ def _files(root: Path) -> Iterator[Path]:
                 yield path
 
 
+def _broken_files(root: Path, index: ImageIndex) -> list[Path]:
+    """JSON files named as images, in folders of files of this format, that are none themselves: cut off, say."""
+    found = []
+    for folder in sorted({file.parent for file in _files(root)}):
+        own = (path for path in sorted(folder.iterdir()) if path.suffix.lower() == '.json' and not path.name.startswith('._'))
+        found += [path for path in own if index.has(path.stem) and not is_labelme(path)]
+    return found
+
+
 def is_labelme(path: Path) -> bool:
     """Whether a file is LabelMe's, by its keys."""
     return path.suffix.lower() == '.json' and not path.name.startswith('._') and mentions(path, b'"shapes"', b'"imagePath"')
@@ -57,7 +66,7 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
     index = ImageIndex(root)
     images: list[AnnotatedImage] = []
     of: dict[Path, Path] = {}  # image -> its file
-    for file in _files(root):
+    for file in [*_files(root), *_broken_files(root, index)]:
         with entries.entry():
             image = _image(file, root, index, entries)
             if of.setdefault(image.path, file) != file:
@@ -181,7 +190,9 @@ def _object(shape: dict, where: str, size: tuple[int, int], entries: Entries) ->
         return entries.object(where, size, label, polygons=[around])
     mask = _decoded(shape.get('mask'), where)
     corner = (round(min(x)), round(min(y)))
-    if (mask.shape[1], mask.shape[0]) != (round(max(x)) - corner[0] + 1, round(max(y)) - corner[1] + 1):
+    # The second point is the last pixel, or the one behind it where the mask ends at the border.
+    beyond = (round(max(x)) - corner[0] + 1 - mask.shape[1], round(max(y)) - corner[1] + 1 - mask.shape[0])
+    if not {*beyond} <= {0, 1}:
         raise InputError(
             f'{where} has a mask of {mask.shape[1]} x {mask.shape[0]} pixels, but its points span '
             f'{round(max(x)) - corner[0] + 1} x {round(max(y)) - corner[1] + 1}; draw it again or remove it'

@@ -2,8 +2,7 @@
 
 import os
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mmvitscale.datasets.folders import SPLITS, folders_of, is_image, names_in, split_of, walk
+from mmvitscale.datasets.folders import SPLITS, comparable, folders_of, is_image, listed_splits, names_in, split_of, walk
 from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage, Entries, read_text
 from mmvitscale.datasets.formats.colours import (
     VOC_CLASSES,
@@ -26,9 +25,9 @@ from mmvitscale.datasets.formats.colours import (
 )
 from mmvitscale.datasets.formats.outlines import label_map_of
 from mmvitscale.datasets.formats.output import Output
-from mmvitscale.errors import InputError, some_of
+from mmvitscale.errors import InputError
 
-MASK_FOLDERS = re.compile(r'mask|label|annotation|segmentation|gtfine|ground', re.IGNORECASE)
+MASK_FOLDERS = re.compile(r'mask|label|annot|segmentation|gtfine|ground', re.IGNORECASE)
 UNKNOWN = 255  # the value of a mask's pixel whose class is not known
 _BESIDE = '_mask.png'  # of masks in the folder of their images, as Roboflow has them
 _NO_COLOUR = (-1,)  # not one of colours, or of too many
@@ -37,17 +36,27 @@ NAME_FILES = ('classes.txt', 'class_names.txt')
 
 @dataclass
 class MaskPairs:
-    """Images and masks of a split: their folders, and names of both without the suffixes."""
+    """Images and masks of a split.
+
+    images, masks: their folders. files: name of each -> its image and its mask, relative to the folders. image_suffix,
+    mask_suffix: what follows all names; None where there are several kinds, and the names are those of the images.
+    """
 
     images: Path
     masks: Path
-    names: list[str]
-    image_suffix: str
-    mask_suffix: str
+    files: dict[str, tuple[str, str]]
+    image_suffix: str | None
+    mask_suffix: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """Of the images, without the suffix that all have."""
+        return sorted(self.files)
 
     def paths(self, name: str) -> tuple[Path, Path]:
         """Of an image and its mask."""
-        return self.images / (name + self.image_suffix), self.masks / (name + self.mask_suffix)
+        image, mask = self.files[name]
+        return self.images / image, self.masks / mask
 
 
 def recognise(root: Path) -> str | None:
@@ -62,7 +71,9 @@ def recognise(root: Path) -> str | None:
 
 def mask_pairs(root: Path) -> dict[str, MaskPairs]:
     """Split -> its images and masks. Raises InputError for images without a mask, and where there are none for training."""
-    found = {split: _paired(images, masks) for split, (images, masks) in _image_and_mask_folders(root).items()}
+    lists = listed_splits(root, 'segmentation')
+    listed = {name for names in lists.values() for name in names}
+    found = {split: _paired(images, masks, listed) for split, (images, masks) in _image_and_mask_folders(root).items()}
     if not found:
         for folder in _beside(root):
             found[split_of(folder, root) or 'train'] = _pairs_beside(folder)
@@ -79,15 +90,17 @@ def _beside(root: Path) -> list[Path]:
 
 
 def _pairs_beside(folder: Path) -> MaskPairs:
-    files = [file for file in folder.iterdir() if is_image(file) and not file.name.endswith(_BESIDE)]
-    suffixes = sorted({file.suffix for file in files})
-    if len(suffixes) != 1:
-        raise InputError(f'{folder} holds images of several kinds ({some_of(suffixes) or "none"}); convert them to one')
-    names = sorted(file.name.removesuffix(suffixes[0]) for file in files)
-    without = [name for name in names if not (folder / (name + _BESIDE)).is_file()]
+    images = sorted(file.name for file in folder.iterdir() if is_image(file) and not file.name.endswith(_BESIDE))
+    masks = {file.name for file in folder.glob(f'*{_BESIDE}')}
+    pairs = {name: name.rsplit('.', 1)[0] + _BESIDE for name in images}
+    without = [name for name, mask in pairs.items() if mask not in masks]
     if without:
-        raise InputError(f'{len(without)} of {len(names)} images in {folder} have no mask {without[0]}{_BESIDE}; add them')
-    return MaskPairs(folder, folder, names, suffixes[0], _BESIDE)
+        raise InputError(f'{len(without)} of {len(images)} images in {folder} have no mask {pairs[without[0]]}; add them')
+    suffixes = {Path(name).suffix for name in images}
+    if len(suffixes) > 1:
+        return MaskPairs(folder, folder, {name: (name, mask) for name, mask in pairs.items()}, None, None)
+    (suffix,) = suffixes
+    return MaskPairs(folder, folder, {name.removesuffix(suffix): (name, mask) for name, mask in pairs.items()}, suffix, _BESIDE)
 
 
 def _image_and_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
@@ -165,22 +178,44 @@ def _common_ending(names: Sequence[str]) -> str:
     return shared[shared.index('_') :] if '_' in shared else ''
 
 
-def _paired(images: Path, masks: Path) -> MaskPairs:
-    """The images of a folder and their masks. Raises InputError where one has none."""
-    files = _files(images)
-    suffixes = Counter(Path(name).suffix for name in files)
-    if len(suffixes) > 1:
-        raise InputError(f'{images} holds images of several kinds ({some_of(sorted(suffixes))}); convert them to one')
-    (suffix,) = suffixes
+def _paired(images: Path, masks: Path, listed: Collection[str]) -> MaskPairs:
+    """The images of a folder and their masks. listed: names of images that must have one, comparable, where VOC has masks of
+    some alone. Raises InputError where one has none."""
+    files, written = _files(images), set(_files(masks))
+    by_suffix: dict[str, list[str]] = {}
+    for file in files:
+        by_suffix.setdefault(Path(file).suffix, []).append(file)
+    found: dict[str, tuple[str, str]] = {}
+    ends = set()
+    for suffix, own in by_suffix.items():
+        names, image_suffix, mask_suffix = _names_and_suffixes(own, suffix, written, images, masks)
+        ends.add((image_suffix, mask_suffix))
+        several = len(by_suffix) > 1
+        found |= {name + image_suffix if several else name: (name + image_suffix, name + mask_suffix) for name in names}
+    without = [mask for _, mask in found.values() if mask not in written]
+    if masks.name == 'SegmentationClass':
+        without = [mask for mask in without if comparable(Path(mask).stem) in listed]
+        found = {name: (image, mask) for name, (image, mask) in found.items() if mask in written}
+    if without:
+        raise InputError(
+            f'{len(without)} of {len(files)} images in {images} have no mask {without[0]} in {masks}; add them, or move the '
+            'images away'
+        )
+    return MaskPairs(images, masks, found, *(ends.pop() if len(ends) == 1 else (None, None)))
+
+
+def _names_and_suffixes(
+    files: Sequence[str], suffix: str, written: Collection[str], images: Path, masks: Path
+) -> tuple[list[str], str, str]:
+    """Names of images of one kind, and what follows them there and in the folder of masks."""
     stems = [name.removesuffix(suffix) for name in files]
-    written = _files(masks)
     best: tuple[list[str], str, str] | None = None
     for ending in dict.fromkeys(['', _common_ending(stems)]):
         names = [stem.removesuffix(ending) for stem in stems]
-        first = min(names)
-        ends = [name[len(first) :] for name in written if name.startswith(first) and '/' not in name[len(first) :]]
-        there = set(written)
-        whole = [end for end in ends if all(name + end in there for name in names)]
+        starts = [name for name in sorted(names) if any(mask.startswith(name) for mask in written)][:1] or [min(names)]
+        first = starts[0]
+        ends = [name[len(first) :] for name in sorted(written) if name.startswith(first) and '/' not in name[len(first) :]]
+        whole = [end for end in ends if all(name + end in written for name in names)]
         chosen = min(
             whole or ends,
             key=lambda end: ('labelTrainIds' not in end, 'color' in end, 'instance' in end, len(end)),
@@ -195,21 +230,12 @@ def _paired(images: Path, masks: Path) -> MaskPairs:
             f'{masks} has no mask whose name begins with {min(stems)}, as its image in {images} is called; name '
             'masks as their images'
         )
-    names, image_suffix, mask_suffix = best
-    if mask_suffix.endswith('gtFine_labelIds.png'):
+    if best[2].endswith('gtFine_labelIds.png'):
         raise InputError(
-            f'{masks} has the masks *{mask_suffix} of Cityscapes, whose numbers are not those of its 19 classes; run '
+            f'{masks} has the masks *{best[2]} of Cityscapes, whose numbers are not those of its 19 classes; run '
             'csCreateTrainIdLabelImgs of the package cityscapesscripts, which writes *_labelTrainIds.png'
         )
-    if masks.name == 'SegmentationClass':  # VOC has masks of some images alone
-        names = [name for name in names if (masks / (name + mask_suffix)).is_file()]
-    without = [name for name in names if not (masks / (name + mask_suffix)).is_file()]
-    if without:
-        raise InputError(
-            f'{len(without)} of {len(names)} images in {images} have no mask {without[0]}{mask_suffix} in '
-            f'{masks}; add them, or move the images away'
-        )
-    return MaskPairs(images, masks, sorted(names), image_suffix, mask_suffix)
+    return best
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, bool]:
@@ -235,21 +261,36 @@ def read_mask(path: Path) -> tuple[np.ndarray, bool]:
     return mask.astype(np.uint8), mode == 'P'
 
 
-def colour_decoder(root: Path, pairs: dict[str, MaskPairs]) -> ColourDecoder | None:
+def stray_masks(pairs: dict[str, MaskPairs]) -> list[Path]:
+    """Masks with the suffix of the others that are of no image in any split."""
+    used = {pair.paths(name)[1] for pair in pairs.values() for name in pair.names}
+    found = []
+    for pair in pairs.values():
+        suffix = pair.mask_suffix or '.png'
+        found += [pair.masks / name for name in _files(pair.masks) if name.endswith(suffix) and pair.masks / name not in used]
+    return [] if any(pair.masks == pair.images for pair in pairs.values()) else sorted(set(found))
+
+
+def colour_decoder(root: Path, pairs: dict[str, MaskPairs], classes: Sequence[str] | None = None) -> ColourDecoder | None:
     """What reads masks of colours or of a table's numbers: by the table beside them, or VOC's own colours. None: they are
-    numbers of classes as they stand."""
+    numbers of classes as they stand. classes: names that the user gives."""
     table = find_colour_table(root)
     if table is not None:
         return ColourDecoder(read_colour_table(table), table)
     first, seen = pairs['train'], set[tuple[int, ...]]()
+    palette = [tuple(colour) for colour in voc_palette(len(VOC_CLASSES)).tolist()]
+    unnamed = first.masks.name == 'SegmentationClass' and listed_names(root) is None and not classes
     for name in first.names[:: max(1, len(first.names) // 5)]:
         with suppress(OSError, Image.DecompressionBombError), Image.open(first.paths(name)[1]) as image:
+            own = image.getpalette()
+            of_voc = own is not None and [tuple(own[i : i + 3]) for i in range(0, 63, 3)] == palette
+            if image.mode == 'P' and of_voc and unnamed:
+                image = image.convert('RGB')
             colours = image.getcolors(300) if image.mode == 'RGB' else None
             seen |= {colour for _, colour in colours} if colours else {_NO_COLOUR}
-    palette = [tuple(colour) for colour in voc_palette(len(VOC_CLASSES)).tolist()]
     if not seen - {(0, 0, 0)} or not seen <= {*palette, (224, 224, 192)}:
         return None
-    return ColourDecoder([*map(Entry, VOC_CLASSES, palette), Entry('void', (224, 224, 192))], first.masks)
+    return ColourDecoder([*map(Entry, VOC_CLASSES, palette)], first.masks)
 
 
 def listed_names(root: Path) -> tuple[list[str], Path] | None:
@@ -264,9 +305,12 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
     """A folder in this format. Raises InputError for what cannot be read as a whole; ``entries`` keeps masks that are
     invalid."""
     pairs = mask_pairs(root)
-    decoder = colour_decoder(root, pairs)
+    decoder = colour_decoder(root, pairs, entries.classes)
+    listed = listed_names(root)
+    names = list(entries.classes) if entries.classes else listed[0] if listed else None
+    lists = listed_splits(root, 'segmentation')
     images, most = [], 0
-    for split, own in pairs.items():
+    for own in pairs.values():
         for name in own.names:
             with entries.entry():
                 path, mask = own.paths(name)
@@ -277,17 +321,26 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
                         f'mask {mask} is {labels.shape[1]} x {labels.shape[0]}, but its image is {width} x {height}; make them '
                         'equal'
                     )
-                most = max(most, int(labels[labels != UNKNOWN].max(initial=0)))
-                relative = path.relative_to(root).as_posix()
+                largest = int(labels[labels != UNKNOWN].max(initial=0))
+                if not decoder and names and largest >= len(names):
+                    raise InputError(
+                        f'mask {mask} holds the value {largest}, but {len(names)} classes are named, 0 to {len(names) - 1}; '
+                        f'name them all, or write {UNKNOWN} where the class is not known'
+                    )
+                most = max(most, largest)
+                split = next((split for split, stems in lists.items() if comparable(path.stem) in stems), None)
+                split = split or split_of(mask.parent, root) or split_of(path.parent, root)
                 reader = partial(decoder, mask) if decoder else partial(_numbers, mask)
-                images.append(AnnotatedImage(path, relative, height, width, split=split, label_map=reader))
+                image = AnnotatedImage(path, path.relative_to(root).as_posix(), height, width, split=split)
+                image.label_map = reader
+                images.append(image)
+    for stray in stray_masks(pairs):
+        with entries.entry():
+            raise InputError(f'mask {stray} has no image of its name; add the image, or remove the mask')
     if decoder:
-        return AnnotatedDataset(root, decoder.classes, images)
-    listed = listed_names(root)
-    names = list(entries.classes) if entries.classes else listed[0] if listed else [f'class_{i}' for i in range(most + 1)]
-    if most >= len(names):
-        raise InputError(f'the masks hold {most}, but {len(names)} classes are named, 0 to {len(names) - 1}; name them all')
-    return AnnotatedDataset(root, names, images)
+        note = [f'classes and colours are those of Pascal VOC; name others with --classes, or in {root / NAME_FILES[0]}']
+        return AnnotatedDataset(root, decoder.classes, images, note if decoder.classes[:2] == list(VOC_CLASSES[:2]) else [])
+    return AnnotatedDataset(root, names or [f'class_{i}' for i in range(most + 1)], images)
 
 
 def _numbers(path: Path) -> np.ndarray:

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from mmvitscale.datasets.folders import repeated
 from mmvitscale.datasets.formats import coco, cvat, label_studio, labelme, masks, voc, yolo
 from mmvitscale.datasets.formats.annotations import AnnotatedDataset, Entries
 from mmvitscale.datasets.formats.outlines import objects_of
 from mmvitscale.datasets.formats.output import written_folder
-from mmvitscale.errors import InputError
+from mmvitscale.errors import InputError, some_of
 
 FORMATS: dict[str, ModuleType] = {
     'coco': coco,
@@ -20,6 +21,8 @@ FORMATS: dict[str, ModuleType] = {
     'label-studio': label_studio,
     'masks': masks,
 }
+# Files of names that a message may point to.
+_NAME_FILES = ('data.yaml', 'obj.names', 'labelmap.txt', 'classes.txt', 'labels.txt')
 # Suffixes of files that stand for the folder that they are in.
 _DESCRIPTIONS = ('.yaml', '.yml', '.xml', '.data', '.json')
 
@@ -85,10 +88,28 @@ def read_dataset(root: Path, format: str | None = None, entries: Entries | None 
         root = root.parent
     dataset: AnnotatedDataset = module.read(root, entries)
     entries.check()
+    twice = repeated(dataset.classes)
+    if twice:
+        raise InputError(
+            f'{root} names the class {some_of(twice)} twice{_where_named(root)}; give every class a name of its own'
+        )
     if not dataset.images:
         raise InputError(f'{root} has no image with annotations in the format {format or find_format(root)[0]}; add them')
-    dataset.notes += entries.notes()
+    dataset.notes += [*entries.notes(), *_shared_between_splits(dataset)]
     return dataset
+
+
+def _where_named(root: Path) -> str:
+    files = [path.name for name in _NAME_FILES for path in root.glob(name)] if root.is_dir() else []
+    return f' ({files[0]})' if files else ''
+
+
+def _shared_between_splits(dataset: AnnotatedDataset) -> list[str]:
+    splits: dict[Path, set[str]] = {}
+    for image in dataset.images:
+        splits.setdefault(image.path, set()).add(image.split or '')
+    shared = [path.name for path, own in splits.items() if len(own) > 1]
+    return [f'{len(shared)} images are in both of two splits ({some_of(shared)}); keep them apart'] if shared else []
 
 
 def write_dataset(dataset: AnnotatedDataset, out: Path, format: str, overwrite: bool = False, copy_images: bool = True) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mmvitscale.datasets.coco_masks import encode_mask
-from mmvitscale.datasets.folders import SPLITS, ImageIndex, comparable, folders_of, split_of, walk
+from mmvitscale.datasets.folders import ImageIndex, comparable, folders_of, listed_splits, split_of, walk
 from mmvitscale.datasets.formats.annotations import (
     AnnotatedDataset,
     AnnotatedImage,
@@ -27,10 +27,11 @@ from mmvitscale.datasets.formats.colours import label_map_bytes, read_colour_tab
 from mmvitscale.datasets.formats.outlines import crop_of, label_map_of, mask_of
 from mmvitscale.datasets.formats.output import Output
 from mmvitscale.errors import InputError, some_of
-from mmvitscale.utils.safe_xml import Element, elements, root_tag, text_of
+from mmvitscale.utils.safe_xml import Element, elements, is_xml, root_tag, text_of
 
 _OWN_DATABASES = ('the voc20', 'pascal voc20')
 _UNKNOWN = 255
+_MASKS = ('SegmentationClass', 'SegmentationObject')
 
 
 def recognise(root: Path) -> str | None:
@@ -42,19 +43,21 @@ def recognise(root: Path) -> str | None:
 def _xml_files(root: Path) -> Iterator[Path]:
     for place, _, names in walk(root):
         for name in names:
-            if name.lower().endswith('.xml') and not name.startswith('._') and root_tag(Path(place, name)) == 'annotation':
-                yield Path(place, name)
+            path = Path(place, name)
+            if is_xml(path) and root_tag(path) == 'annotation':
+                yield path
 
 
 def read(root: Path, entries: Entries) -> AnnotatedDataset:
     """A folder in this format. Raises InputError for what cannot be read as a whole; ``entries`` keeps invalid objects."""
-    index = ImageIndex(root)
-    splits = _split_lists(root)
+    index = ImageIndex(root, _MASKS)
+    splits = listed_splits(root, 'main')
     masks = _mask_folders(root)
     classes = _listed_classes(root)
     of: dict[Path, Path] = {}  # image -> its XML file
     images = []
-    for file in _every_xml(root):
+    files = list(_every_xml(root))
+    for file in files:
         with entries.entry():
             image = _image(file, root, index, entries)
             if of.setdefault(image.path, file) != file:
@@ -63,15 +66,13 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
             if masks is not None:
                 _add_masks(image, file.stem, masks)
             images.append(image)
-    listed = {name for names in splits.values() for name in names}
-    if listed:
-        missing = sorted(listed - {comparable(file.stem) for file in of.values()})
-        if missing:
-            with entries.entry():
-                raise InputError(
-                    f'{len(missing)} images that ImageSets lists have no XML file ({some_of(missing)}); add them, or correct '
-                    'the lists'
-                )
+    missing = sorted({name for names in splits.values() for name in names} - {comparable(file.stem) for file in files})
+    if missing:
+        with entries.entry():
+            raise InputError(
+                f'{len(missing)} images that ImageSets lists have no XML file ({some_of(missing)}); add them, or correct the '
+                'lists'
+            )
     unlisted = {id(image) for image in images if image.split is None} if splits else set()
     images = sorted((image for image in images if id(image) not in unlisted), key=lambda image: image.name)
     names, source = classes if classes else (None, '')
@@ -84,9 +85,12 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
 
 def _every_xml(root: Path) -> Iterator[Path]:
     """XML files in the folders of those that are annotations: one that cannot be read is not passed over."""
-    folders = sorted({file.parent for file in _xml_files(root)})
+    proper = list(_xml_files(root))
+    folders = sorted({file.parent for file in proper}) or folders_of(root)
     for folder in folders:
-        yield from sorted(path for path in folder.iterdir() if path.suffix.lower() == '.xml' and not path.name.startswith('._'))
+        for path in sorted(folder.iterdir()):
+            if is_xml(path) and root_tag(path) in (None, 'annotation'):
+                yield path
 
 
 def _image(file: Path, root: Path, index: ImageIndex, entries: Entries) -> AnnotatedImage:
@@ -102,7 +106,7 @@ def _image(file: Path, root: Path, index: ImageIndex, entries: Entries) -> Annot
     stated = None
     if size is not None:
         width, height = (_number(size, tag, file, 0.0) for tag in ('width', 'height'))
-        stated = (height, width) if width and height else None  # some programs write 0
+        stated = (round(height), round(width)) if width and height else None  # some programs write 0
     height, width = entries.size(path, stated, str(file))
     image = AnnotatedImage(path, path.relative_to(root).as_posix(), height, width)
     database = (text_of(annotation, 'source/database') or '').lower()
@@ -141,31 +145,6 @@ def _number(element: Element, tag: str, where: object, default: float | None = N
         return float(text or '')
     except ValueError as error:
         raise InputError(f'{where} has {tag} {text!r}, but it is a number; correct it') from error
-
-
-def _split_lists(root: Path) -> dict[str, set[str]]:
-    """Of each split the stems that ``ImageSets`` lists; those of single classes (cat_train.txt) are left alone."""
-    found: dict[str, set[str]] = {}
-    folders = [folder for folder in folders_of(root) if folder.parent.name.lower() == 'imagesets']
-    # Those of segmentation are of fewer images.
-    for folder in [one for one in folders if one.name.lower() == 'main'] or folders:
-        for split, words in SPLITS.items():
-            for word in words:
-                file = folder / f'{word}.txt'
-                if file.is_file():
-                    lines = [line.split() for line in read_text(file).splitlines() if line.strip()]
-                    names = (' '.join(line[:-1] if len(line) > 1 and line[-1] in ('1', '-1', '0') else line) for line in lines)
-                    found.setdefault(split, set()).update(comparable(_stem(name)) for name in names)
-    for one, other in (('train', 'val'), ('train', 'test'), ('val', 'test')):
-        both = sorted(found.get(one, set()) & found.get(other, set()))
-        if both:
-            raise InputError(f'ImageSets lists {some_of(both)} for {one} and for {other}; leave each image in one of them')
-    return found
-
-
-def _stem(name: str) -> str:
-    path = PurePosixPath(name)
-    return path.stem if path.suffix.lower() in ('.jpg', '.jpeg', '.png', '.xml', '.bmp') else path.name
 
 
 def _split(file: Path, image: AnnotatedImage, splits: Mapping[str, set[str]], root: Path) -> str | None:

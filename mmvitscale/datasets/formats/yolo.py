@@ -5,14 +5,16 @@ Names and splits stand in a YAML file (Ultralytics, Roboflow: https://docs.ultra
 ``obj.names`` (Darknet), or in ``classes.txt`` and the names of folders.
 """
 
+import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path, PurePosixPath
 
 import yaml
 
-from mmvitscale.datasets.folders import IMAGES, folders_of, images_below, split_of
+from mmvitscale.datasets.folders import IMAGES, ImageIndex, folders_of, images_below, split_of
 from mmvitscale.datasets.formats.annotations import (
     AnnotatedDataset,
     AnnotatedImage,
@@ -62,6 +64,8 @@ def _yaml_files(root: Path) -> list[Path]:
 
 def _is_label_file(file: Path) -> bool:
     """Whether its first line is one of an object, and there is an image that it may be of."""
+    if not file.is_file():
+        return False
     with open(file, 'rb') as content:
         words = content.readline(4096).split()
     if len(words) < 5 or not re.fullmatch(rb'\d+', words[0]) or not all(re.fullmatch(rb'[-+.\deE]+', w) for w in words[1:5]):
@@ -115,7 +119,10 @@ def _by_yaml(
 ) -> tuple[list[str], list[tuple[Path, str | None]], bool]:
     """Names, images with their splits, and whether objects have key points."""
     try:
-        content = yaml.safe_load(read_text(file))
+        text = read_text(file)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise InputError(f'{file} has aliases (*name), which may grow without end; write out what they stand for')
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f'{file} is not YAML ({" ".join(str(error).split())[:120]}); correct it') from error
     if not isinstance(content, dict):
@@ -176,20 +183,20 @@ def _place(value: str, base: object, file: Path, root: Path) -> Path | None:
     for start in starts:
         place = start / value
         if place.exists() and (place.is_dir() or place.suffix == '.txt'):
-            inside = place.resolve()
-            if inside == root or root in inside.parents or file.parent.resolve() in inside.parents or start == starts[0]:
-                return inside
+            plain = Path(os.path.normpath(place))  # links stay: labels lie beside them
+            if plain.is_relative_to(root) or plain.is_relative_to(file.parent) or start == starts[0]:
+                return plain
     parts = [part for part in PurePosixPath(value).parts if part not in ('/', '.', '..')]
     for i in range(len(parts)):
         place = Path(file.parent, *parts[i:])
         if place.exists():
-            return place.resolve()
+            return place
     return None
 
 
 def _listed(file: Path, root: Path) -> list[Path]:
     """The images of a list, a path in each line. Raises InputError for one that is not there."""
-    found = []
+    found, index = [], ImageIndex(root)
     for number, line in enumerate(read_text(file).splitlines(), 1):
         text = line.strip().replace('\\', '/')
         if not text:
@@ -201,9 +208,7 @@ def _listed(file: Path, root: Path) -> list[Path]:
             *(Path(base, *parts[i:]) for i in range(len(parts)) for base in (file.parent, root)),
         ]
         path = next((place for place in places if place.is_file()), None)
-        if path is None:
-            raise InputError(f'{file}, line {number}, lists {text}, which is not there; add the image, or correct the line')
-        found.append(path.resolve())
+        found.append(Path(os.path.normpath(path)) if path else index.find(text, file.parent, f'{file}, line {number},'))
     return found
 
 
@@ -277,6 +282,7 @@ class _Labels:
         self.of: dict[Path, Path] = {}  # label file -> its image
         self.has_file: list[bool] = []
         self.left_out = 0
+        self.listed: dict[Path, dict[str, Path]] = {}  # of folders with other names than ASCII
 
     def image(self, path: Path, split: str | None) -> AnnotatedImage | None:
         found = None
@@ -284,10 +290,16 @@ class _Labels:
             height, width = self.entries.size(path, None, str(path))
             name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
             found = AnnotatedImage(path, name, height, width, split=split)
-        file = next((place for place in _candidates(path, self.root) if place.is_file()), None)
+        files = list(filter(None, map(self._label_file, _candidates(path, self.root))))
+        file = files[0] if files else None
         self.has_file.append(file is not None)
         if found is None or file is None:
             return found
+        if len(files) > 1:
+            with self.entries.entry():
+                raise InputError(f'{path.name} has two label files, {files[0]} and {files[1]}; remove one of them')
+            self.of.update(dict.fromkeys(files, path))
+            return None
         other = self.of.setdefault(file, path)
         if other != path:
             with self.entries.entry():
@@ -299,6 +311,17 @@ class _Labels:
                     with self.entries.entry():
                         found.objects.append(self._object(line.split(), f'{file}, line {number},', (height, width)))
         return found
+
+    def _label_file(self, place: Path) -> Path | None:
+        """The file itself, or the one whose name is the same but for how accents are written."""
+        if place.is_file():
+            return place
+        if place.name.isascii():
+            return None
+        if place.parent not in self.listed:
+            files = place.parent.glob('*.txt')
+            self.listed[place.parent] = {unicodedata.normalize('NFC', file.name): file for file in files}
+        return self.listed[place.parent].get(unicodedata.normalize('NFC', place.name))
 
     def _object(self, words: Sequence[str], where: str, size: tuple[int, int]) -> AnnotatedObject:
         try:
