@@ -11,7 +11,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 # OpenMMLab's distributions that are kept up; an older upstream stack (mmengine, mmcv, ...) works too, so the package
 # itself requires neither.
-SEG = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'onedl-mmsegmentation>=1.4']
+SEG = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'onedl-mmsegmentation>=1.4', 'pycocotools']
 DET = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'onedl-mmdetection>=3.5', 'faster-coco-eval>=1.6']
 PRETRAIN = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'onedl-mmpretrain>=1.3']
 SCALE = ['deepspeed>=0.16']

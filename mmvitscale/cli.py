@@ -1,6 +1,7 @@
 """What the command-line tools share: how they end, where they write, how they take several models."""
 
 import argparse
+import csv
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ import torch
 from mmengine.config import DictAction
 
 from mmvitscale.checkpoints.io import reading_data_only
+from mmvitscale.datasets.folders import names_in
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import atomic_write
 from mmvitscale.utils.cpu import limit_kernel_cache
@@ -253,6 +255,14 @@ def distinct_labels(paths: Sequence[str | Path], parts: int = 1) -> list[str]:
             label = f'{name} {number}'
         labels.append(label)
     return labels
+
+
+def names_of(text: str) -> list[str]:
+    """Names with commas between them, in double quotes where one has a comma; or a file with a name in each line."""
+    if Path(text).is_file():
+        return names_in(Path(text).read_text('utf-8-sig'))
+    rows = csv.reader([text], skipinitialspace=True)
+    return [name.strip() for row in rows for name in row if name.strip()]
 
 
 def save_json(content: object, path: str | Path) -> None:

@@ -864,10 +864,10 @@ refused(
     ),
 )
 refused(
-    'annotations of YOLO',
-    lambda place: place.image('images/0.jpg') and place.file('own/labels/0.txt', '0 .5 .5 .1 .1') and place.new('detection'),
-    r'export the annotations in COCO format; those of YOLO \(.txt\) are not read',
-    lambda place: place.coco_file() and None,
+    'annotations of YOLO beside those of COCO',
+    lambda place: place.coco_file() and place.file('own/labels/0.txt', '0 .5 .5 .1 .1') and place.new('detection'),
+    r'holds several formats \(coco: train.json .*; yolo: labels/0.txt .*\); choose with --format',
+    lambda place: place.new('detection', '--format', 'coco'),
 )
 works(
     'classes.txt with numbers and quotes',

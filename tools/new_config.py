@@ -1,7 +1,6 @@
 """Look at your own data and write a config for them, which tools/train.py takes."""
 
 import argparse
-import csv
 from math import inf
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import torch
 
 from mmvitscale.autoconfig.inspect_dataset import TASKS, inspect_dataset
 from mmvitscale.autoconfig.write_config import write_config
-from mmvitscale.cli import run_command
-from mmvitscale.datasets.folders import names_in
+from mmvitscale.cli import names_of, run_command
 from mmvitscale.datasets.formats.registry import FORMATS
 from mmvitscale.errors import InputError
 
@@ -50,14 +48,6 @@ def parse_args():
     parser.add_argument('--frozen', action='store_true', help='keep the pretrained backbone as it is: for few images')
     parser.add_argument('--overwrite', action='store_true', help='overwrite the config')
     return parser.parse_args()
-
-
-def names_of(text: str) -> list[str]:
-    """Names with commas between them, in double quotes where one has a comma; or a file with a name in each line."""
-    if Path(text).is_file():
-        return names_in(Path(text).read_text('utf-8-sig'))
-    rows = csv.reader([text], skipinitialspace=True)
-    return [name.strip() for row in rows for name in row if name.strip()]
 
 
 def main():

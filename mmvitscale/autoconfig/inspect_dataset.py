@@ -47,9 +47,9 @@ def inspect_dataset(
             f'{path} holds masks of semantic segmentation, which have no objects for --task {task}; use --task segmentation'
         )
     found = _inspected(path, task, classes, format, skip_invalid)
-    found.lines.insert(0, f'format: {format} ({how}); task: {found.task}{"" if task else _WHY[found.task]}')
     if list(found.splits) == ['train']:
         found.notes += use_own_splits(found)
+    found.lines.insert(0, f'format: {format} ({how}); task: {found.task}{"" if task else _WHY[found.task]}')
     _note_on_images(found)
     return found
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,15 @@ def _is_side(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9
 
 
+def coco_api() -> Any:
+    """The functions for masks of pycocotools. Raises InputError where it is not installed."""
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise InputError('masks and polygons of objects need the package pycocotools; pip install pycocotools') from error
+    return mask
+
+
 def polygons_of(mask: Sequence[Sequence[float]]) -> list[Sequence[float]]:
     """The parts that mmdet uses: pairs of numbers, three points or more."""
     return [part for part in mask if len(part) % 2 == 0 and len(part) >= _LEAST]
@@ -38,8 +48,7 @@ def has_pixels(mask: dict | Sequence[Sequence[float]], height: int, width: int) 
     parts = polygons_of(mask)
     if any(_area(part) >= 1 and _is_inside(part, height, width) for part in parts):
         return True  # the usual case, without drawing it
-    from pycocotools import mask as coco
-
+    coco = coco_api()
     return any(coco.area(coco.frPyObjects([list(part)], height, width))[0] for part in parts)
 
 
@@ -88,8 +97,7 @@ def encode_mask(mask: np.ndarray, corner: tuple[int, int] = (0, 0), size: tuple[
         corner: left and top of the part.
         size: height and width of the whole, the mask's own if None.
     """
-    from pycocotools import mask as coco
-
+    coco = coco_api()
     height, width = size or mask.shape
     columns, rows = np.nonzero(mask.T)  # runs go down the columns
     places = (columns.astype(np.int64) + corner[0]) * height + rows + corner[1]

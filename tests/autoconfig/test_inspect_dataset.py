@@ -58,7 +58,7 @@ def test_coco_splits_in_one_folder_are_found(tmp_path):
     for split, folder, count in (('train', 'train', 3), ('val', 'valid', 2), ('test', 'test', 1)):
         part = found.splits[split]
         assert (part.images, part.ground_truth) == (tmp_path / folder, tmp_path / f'{folder}.json') and len(part.names) == count
-    assert 'a (3), b (1)' in found.lines[1] and '1.3 an image' in found.lines[2]
+    assert 'a (3), b (1)' in found.lines[2] and '1.3 an image' in found.lines[3]
 
 
 def test_the_mini_dataset_is_found_by_folder_and_by_annotation_file(scenes):
@@ -94,7 +94,7 @@ def test_selected_classes_are_used_and_the_others_noted(tmp_path):
 def test_unusable_coco_files_are_refused_with_the_reason(tmp_path):
     file = write_coco(tmp_path / 'a')
     assert 'are not there; give a folder, or a COCO file' in refusal(tmp_path / 'no', 'detection')
-    assert 'holds no COCO file' in refusal(tmp_path / 'a/train', 'detection')
+    assert 'holds no annotations in a format' in refusal(tmp_path / 'a/train', 'detection')
     assert '--classes names c, but the categories of' in refusal(file, 'detection', ['c'])
     assert '--classes names a twice' in refusal(file, 'detection', ['a', 'a'])
     (tmp_path / 'a/train/1.jpg').unlink()
@@ -161,7 +161,7 @@ def test_classes_splits_and_suffixes_of_mask_folders_are_found(tmp_path):
     assert not found.zero_is_unknown
     assert {(split.image_suffix, split.mask_suffix) for split in found.splits.values()} == {('.jpg', '.png')}
     assert found.splits['train'].names == ['0', '1'] and found.splits['val'].ground_truth == tmp_path / 'masks/val'
-    assert found.size == (8, 12) and found.lines[1] == '3 classes: a (33.3%), b (33.3%), c (33.3%)' and not found.notes
+    assert found.size == (8, 12) and found.lines[2] == '3 classes: a (33.3%), b (33.3%), c (33.3%)' and not found.notes
     unnamed = inspect_dataset(str(tmp_path), 'segmentation')
     assert unnamed.classes == ['class_0', 'class_1', 'class_2'] and 'the classes have no names' in unnamed.notes[0]
     (tmp_path / 'classes.txt').write_text('x\ny\nz\n')
@@ -224,8 +224,7 @@ def test_unusable_mask_folders_are_refused_with_the_reason(tmp_path):
     folder = write_masks(tmp_path / 'd', [mask(0, 1)])
     (folder / 'images/train/1.png').write_bytes((folder / 'masks/train/0.png').read_bytes())
     assert 'several kinds (.jpg, .png)' in refusal(folder, 'segmentation')
-    write_coco(tmp_path / 'e')
-    message = refusal(tmp_path / 'e', 'segmentation')
-    assert re.search('holds no folder of masks .*for the COCO file .*train.json use --task', message)
+    (tmp_path / 'e').mkdir()
+    assert 'such as images/train and masks/train with the same names' in refusal(tmp_path / 'e', 'segmentation')
     folder = write_masks(tmp_path / 'f', [mask(0, 1)])
-    assert 'for the masks in' in refusal(folder, 'detection')
+    assert 'holds masks of semantic segmentation' in refusal(folder, 'detection')

@@ -269,3 +269,12 @@ def mentions(path: Path, *keys: bytes) -> bool:
             return all(content.find(key) >= 0 for key in keys)
     except (OSError, ValueError):  # not to be read, or empty
         return False
+
+
+def starts_with(path: Path, sign: bytes) -> bool:
+    """Whether the first character of a text file, spaces and a byte order mark aside, is this one."""
+    try:
+        with open(path, 'rb') as file:
+            return file.read(256).removeprefix(b'\xef\xbb\xbf').lstrip()[:1] == sign
+    except OSError:
+        return False

@@ -9,7 +9,14 @@ from typing import Any
 from mmvitscale.datasets.coco import check_entries, check_entry, read_coco
 from mmvitscale.datasets.coco_masks import check_mask
 from mmvitscale.datasets.folders import SPLITS, comparable, folders_of, images_below, repeated, split_of
-from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage, AnnotatedObject, Entries, mentions
+from mmvitscale.datasets.formats.annotations import (
+    AnnotatedDataset,
+    AnnotatedImage,
+    AnnotatedObject,
+    Entries,
+    mentions,
+    starts_with,
+)
 from mmvitscale.datasets.formats.outlines import mask_of
 from mmvitscale.datasets.formats.output import Output
 from mmvitscale.errors import InputError, some_of
@@ -25,7 +32,14 @@ def recognise(root: Path) -> str | None:
     """How a folder shows that it is in this format, or None."""
     for folder in folders_of(root):
         for file in _json_files(folder):
-            if mentions(file, *_LISTS) and not mentions(file, f'"{PART}"'.encode()):
+            # One of them may be cut off.
+            has = [key for key in _LISTS if mentions(file, key)]
+            if (
+                b'"annotations"' in has
+                and len(has) > 1
+                and starts_with(file, b'{')
+                and not mentions(file, f'"{PART}"'.encode())
+            ):
                 return f'{file.relative_to(root)} has images, annotations and categories'
     return None
 

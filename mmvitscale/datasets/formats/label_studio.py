@@ -21,6 +21,7 @@ from mmvitscale.datasets.formats.annotations import (
     mentions,
     ordered_classes,
     read_json,
+    starts_with,
 )
 from mmvitscale.datasets.formats.outlines import mask_of
 from mmvitscale.datasets.formats.output import Output
@@ -52,14 +53,9 @@ def _files(root: Path) -> Iterator[Path]:
 
 def is_label_studio(path: Path) -> bool:
     """Whether a file is Label Studio's: a list with keys of tasks."""
-    if path.suffix.lower() != '.json' or path.name.startswith('._') or not _is_list(path):
+    if path.suffix.lower() != '.json' or path.name.startswith('._') or not starts_with(path, b'['):
         return False
     return mentions(path, b'"original_width"') or mentions(path, b'"annotations"', b'"data"')
-
-
-def _is_list(path: Path) -> bool:
-    with open(path, 'rb') as file:
-        return file.read(64).removeprefix(b'\xef\xbb\xbf').lstrip()[:1] == b'['
 
 
 def read(root: Path, entries: Entries) -> AnnotatedDataset:

@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from mmvitscale.errors import InputError, some_of
 MASK_FOLDERS = re.compile(r'mask|label|annotation|segmentation|gtfine|ground', re.IGNORECASE)
 UNKNOWN = 255  # the value of a mask's pixel whose class is not known
 _BESIDE = '_mask.png'  # of masks in the folder of their images, as Roboflow has them
+_NO_COLOUR = (-1,)  # not one of colours, or of too many
 NAME_FILES = ('classes.txt', 'class_names.txt')
 
 
@@ -239,14 +241,14 @@ def colour_decoder(root: Path, pairs: dict[str, MaskPairs]) -> ColourDecoder | N
     table = find_colour_table(root)
     if table is not None:
         return ColourDecoder(read_colour_table(table), table)
-    first = pairs['train']
+    first, seen = pairs['train'], set[tuple[int, ...]]()
     for name in first.names[:: max(1, len(first.names) // 5)]:
-        with Image.open(first.paths(name)[1]) as image:
-            colours = image.mode == 'RGB' and image.getcolors(300)
-        known = {tuple(colour) for colour in voc_palette(len(VOC_CLASSES)).tolist()} | {(224, 224, 192)}
-        if not colours or not {colour for _, colour in colours} <= known:
-            return None
+        with suppress(OSError, Image.DecompressionBombError), Image.open(first.paths(name)[1]) as image:
+            colours = image.getcolors(300) if image.mode == 'RGB' else None
+            seen |= {colour for _, colour in colours} if colours else {_NO_COLOUR}
     palette = [tuple(colour) for colour in voc_palette(len(VOC_CLASSES)).tolist()]
+    if not seen - {(0, 0, 0)} or not seen <= {*palette, (224, 224, 192)}:
+        return None
     return ColourDecoder([*map(Entry, VOC_CLASSES, palette), Entry('void', (224, 224, 192))], first.masks)
 
 

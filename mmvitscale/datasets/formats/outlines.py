@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from mmvitscale.datasets.coco_masks import encode_mask, polygons_of
+from mmvitscale.datasets.coco_masks import coco_api, encode_mask, polygons_of
 from mmvitscale.datasets.formats.annotations import AnnotatedImage, AnnotatedObject
 
 
 def mask_of(item: AnnotatedObject, height: int, width: int) -> np.ndarray:
     """(height, width) bool of an object; of a box alone the pixels in it."""
-    from pycocotools import mask as coco
-
+    coco = coco_api()
     left, top, right, bottom = item.box
     if item.segmentation is None:
         inside = np.zeros((height, width), bool)

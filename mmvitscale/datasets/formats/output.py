@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from mmvitscale.datasets.folders import SPLITS
 from mmvitscale.datasets.formats.annotations import AnnotatedImage
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
+
+_IMAGE_FOLDERS = ('images', 'jpegimages', 'img', 'imgs', 'obj_train_data')
 
 
 class Output:
@@ -26,12 +29,16 @@ class Output:
         self._taken: dict[str, str] = {}
 
     def image(self, image: AnnotatedImage, folder: str, unique_stem: bool = False) -> str:
-        """Copy an image into a folder of the output; returns its name there, as in ``image.name`` without folders that name the
-        split already. unique_stem: no two names may differ by their suffix alone."""
-        name = image.name
-        key = str(PurePosixPath(folder, PurePosixPath(name).with_suffix('') if unique_stem else name)).casefold()
-        if self._taken.setdefault(key, name) != name:
-            name = str(PurePosixPath(name).with_name(PurePosixPath(name).name.replace('.', '_') + PurePosixPath(name).suffix))
+        """Copy an image into a folder of the output; returns its name there, as ``image.name`` without folders that name the
+        split or images. unique_stem: no two names may differ by their suffix alone."""
+        plain = PurePosixPath(*_telling(image), PurePosixPath(image.name).name)
+        name, number = str(plain), 1
+        while True:
+            key = str(PurePosixPath(folder, PurePosixPath(name).with_suffix('') if unique_stem else name)).casefold()
+            if self._taken.setdefault(key, image.name) == image.name:
+                break
+            number += 1
+            name = str(plain.with_stem(f'{plain.stem}_{number}'))
         if self.copy_images:
             target = self.folder / folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -55,6 +62,12 @@ class Output:
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
+
+
+def _telling(image: AnnotatedImage) -> list[str]:
+    """Folders in an image's name that say something else than its split, or that it is an image."""
+    words = {*_IMAGE_FOLDERS, *(SPLITS[image.split] if image.split else ())}
+    return [part for part in PurePosixPath(image.name).parts[:-1] if part.lower() not in words and part not in ('/', '..')]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The annotation formats by name: found in a folder, read, written."""
 
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -54,9 +55,10 @@ def find_format(root: Path, task: str | None = None) -> tuple[str, str]:
         elif task is not None or found.keys() == {'masks', 'voc'}:  # VOC has both
             del found['masks']
     if not found:
+        masked = 'such as images/train and masks/train with the same names'
         raise InputError(
-            f'{root} holds no annotations of a format that is known here ({", ".join(FORMATS)}); choose one with '
-            '--format, or give the folder that holds annotations and images'
+            f'{root} holds no annotations in a format that is known here ({", ".join(FORMATS)}); give the folder that holds '
+            f'annotations and images{f", {masked}" if task == "segmentation" else ""}, or name the format with --format'
         )
     if len(found) > 1:
         listed = '; '.join(f'{name}: {how}' for name, how in found.items())
@@ -101,3 +103,44 @@ def write_dataset(dataset: AnnotatedDataset, out: Path, format: str, overwrite: 
     """
     with written_folder(out, overwrite, copy_images) as output:
         FORMATS[format].write(dataset, output)
+
+
+def convert_dataset(
+    data: str | Path,
+    out: Path,
+    to: str,
+    format: str | None = None,
+    entries: Entries | None = None,
+    overwrite: bool = False,
+    copy_images: bool = True,
+) -> list[str]:
+    """Data of one format written in another; lines for the user.
+
+    Args:
+        data: a folder, or a COCO file.
+        out: the folder to write, outside of the data.
+        to, format: names of ``FORMATS``; None: found by what the folder holds.
+        entries: what checks the entries.
+        overwrite, copy_images: as in ``write_dataset``.
+
+    Raises:
+        InputError: for what cannot be read or written.
+    """
+    root, entries = dataset_root(data), entries or Entries()
+    how = 'by --format'
+    if format is None:
+        format, how = find_format(root)
+    place = out.expanduser().resolve()
+    inside = root if root.is_dir() else root.parent
+    if place == inside or place in inside.parents:
+        raise InputError(f'OUT {out} holds the data themselves ({inside}); choose another folder')
+    dataset = read_dataset(root, format, entries)
+    write_dataset(dataset, place, to, overwrite, copy_images)
+    objects = sum(len(image.objects) for image in dataset.images)
+    splits = Counter(image.split or 'no split' for image in dataset.images)
+    counts = ', '.join(f'{count} {split}' for split, count in splits.items())
+    lines = [f'format: {format} ({how})', f'images: {counts}; {objects} objects of {len(dataset.classes)} classes']
+    lines += [f'note: {note}' for note in dataset.notes]
+    if entries.invalid:
+        lines += [f'{len(entries.invalid)} invalid entries are left out:', *(f'  {line}' for line in entries.invalid)]
+    return lines
