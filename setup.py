@@ -59,6 +59,7 @@ setup(
         # torchvision is kept apart there: mmvitscale/utils/torchvision_shim.py
         all=[*SEG, *DET, *PRETRAIN, 'tensorboard', 'rasterio'],
     ),
+    entry_points=dict(console_scripts=['mmvitscale = mmvitscale.__main__:main']),
     cmdclass=dict(build_py=BuildWithConfigs),
     classifiers=[
         'Programming Language :: Python :: 3',

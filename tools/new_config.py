@@ -1,16 +1,12 @@
 """Look at your own data and write a config for them, which tools/train.py takes."""
 
 import argparse
-from math import inf
 from pathlib import Path
 
-import torch
-
-from mmvitscale.autoconfig.inspect_dataset import TASKS, inspect_dataset
-from mmvitscale.autoconfig.write_config import write_config
+from mmvitscale.api import propose_config
+from mmvitscale.autoconfig.inspect_dataset import TASKS
 from mmvitscale.cli import names_of, run_command
 from mmvitscale.datasets.formats.registry import FORMATS
-from mmvitscale.errors import InputError
 
 
 def parse_args():
@@ -52,15 +48,19 @@ def parse_args():
 
 def main():
     args = parse_args()
-    memory = args.gpu_memory
-    if memory is None and torch.cuda.is_available():
-        memory = torch.cuda.mem_get_info()[1] / 2**30
-    if memory is not None and not 0 < memory < inf:
-        raise InputError(f'--gpu-memory {memory:g} found, but it is the memory of a GPU in GB, a number above 0')
     classes = names_of(args.classes) if args.classes else None
-    found = inspect_dataset(args.data, args.task, classes, args.format, args.skip_invalid)
-    messages = write_config(found, args.out, memory, args.frozen, args.overwrite)
-    for line in [*found.lines, *(f'note: {note}' for note in found.notes), *messages]:
+    lines = propose_config(
+        args.data,
+        args.out,
+        args.task,
+        args.format,
+        classes,
+        args.gpu_memory,
+        args.frozen,
+        args.skip_invalid,
+        args.overwrite,
+    )
+    for line in lines:
         print(line)
     print(f'written: {args.out}\nnext: python tools/train.py {args.out}')
 

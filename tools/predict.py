@@ -6,6 +6,7 @@ import sys
 
 from mmvitscale.cli import ConfigOptions, run_command
 from mmvitscale.config.loading import load_test_config
+from mmvitscale.inference.annotation_formats import SAVED_FORMATS
 from mmvitscale.inference.folder import predict_folder
 from mmvitscale.inference.output import PredictOptions
 from mmvitscale.inference.results import KINDS
@@ -26,16 +27,21 @@ def parse_args():
     parser.add_argument(
         '--save',
         nargs='+',
-        choices=KINDS,
+        choices=[*KINDS, *SAVED_FORMATS],
         default=[],
         metavar='KIND',
         help='also write, into a folder of that name: labels (label maps, PNG or in tiles TIFF), scores '
         '(probabilities of all classes, NPY), logits (NPY), json (instances with masks, segments, shares of '
-        'the classes, or scores; and all images together as coco.json and coco_results.json)',
+        'the classes, or scores; and all images together as coco.json and coco_results.json); or formats of '
+        'annotation tools, with objects of at least --score-thr: ' + ', '.join(SAVED_FORMATS),
     )
     parser.add_argument('--no-pictures', action='store_true', help='do not draw')
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='draw instances of at least this score (default 0.3); files hold all'
+        '--score-thr',
+        type=float,
+        default=0.3,
+        help='draw instances of at least this score, and write them in formats of '
+        'annotation tools (default 0.3); other files hold all',
     )
     parser.add_argument('--annotations', metavar='F', help='COCO file whose ids of images and categories the JSON takes')
     parser.add_argument(
@@ -67,13 +73,14 @@ def main():
     overlap = args.overlap if args.overlap is not None else (args.tile or 0) // 8
     options = PredictOptions(
         not args.no_pictures,
-        args.save,
+        [kind for kind in args.save if kind in KINDS],
         args.score_thr,
         args.batch_size,
         args.tile,
         overlap,
         args.annotations,
         args.overwrite,
+        [name for name in args.save if name in SAVED_FORMATS],
     )
     cfg = load_test_config(args.config, args.cfg_options)
     result = predict_folder(cfg, args.checkpoint, args.image, check_writable(args.out), options)

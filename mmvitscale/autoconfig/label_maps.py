@@ -12,11 +12,9 @@ from mmvitscale.autoconfig.layout import InspectedDataset, Split, describe_image
 from mmvitscale.datasets.folders import SPLITS, names_in, repeated
 from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage, read_text
 from mmvitscale.datasets.formats.masks import NAME_FILES, UNKNOWN, MaskPairs, read_mask
-from mmvitscale.datasets.formats.outlines import label_map_of
+from mmvitscale.datasets.formats.outlines import BACKGROUND, label_map_of
 from mmvitscale.datasets.image_size import image_size
 from mmvitscale.errors import InputError, some_of
-
-_BACKGROUND = ('background', '_background_')
 
 
 def inspect_masks(root: Path, pairs: dict[str, MaskPairs], classes: Sequence[str] | None) -> InspectedDataset:
@@ -57,7 +55,7 @@ def inspect_label_maps(dataset: AnnotatedDataset, classes: Sequence[str] | None)
             raise InputError(f'--classes names {some_of(unknown)}, but the classes are {some_of(names)}; choose among them')
         names = [name for name in names if name in classes]
     images = dataset.images if maps else [_without_others(image, names) for image in dataset.images]
-    background = next((name for name in names if name.lower() in _BACKGROUND), None)
+    background = next((name for name in names if name.lower() in BACKGROUND), None)
     if not maps:
         if background is None and any((label_map_of(image, names, None) == UNKNOWN).any() for image in images):
             background, names = 'background', ['background', *names]

@@ -16,6 +16,7 @@ from mmengine.config import Config
 
 from mmvitscale.config.view import ConfigView
 from mmvitscale.errors import InputError, some_of
+from mmvitscale.inference.annotation_formats import with_files_for, write_formats
 from mmvitscale.inference.annotation_ids import AnnotationIds
 from mmvitscale.inference.images import VIDEO_SUFFIXES, ImageReader, find_files, frames_of
 from mmvitscale.inference.nodata import empty_pixels
@@ -62,12 +63,13 @@ def predict_folder(
     """
     options = options or PredictOptions()
     masked = ConfigView(cfg).task == 'masked modelling'
-    if masked and (options.save or options.tile):
+    if masked and (options.save or options.formats or options.tile):
         raise InputError(
             f'{cfg.filename} pretrains: it reconstructs images and predicts nothing to save or to tile; leave '
             '--save and --tile out'
         )
     check_kinds(cfg, options.save, options.tile is not None)
+    options = with_files_for(options, cfg)
     annotations = AnnotationIds(options.annotations) if options.annotations else None
     sources = [str(source)] if isinstance(source, (str, Path)) else list(source)
     suffixes = set(ImageReader(pipeline_of(cfg)).suffixes)
@@ -97,7 +99,19 @@ def predict_folder(
         others = _merge(writer.results if missing else Results(cfg, _meta_of(out), annotations), work, out)
         if others:
             result.notes.append(f'{others} images are not in {options.annotations}, or not once: they have ids of their own')
+    if options.formats and work.names:
+        result.notes.append(_write_formats(work, out, options))
     return result
+
+
+def _write_formats(work: '_Work', out: Path, options: PredictOptions) -> str:
+    """The formats of annotation tools, of all images that were predicted; what to say of them."""
+    kind = 'json' if 'json' in options.save else 'labels'
+    files = {path: work.targets[path][kind] for path in work.names if not is_video(path)}
+    done = {path: (_file_name(path, work.names[path]), file) for path, file in files.items() if file.exists()}
+    write_formats(out, options, done)
+    least = f', objects of a score of {options.score_thr:g} or more' if kind == 'json' else ''
+    return f'{", ".join(options.formats)}: {len(done)} images{least}'
 
 
 @dataclass

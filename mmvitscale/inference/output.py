@@ -79,9 +79,9 @@ class PredictOptions:
     """What is to be written, and how.
 
     pictures: whether predictions are drawn. save: any of KINDS, each written into a folder of its name. score_thr: instances
-    below it are not drawn; files hold all. batch_size: images of one size that go through the model together. tile, overlap:
-    sides in pixels; None predicts images whole. annotations: a COCO file whose ids are used. overwrite: replace what another
-    run wrote.
+    below it are not drawn, and not in formats; other files hold all. batch_size: images of one size that go through the model
+    together. tile, overlap: sides in pixels; None predicts images whole. annotations: a COCO file whose ids are used.
+    overwrite: replace what another run wrote. formats: of annotation tools, each a folder of its name (``annotation_formats``).
     """
 
     pictures: bool = True
@@ -92,9 +92,10 @@ class PredictOptions:
     overlap: int = 0
     annotations: str | None = None
     overwrite: bool = False
+    formats: Sequence[str] = ()
 
     def __post_init__(self):
-        if not self.pictures and not self.save:
+        if not self.pictures and not self.save and not self.formats:
             raise InputError(
                 f'--no-pictures found without --save, so nothing would be written; add --save with any of {", ".join(KINDS)}'
             )
@@ -136,7 +137,7 @@ def output_files(path: Path, name: str, out: Path, options: PredictOptions) -> d
 def common_files(out: Path, options: PredictOptions) -> list[Path]:
     """What is written of all images together."""
     names = ['classes.json', *(['coco.json', 'coco_results.json'] if 'json' in options.save else [])]
-    return [out / name for name in names] if options.save else []
+    return [out / name for name in (*names, *options.formats)] if options.save else []
 
 
 def frame_folders(path: Path, name: str, out: Path, options: PredictOptions) -> list[Path]:

@@ -220,7 +220,7 @@ def content_of(images: Sequence[AnnotatedImage], classes: Sequence[str], names: 
 def write(dataset: AnnotatedDataset, output: Output) -> None:
     """``train.json`` and the folder ``train``, and so for each split; a confidence becomes ``score``."""
     for split in dict.fromkeys(image.split for image in dataset.images):
-        folder = split or 'train'
+        folder = split or 'images'
         images = dataset.of_split(split)
         content = content_of(images, dataset.classes, [output.image(image, folder) for image in images])
-        output.text(f'{folder}.json', json.dumps(content) + '\n')
+        output.text(f'{split or "annotations"}.json', json.dumps(content) + '\n')

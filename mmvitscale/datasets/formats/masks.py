@@ -93,8 +93,8 @@ def _pairs_beside(folder: Path) -> MaskPairs:
 def _image_and_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     """Split -> its folders of images and of masks. Folders inside them, of cities say, belong to them."""
     folders = [folder for folder in folders_of(root) if any(is_image(file) for file in folder.iterdir())]
-    # Of VOC: numbers of objects, not of classes.
-    folders = [one for one in folders if one.name != 'SegmentationObject' or one.with_name('SegmentationClass') not in folders]
+    # Those of VOC hold numbers of objects, not of classes.
+    folders = [folder for folder in folders if 'SegmentationObject' not in folder.relative_to(root).parts]
     is_mask = {folder: any(MASK_FOLDERS.search(part) for part in folder.relative_to(root).parts) for folder in folders}
     splits = {folder: split_of(folder, root) or 'train' for folder in folders}
     pairs: dict[str, tuple[Path, Path]] = {}
@@ -302,7 +302,7 @@ def write(dataset: AnnotatedDataset, output: Output) -> None:
     classes = list(dataset.classes) if named else ['background', *dataset.classes]
     background = classes.index('background') if 'background' in classes else None
     for image in dataset.images:
-        split = image.split or 'train'
+        split = image.split or '.'
         name = output.image(image, f'images/{split}', unique_stem=True)
         labels = label_map_of(image, classes, background)
         output.bytes(f'masks/{split}/{Path(name).with_suffix(".png").as_posix()}', label_map_bytes(labels))

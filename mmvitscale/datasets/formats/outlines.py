@@ -8,6 +8,9 @@ import numpy as np
 from mmvitscale.datasets.coco_masks import coco_api, encode_mask, polygons_of
 from mmvitscale.datasets.formats.annotations import AnnotatedImage, AnnotatedObject
 
+# Names of what is around the objects.
+BACKGROUND = ('background', '_background_')
+
 
 def mask_of(item: AnnotatedObject, height: int, width: int) -> np.ndarray:
     """(height, width) bool of an object; of a box alone the pixels in it."""
@@ -112,15 +115,14 @@ def label_map_of(image: AnnotatedImage, classes: Sequence[str], background: int 
     return drawn
 
 
-def objects_of_label_map(
-    image: AnnotatedImage, classes: Sequence[str], background: Sequence[str] = ()
-) -> list[AnnotatedObject]:
-    """Of each class in a label map an object of its pixels, for formats of objects. background: names left out."""
-    assert image.label_map is not None
+def objects_of(image: AnnotatedImage, classes: Sequence[str]) -> list[AnnotatedObject]:
+    """The objects of an image; of a label map one for each class but the background, with the mask of its pixels."""
+    if image.label_map is None:
+        return image.objects
     labels = image.label_map()
     found = []
     for label in np.unique(labels).tolist():
-        if label < len(classes) and classes[label] not in background:
+        if label < len(classes) and classes[label].lower() not in BACKGROUND:
             mask = labels == label
             part, left, top = crop_of(mask)
             box = (float(left), float(top), float(left + part.shape[1]), float(top + part.shape[0]))

@@ -67,7 +67,8 @@ class Output:
 def _telling(image: AnnotatedImage) -> list[str]:
     """Folders in an image's name that say something else than its split, or that it is an image."""
     words = {*_IMAGE_FOLDERS, *(SPLITS[image.split] if image.split else ())}
-    return [part for part in PurePosixPath(image.name).parts[:-1] if part.lower() not in words and part not in ('/', '..')]
+    parts = PurePosixPath(image.name).parts[:-1]
+    return [part for part in parts if part.lower().rstrip('0123456789') not in words and part not in ('/', '..')]
 
 
 @contextmanager

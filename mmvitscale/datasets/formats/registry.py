@@ -1,11 +1,13 @@
 """The annotation formats by name: found in a folder, read, written."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from mmvitscale.datasets.formats import coco, cvat, label_studio, labelme, masks, voc, yolo
 from mmvitscale.datasets.formats.annotations import AnnotatedDataset, Entries
+from mmvitscale.datasets.formats.outlines import objects_of
 from mmvitscale.datasets.formats.output import written_folder
 from mmvitscale.errors import InputError
 
@@ -101,6 +103,9 @@ def write_dataset(dataset: AnnotatedDataset, out: Path, format: str, overwrite: 
     Raises:
         InputError: for a folder that is there, or a data set that the format has no place for.
     """
+    if format != 'masks' and any(image.label_map for image in dataset.images):
+        images = [replace(image, objects=objects_of(image, dataset.classes), label_map=None) for image in dataset.images]
+        dataset = replace(dataset, images=images)
     with written_folder(out, overwrite, copy_images) as output:
         FORMATS[format].write(dataset, output)
 

@@ -358,11 +358,11 @@ def write(dataset: AnnotatedDataset, output: Output) -> None:
     numbers = {name: i for i, name in enumerate(dataset.classes)}
     places = {}
     for image in dataset.images:
-        split = image.split or 'train'
-        name = output.image(image, f'{split}/images', unique_stem=True)
-        places[split] = f'{split}/images'
+        start = f'{image.split}/' if image.split else ''
+        name = output.image(image, f'{start}images', unique_stem=True)
+        places[image.split or 'train'] = f'{start}images'
         lines = [_line(item, numbers[item.category], image) for item in image.objects]
-        output.text(f'{split}/labels/{PurePosixPath(name).with_suffix(".txt")}', ''.join(f'{line}\n' for line in lines))
+        output.text(f'{start}labels/{PurePosixPath(name).with_suffix(".txt")}', ''.join(f'{line}\n' for line in lines))
     content = {**places, 'nc': len(dataset.classes), 'names': dict(enumerate(dataset.classes))}
     content.setdefault('val', content.get('test', content.get('train')))  # Ultralytics requires it
     output.text('data.yaml', yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
