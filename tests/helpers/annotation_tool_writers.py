@@ -180,7 +180,7 @@ def label_studio_results(picture, form: str) -> list[dict]:
     return results
 
 
-def label_studio(form, url='/data/upload/1/0a1b2c3d-{file}', image='images/0a1b2c3d-{file}'):
+def label_studio(form, url='/data/upload/1/0a1b2c3d-{quoted}', image='images/0a1b2c3d-{file}'):
     def write(pictures, root):
         tasks = []
         for number, picture in enumerate(pictures, 1):
@@ -205,7 +205,7 @@ def json_min(form, key='label'):
             size = dict(original_width=WIDTH, original_height=HEIGHT)
             regions = [dict(result['value'], **size) for result in label_studio_results(picture, form)]
             about = dict(annotator=1, annotation_id=number, created_at='2024-05-02T11:38:28Z', lead_time=3.2)
-            task = dict(image=f'/data/upload/1/0a1b2c3d-{picture.file}', id=number, **about)
+            task = dict(image=f'/data/upload/1/0a1b2c3d-{quote(picture.file)}', id=number, **about)
             tasks.append({**task, **({key: regions} if regions else {})})
         put(root / 'project-1-at-2024-05-02-11-38-0a1b2c3d.json', json.dumps(tasks))
 

@@ -1,5 +1,6 @@
 """Every flavour of every format is read as it was written, and what is written is read by other readers."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,36 +9,15 @@ import pytest
 from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage, AnnotatedObject, Entries
 from mmvitscale.datasets.formats.registry import FORMATS, find_format, read_dataset, write_dataset
 from mmvitscale.datasets.mini import CLASSES, run_lengths
+from tests.datasets.formats.conftest import FLAVOURS, pictures_of
 from tests.helpers import annotation_samples as samples
 from tests.helpers import brush_rle
 from tests.helpers.annotation_checks import check_images, check_label_maps, check_objects, in_order, mask_read, overlap
 from tests.helpers.annotation_mask_writers import VOC_NAMES
 from tests.helpers.annotation_parsers import PARSERS
 from tests.helpers.annotation_samples import HEIGHT, OBJECT_CLASSES, WIDTH
-from tests.helpers.annotation_writers import flavours, written
 
 pytestmark = pytest.mark.integration
-
-FLAVOURS = flavours()
-
-
-def pictures_of(name):
-    return written(name, samples.sample() if FLAVOURS[name].expected else samples.of_one_kind())
-
-
-@pytest.fixture(scope='session')
-def folders(tmp_path_factory):
-    """The folder of a flavour, written once."""
-    made = {}
-
-    def folder(name):
-        if name not in made:
-            # Darknet's lists begin with the name of the folder.
-            made[name] = tmp_path_factory.mktemp('flavour') / 'data'
-            FLAVOURS[name].write(pictures_of(name), made[name])
-        return made[name]
-
-    return folder
 
 
 def read(folders, name):
@@ -100,6 +80,77 @@ def test_brush_run_lengths_as_label_studio_documents_them():
         coded = brush_rle.encode(mask, single)
         assert int.from_bytes(bytes(coded[:4]), 'big') == HEIGHT * WIDTH * 4 and coded[4] >> 3 == 7
         np.testing.assert_array_equal(brush_rle.decode(coded, HEIGHT, WIDTH) > 0, mask)
+
+
+def test_brush_strokes_with_soft_edges_count_as_in_the_coco_export_of_label_studio(copied):
+    """Every pixel that is not transparent."""
+    root = copied('Label Studio, brush')
+    (file,) = root.glob('*.json')
+    tasks, shape = json.loads(file.read_text()), samples.sample()[0].shapes[0]
+    soft = np.where(shape.mask, 255, 0).astype(np.uint8)
+    soft[shape.mask & (np.arange(WIDTH) % 2 == 0)] = 40
+    tasks[0]['annotations'][0]['result'][0]['value']['rle'] = brush_rle.encode(soft)
+    file.write_text(json.dumps(tasks))
+    (image,) = (image for image in read_dataset(root).images if 'scene_00000' in image.name)
+    np.testing.assert_array_equal(mask_read(image.objects[0].segmentation), shape.mask)
+
+
+def test_what_stands_beside_objects_in_label_studio(copied):
+    """Cancelled annotations, drafts, predictions, choices and relations are no objects."""
+    root = copied('Label Studio, rectangles')
+    before = read_dataset(root)
+    (file,) = root.glob('*.json')
+    tasks = json.loads(file.read_text())
+    annotation = tasks[0]['annotations'][0]
+    tasks[0]['annotations'].append(dict(annotation, id=99, was_cancelled=True))
+    tasks[0]['predictions'] = [dict(id=1, model_version='a', score=0.5, result=annotation['result'][:1])]
+    tasks[0]['drafts'] = [dict(id=1, result=annotation['result'][:1])]
+    choice = dict(id='c', type='choices', value=dict(choices=['day']), from_name='time', to_name='image')
+    relation = dict(type='relation', from_id='r0', to_id='r1', direction='right')
+    annotation['result'] = [*annotation['result'], choice, relation]
+    file.write_text(json.dumps(tasks))
+    after = read_dataset(root)
+    assert [image.objects for image in after.images] == [image.objects for image in before.images]
+
+
+def test_labels_apart_from_shapes_in_label_studio(copied):
+    """Of a config with Rectangle and Labels: two results of one region, with one id."""
+    root = copied('Label Studio, rectangles')
+    before = read_dataset(root)
+    (file,) = root.glob('*.json')
+    tasks = json.loads(file.read_text())
+    for task in tasks:
+        results = []
+        for result in task['annotations'][0]['result']:
+            (name,) = result['value'].pop('rectanglelabels')
+            results.append(dict(result, type='rectangle', from_name='box'))
+            results.append(dict(result, type='labels', from_name='name', value=dict(result['value'], labels=[name])))
+        task['annotations'][0]['result'] = results
+    file.write_text(json.dumps(tasks))
+    after = read_dataset(root)
+    assert [image.objects for image in after.images] == [image.objects for image in before.images]
+
+
+def test_tags_of_whole_images_in_cvat(copied):
+    root = copied('CVAT, boxes')
+    before = read_dataset(root)
+    file = root / 'annotations.xml'
+    file.write_text(file.read_text().replace('</image>', '<tag label="disc" source="manual"></tag></image>'))
+    after = read_dataset(root)
+    assert [image.objects for image in after.images] == [image.objects for image in before.images]
+
+
+def test_a_mask_of_labelme_with_points_one_beyond_the_border(copied):
+    """As LabelMe writes those at the right and lower border: the points are exclusive, the mask ends with the image."""
+    root = copied('LabelMe, masks')
+    file = root / 'scene_00000.json'
+    content = json.loads(file.read_text())
+    number = next(i for i, shape in enumerate(samples.sample()[0].shapes) if shape.box[3] == HEIGHT)
+    left, top, right, bottom = samples.sample()[0].shapes[number].box
+    content['shapes'][number]['points'] = [[left, top], [right - 1, bottom]]
+    file.write_text(json.dumps(content))
+    (image,) = (image for image in read_dataset(root).images if 'scene_00000' in image.name)
+    np.testing.assert_array_equal(mask_read(image.objects[number].segmentation), samples.sample()[0].shapes[number].mask)
 
 
 # Writing
