@@ -21,7 +21,7 @@ def use_own_splits(found: InspectedDataset) -> list[str]:
     chosen = {name: split_of((found.root / name).parent, found.root) for name in whole.names}
     how = 'by the folders in the names of their files'
     if not {'train', 'val'} <= set(chosen.values()) and not {'train', 'test'} <= set(chosen.values()):
-        lists = _lists(found.root)
+        lists = _lists(found.root, found.task)
         chosen, how = _by_lists(whole, lists), f'as listed in {some_of([path.name for path in lists.values()])}'
     parts = {split: [name for name in whole.names if chosen.get(name) == split] for split in SPLITS}
     parts = {split: names for split, names in parts.items() if names}
@@ -54,10 +54,11 @@ def part_of(split: Split, names: list[str], task: str) -> Split:
     return part
 
 
-def _lists(root: Path) -> dict[str, Path]:
-    """Of each split a file with names of images, if there is one."""
+def _lists(root: Path, task: str) -> dict[str, Path]:
+    """Of each split a file with names of images, if there is one. Pascal VOC has lists of its own for segmentation."""
     found: dict[str, Path] = {}
-    for folder in folders_of(root):
+    other = 'main' if task == 'segmentation' else 'segmentation'
+    for folder in sorted(folders_of(root), key=lambda folder: folder.name.lower() == other):
         for split, words in SPLITS.items():
             for word in words:
                 if (folder / f'{word}.txt').is_file():

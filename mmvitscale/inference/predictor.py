@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from mmvitscale.export import is_exported, run_instead
 from mmvitscale.inference.class_names import dataset_meta_of
 from mmvitscale.inference.images import ImageReader
 from mmvitscale.inference.nodata import empty_pixels, without_empty
+from mmvitscale.inference.to_supervision import to_supervision
 from mmvitscale.inference.visualizer import Visualizer
 from mmvitscale.registry import type_name
 
@@ -132,6 +134,11 @@ class Predictor:
     def __call__(self, path: Path) -> BaseDataElement:
         """Path of an image -> the task's data sample with predictions, on the CPU."""
         return self.predict([self.prepare(self.read_image.read(path)[0])])[0]
+
+    def detections(self, path: str | Path, score_thr: float = 0.3) -> Any:
+        """Path of an image -> ``supervision.Detections``; instances below the score are left out. Raises InputError where
+        supervision is not installed."""
+        return to_supervision(self(Path(path)), self.dataset_meta['classes'], score_thr)
 
     def draw(self, path: str | Path, score_thr: float = 0.3) -> Image.Image:
         """Path of an image -> the image with the prediction drawn on it, over a legend of the classes in sight.

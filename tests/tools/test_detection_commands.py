@@ -255,3 +255,61 @@ def test_missing_mmcv_operators_are_reported_with_how_to_get_them(error_of, monk
     ):
         error = error_of(*command)
         assert 'needs the compiled operators of mmcv (NMS, RoIAlign)' in error and 'tools/install_mmcv_ops.py' in error
+
+
+def test_predictions_are_saved_in_formats_of_annotation_tools(trained, scenes, run_here, tmp_path):
+    """Each holds the boxes of at least --score-thr; those with a place for masks the masks; interrupted calls go on."""
+    from mmvitscale.datasets.formats.outlines import mask_of
+    from mmvitscale.datasets.formats.registry import read_dataset
+
+    work_dir, _ = trained
+    formats = ('yolo', 'voc', 'labelme', 'cvat', 'label-studio', 'coco')
+    images = scenes / 'val2017'
+    command = ['tools/predict.py', MASK_RCNN, work_dir / 'iter_2.pth', images, '--no-pictures']
+    options = ['--cfg-options', f'data_root={scenes}', 'model.test_cfg.rcnn.score_thr=0.0']
+    assert run_here(*command, '--out', tmp_path / 'first', '--save', 'json', *options)[0] == 0
+    contents = [json.loads(file.read_text()) for file in sorted((tmp_path / 'first/json').glob('*.json'))]
+    least = sorted(entry['score'] for content in contents for entry in content['annotations'])[-9]
+    command += ['--out', tmp_path / 'out', '--save', *formats, '--score-thr', least, *options]
+    code, printed, errors = run_here(*command)
+    assert code == 0, errors
+    assert f'2 images, objects of a score of {least:g} or more' in printed
+    expected = {
+        content['file_name']: [entry for entry in content['annotations'] if entry['score'] >= least] for content in contents
+    }
+    assert sum(map(len, expected.values())) == 9
+    for name in formats:
+        folder = tmp_path / 'out' / name
+        for image in images.iterdir():  # what a user does who goes on with them
+            target = folder / 'images' / image.name
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(image, target)
+        found = {image.path.name: image for image in read_dataset(folder).images}
+        for image, entries in expected.items():
+            objects = found[image].objects
+            assert [item.category for item in objects] == [entry['category'] for entry in entries]
+            if name != 'labelme':  # in its description
+                assert None not in [item.score for item in objects], name
+                assert np.allclose([item.score for item in objects], [entry['score'] for entry in entries], atol=1e-5)
+            for item, entry in zip(objects, entries) if name != 'voc' else ():
+                from pycocotools import mask as coco
+
+                assert (mask_of(item, 96, 96) == coco.decode(entry['segmentation'])).all(), name
+    assert run_here(*command)[0] == 0
+
+
+def test_predictions_become_detections_of_supervision(trained, scenes, mmdet_scope):
+    supervision = pytest.importorskip('supervision')
+    from mmvitscale.config.loading import load_test_config
+    from mmvitscale.inference import Predictor
+
+    options = {'data_root': str(scenes), 'model.test_cfg.rcnn.score_thr': 0.0}
+    predictor = Predictor(load_test_config(MASK_RCNN, options), str(trained[0] / 'iter_2.pth'))
+    image = next((scenes / 'val2017').iterdir())
+    sample = predictor(image)
+    found = predictor.detections(image, score_thr=0.0)
+    assert isinstance(found, supervision.Detections) and len(found) == len(sample.pred_instances) > 0
+    assert np.allclose(found.xyxy, sample.pred_instances.bboxes) and found.mask.shape[1:] == (96, 96)
+    assert list(found.data['class_name']) == [predictor.dataset_meta['classes'][i] for i in sample.pred_instances.labels]
+    least = float(found.confidence.mean())
+    assert 0 < len(predictor.detections(image, score_thr=least)) < len(found)

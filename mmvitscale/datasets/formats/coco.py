@@ -166,9 +166,12 @@ def _images(content: dict, file: Path, root: Path, split: str, names: dict[int, 
             height, width = entries.size(path, (entry['height'], entry['width']), where)
             name = path.relative_to(root).as_posix() if path.is_relative_to(root) else entry['file_name']
             found[entry['id']] = AnnotatedImage(path, name, height, width, split=split)
+    lost = {entry['id'] for entry in listed if isinstance(entry.get('id'), int)} - set(found)
     for index, item in enumerate(content['annotations']):
         with entries.entry():
             check_entry(item, 'annotations', index, file)
+            if item['image_id'] in lost:
+                raise InputError(f'annotations[{index}] in {file} is of image {item["image_id"]}, which is invalid; mend it')
             if item['image_id'] not in found or item['category_id'] not in names:
                 raise InputError(
                     f'annotations[{index}] in {file} is of image {item["image_id"]} and category {item["category_id"]}, one of '

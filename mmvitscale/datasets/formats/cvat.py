@@ -2,6 +2,7 @@
 labels in ``meta``, the split in ``subset`` (https://docs.cvat.ai/docs/dataset_management/formats/format-cvat)."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from io import StringIO
 from math import cos, pi, radians, sin
 from pathlib import Path, PurePosixPath
@@ -96,6 +97,7 @@ def _image(element: Element, file: Path, root: Path, index: ImageIndex, entries:
             continue  # of the whole image
         with entries.entry():
             item = _object(shape, f'{file}, line {shape.line}, {shape.tag},', size, entries)
+            item.score = _score(shape)
             group = shape.get('group_id') or '0'
             key = (item.category, group)
             if group != '0' and key in groups and groups[key].segmentation is not None and item.segmentation is not None:
@@ -104,6 +106,15 @@ def _image(element: Element, file: Path, root: Path, index: ImageIndex, entries:
                 groups.setdefault(key, item)
                 image.objects.append(item)
     return image
+
+
+def _score(shape: Element) -> float | None:
+    """The attribute of a prediction that was imported."""
+    text = next((attribute.text for attribute in shape.children('attribute') if attribute.get('name') == 'score'), None)
+    with suppress(TypeError, ValueError):
+        score = float(text)  # type: ignore[arg-type]
+        return score if 0 <= score <= 1 else None
+    return None
 
 
 def _z_order(shape: Element) -> int:

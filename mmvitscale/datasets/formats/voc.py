@@ -123,7 +123,7 @@ def _object(item: Element, where: str, first: int, size: tuple[int, int], entrie
     confidence = text_of(item, 'confidence')
     polygon = item.child('polygon')
     crowd = text_of(item, 'difficult') == '1'  # neither learned nor evaluated, as in VOC
-    score = float(confidence) if confidence and confidence.replace('.', '', 1).isdigit() else None
+    score = _number(item, 'confidence', where) if confidence else None
     if polygon is not None:  # Roboflow's, x1, y1, x2, y2, ...
         points = [_number(polygon, f'{axis}{i}', where) for i in range(1, len(polygon) // 2 + 1) for axis in 'xy']
         found = entries.object(where, size, name, polygons=[points], score=score)
@@ -140,15 +140,15 @@ def _number(element: Element, tag: str, where: object, default: float | None = N
     try:
         return float(text or '')
     except ValueError as error:
-        raise InputError(f'{where} has {tag} {text!r}, but it is a number of pixels; correct it') from error
+        raise InputError(f'{where} has {tag} {text!r}, but it is a number; correct it') from error
 
 
 def _split_lists(root: Path) -> dict[str, set[str]]:
     """Of each split the stems that ``ImageSets`` lists; those of single classes (cat_train.txt) are left alone."""
     found: dict[str, set[str]] = {}
-    for folder in folders_of(root):
-        if folder.parent.name.lower() != 'imagesets' or folder.name.lower() not in ('main', 'segmentation'):
-            continue
+    folders = [folder for folder in folders_of(root) if folder.parent.name.lower() == 'imagesets']
+    # Those of segmentation are of fewer images.
+    for folder in [one for one in folders if one.name.lower() == 'main'] or folders:
         for split, words in SPLITS.items():
             for word in words:
                 file = folder / f'{word}.txt'
