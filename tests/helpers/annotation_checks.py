@@ -1,9 +1,13 @@
-"""Compares data sets that were read with the pictures that were written."""
+"""Compares data sets that were read with the pictures that were written, and reads those that are refused."""
 
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
+from mmvitscale.datasets.formats.annotations import Entries
+from mmvitscale.datasets.formats.registry import read_dataset
+from mmvitscale.errors import InputError
 from tests.helpers.annotation_samples import HEIGHT, UNKNOWN, WIDTH, Expected, Picture, filled
 
 NOTHING = {'background', 'void', '_background_'}  # classes of what is not labelled
@@ -70,3 +74,30 @@ def check_label_maps(images, pictures: Sequence[Picture], classes: Sequence[str]
         assert {classes[number] for number in np.unique(found) if number != UNKNOWN} - NOTHING - {'Void'} == {
             names[number] for number in np.unique(picture.labels) if number != UNKNOWN
         }
+
+
+def contents(dataset):
+    """What can be compared: by the stem of an image its objects, or the numbers of its label map."""
+    found = {}
+    for image in dataset.images:
+        if image.label_map is not None:
+            found[image.name] = image.label_map().tobytes()
+        else:
+            found[image.name] = [(item.category, *(round(side, 3) for side in item.box)) for item in image.objects]
+    return found
+
+
+def error_of(root, format=None, given=None):
+    """The sentence that a folder is refused with: one line, not too long."""
+    with pytest.raises(InputError) as caught:
+        contents(read_dataset(root, format, Entries(classes=given)))
+    text = str(caught.value)
+    assert '\n' not in text and len(text) < 600
+    return text
+
+
+def read_without_invalid(root, format=None, given=None):
+    """The data set, and the sentences about what was left out of it."""
+    entries = Entries(skip_invalid=True, classes=given)
+    dataset = read_dataset(root, format, entries)
+    return dataset, entries.invalid

@@ -1,4 +1,4 @@
-"""Writers of annotation formats as the tools lay them out, COCO, YOLO and Pascal VOC; ``FLAVOURS`` lists those of all formats.
+"""Writers of annotation formats as the tools lay them out: COCO, YOLO and Pascal VOC.
 
 Written from the formats' public descriptions (docs.ultralytics.com, pjreddie/darknet, docs.cvat.ai, the VOC2012 development
 kit, HumanSignal/labelImg, Roboflow's exports), apart from the readers that are tested with them.
@@ -302,19 +302,6 @@ def labelimg_voc(pictures, root):
         put(root / picture.file, picture.content)
         path = f'<path>C:\\Users\\me\\scenes\\{escape(picture.file)}</path>'
         put(root / f'{picture.stem}.xml', '<?xml version="1.0"?>\n' + voc_xml(picture, path=path))
-
-
-def flavours() -> dict[str, Flavour]:
-    """Of all formats."""
-    from tests.helpers.annotation_mask_writers import MASKS
-    from tests.helpers.annotation_tool_writers import TOOLS
-
-    return {**OWN, **TOOLS, **MASKS}
-
-
-def written(flavour: str, pictures: Pictures) -> list[Picture]:
-    """The pictures that a flavour writes: some have no test split."""
-    return [picture for picture in pictures if picture.split != 'test' or flavour not in ('YOLO, Darknet', 'YOLO, CVAT')]
 
 
 BOX, POLYGON = samples.boxes, samples.polygons

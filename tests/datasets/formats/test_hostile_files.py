@@ -14,8 +14,9 @@ import pytest
 
 from mmvitscale.datasets.formats.registry import read_dataset
 from mmvitscale.errors import InputError
-from tests.datasets.formats.conftest import FLAVOURS, contents, error_of, read_without_invalid
 from tests.helpers import annotation_samples as samples
+from tests.helpers.annotation_checks import contents, error_of, read_without_invalid
+from tests.helpers.annotation_flavours import FLAVOURS
 from tests.helpers.annotation_samples import OBJECT_CLASSES
 from tests.helpers.annotation_tool_writers import label_studio, labelme
 from tests.helpers.annotation_writers import put

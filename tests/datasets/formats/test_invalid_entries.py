@@ -8,7 +8,8 @@ import pytest
 
 from mmvitscale.datasets.formats.annotations import Entries
 from mmvitscale.datasets.formats.registry import read_dataset
-from tests.datasets.formats.conftest import FLAVOURS, contents, error_of, read_without_invalid
+from tests.helpers.annotation_checks import contents, error_of, read_without_invalid
+from tests.helpers.annotation_flavours import FLAVOURS
 from tests.helpers.annotation_samples import sample
 
 pytestmark = pytest.mark.integration

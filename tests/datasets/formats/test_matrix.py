@@ -9,10 +9,10 @@ import pytest
 from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage, AnnotatedObject, Entries
 from mmvitscale.datasets.formats.registry import FORMATS, find_format, read_dataset, write_dataset
 from mmvitscale.datasets.mini import CLASSES, run_lengths
-from tests.datasets.formats.conftest import FLAVOURS, pictures_of
 from tests.helpers import annotation_samples as samples
 from tests.helpers import brush_rle
 from tests.helpers.annotation_checks import check_images, check_label_maps, check_objects, in_order, mask_read, overlap
+from tests.helpers.annotation_flavours import FLAVOURS, pictures_of
 from tests.helpers.annotation_mask_writers import VOC_NAMES
 from tests.helpers.annotation_parsers import PARSERS
 from tests.helpers.annotation_samples import HEIGHT, OBJECT_CLASSES, WIDTH

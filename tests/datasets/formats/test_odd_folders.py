@@ -12,11 +12,12 @@ from PIL import Image
 from mmvitscale.datasets.formats.registry import FORMATS, find_format, read_dataset
 from mmvitscale.datasets.mini import CLASSES
 from mmvitscale.errors import InputError
-from tests.datasets.formats.conftest import FLAVOURS, contents, error_of, read_without_invalid
 from tests.helpers import annotation_samples as samples
 from tests.helpers import annotation_tool_writers, annotation_writers
+from tests.helpers.annotation_checks import contents, error_of, read_without_invalid
+from tests.helpers.annotation_flavours import FLAVOURS, written
 from tests.helpers.annotation_samples import OBJECT_CLASSES
-from tests.helpers.annotation_writers import put, written
+from tests.helpers.annotation_writers import put
 
 pytestmark = pytest.mark.integration
 
