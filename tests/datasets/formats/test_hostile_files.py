@@ -107,7 +107,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import cv2, pycocotools.mask
-from mmvitscale.datasets.formats.registry import read_dataset
+from mmvitscale.datasets.formats.registry import FORMATS, read_dataset
 from mmvitscale.errors import InputError
 held = next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmData')) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (held + 400 * 2**20,) * 2)
