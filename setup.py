@@ -19,7 +19,8 @@ EXPORT = ['onnx>=1.18', 'onnxscript>=0.5', 'onnxruntime>=1.20', 'openvino>=2025.
 DOCS = ['mkdocs-material>=9', 'mkdocstrings[python]>=0.26']
 # What ``make test-fast`` needs: mmengine, and mmcv without its compiled ops.
 UNIT = ['onedl-mmengine>=0.10.8', 'onedl-mmcv>=2.3', 'pytest>=8', 'pytest-xdist', 'hypothesis']
-TEST = [*UNIT, 'transformers>=5', 'rasterio', 'supervision', 'seaborn', 'setuptools', 'wheel', *SCALE, *EXPORT]
+TRACK = ['tensorboard', 'mlflow>=3']
+TEST = [*UNIT, 'transformers>=5', 'rasterio', 'supervision', 'seaborn', 'setuptools', 'wheel', *TRACK, *SCALE, *EXPORT]
 DEV = [*DOCS, 'ruff', 'mypy', 'pre-commit', 'build', 'twine', 'nbmake', 'ipykernel']
 
 

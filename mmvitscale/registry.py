@@ -33,6 +33,9 @@ TRANSFORMS = root.Registry(
     'transform', scope='mmvitscale', parent=root.TRANSFORMS, locations=['mmvitscale.datasets.multispectral']
 )
 HOOKS = root.Registry('hook', scope='mmvitscale', parent=root.HOOKS, locations=['mmvitscale.engine.hooks'])
+VISBACKENDS = root.Registry(
+    'vis_backend', scope='mmvitscale', parent=root.VISBACKENDS, locations=['mmvitscale.engine.tracking']
+)
 OPTIM_WRAPPERS = root.Registry(
     'optim_wrapper', scope='mmvitscale', parent=root.OPTIM_WRAPPERS, locations=['mmvitscale.engine.optim']
 )

@@ -254,6 +254,22 @@ simple_train('accumulate over 0 batches', '--accumulate-grad 0', arguments=['--a
 case('accumulate over a word', 'invalid int value', code=2)(lambda place: train(place, arguments=['--accumulate-grad', 'two']))
 case('unknown strategy', 'invalid choice', code=2)(lambda place: train(place, arguments=['--strategy', 'zero9']))
 case('unknown option', 'unrecognized arguments', code=2)(lambda place: train(place, arguments=['--colour', 'red']))
+simple_train('batch found without a GPU', 'there is none; give the number of images', arguments=['--batch-size', 'auto'])
+simple_train('batch of 0 as an option', 'batch_size=0', arguments=['--batch-size', 0])
+case('batch of a word as an option', 'invalid batch_size value', code=2)(
+    lambda place: train(place, arguments=['--batch-size', 'large'])
+)
+simple_train('early stop after 0 validations', '--early-stop 0 found', arguments=['--early-stop', 0])
+case('early stop after a word', 'invalid int value', code=2)(lambda place: train(place, arguments=['--early-stop', 'soon']))
+simple_train(
+    'early stop without a validation',
+    'no validation to stop by',
+    'val_cfg=None',
+    'val_dataloader=None',
+    'val_evaluator=None',
+    arguments=['--early-stop', 3],
+)
+case('tracker that nobody knows', 'invalid choice', code=2)(lambda place: train(place, arguments=['--track', 'notebook']))
 simple_train('launcher pytorch without torchrun', 'no RANK', arguments=['--launcher', 'pytorch'])
 simple_train('launcher slurm without Slurm', 'no SLURM_PROCID', arguments=['--launcher', 'slurm'])
 case('work folder that is a file', 'cannot write into')(lambda place: [place.file('out', 'x'), *train(place)][1:])
@@ -948,6 +964,7 @@ def test_bad_input_gives_one_error_line_and_no_half_written_file(name, run_case,
     assert 'Traceback' not in printed, printed
     assert len(logged) == 1 and re.search(says, logged[0]), printed
     assert not (tmp_path / 'ran').exists()
+    left = [path for path in left if not path.name.startswith('train_batch')]  # what the network was fed
     assert not [path for path in left if path.suffix not in _HARMLESS or '.part' in path.name], left
 
 

@@ -7,3 +7,4 @@ model = dict(
 optim_wrapper = dict(constructor='mmvitscale.LayerDecayOptimWrapperConstructor')
 val_evaluator = dict(type='FasterCocoMetric')
 test_evaluator = val_evaluator
+default_hooks = dict(checkpoint=dict(save_best='auto'))

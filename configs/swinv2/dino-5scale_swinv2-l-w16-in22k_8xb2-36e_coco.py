@@ -4,3 +4,4 @@ model = dict(backbone=dict(_base_.swinv2_detector, _delete_=True, **_base_.swinv
 optim_wrapper = dict(constructor='mmvitscale.LayerDecayOptimWrapperConstructor')
 val_evaluator = dict(type='FasterCocoMetric')
 test_evaluator = val_evaluator
+default_hooks = dict(checkpoint=dict(save_best='auto'))

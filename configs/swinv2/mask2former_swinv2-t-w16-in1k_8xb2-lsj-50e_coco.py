@@ -10,3 +10,4 @@ optim_wrapper = dict(
     constructor='mmvitscale.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(_delete_=True, custom_keys=_base_.optim_wrapper.paramwise_cfg.custom_keys),
 )
+default_hooks = dict(checkpoint=dict(save_best='auto'))

@@ -24,6 +24,7 @@ from mmvitscale.analysis.figure_text import literal
 from mmvitscale.analysis.logs import RunLog, read_log
 from mmvitscale.checkpoints.loading import backbones_of
 from mmvitscale.config.loading import load_test_config
+from mmvitscale.config.training_options import main_metric
 from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
@@ -116,6 +117,7 @@ def write_report(
     model = _loaded(cfg, weights, notes)
     _add_summary(page, cfg, log, model, weights)
     _add_curves(page, log)
+    _add_training_images(page, work_dir)
     images = None
     if model is not None:
         images = _tested(cfg, model, limit, notes)
@@ -145,6 +147,8 @@ def _config_of(work_dir: Path) -> Path:
 
 
 def _checkpoint_of(work_dir: Path) -> Path | None:
+    if (work_dir / 'best.pth').is_file():
+        return work_dir / 'best.pth'
     best = sorted(work_dir.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
     if best:
         return best[-1]
@@ -216,10 +220,9 @@ def _crop_of(cfg: Config) -> tuple[int, int]:
 def _main_metric(log: RunLog) -> tuple[str, float]:
     """Of the last validation, the metric that its task is usually judged by; an empty name where there was none."""
     names = log.names(training=False)
-    for name in ('mIoU', 'coco/bbox_mAP', 'accuracy/top1', *(n for n in names if '/' not in n and 'time' not in n)):
-        if name in names:
-            return name, log.curve(name)[1][-1]
-    return '', 0.0
+    names = [name for name in names if 'time' not in name and not name.startswith(('attention/', 'amplitude/'))]
+    name = main_metric(names) if names else ''
+    return (name, log.curve(name)[1][-1]) if name else ('', 0.0)
 
 
 def _curves(log: RunLog, title: str, names: Sequence[str]) -> str:
@@ -251,6 +254,14 @@ def _add_curves(page: Page, log: RunLog) -> None:
         ('metrics of validation, over iterations or epochs', metrics[:8]),
     ]
     page.add('Curves', _side_by_side(_curves(log, title, names) for title, names in panels if names))
+
+
+def _add_training_images(page: Page, work_dir: Path) -> None:
+    """What ``TrainingBatchPictureHook`` wrote."""
+    path = work_dir / 'train_batch.jpg'
+    picture = cv2.imread(str(path)) if path.is_file() else None
+    if picture is not None:
+        page.add('Training images after augmentation', _picture(picture, 'the first batch, as the network was fed it'))
 
 
 def _add_windows(page: Page, model: torch.nn.Module) -> None:

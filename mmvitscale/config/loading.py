@@ -15,6 +15,7 @@ from traceback import walk_tb
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
+from mmvitscale.config.training_options import without_trackers
 from mmvitscale.errors import InputError
 from mmvitscale.utils.error_translation import message_of
 
@@ -153,6 +154,7 @@ def load_test_config(path: str, options: dict | None = None) -> Config:
     )
 
     cfg = load_config(path, options)
+    without_trackers(cfg)
     cfg.pop('strategy', None)  # how a training is spread over processes; a model is tested whole in each
     cfg.test_windows = test_windows_of(cfg, options)
     return cfg

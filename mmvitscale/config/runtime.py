@@ -167,7 +167,7 @@ def _check_fsdp(cfg: Config, force_amp: bool) -> None:
     if view.hooks('EMAHook'):
         raise InputError(
             'EMAHook found with FSDPStrategy, but it copies a model, and no process has a whole one; '
-            'use the strategy zero1 or deepspeed_zero1, or leave the hook out'
+            'use the strategy zero1 or deepspeed_zero1, or leave the hook (--ema) out'
         )
     if any(view.model_values('similarity_loss_weight')) or any(view.model_values('similarity_weight')):
         raise InputError(

@@ -253,3 +253,18 @@ def test_browse_dataset_draws_the_requested_number_of_images(config, run_here, e
     assert len(pictures) == 2 and '2 of 3 images of train' in logged
     assert all(picture.std() > 5 for picture in pictures)
     assert '--number 0 found' in error_of(*command[:4], '--number', 0)
+
+
+def test_the_report_shows_the_first_batch_and_takes_the_best_checkpoint(run_here, scenes, tmp_path):
+    work = work_folder(tmp_path / 'work', SEGMENTATION)
+    (work / 'best_mIoU_iter_5.pth').rename(work / 'best.pth')
+    (work / 'best_mIoU_iter_9.pth').write_bytes(b'of a training before')
+    cv2.imwrite(str(work / 'train_batch.jpg'), np.zeros((40, 60, 3), np.uint8))
+    root = data_root(SEGMENTATION, scenes)
+    code, _, err = run_here('tools/report.py', work, '--pictures', 1, '--cfg-options', f'data_root={root}')
+    page = (work / 'report.html').read_text()
+    assert code == 0 and 'best.pth' in page and 'Windows' in page, err
+    assert '<h2>Training images after augmentation</h2>' in page
+    (work / 'train_batch.jpg').write_bytes(b'damaged')
+    assert run_here('tools/report.py', work, '--cfg-options', f'data_root={root}')[0] == 0
+    assert 'after augmentation' not in (work / 'report.html').read_text()

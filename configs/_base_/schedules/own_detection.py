@@ -16,8 +16,6 @@ param_scheduler = [
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iters, val_interval=500)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-default_hooks = dict(
-    logger=dict(log_metric_by_epoch=False), checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=3, save_best='auto')
-)
+default_hooks = dict(logger=dict(log_metric_by_epoch=False), checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=3))
 log_processor = dict(by_epoch=False)
 auto_scale_lr = dict(enable=False, base_batch_size=16)

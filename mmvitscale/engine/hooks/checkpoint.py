@@ -1,5 +1,6 @@
-"""Checkpoints of a training: the new one is complete before an old one is removed."""
+"""Checkpoints of a training: the new one is complete before an old one is removed, and the best has a name that stays."""
 
+import os
 import shutil
 from collections import deque
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from mmengine.fileio.backends import LocalBackend
 from mmengine.runner import Runner
 
 from mmvitscale.checkpoints.resume import write_last_checkpoint
+from mmvitscale.config.training_options import less_is_better, main_metric
 from mmvitscale.errors import InputError
 from mmvitscale.registry import HOOKS
 from mmvitscale.utils.atomic_write import SAVING_FAILED, is_abandoned, owner, remove_partial_files
@@ -21,6 +23,8 @@ from mmvitscale.utils.cpu import return_free_memory
 
 # In the work folder while a checkpoint is written.
 _FOLDER = '.last_checkpoint-'
+# A second name of the best checkpoint, whichever that is.
+BEST = 'best.pth'
 
 
 @HOOKS.register_module()
@@ -30,9 +34,12 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
     whatever a resumed file says of those before it.
 
     Our runners take it wherever a config says ``CheckpointHook``, and write each file atomically. Between two
-    checkpoints the disk holds one more than ``max_keep_ckpts``.
+    checkpoints the disk holds one more than ``max_keep_ckpts``. The best checkpoint is ``best.pth``, too: a second name of the
+    same file (hard link), which takes no room; where a file system has none, its only name. ``save_best='auto'`` is what the
+    task is judged by (``main_metric``).
     """
 
+    best_ckpt_path: Any
     file_backend: Any
     keep_ckpt_ids: 'deque[int]'
     filename_tmpl: str
@@ -50,6 +57,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
             self.best_ckpt_path = None
         for key, path in getattr(self, 'best_ckpt_path_dict', {}).items():
             self.best_ckpt_path_dict[key] = path if self._is_inside(path) else None
+        self._name_best()  # of a folder that an earlier version wrote
         if is_main_process() and Path(self.out_dir).is_dir():
             remove_partial_files(self.out_dir, Path(self.filename_tmpl).suffix)
             for folder in filter(is_abandoned, Path(runner.work_dir).glob(f'{_FOLDER}*')):
@@ -70,6 +78,9 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
                     _remove(self.file_backend, path)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        if self.save_best and 'auto' in self.key_indicators:
+            metric = main_metric(metrics)
+            self._init_rule([self.rules[0] or ('less' if less_is_better(metric) else 'greater')], [metric])
         unknown = [key for key in self.key_indicators if key != 'auto' and key not in metrics] if self.save_best else []
         if unknown:
             raise InputError(
@@ -77,11 +88,37 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
                 f'{", ".join(metrics)}; choose one of them'
             )
         with self._removing_later() as removed:
+            before = self._best_paths()
             super()._save_best_checkpoint(runner, metrics)
-        best = {getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()}
+        if self._best_paths() != before or removed:
+            self._name_best(runner)
         for path in removed:
-            if path not in best:  # it was saved again under the same name
+            if path not in self._best_paths() and Path(path).name != BEST:  # it was saved again under the same name
                 _remove(self.file_backend, path)
+
+    def _best_paths(self) -> list[Any]:
+        """Of the best checkpoint by each metric of ``save_best``, in that order."""
+        every = getattr(self, 'best_ckpt_path_dict', None) or {}
+        return list(every.values()) or [getattr(self, 'best_ckpt_path', None)]
+
+    def _name_best(self, runner: Runner | None = None) -> None:
+        """Let ``best.pth`` be the best checkpoint by the first metric; atomically, so that there is always one."""
+        path = next(iter(self._best_paths()), None)
+        if not is_main_process() or not isinstance(self.file_backend, LocalBackend) or not path or not Path(path).is_file():
+            return
+        named, link = Path(path).with_name(BEST), Path(path).with_name(f'.{BEST}.{owner()}')
+        if named == Path(path) or named.exists() and named.samefile(path):
+            return
+        try:
+            link.unlink(missing_ok=True)
+            os.link(path, link)
+            os.replace(link, named)
+        except OSError:  # no links on this file system: a copy of a large model would take the room of another
+            os.replace(path, named)
+            if getattr(self, 'best_ckpt_path', None) == path:
+                self.best_ckpt_path = str(named)
+                if runner is not None:
+                    runner.message_hub.update_info('best_ckpt', str(named))
 
     @contextmanager
     def _removing_later(self) -> Iterator[list[str]]:

@@ -97,14 +97,14 @@ def test_a_folder_deleted_during_a_training_is_made_again(tmp_path):
 def test_the_best_one_stays_until_there_is_a_better(tmp_path, monkeypatch):
     options = dict(max_keep_ckpts=1, save_best='acc', rule='greater')
     train(tmp_path, 2, [dict(type='Measures')], **options)
-    assert names(tmp_path) == ['best_acc_iter_1.pth', 'iter_2.pth']
+    assert names(tmp_path) == ['best.pth', 'best_acc_iter_1.pth', 'iter_2.pth']
     disk_full_while(monkeypatch, 2)
     with pytest.raises(InputError, match='No space left'):
         train(tmp_path, 4, [dict(type='Measures')], resume=True, **options)
-    assert names(tmp_path) == ['best_acc_iter_1.pth', 'iter_2.pth']
+    assert names(tmp_path) == ['best.pth', 'best_acc_iter_1.pth', 'iter_2.pth']
     monkeypatch.undo()
     train(tmp_path, 4, [dict(type='Measures')], resume=True, **options)
-    assert names(tmp_path) == ['best_acc_iter_3.pth', 'iter_4.pth']
+    assert names(tmp_path) == ['best.pth', 'best_acc_iter_3.pth', 'iter_4.pth']
 
 
 def test_a_better_checkpoint_of_the_same_name_is_not_deleted(tmp_path):
@@ -312,3 +312,62 @@ def test_checkpoints_in_a_folder_of_their_own_win_over_older_ones_beside_the_poi
         os.utime(path, ns=(0, 0))
     train(tmp_path / 'w', 4, out_dir=str(tmp_path / 'o'))
     assert latest_complete_checkpoint(tmp_path / 'w') == tmp_path / 'o' / 'w' / 'iter_4.pth'
+
+
+BEST = dict(max_keep_ckpts=1, save_best='acc', rule='greater')
+
+
+def trained_at(path):
+    return read_checkpoint(path)['meta']['iter']
+
+
+def test_the_best_checkpoint_has_a_name_that_stays_and_takes_no_room(tmp_path):
+    for iterations in (2, 4):
+        train(tmp_path, iterations, [dict(type='Measures')], resume=iterations > 2, **BEST)
+        best = tmp_path / f'best_acc_iter_{iterations - 1}.pth'
+        assert (tmp_path / 'best.pth').samefile(best) and best.stat().st_nlink == 2
+        assert trained_at(tmp_path / 'best.pth') == iterations - 1
+    assert not list(tmp_path.glob('.best*'))
+
+
+def test_the_best_checkpoint_survives_the_removal_of_its_other_name(tmp_path):
+    train(tmp_path, 2, [dict(type='Measures')], **BEST)
+    (tmp_path / 'best_acc_iter_1.pth').unlink()
+    assert trained_at(tmp_path / 'best.pth') == 1
+
+
+def test_a_file_system_without_links_has_the_best_checkpoint_once(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, 'link', refuse)
+    train(tmp_path, 2, [dict(type='Measures')], **BEST)
+    assert names(tmp_path) == ['best.pth', 'iter_2.pth'] and trained_at(tmp_path / 'best.pth') == 1
+    train(tmp_path, 5, [dict(type='Measures')], resume=True, **BEST)
+    assert names(tmp_path) == ['best.pth', 'iter_5.pth'] and trained_at(tmp_path / 'best.pth') == 4
+
+
+def test_a_folder_of_an_earlier_version_gets_the_name(tmp_path):
+    train(tmp_path, 2, [dict(type='Measures')], **BEST)
+    (tmp_path / 'best.pth').unlink()
+    train(tmp_path, 2, resume=True, **BEST)
+    assert (tmp_path / 'best.pth').samefile(tmp_path / 'best_acc_iter_1.pth')
+
+
+def test_an_interruption_while_the_best_is_saved_keeps_the_one_before(tmp_path, monkeypatch):
+    train(tmp_path, 2, [dict(type='Measures')], **BEST)
+    disk_full_while(monkeypatch, 2)
+    with pytest.raises(InputError, match='No space left'):
+        train(tmp_path, 4, [dict(type='Measures')], resume=True, **BEST)
+    assert trained_at(tmp_path / 'best.pth') == 1
+
+
+def test_of_several_metrics_the_first_names_the_best(tmp_path):
+    class Hooked(Hook):
+        def after_train_iter(self, runner, *args, **kwargs):
+            for hook in runner.hooks:
+                if isinstance(hook, CheckpointHook):
+                    hook.after_val_epoch(runner, dict(acc=float(-runner.iter), top=float(runner.iter)))
+
+    train(tmp_path, 3, [Hooked()], max_keep_ckpts=1, save_best=['acc', 'top'], rule='greater')
+    assert (tmp_path / 'best.pth').samefile(tmp_path / 'best_acc_iter_0.pth')
