@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from mmvitscale.api import propose_config
 from mmvitscale.autoconfig.inspect_dataset import TASKS
+from mmvitscale.autoconfig.propose import propose_config
 from mmvitscale.cli import names_of, run_command
 from mmvitscale.datasets.formats.registry import FORMATS
 

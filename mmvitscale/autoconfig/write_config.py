@@ -10,6 +10,7 @@ from pathlib import Path
 from mmvitscale.autoconfig.layout import InspectedDataset, Split
 from mmvitscale.autoconfig.own_splits import part_of
 from mmvitscale.autoconfig.validation_split import describe_parts, stratified_part
+from mmvitscale.config.training_options import TrainingOptions
 from mmvitscale.datasets.folders import walk
 from mmvitscale.datasets.formats.annotations import AnnotatedImage
 from mmvitscale.datasets.formats.coco import PART
@@ -37,6 +38,7 @@ _HEADS = {
 _MOST_OBJECTS = 100  # that mmdetection's recipes predict in an image
 _LEAST_SIDE = 32  # of images that mmdetection's recipes train on
 _CROPS = (640, 512, 384, 256)
+_VALIDATIONS = 5  # in a training
 _SHOWN = 20  # invalid entries that are printed
 _LEAST_BATCH, _MOST_BATCH = 2, 16  # BatchNorm in the heads of segmentation wants two
 
@@ -75,7 +77,7 @@ optim_wrapper = dict(optimizer=dict(lr={lr:.2g}))
 auto_scale_lr = dict(enable=False, base_batch_size={batch})
 warm_up, decay = _base_.param_scheduler
 param_scheduler = [dict(warm_up, end={warmup}), dict(decay, {decay}, end=iters)]
-train_cfg = dict(max_iters=iters, val_interval=iters // 5)
+train_cfg = dict(max_iters=iters, val_interval=iters // {validations})
 default_hooks = dict(checkpoint=dict(interval=iters // 5))
 del warm_up, decay"""
 
@@ -159,7 +161,12 @@ def _length(images: int, batch: int, epochs: int, least: int, most: int) -> int:
 
 
 def write_config(
-    inspected: InspectedDataset, out: Path, memory: float | None, frozen: bool = False, force: bool = False
+    inspected: InspectedDataset,
+    out: Path,
+    memory: float | None,
+    frozen: bool = False,
+    force: bool = False,
+    options: TrainingOptions | None = None,
 ) -> list[str]:
     """Write a config for what was found, and what it needs beside it; return what was chosen, a line each.
 
@@ -169,6 +176,7 @@ def write_config(
             training is kept for it, listed in files beside the config.
         memory, frozen: as in ``propose``.
         force: overwrite what is there.
+        options: of the training, such as EMA, written into the config.
 
     Raises:
         InputError: for a name that is taken, or memory that is too small.
@@ -182,19 +190,7 @@ def write_config(
         )
     files, splits, lines = _with_validation(inspected, out)
     folders = _folders_beside(inspected, splits, out)
-    own = {part for split in inspected.splits.values() for part in (split.ground_truth, split.images)}
-    lost = own & {out.resolve(), *files, *folders}
-    if lost:
-        raise InputError(f'--out {out} would overwrite the data themselves ({min(lost)}); choose another name')
-    taken = [path for path in (out, *files, *folders) if path.exists()]
-    if taken and not force:
-        raise InputError(f'{taken[0]} is there already; choose another name, or overwrite it with --overwrite')
-    strangers = [path for path in (*files, *folders) if path.exists() and not _was_written_here(path, out)]
-    if strangers:
-        raise InputError(
-            f'{strangers[0]} is there already and was not written with {out.name}; choose another name for the config, or move '
-            'the file away'
-        )
+    _check_free(inspected, out, [*files, *folders], force)
     plan = propose(inspected, len(splits['train'].names), memory, frozen)
     segmentation = inspected.task == 'segmentation'
     head = next(text for key, text in _HEADS.items() if key in plan.recipe)
@@ -213,8 +209,9 @@ def write_config(
         mask_suffix=literal(inspected.splits['train'].mask_suffix),
         zero_is_unknown=inspected.zero_is_unknown,
         loaders='\n'.join(_loaders(inspected, splits, plan)),
-        schedule=_schedule(plan, stepped=not segmentation and memory is not None),
+        schedule=_schedule(plan, not segmentation and memory is not None, options),
     )
+    text += '\n'.join([*options.lines(), '']) if options else ''
     for folder, fill in folders.items():
         with written_folder(folder, overwrite=True) as output:
             fill(output)
@@ -222,6 +219,23 @@ def write_config(
         write_bytes_atomically(path, content)
     write_bytes_atomically(out, text.encode())
     return [*lines, *plan.messages]
+
+
+def _check_free(inspected: InspectedDataset, out: Path, beside: Sequence[Path], force: bool) -> None:
+    """Raise InputError where the config, or what is written beside it, would replace data or something of somebody else."""
+    own = {part for split in inspected.splits.values() for part in (split.ground_truth, split.images)}
+    lost = own & {out.resolve(), *beside}
+    if lost:
+        raise InputError(f'--out {out} would overwrite the data themselves ({min(lost)}); choose another name')
+    taken = [path for path in (out, *beside) if path.exists()]
+    if taken and not force:
+        raise InputError(f'{taken[0]} is there already; choose another name, or overwrite it with --overwrite')
+    strangers = [path for path in beside if path.exists() and not _was_written_here(path, out)]
+    if strangers:
+        raise InputError(
+            f'{strangers[0]} is there already and was not written with {out.name}; choose another name for the config, or move '
+            'the file away'
+        )
 
 
 def _more_objects(plan: Plan, most: int) -> str:
@@ -321,10 +335,14 @@ def _write_images(images: Sequence[AnnotatedImage], output: Output) -> None:
         output.image(image, '.')
 
 
-def _schedule(plan: Plan, stepped: bool) -> str:
+def _schedule(plan: Plan, stepped: bool, options: TrainingOptions | None) -> str:
     warmup = min(200, plan.iters // 10)
     decay = 'milestones=[iters * 3 // 4, iters * 11 // 12]' if stepped else f'begin={warmup}'
-    return _SCHEDULE.format(iters=plan.iters, lr=plan.lr, batch=plan.batch, warmup=warmup, decay=decay)
+    # To stop early there must be more validations than those without improvement.
+    validations = max(_VALIDATIONS, 4 * options.early_stop) if options and options.early_stop else _VALIDATIONS
+    return _SCHEDULE.format(
+        iters=plan.iters, lr=plan.lr, batch=plan.batch, warmup=warmup, decay=decay, validations=validations
+    )
 
 
 def _below(path: Path, inspected: InspectedDataset) -> str:

@@ -6,6 +6,7 @@
 import importlib.util
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from mmengine.config import Config, ConfigDict
 
@@ -33,6 +34,20 @@ _EMA = dict(type='EMAHook', ema_type='MomentumAnnealingEMA', momentum=0.0002, ga
 
 # What tasks are judged by, the first that a validation gives.
 _MAIN_METRICS = ('mIoU', 'coco_panoptic/PQ', 'coco/segm_mAP', 'coco/bbox_mAP', 'accuracy/top1')
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """track: names of TRACKERS. early_stop: validations without improvement. batch_size: a number, or AUTO."""
+
+    track: Sequence[str] = ()
+    ema: bool = False
+    early_stop: int | None = None
+    batch_size: int | str | None = None
+
+    def lines(self) -> list[str]:
+        """Of a config (``training_option_lines``)."""
+        return training_option_lines(self.track, self.ema, self.early_stop, self.batch_size)
 
 
 def main_metric(names: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from mmvitscale.datasets.annotation_losses import Counts, Use
 from mmvitscale.datasets.coco_masks import check_mask
 from mmvitscale.datasets.image_size import image_size, promised_size
 from mmvitscale.errors import InputError, some_of
+from mmvitscale.utils.memory import check_memory_for
 
 # The keys without which mmdet cannot read an entry of each list.
 _KEYS = dict(
@@ -134,6 +135,7 @@ def _check_segmentations(annotations: Sequence[dict], counts: Counts, ann_file: 
 
 def read_coco(ann_file: Path) -> dict:
     """What a file holds. Raises InputError unless it is a JSON object."""
+    check_memory_for(ann_file)
     try:
         text = ann_file.read_bytes()
         if text.startswith(BOM_UTF8):

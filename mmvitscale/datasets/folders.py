@@ -47,7 +47,7 @@ def repeated(names: Sequence[str]) -> list[str]:
 def split_of(path: Path, root: Path) -> str | None:
     """Which split a file or folder belongs to, by the last part of its name below the root that names one."""
     for part in reversed(path.relative_to(root).parts):
-        words = set(re.split(r'[^a-z]+', Path(part).stem.lower()))
+        words = {word.removesuffix('annot') for word in re.split(r'[^a-z]+', Path(part).stem.lower())}  # CamVid's valannot
         for split, names in SPLITS.items():
             if words & set(names):
                 return split

@@ -179,13 +179,22 @@ def _place(value: str, base: object, file: Path, root: Path) -> Path | None:
     value = value.replace('\\', '/')
     starts = [file.parent, root]
     if isinstance(base, str) and base:
-        starts = [Path(base).expanduser(), file.parent / base, root / base, *starts]
+        starts = [file.parent / base, root / base, *starts]
     for start in starts:
-        place = start / value
-        if place.exists() and (place.is_dir() or place.suffix == '.txt'):
-            plain = Path(os.path.normpath(place))  # links stay: labels lie beside them
-            if plain.is_relative_to(root) or plain.is_relative_to(file.parent) or start == starts[0]:
-                return plain
+        place = Path(os.path.normpath(start / value))  # links stay: labels lie beside them
+        inside = place.is_relative_to(root) or place.is_relative_to(file.parent)
+        if inside and (place.is_dir() or place.suffix == '.txt' and place.is_file()):
+            return place
+    # Of a data set that lies elsewhere. One that was copied is read where the user gives it.
+    elsewhere = [file.parent / value, Path(value)]
+    if isinstance(base, str) and base:
+        elsewhere = [Path(base).expanduser() / value, file.parent / base / value, *elsewhere]
+    found = (place for place in elsewhere if place.is_dir() or place.suffix == '.txt' and place.is_file())
+    return _ending(value, file) or next((Path(os.path.abspath(place)) for place in found), None)
+
+
+def _ending(value: str, file: Path) -> Path | None:
+    """The folder or list below a YAML file that a path of another place ends with."""
     parts = [part for part in PurePosixPath(value).parts if part not in ('/', '.', '..')]
     for i in range(len(parts)):
         place = Path(file.parent, *parts[i:])
@@ -288,7 +297,7 @@ class _Labels:
         found = None
         with self.entries.entry():
             height, width = self.entries.size(path, None, str(path))
-            name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
+            name = Path(os.path.relpath(path, self.root)).as_posix()  # images may lie elsewhere
             found = AnnotatedImage(path, name, height, width, split=split)
         files = list(filter(None, map(self._label_file, _candidates(path, self.root))))
         file = files[0] if files else None
