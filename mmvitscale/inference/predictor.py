@@ -54,7 +54,7 @@ def build_model(cfg: Config) -> nn.Module:
     """The config's model, built in its scope, in evaluation mode on the best device."""
     check_packages(cfg)
     init_default_scope(ConfigView(cfg).scope)
-    return MODELS.build(cfg.model).eval().to(get_device())
+    return MODELS.build(ConfigView(cfg).model).eval().to(get_device())
 
 
 def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict]:
