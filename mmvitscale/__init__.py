@@ -6,10 +6,21 @@
 ``docs/code_map.md``, names every module.
 
 ``list_configs`` and ``load_config`` give the package's configs by name, and a config of one's own may inherit them:
-``_base_ = 'mmvitscale::swinv2_upernet_ade20k'``.
+``_base_ = 'mmvitscale::swinv2_upernet_ade20k'``. ``Predictor('best.pth')`` is a trained checkpoint, ready to predict.
 """
+
+from typing import Any
 
 from mmvitscale.config.loading import list_configs, load_config
 
-__all__ = ['list_configs', 'load_config']
+__all__ = ['Predictor', 'list_configs', 'load_config']
 __version__ = '0.3.0'
+
+
+def __getattr__(name: str) -> Any:
+    """``Predictor`` is imported when it is first used: with it come mmcv and what reads images."""
+    if name != 'Predictor':
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from mmvitscale.inference.predictor import Predictor
+
+    return Predictor
