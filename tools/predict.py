@@ -4,8 +4,7 @@ config of masked pretraining: the masked, the reconstructed and the original ima
 import argparse
 import sys
 
-from mmvitscale.cli import ConfigOptions, run_command
-from mmvitscale.config.loading import load_test_config
+from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command
 from mmvitscale.inference.folder import predict_folder
 from mmvitscale.inference.output import PredictOptions
 from mmvitscale.inference.results import KINDS
@@ -14,9 +13,8 @@ from mmvitscale.utils.atomic_write import check_writable
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file, or what tools/export.py made of it')
-    parser.add_argument('image', nargs='+', help='images, videos, and folders with any of them, at any depth')
+    add_model(parser, 'checkpoint file, or what tools/export.py made of it')
+    parser.add_argument('image', nargs='*', help='images, videos, and folders with any of them, at any depth')
     parser.add_argument(
         '--out',
         required=True,
@@ -59,7 +57,7 @@ def parse_args():
     )
     parser.add_argument('--overwrite', action='store_true', help='replace what is in the folder')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
-    return parser.parse_args()
+    return parse_model_args(parser)
 
 
 def main():
@@ -75,7 +73,7 @@ def main():
         args.annotations,
         args.overwrite,
     )
-    cfg = load_test_config(args.config, args.cfg_options)
+    cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     result = predict_folder(cfg, args.checkpoint, args.image, check_writable(args.out), options)
     for note in result.notes:
         print(note)
