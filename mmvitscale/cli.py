@@ -19,7 +19,10 @@ import mmengine.logging
 import torch
 from mmengine.config import DictAction
 
-from mmvitscale.checkpoints.io import reading_data_only
+from mmvitscale.checkpoints.io import is_checkpoint, reading_data_only
+from mmvitscale.config.embedded import load_embedded_config
+from mmvitscale.config.loading import find_config, list_configs, load_test_config
+from mmvitscale.config.training_options import AUTO, TRACKERS
 from mmvitscale.datasets.folders import names_in
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import atomic_write
@@ -30,6 +33,7 @@ from mmvitscale.utils.processes import LAUNCHER, is_first_process
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from mmengine.config import Config
 
 # Options of the release before, without those that argparse takes as abbreviations.
 _RENAMED_OPTIONS = {
@@ -193,28 +197,118 @@ def _leave_to_launcher(error: BaseException) -> None:
     get_error_handler().record_exception(error)
 
 
+def add_model(parser: argparse.ArgumentParser, checkpoint: str = 'checkpoint file') -> None:
+    """The arguments ``[CONFIG] CHECKPOINT``, before any ``image``; ``parse_model_args`` reads them. checkpoint: its help."""
+    parser.add_argument('config', nargs='?', help='config file (default: the config in the checkpoint)')
+    parser.add_argument('checkpoint', help=checkpoint)
+
+
+def parse_model_args(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line of a parser with ``add_model``; ``config`` is None where the first argument is the checkpoint. Raises
+    InputError for an incomplete or disordered one."""
+    args = parser.parse_intermixed_args()  # else what stands behind an option would not be found
+    _sort_out(args)
+    return args
+
+
+def _sort_out(args: argparse.Namespace) -> None:
+    """argparse gives out what it finds from the left, and knows no checkpoints."""
+    several = isinstance(getattr(args, 'image', None), list)
+    wants_image = hasattr(args, 'image')
+    images = args.image if several else [args.image] if wants_image else []
+    first, *rest = [text for text in (args.config, args.checkpoint, *images) if text is not None]
+    usage = ' IMAGE...' if several else ' IMAGE' if wants_image else ''
+    if not is_checkpoint(first):
+        _check_first(first, bool(args.config) and (bool(images) or not wants_image), usage)
+        return
+    args.config, args.checkpoint = None, first
+    behind = [text for text in rest if is_checkpoint(text) or Path(text).suffix in _CONFIG_SUFFIXES]
+    if behind or len(rest) > len(images) and not several:
+        raise InputError(
+            f'{(behind or rest)[0]} found behind the checkpoint {first}; the order is [CONFIG] CHECKPOINT{usage}, without '
+            'a CONFIG where the checkpoint holds its own'
+        )
+    if wants_image and not rest:
+        raise InputError(f'no image was given; give {first}{usage}, or CONFIG {first}{usage}')
+    if wants_image:
+        args.image = rest if several else rest[0]
+
+
+def _check_first(first: str, has_config: bool, usage: str) -> None:
+    """Raise InputError for a first argument that is no config where one must be."""
+    from mmvitscale.export import is_exported  # only where something is wrong: other tools start without it
+
+    path = Path(first)
+    other = path.is_file() and path.suffix not in _CONFIG_SUFFIXES
+    if has_config and not other:
+        return
+    if is_exported(first):
+        raise InputError(f'{first} is an exported file, which holds no config; give CONFIG {first}{usage}')
+    if other or path.is_dir() and path.name not in list_configs():
+        raise InputError(f'{first} is neither a config nor a checkpoint (.pth); give [CONFIG] CHECKPOINT{usage}')
+    lacks = 'image' if usage else 'checkpoint'
+    raise InputError(f'no {lacks} was given; give CONFIG CHECKPOINT{usage}, CONFIG being {find_config(first)} or another')
+
+
+_CONFIG_SUFFIXES = ('.py', '.yaml', '.yml', '.json')
+
+
+def config_of(config: str | None, checkpoint: str, options: dict | None) -> 'Config':
+    """The config of a model on a command line, for testing: its file's, or the one in its checkpoint. Raises InputError."""
+    return load_test_config(config, options) if config else load_embedded_config(checkpoint, options)
+
+
+def _batch_size(text: str) -> int | str:
+    return text if text == AUTO else int(text)
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of a training (``config/training_options.py``), of tools that train or write a config for it."""
+    parser.add_argument(
+        '--batch-size',
+        type=_batch_size,
+        metavar='N|auto',
+        help='images in a batch of one process; auto: as many as fit into the GPU',
+    )
+    parser.add_argument('--ema', action='store_true', help='average the weights (EMA); the averages are validated and saved')
+    parser.add_argument(
+        '--early-stop', type=int, metavar='N', help='end after N validations without an improvement of the main metric'
+    )
+    parser.add_argument(
+        '--track',
+        nargs='+',
+        choices=TRACKERS,
+        default=[],
+        metavar='NAME',
+        help=f'experiment trackers for metrics, config and pictures: {", ".join(TRACKERS)}',
+    )
+
+
 @dataclass(frozen=True)
 class ModelArguments:
-    """A model on a command line: config, checkpoint, what overrides the config, and a label of its own for tables and
-    pictures."""
+    """A model on a command line: config (None for the one in the checkpoint), checkpoint, what overrides the config, and a
+    label of its own for tables and pictures."""
 
-    config: str
+    config: str | None
     checkpoint: str
     options: dict | None
     label: str
 
+    def load_config(self) -> 'Config':
+        """For testing. Raises InputError."""
+        return config_of(self.config, self.checkpoint, self.options)
+
 
 def add_models(parser: argparse.ArgumentParser) -> None:
     """Arguments of a tool that looks at one model, or at several side by side."""
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser)
     parser.add_argument(
         '--compare-with',
         nargs='+',
         action='append',
         default=[],
         metavar='ARG',
-        help='another model: CONFIG CKPT [KEY=VALUE ...]; may be given several times',
+        help='another model: [CONFIG] CKPT [KEY=VALUE ...]; may be given several times',
     )
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the first config')
 
@@ -222,13 +316,15 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def models_of(args: argparse.Namespace) -> list[ModelArguments]:
     """What ``add_models`` asked for. Raises InputError for an incomplete model."""
     found = [(args.config, args.checkpoint, args.cfg_options)]
-    for config, *rest in args.compare_with:
-        if not rest:
-            raise InputError(f'--compare-with {config} found, but it wants CONFIG CKPT [KEY=VALUE ...]')
+    for first, *rest in args.compare_with:
+        config = None if is_checkpoint(first) else first
+        if config and not rest:
+            raise InputError(f'--compare-with {config} found, but it wants [CONFIG] CKPT [KEY=VALUE ...]')
+        checkpoint, *values = rest if config else [first, *rest]
         parser = argparse.ArgumentParser()
         parser.add_argument('--options', nargs='+', action=ConfigOptions)
-        options = parser.parse_args(['--options', *rest[1:]]).options if rest[1:] else None
-        found.append((config, rest[0], options))
+        options = parser.parse_args(['--options', *values]).options if values else None
+        found.append((config, checkpoint, options))
     labels = distinct_labels([checkpoint for _, checkpoint, _ in found], parts=2)
     first = found[0][2] or {}
     models = []

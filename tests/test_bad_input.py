@@ -663,7 +663,7 @@ for kind in ('labels', 'scores', 'logits'):
 case('folder of predictions that is a file', 'cannot write into')(
     lambda place: ['tools/predict.py', SEG, place.checkpoint, place.image, '--out', place.file('out', 'x')]
 )
-case('config and checkpoint swapped', 'cannot be read')(
+case('config and checkpoint swapped', 'found behind the checkpoint')(
     lambda place: [
         'tools/predict.py',
         place.checkpoint,
@@ -694,6 +694,26 @@ def image_of(place):
     return place.image
 
 
+# --- a checkpoint without its config; hostile ones are in tests/config/test_embedded_config.py
+other(
+    'predict with a checkpoint that holds no config', 'holds no config; give', 'tools/predict.py', ckpt, image_of, '--out', out
+)
+other('predict with a checkpoint and no image', 'no image was given', 'tools/predict.py', ckpt, '--out', out)
+other('predict with a config and no checkpoint', 'no image was given', 'tools/predict.py', SEG, '--out', out)
+other('predict with the image first', 'neither a config nor', 'tools/predict.py', image_of, ckpt, image_of, '--out', out)
+other('predict with the config behind', 'found behind', 'tools/predict.py', ckpt, 'mine.py', image_of, '--out', out)
+other('test without a checkpoint', 'no checkpoint was given', 'tools/test.py', SEG)
+other('test with two checkpoints', 'found behind', 'tools/test.py', ckpt, ckpt)
+other('report of a checkpoint that is not there', 'is not there', 'tools/report.py', 'nobody.pth')
+other(
+    'predict with a config as Python alone',
+    'only as Python code',
+    'tools/predict.py',
+    lambda place: place.saved(dict(state_dict={}, meta=dict(cfg='import os'))),
+    image_of,
+    '--out',
+    out,
+)
 other('export for a size of 0', 'size', 'tools/export.py', SEG, ckpt, '--out', out, '--image-size', '0x64')
 other('export for a size of words', 'size', 'tools/export.py', SEG, ckpt, '--out', out, '--image-size', 'big')
 other('export without a size', 'size', 'tools/export.py', SEG, ckpt, '--out', out)

@@ -21,6 +21,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmvitscale.analysis.nonfinite import pack
+from mmvitscale.config.embedded import META_KEY, embed_config
 from mmvitscale.config.loading import load_config
 from mmvitscale.datasets import mini
 from mmvitscale.engine import runner, training
@@ -103,7 +104,8 @@ def place(tmp_path_factory):
         init_default_scope(cfg.default_scope)
         model = randomise(MODELS.build(cfg.model))
         dataset = cfg.test_dataloader.dataset
-        torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(dataset.metainfo))), folder / f'{name}.pth')
+        meta = dict(dataset_meta=dict(dataset.metainfo), **{META_KEY: embed_config(cfg)})
+        torch.save(dict(state_dict=model.state_dict(), meta=meta), folder / f'{name}.pth')
         if name == 'swinv2_upernet_mini':
             sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 64, 64, dtype=torch.long)))
             sample.set_metainfo(dict(img_shape=(64, 64)))
@@ -147,6 +149,7 @@ def filled_in(command, place, out):
             'SRC': place / f'{config}.pth',
         }
         value = known.get(argument, argument)
+        value = value if value != 'data_root=PATH' else f'data_root={place}/data/mini/ADEChallengeData2016'
         value = re.sub(r'=(?:/data/coco|/data/ADEChallengeData2016)$', f'={place}/data/mini', str(value))
         value = value.replace('checkpoint=CHECKPOINT', f'checkpoint={place}/{config}.pth')
         arguments.append(value)
@@ -255,8 +258,11 @@ def check_tool(arguments, place, out, monkeypatch, capfd):
         arguments = [*arguments, *([] if '--work-dir' in arguments else ['--work-dir', str(out / 'work')])]
         if 'cfg-options' not in ' '.join(arguments) or 'data_root' in ' '.join(arguments):
             check_recipe(arguments[1])
-    if 'analysis' not in tool and tool.endswith(('test.py', 'predict.py')) and 'work_dirs' in arguments[2]:
-        check_recipe(arguments[1])  # with the checkpoint of a training of weeks
+    if 'analysis' not in tool and tool.endswith(('test.py', 'predict.py')) and 'work_dirs' in arguments[1]:
+        check_recipe(Path(arguments[1]).parent.name)  # with the checkpoint of a training of weeks, and its config
+        arguments[1] = str(place / 'swinv2_upernet_mini.pth')
+    elif 'analysis' not in tool and tool.endswith(('test.py', 'predict.py')) and 'work_dirs' in arguments[2]:
+        check_recipe(arguments[1])
         arguments[1:3] = ['swinv2_upernet_mini', str(place / 'swinv2_upernet_mini.pth')]
         if 'mask_rcnn' in arguments[1]:
             arguments[1:3] = ['swinv2_retinanet_mini', str(place / 'swinv2_retinanet_mini.pth')]

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from mmengine.logging import MMLogger
 
-from mmvitscale.cli import ConfigOptions, run_command
-from mmvitscale.config.loading import load_test_config
+from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command
 from mmvitscale.errors import InputError
 from mmvitscale.export import FORMATS, ExportedFile, ExportRequest, about_model, export_model, is_exported
 from mmvitscale.inference import load_model
@@ -21,8 +20,7 @@ from mmvitscale.utils.atomic_write import check_writable
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser)
     parser.add_argument('--out', required=True, metavar='D', help='folder of the files')
     parser.add_argument('--format', choices=list(FORMATS), default='onnx', help='default onnx')
     parser.add_argument(
@@ -46,7 +44,7 @@ def parse_args():
     parser.add_argument('--time', type=int, default=0, metavar='R', help='time PyTorch and the files in R rounds by turns')
     parser.add_argument('--overwrite', action='store_true', help='replace files that exist')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
-    return parser.parse_args()
+    return parse_model_args(parser)
 
 
 def sizes_of(args):
@@ -66,7 +64,7 @@ def sizes_of(args):
 
 
 def path_of(args, size):
-    name = Path(args.config).stem + ('_backbone' if args.part == 'backbone' else '')
+    name = Path(args.config or args.checkpoint).stem + ('_backbone' if args.part == 'backbone' else '')
     name += f'_{size[0]}x{size[1]}' if size else '_any'
     return Path(args.out, name + ('_int8' if args.int8 else '') + FORMATS[args.format])
 
@@ -97,7 +95,7 @@ def main():
     MMLogger.get_instance('export', log_level='WARNING')
     if is_exported(args.checkpoint):
         raise InputError(f'{args.checkpoint} is exported already; give the checkpoint')
-    cfg = load_test_config(args.config, args.cfg_options)
+    cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     model, content = load_model(cfg, args.checkpoint)
     model = model.cpu()
     about = about_model(model, content, args.checkpoint)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mmvitscale.autoconfig.inspect_dataset import TASKS
 from mmvitscale.autoconfig.propose import propose_config
-from mmvitscale.cli import names_of, run_command
+from mmvitscale.cli import add_training_arguments, names_of, run_command
+from mmvitscale.config.training_options import TrainingOptions
 from mmvitscale.datasets.formats.registry import FORMATS
 
 
@@ -42,6 +43,7 @@ def parse_args():
         help="of the GPU (default: this machine's; without a GPU a small model is proposed)",
     )
     parser.add_argument('--frozen', action='store_true', help='keep the pretrained backbone as it is: for few images')
+    add_training_arguments(parser)
     parser.add_argument('--overwrite', action='store_true', help='overwrite the config')
     return parser.parse_args()
 
@@ -59,6 +61,7 @@ def main():
         args.frozen,
         args.skip_invalid,
         args.overwrite,
+        TrainingOptions(args.track, args.ema, args.early_stop, args.batch_size),
     )
     for line in lines:
         print(line)

@@ -4,8 +4,7 @@ config of masked pretraining: the masked, the reconstructed and the original ima
 import argparse
 import sys
 
-from mmvitscale.cli import ConfigOptions, run_command
-from mmvitscale.config.loading import load_test_config
+from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command
 from mmvitscale.inference.annotation_formats import SAVED_FORMATS
 from mmvitscale.inference.folder import predict_folder
 from mmvitscale.inference.output import PredictOptions
@@ -13,11 +12,25 @@ from mmvitscale.inference.results import KINDS
 from mmvitscale.utils.atomic_write import check_writable
 
 
+def add_tile_arguments(parser):
+    parser.add_argument(
+        '--tile',
+        type=int,
+        metavar='SIDE',
+        help='predict in tiles of so many pixels, unresized: for images larger than memory (TIFF by windows, with rasterio)',
+    )
+    parser.add_argument(
+        '--overlap',
+        type=int,
+        metavar='N',
+        help='pixels that tiles share (default an eighth of the tile); no less than the largest object',
+    )
+
+
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file, or what tools/export.py made of it')
-    parser.add_argument('image', nargs='+', help='images, videos, and folders with any of them, at any depth')
+    add_model(parser, 'checkpoint file, or what tools/export.py made of it')
+    parser.add_argument('image', nargs='*', help='images, videos, and folders with any of them, at any depth')
     parser.add_argument(
         '--out',
         required=True,
@@ -51,21 +64,10 @@ def parse_args():
         metavar='N',
         help='images of one size, frames or tiles that go through the model together (default 1)',
     )
-    parser.add_argument(
-        '--tile',
-        type=int,
-        metavar='SIDE',
-        help='predict in tiles of so many pixels, unresized: for images larger than memory (TIFF by windows, with rasterio)',
-    )
-    parser.add_argument(
-        '--overlap',
-        type=int,
-        metavar='N',
-        help='pixels that tiles share (default an eighth of the tile); no less than the largest object',
-    )
+    add_tile_arguments(parser)
     parser.add_argument('--overwrite', action='store_true', help='replace what is in the folder')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
-    return parser.parse_args()
+    return parse_model_args(parser)
 
 
 def main():
@@ -82,7 +84,7 @@ def main():
         args.overwrite,
         [name for name in args.save if name in SAVED_FORMATS],
     )
-    cfg = load_test_config(args.config, args.cfg_options)
+    cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     result = predict_folder(cfg, args.checkpoint, args.image, check_writable(args.out), options)
     for note in result.notes:
         print(note)

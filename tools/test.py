@@ -10,8 +10,7 @@ from mmengine.fileio import dump
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 
-from mmvitscale.cli import ConfigOptions, run_command, save_json
-from mmvitscale.config.loading import load_test_config
+from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command, save_json
 from mmvitscale.config.runtime import check_packages, fit_to_hardware, use_work_dir
 from mmvitscale.config.validation import check_parts
 from mmvitscale.config.view import plain_datasets
@@ -23,8 +22,7 @@ from mmvitscale.utils.atomic_write import atomic_write, check_writable
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file, or what tools/export.py made of it')
+    add_model(parser, 'checkpoint file, or what tools/export.py made of it')
     parser.add_argument('--work-dir', help='where logs go (default: work_dirs/<config name>)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: several scales, and flips')
     parser.add_argument('--show-dir', metavar='D', help='write pictures there: image, ground truth and prediction')
@@ -32,7 +30,7 @@ def parse_args():
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
-    return parser.parse_args()
+    return parse_model_args(parser)
 
 
 def use_tta(cfg):
@@ -58,7 +56,7 @@ def main():
     out = Path(args.out) if args.out else None
     if out and out.suffix not in ('.json', '.pkl'):
         raise InputError(f'--out {out} found, but it ends in .json (metrics) or .pkl (predictions)')
-    cfg = load_test_config(args.config, args.cfg_options)
+    cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     if not cfg.get('test_dataloader'):
         raise InputError(
             f'{cfg.filename} pretrains and has nothing to test; look at reconstructed images with '

@@ -2,35 +2,10 @@
 
 import argparse
 
-from mmvitscale.cli import ConfigOptions, run_command
+from mmvitscale.cli import ConfigOptions, add_training_arguments, run_command
 from mmvitscale.config.loading import RESUME_SCHEDULES, STRATEGIES, add_strategy, load_config
-from mmvitscale.config.training_options import AUTO, TRACKERS, add_training_options
+from mmvitscale.config.training_options import add_training_options
 from mmvitscale.engine.training import build_training
-
-
-def batch_size(text):
-    return text if text == AUTO else int(text)
-
-
-def add_training_arguments(parser):
-    parser.add_argument(
-        '--batch-size',
-        type=batch_size,
-        metavar='N|auto',
-        help='images in a batch of one process; auto: as many as fit into the GPU',
-    )
-    parser.add_argument('--ema', action='store_true', help='average the weights (EMA); the averages are validated and saved')
-    parser.add_argument(
-        '--early-stop', type=int, metavar='N', help='end after N validations without an improvement of the main metric'
-    )
-    parser.add_argument(
-        '--track',
-        nargs='+',
-        choices=TRACKERS,
-        default=[],
-        metavar='NAME',
-        help=f'experiment trackers for metrics, config and pictures: {", ".join(TRACKERS)}',
-    )
 
 
 def parse_args():

@@ -22,7 +22,9 @@ from mmvitscale.analysis.extrapolation import report as window_report
 from mmvitscale.analysis.extrapolation import swin_backbones
 from mmvitscale.analysis.figure_text import literal
 from mmvitscale.analysis.logs import RunLog, read_log
+from mmvitscale.checkpoints.io import is_checkpoint
 from mmvitscale.checkpoints.loading import backbones_of
+from mmvitscale.config.embedded import load_embedded_config
 from mmvitscale.config.loading import load_test_config
 from mmvitscale.config.training_options import main_metric
 from mmvitscale.config.view import ConfigView, plain_datasets
@@ -96,7 +98,7 @@ def write_report(
     options: dict | None = None,
     score_thr: float = 0.3,
 ) -> list[str]:
-    """A work folder of a training -> the page, and a line for each part that could not be shown.
+    """A work folder of a training, or a checkpoint alone -> the page, and a line for each part that could not be shown.
 
     Args:
         checkpoint: by default the best one that the training kept, else the last.
@@ -106,12 +108,15 @@ def write_report(
         score_thr: detections below it are neither drawn nor counted.
 
     Raises:
-        InputError: for a folder without logs or config.
+        InputError: for a folder without logs or config, and a checkpoint without config.
     """
     work_dir = Path(work_dir)
-    log = read_log(work_dir)
-    cfg = load_test_config(str(_config_of(work_dir)), options)
-    weights = Path(checkpoint) if checkpoint else _checkpoint_of(work_dir)
+    if work_dir.is_file():
+        log, cfg, weights = RunLog(), load_embedded_config(str(work_dir), options), work_dir
+    else:
+        log = read_log(work_dir)
+        cfg = load_test_config(str(_config_of(work_dir)), options)
+        weights = Path(checkpoint) if checkpoint else _checkpoint_of(work_dir)
     page = Page(f'{Path(cfg.filename).stem}: {work_dir.resolve().name}')
     notes = list(log.notes)
     model = _loaded(cfg, weights, notes)
@@ -253,7 +258,8 @@ def _add_curves(page: Page, log: RunLog) -> None:
         ('gradient norm over iterations', [name for name in ('grad_norm',) if name in log.names()]),
         ('metrics of validation, over iterations or epochs', metrics[:8]),
     ]
-    page.add('Curves', _side_by_side(_curves(log, title, names) for title, names in panels if names))
+    if any(names for _, names in panels):
+        page.add('Curves', _side_by_side(_curves(log, title, names) for title, names in panels if names))
 
 
 def _add_training_images(page: Page, work_dir: Path) -> None:
@@ -379,7 +385,7 @@ def _add_environment(page: Page, work_dir: Path, cfg: Config) -> None:
             rows = [(key, value) for key, value in lines if 'compiling' not in key and 'seed' not in key]
     if rows:
         page.add('Environment', _table(('', ''), rows))
-    text = Path(cfg.filename).read_text(errors='replace')
+    text = cfg.pretty_text if is_checkpoint(cfg.filename) else Path(cfg.filename).read_text(errors='replace')
     page.add(
         'Config',
         f'<details><summary>{html.escape(Path(cfg.filename).name)}, whole</summary><pre>{html.escape(text)}</pre></details>',

@@ -8,6 +8,7 @@ import torch
 
 from mmvitscale.autoconfig.inspect_dataset import inspect_dataset
 from mmvitscale.autoconfig.write_config import write_config
+from mmvitscale.config.training_options import TrainingOptions
 from mmvitscale.errors import InputError
 
 
@@ -21,6 +22,7 @@ def propose_config(
     frozen: bool = False,
     skip_invalid: bool = False,
     overwrite: bool = False,
+    options: TrainingOptions | None = None,
 ) -> list[str]:
     """Inspect data and write a config for them; return lines for the user.
 
@@ -31,6 +33,7 @@ def propose_config(
         gpu_memory: in GB; None: of this machine's GPU. Without one a small model from scratch is proposed.
         frozen: keep the pretrained backbone as it is.
         overwrite: replace the config.
+        options: of the training, such as EMA, written into the config.
 
     Raises:
         InputError: for data that cannot be trained on.
@@ -40,5 +43,5 @@ def propose_config(
     if gpu_memory is not None and not 0 < gpu_memory < inf:
         raise InputError(f'--gpu-memory {gpu_memory:g} found, but it is the memory of a GPU in GB, a number above 0')
     found = inspect_dataset(data, task, classes, format, skip_invalid)
-    messages = write_config(found, Path(out), gpu_memory, frozen, overwrite)
+    messages = write_config(found, Path(out), gpu_memory, frozen, overwrite, options)
     return [*found.lines, *(f'note: {note}' for note in found.notes), *messages]

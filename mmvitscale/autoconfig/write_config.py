@@ -340,9 +340,7 @@ def _schedule(plan: Plan, stepped: bool, options: TrainingOptions | None) -> str
     decay = 'milestones=[iters * 3 // 4, iters * 11 // 12]' if stepped else f'begin={warmup}'
     # To stop early there must be more validations than those without improvement.
     validations = max(_VALIDATIONS, 4 * options.early_stop) if options and options.early_stop else _VALIDATIONS
-    return _SCHEDULE.format(
-        iters=plan.iters, lr=plan.lr, batch=plan.batch, warmup=warmup, decay=decay, validations=validations
-    )
+    return _SCHEDULE.format(iters=plan.iters, lr=plan.lr, batch=plan.batch, warmup=warmup, decay=decay, validations=validations)
 
 
 def _below(path: Path, inspected: InspectedDataset) -> str:

@@ -60,11 +60,15 @@ _PROMISE = 8
 _SMALL = 2**26
 
 
-def read_checkpoint(source: str | Path) -> dict[str, Any]:
+def read_checkpoint(source: str | Path, mapped: bool = False) -> dict[str, Any]:
     """Path or http(s) URL of a .pth, .bin or .safetensors file -> the dict in it, in the main memory. Nothing in the file is
     executed.
 
     A URL is downloaded once, into the ``checkpoints`` folder of ``torch.hub.get_dir()``.
+
+    Args:
+        source: path or URL.
+        mapped: weights stay on the disk until they are used, for who looks at the rest.
 
     Raises:
         InputError: for a file that is missing or out of reach, is no checkpoint, is cut short, would run code or does
@@ -91,7 +95,8 @@ def read_checkpoint(source: str | Path) -> dict[str, Any]:
             return load_file(path, device='cpu')
         _check_promise(_bytes_in_archive(path), path)
         with torch.serialization.safe_globals(_SAFE_TYPES):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+            mapped = mapped and zipfile.is_zipfile(path)  # those of PyTorch before 1.6 are none
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True, mmap=mapped)
     except InputError:
         raise
     except ImportError as error:
@@ -213,6 +218,12 @@ def reading_data_only() -> Iterator[None]:
 
 def _is_want_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or 'allocate memory' in str(error).lower()
+
+
+def is_checkpoint(source: str | Path) -> bool:
+    """Whether a path or URL is that of a file of weights, by its name."""
+    path = urlparse(str(source)).path if is_url(source) else str(source)
+    return Path(path).suffix in ('.pth', '.pt', '.bin', '.ckpt', '.safetensors')
 
 
 def is_url(source: str | Path) -> bool:

@@ -121,19 +121,34 @@ def load_config(path: str, options: dict | None = None) -> Config:
         ) from error
     except (Exception, SystemExit) as error:  # a config is a program: it may raise anything
         raise InputError(f'config {path} cannot be read ({message_of(error)}{_line_of(error)}); correct it') from error
-    if options:
-        old_root = cfg.get('data_root')
-        if 'data_root' in options and old_root:  # before the options, which may name other places
-            for key, value in cfg.items():
-                cfg[key] = _rebase(value, str(old_root).rstrip('/'), str(options['data_root']).rstrip('/'))
-        try:
-            cfg.merge_from_dict(options)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f'--cfg-options do not fit config {path} ({message_of(error)}); give the keys that it has, '
-                'numbers for those of a list'
-            ) from error
+    apply_options(cfg, options, f'config {path}')
     return cfg
+
+
+def apply_options(cfg: Config, options: dict | None, name: str) -> None:
+    """Override a config, in place. An override of ``data_root`` moves every path that lay under the old one, in datasets and
+    evaluators, but for those that other overrides give.
+
+    Args:
+        cfg: changed in place.
+        options: ``key=value``; None for none.
+        name: of the config, for the message.
+
+    Raises:
+        InputError: for keys that the config cannot have.
+    """
+    if not options:
+        return
+    old_root = cfg.get('data_root')
+    if 'data_root' in options and old_root:  # before the options, which may name other places
+        for key, value in cfg.items():
+            cfg[key] = _rebase(value, str(old_root).rstrip('/'), str(options['data_root']).rstrip('/'))
+    try:
+        cfg.merge_from_dict(options)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f'--cfg-options do not fit {name} ({message_of(error)}); give the keys that it has, numbers for those of a list'
+        ) from error
 
 
 def _line_of(error: BaseException) -> str:

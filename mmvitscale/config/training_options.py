@@ -45,6 +45,12 @@ class TrainingOptions:
     early_stop: int | None = None
     batch_size: int | str | None = None
 
+    def __post_init__(self) -> None:
+        if self.early_stop is not None:
+            _check_patience(self.early_stop)
+        if self.batch_size not in (None, AUTO) and int(self.batch_size or 0) < 1:
+            raise InputError(f'--batch-size {self.batch_size} found, but it is a number of images, 1 or more, or {AUTO}')
+
     def lines(self) -> list[str]:
         """Of a config (``training_option_lines``)."""
         return training_option_lines(self.track, self.ema, self.early_stop, self.batch_size)
@@ -130,8 +136,7 @@ def average_weights(cfg: Config) -> None:
 def stop_early(cfg: Config, validations: int) -> None:
     """End a training after so many validations in a row without an improvement of its main metric. Raises InputError for less
     than one, or a config without validation."""
-    if validations < 1:
-        raise InputError(f'--early-stop {validations} found, but it is the number of validations to wait, 1 or more')
+    _check_patience(validations)
     if not cfg.get('val_dataloader') or not cfg.get('val_evaluator'):
         raise InputError(
             f'--early-stop {validations} found, but config {cfg.filename} has no validation to stop by; add '
@@ -142,6 +147,11 @@ def stop_early(cfg: Config, validations: int) -> None:
         hook.patience = validations
     if not hooks:
         _add_hook(cfg, _early_stopping(validations))
+
+
+def _check_patience(validations: int) -> None:
+    if validations < 1:
+        raise InputError(f'--early-stop {validations} found, but it is the number of validations to wait, 1 or more')
 
 
 def set_batch_size(cfg: Config, images: int | str) -> None:

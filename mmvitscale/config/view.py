@@ -1,6 +1,7 @@
 """What a config says, in one typed view: how scope, task, precision, strategy, hooks and loaders stand in its dicts is known
 here alone. The view is of the config as it is now; whoever changes the config changes what it shows."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,6 +37,15 @@ class ConfigView:
     def task(self) -> Task:
         """By the scope; masked image modelling by its ``predict_pipeline``: it has no test, and reconstructs images."""
         return 'masked modelling' if 'predict_pipeline' in self.cfg else _TASKS.get(self.scope, 'other')
+
+    @property
+    def model(self) -> ConfigDict:
+        """The model, with the data preprocessor that stands beside it in the configs of mmpretrain, as MMEngine's runner
+        builds it. A copy."""
+        model = copy.deepcopy(self.cfg.model)
+        if self.cfg.get('data_preprocessor'):
+            model.setdefault('data_preprocessor', copy.deepcopy(self.cfg.data_preprocessor))
+        return model
 
     @property
     def needs_compiled_operators(self) -> bool:

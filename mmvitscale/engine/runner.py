@@ -18,7 +18,7 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmvitscale.checkpoints.io import read_checkpoint
+from mmvitscale.checkpoints.io import is_checkpoint, read_checkpoint
 from mmvitscale.checkpoints.loading import adapt_checkpoint, backbones_of, unwrapped
 from mmvitscale.checkpoints.metadata import classes_in
 from mmvitscale.checkpoints.resume import check_resumable, latest_complete_checkpoint
@@ -52,6 +52,7 @@ else:
 
 # Of every training with our runners, beside MMEngine's, by the names that ``default_hooks`` knows them by.
 _DEFAULT_HOOKS = dict(
+    embedded_config=dict(type='mmvitscale.EmbeddedConfigHook'),
     exact_resume=dict(type='mmvitscale.ExactResumeHook'),
     finite_loss=dict(type='mmvitscale.FiniteLossHook'),
     training_signal=dict(type='mmvitscale.TrainingSignalHook'),
@@ -209,6 +210,13 @@ class CheckpointLoadingMixin(_Base):
             if 'param_schedulers' in kwargs['checkpoint']:
                 kwargs['checkpoint']['param_schedulers'] = without_functions(kwargs['checkpoint']['param_schedulers'])
         super().call_hook(fn_name, **kwargs)
+
+    def dump_config(self) -> None:
+        """As MMEngine's, but a config that was read from a checkpoint does not get that file's name."""
+        if is_checkpoint(self.cfg.filename or ''):
+            self.cfg.dump(Path(self.work_dir, f'{Path(self.cfg.filename).stem}.py'))
+        else:
+            super().dump_config()
 
     def _batch(self) -> dict:
         """Of how many images an update of the weights is made, and by whom."""

@@ -32,7 +32,9 @@ def training_images(cfg: Config, model: nn.Module, count: int, size: tuple[int, 
         InputError: for a config without a training set.
     """
     if not cfg.get('train_dataloader'):
-        raise InputError(f'{cfg.filename} has no train_dataloader, so there are no images to take ranges from')
+        raise InputError(
+            f'{cfg.filename} has no train_dataloader, so there are no images to take ranges from; give the config of a training'
+        )
     described = copy.deepcopy(next(plain_datasets(cfg.train_dataloader.dataset)))
     described.pipeline = pipeline_of(cfg)
     dataset = DATASETS.build(described)

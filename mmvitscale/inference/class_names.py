@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from mmvitscale.checkpoints.metadata import dataset_meta_in
-from mmvitscale.config.view import ConfigView, plain_datasets
+from mmvitscale.config.view import ConfigView, as_list, plain_datasets
 from mmvitscale.datasets.delivered import class_of
 from mmvitscale.errors import InputError
 
@@ -31,7 +31,8 @@ def dataset_meta_of(cfg: Config, checkpoint: dict, model: nn.Module) -> dict:
     """
     meta = checkpoint['meta'] if isinstance(checkpoint.get('meta'), dict) else {}
     older = dict(classes=meta.get('CLASSES'), palette=meta.get('PALETTE'))  # of OpenMMLab before MMEngine
-    for found in (dataset_meta_in(checkpoint), older, *(_declared(cfg, data) for data in _datasets(cfg))):
+    own = [{**found, 'classes': as_list(found.get('classes'))} for found in (dataset_meta_in(checkpoint), older)]
+    for found in (*own, *(_declared(cfg, data) for data in _datasets(cfg))):  # a checkpoint's text is a name, never a file
         classes = _names_in(found.get('classes'))
         if classes:
             break

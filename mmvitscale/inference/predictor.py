@@ -20,6 +20,8 @@ from torch import nn
 from mmvitscale.checkpoints.io import read_checkpoint
 from mmvitscale.checkpoints.loading import adapt_checkpoint
 from mmvitscale.checkpoints.window_policy import apply_checkpoint_windows
+from mmvitscale.config.embedded import load_embedded_config
+from mmvitscale.config.loading import load_test_config
 from mmvitscale.config.runtime import check_packages
 from mmvitscale.config.view import ConfigView, plain_datasets
 from mmvitscale.errors import InputError
@@ -56,7 +58,7 @@ def build_model(cfg: Config) -> nn.Module:
     """The config's model, built in its scope, in evaluation mode on the best device."""
     check_packages(cfg)
     init_default_scope(ConfigView(cfg).scope)
-    return MODELS.build(cfg.model).eval().to(get_device())
+    return MODELS.build(ConfigView(cfg).model).eval().to(get_device())
 
 
 def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict]:
@@ -93,15 +95,21 @@ def at_own_size(pipeline: Sequence[dict]) -> list[dict]:
 
 
 class Predictor:
-    """A config and its checkpoint, ready to predict.
+    """A trained checkpoint, ready to predict: ``Predictor('best.pth')``, or with a config ``Predictor(cfg, 'best.pth')``.
 
     Args:
-        cfg: of any task whose model has ``test_step``.
+        cfg: config, its path or its name, of any task whose model has ``test_step``; without ``checkpoint`` the checkpoint's
+            path, whose own config is taken.
         checkpoint: path of a file with exactly the model's weights (``load_model``).
         own_size: images keep their size, whatever the config's pipeline resizes them to.
+
+    Raises:
+        InputError: for a checkpoint that holds no config, or one that a stranger's file may not have
+            (``config/embedded.py``), and for weights that do not fit.
     """
 
-    def __init__(self, cfg: Config, checkpoint: str, own_size: bool = False):
+    def __init__(self, cfg: Config | str | Path, checkpoint: str | Path | None = None, own_size: bool = False):
+        cfg, checkpoint = _with_config(cfg, checkpoint)
         pipeline = pipeline_of(cfg)
         self.model, content = load_model(cfg, checkpoint)
         self.read_image = ImageReader(pipeline)
@@ -152,6 +160,15 @@ class Predictor:
         empty = empty_pixels(Path(path), picture.shape[:2], self.read_image)
         sample = without_empty(sample, empty, len(self.dataset_meta['classes']))
         return Image.fromarray(Visualizer(self.dataset_meta, score_thr).paint(picture, sample)[..., ::-1])
+
+
+def _with_config(cfg: Config | str | Path, checkpoint: str | Path | None) -> tuple[Config, str]:
+    """What a predictor is given -> a config and the path of its checkpoint."""
+    if checkpoint is not None:
+        return cfg if isinstance(cfg, Config) else load_test_config(str(cfg)), str(checkpoint)
+    if isinstance(cfg, Config):
+        raise InputError('a config without a checkpoint found, but predicting needs weights; give both, or a checkpoint alone')
+    return load_embedded_config(str(cfg)), str(cfg)
 
 
 class Reconstructor:

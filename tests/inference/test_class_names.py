@@ -35,6 +35,12 @@ def test_class_names_come_from_the_checkpoint_the_config_or_the_number_of_classe
         names(None)
 
 
+def test_a_checkpoint_names_no_file_to_read(tmp_path):
+    (tmp_path / 'secret').write_text('key\n')
+    for meta in (dict(dataset_meta=dict(classes=str(tmp_path / 'secret'))), dict(CLASSES=str(tmp_path / 'secret'))):
+        assert names(1, checkpoint=meta) == (str(tmp_path / 'secret'),)
+
+
 def test_classes_of_one_name_are_numbered():
     assert distinct_names(['crane', 'dog', 'crane']) == ['crane (0)', 'dog', 'crane (2)']
     assert distinct_names(['a', 'a', 'a (0)']) == ['a (0) (0)', 'a (1)', 'a (0) (2)']

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmvitscale.config.embedded import META_KEY, embed_config
 from mmvitscale.datasets import mini
 from mmvitscale.inference import build_model
 from tests.helpers.commands import FOREGROUND, ROOT
@@ -433,6 +434,13 @@ def test_configs_in_pure_python_and_concatenated_test_sets_are_predicted_with(ru
         assert set(content['shares']) <= {'class_0', 'class_1', 'class_2'}
         entries = json.loads((tmp_path / out / 'classes.json').read_text())
         assert [entry['value'] for entry in entries] == [1, 2, 3]  # the data set leaves 0 out
+    torch.save(dict(state_dict=model.state_dict(), meta={META_KEY: embed_config(cfg)}), tmp_path / 'own.pth')
+    (tmp_path / 'pure.py').unlink()
+    command = ['tools/predict.py', tmp_path / 'own.pth', *images, '--out', tmp_path / 'alone', '--save', 'labels']
+    assert run_here(*command)[0] == 0
+    for image in images:
+        found = [cv2.imread(str(tmp_path / out / f'labels/{image.stem}.png'), -1) for out in ('whole', 'alone')]
+        assert np.array_equal(*found)
     evaluated = EvaluatedImages(cfg, model)
     assert len(evaluated) == 2 and 'pred_sem_seg' in evaluated.one(0)[2]
     assert training_images(cfg, model, 1, (64, 64))[0].shape == (1, 3, 64, 64)

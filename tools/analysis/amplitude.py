@@ -8,8 +8,7 @@ from mmvitscale import inference
 from mmvitscale.analysis.amplitude import recorded_amplitudes
 from mmvitscale.analysis.figure_text import literal
 from mmvitscale.analysis.recorder import checked_blocks
-from mmvitscale.cli import add_models, models_of, run_command, save_figure, save_json
-from mmvitscale.config.loading import load_test_config
+from mmvitscale.cli import add_models, models_of, parse_model_args, run_command, save_figure, save_json
 from mmvitscale.utils.atomic_write import check_writable
 
 
@@ -18,12 +17,12 @@ def parse_args():
     add_models(parser)
     parser.add_argument('image', help='image, or folder of images')
     parser.add_argument('--out', required=True, metavar='D', help='folder of amplitude.json and amplitude.png')
-    return parser.parse_args()
+    return parse_model_args(parser)
 
 
 def measure(model, image):
     """Block -> amplitude, averaged over the images."""
-    cfg = load_test_config(model.config, model.options)
+    cfg = model.load_config()
     predictor = inference.build_predictor(cfg, model.checkpoint)
     images = inference.list_images(image, predictor.read_image.suffixes)
     checked_blocks(predictor.model)

@@ -11,16 +11,14 @@ from mmengine.dataset import pseudo_collate
 
 from mmvitscale import inference
 from mmvitscale.analysis.recorder import blocks_of, checked_blocks, recorded_attention
-from mmvitscale.cli import ConfigOptions, run_command, save_figure
-from mmvitscale.config.loading import load_test_config
+from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command, save_figure
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import atomic_write, check_writable
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser)
     parser.add_argument('image', help='image')
     parser.add_argument(
         '--query', type=int, nargs=2, metavar=('X', 'Y'), help='place in the image, in pixels (default: its middle)'
@@ -31,7 +29,7 @@ def parse_args():
     parser.add_argument('--heads', action='store_true', help='each head for itself instead of their mean')
     parser.add_argument('--out', required=True, metavar='D', help='folder of attention_maps.png and attention_maps.npz')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
-    return parser.parse_args()
+    return parse_model_args(parser)
 
 
 def crop_around(inputs, query, crop):
@@ -44,7 +42,7 @@ def crop_around(inputs, query, crop):
 
 def main():
     args = parse_args()
-    cfg = load_test_config(args.config, args.cfg_options)
+    cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     out = check_writable(args.out)
     predictor = inference.Predictor(cfg, args.checkpoint)
     (path,) = inference.list_images(args.image, predictor.read_image.suffixes)[:1]

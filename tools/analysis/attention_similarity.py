@@ -10,8 +10,7 @@ import argparse
 from mmvitscale import inference
 from mmvitscale.analysis.attention_summary import summarised_attention
 from mmvitscale.analysis.figure_text import literal
-from mmvitscale.cli import add_models, models_of, run_command, save_figure, save_json
-from mmvitscale.config.loading import load_test_config
+from mmvitscale.cli import add_models, models_of, parse_model_args, run_command, save_figure, save_json
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
 
@@ -31,13 +30,13 @@ def parse_args():
     parser.add_argument('--layers', nargs='+', type=int, metavar='I', help='blocks to look at, counted from 0 (default all)')
     parser.add_argument('--threshold', type=float, default=0.9, help='similar means above this (default 0.9)')
     parser.add_argument('--limit', type=int, default=32, metavar='N', help='images to look at, at most (default 32)')
-    return parser.parse_args()
+    return parse_model_args(parser)
 
 
 def measure(model, args):
     if args.limit < 1:
         raise InputError(f'--limit {args.limit} found, but it is 1 or more')
-    cfg = load_test_config(model.config, model.options)
+    cfg = model.load_config()
     predictor = inference.build_predictor(cfg, model.checkpoint)
     images = inference.list_images(args.image, predictor.read_image.suffixes)[: args.limit]
     with summarised_attention(predictor.model, args.layers) as summary:
@@ -45,7 +44,7 @@ def measure(model, args):
             predictor(path)
     if len(summary.mean('maps')) < 2:
         raise InputError('one layer found, but at least 2 are compared; give more --layers')
-    return dict(config=model.config, images=len(images), **summary.result(args.threshold))
+    return dict(config=str(cfg.filename), images=len(images), **summary.result(args.threshold))
 
 
 def draw_matrices(results, path):
@@ -94,9 +93,11 @@ def main():
         for name, values in zip(result['names'], columns):
             cells = ('-' if value is None else f'{value:.3f}' for value in values)
             print('{:28} {:>10} {:>17} {:>15} {:>9} {:>10}'.format(name.removeprefix('backbone.'), *cells))
+        mean = result['mean_similarity']  # None where no two blocks have maps of one size
         print(
             f'{result["blocks"]} blocks, {result["images"]} images: {result["collapsed_blocks"]} blocks more than '
-            f'{args.threshold} like the one before; mean similarity of different blocks {result["mean_similarity"]:.4f}'
+            f'{args.threshold} like the one before; mean similarity of different blocks '
+            + ('-' if mean is None else f'{mean:.4f}')
         )
     print(f'{out / "similarity.json"}, similarity.png and curves.png')
 

@@ -4,8 +4,7 @@ task."""
 import argparse
 
 from mmvitscale.analysis.confusion import ConfusionMatrix, draw_confusion
-from mmvitscale.cli import ConfigOptions, run_command, save_figure, save_json
-from mmvitscale.config.loading import load_test_config
+from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command, save_figure, save_json
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.inference import load_model
 from mmvitscale.inference.evaluated_images import EvaluatedImages
@@ -15,19 +14,18 @@ from mmvitscale.utils.atomic_write import check_writable
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser)
     parser.add_argument('--out', required=True, metavar='D', help='folder of confusion_matrix.png and confusion_matrix.json')
     parser.add_argument('--limit', type=int, metavar='N', help='images, spread evenly over the set (default: all)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='count objects of at least this score (default 0.3)')
     parser.add_argument('--iou-thr', type=float, default=0.5, help='overlap from which on a box covers an object (default 0.5)')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
-    return parser.parse_args()
+    return parse_model_args(parser)
 
 
 def main():
     args = parse_args()
-    cfg = load_test_config(args.config, args.cfg_options)
+    cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     out = check_writable(args.out)
     check_datasets(cfg, ('test',))
     images = EvaluatedImages(cfg, load_model(cfg, args.checkpoint)[0], args.limit)

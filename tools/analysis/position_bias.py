@@ -6,8 +6,7 @@ import argparse
 from mmvitscale.analysis.bias_surfaces import bias_surfaces, draw_surface
 from mmvitscale.analysis.extrapolation import swin_backbones
 from mmvitscale.analysis.figure_text import literal
-from mmvitscale.cli import add_models, models_of, run_command, save_figure, save_json
-from mmvitscale.config.loading import load_test_config
+from mmvitscale.cli import add_models, models_of, parse_model_args, run_command, save_figure, save_json
 from mmvitscale.errors import InputError
 from mmvitscale.inference import load_model
 from mmvitscale.utils.atomic_write import check_writable
@@ -23,15 +22,16 @@ def parse_args():
     parser.add_argument('--stage', type=int, default=0, help='counted from 0 (default 0)')
     parser.add_argument('--block', type=int, default=0, help='counted from 0 (default 0)')
     parser.add_argument('--head', type=int, help='counted from 0 (default: the mean over heads)')
-    return parser.parse_args()
+    return parse_model_args(parser)
 
 
 def measure(model, args):
     """The surfaces of a model."""
-    loaded, _ = load_model(load_test_config(model.config, model.options), model.checkpoint)
+    cfg = model.load_config()
+    loaded, _ = load_model(cfg, model.checkpoint)
     backbones = swin_backbones(loaded)
     if not backbones:
-        raise InputError(f'{model.config} has no SwinV2 backbone, whose position bias could be drawn; give the config of one')
+        raise InputError(f'{cfg.filename} has no SwinV2 backbone, whose position bias could be drawn; give the config of one')
     learned = bias_surfaces(backbones[0], [backbones[0].stages[0].window], args.stage, args.block)[0].learned
     surfaces = bias_surfaces(backbones[0], args.windows or [learned, tuple(2 * n for n in learned)], args.stage, args.block)
     heads = len(surfaces[0].surface)

@@ -7,8 +7,7 @@ from collections import OrderedDict
 from mmvitscale import inference
 from mmvitscale.analysis.map_variance import means_of, re_attentions_of, recalibrate, recorded_variances
 from mmvitscale.checkpoints.io import read_checkpoint, write_checkpoint
-from mmvitscale.cli import ConfigOptions, run_command, save_figure, save_json
-from mmvitscale.config.loading import load_test_config
+from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command, save_figure, save_json
 from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
@@ -16,8 +15,7 @@ from mmvitscale.utils.atomic_write import check_writable
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file of a DeepViT')
-    parser.add_argument('checkpoint', help='its checkpoint file')
+    add_model(parser, 'checkpoint file of a DeepViT')
     parser.add_argument('image', help='image, or folder of images')
     parser.add_argument(
         '--out', required=True, metavar='D', help='folder of recalibrated.pth, exponents.json and exponents.png'
@@ -31,12 +29,12 @@ def parse_args():
     )
     parser.add_argument('--limit', type=int, default=256, metavar='N', help='images to look at, at most (default 256)')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
-    return parser.parse_args()
+    return parse_model_args(parser)
 
 
 def record(args, size):
     """The variances of all images at a size, and the model."""
-    cfg = load_test_config(args.config, args.cfg_options)
+    cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     if size is not None:
         experiments.use_test_side(cfg, size)
     predictor = inference.build_predictor(cfg, args.checkpoint)

@@ -55,7 +55,7 @@ def replay(cfg, path, precision):
     batch, meta, content = read_kept(path)
     if not content.get('state_dict'):
         raise InputError(f'{path} holds a batch but no weights: those of a training with a strategy are in its checkpoints')
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(ConfigView(cfg).model)
     adapt_checkpoint(model, content, path, strict=True)
     model.load_state_dict(content['state_dict'])
     model.to(get_device()).train()

@@ -8,8 +8,7 @@ import argparse
 from pathlib import Path
 
 from mmvitscale.analysis.figure_text import literal
-from mmvitscale.cli import ConfigOptions, run_command, save_figure, save_json
-from mmvitscale.config.loading import load_test_config
+from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command, save_figure, save_json
 from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
@@ -17,8 +16,7 @@ from mmvitscale.utils.atomic_write import check_writable
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    add_model(parser, 'checkpoint file')
     parser.add_argument(
         '--windows',
         type=int,
@@ -36,7 +34,7 @@ def parse_args():
     parser.add_argument('--metric', help='which of the metrics of the test')
     parser.add_argument('--out', required=True, metavar='D', help='folder of window_transfer.json and window_transfer.png')
     parser.add_argument('--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override the config')
-    return parser.parse_args()
+    return parse_model_args(parser)
 
 
 def draw(points, metric, path):
@@ -64,15 +62,15 @@ def settings(args, windows, side):
 
 def main():
     args = parse_args()
-    cfg = load_test_config(args.config, args.cfg_options)
+    cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     windows = cfg.model.get('backbone', {}).get('window_size')
     if not windows or not cfg.get('test_dataloader'):
         raise InputError(
-            f'{args.config} has {"no windows" if not windows else "no test"}; give the config of a SwinV2 that is tested'
+            f'{cfg.filename} has {"no windows" if not windows else "no test"}; give the config of a SwinV2 that is tested'
         )
     out, points = check_writable(args.out), []
     for factor, size in settings(args, windows, experiments.test_side(cfg)):
-        cfg = load_test_config(args.config, args.cfg_options)
+        cfg = config_of(args.config, args.checkpoint, args.cfg_options)
         cfg.model.backbone.window_size = experiments.grown(windows, factor)
         cfg.test_windows = 'config'
         experiments.use_test_side(cfg, size)

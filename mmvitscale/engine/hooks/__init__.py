@@ -4,6 +4,7 @@ from mmvitscale.engine.hooks.attention_monitor import AttentionMonitorHook
 from mmvitscale.engine.hooks.checkpoint import CheckpointHook
 from mmvitscale.engine.hooks.comparison_images import ComparisonPictureHook
 from mmvitscale.engine.hooks.early_stopping import EarlyStoppingHook
+from mmvitscale.engine.hooks.embedded_config import EmbeddedConfigHook
 from mmvitscale.engine.hooks.exact_resume import ExactResumeHook
 from mmvitscale.engine.hooks.finite_loss import FiniteLossHook
 from mmvitscale.engine.hooks.log_cpb_transfer import LogCPBTransferHook
@@ -16,6 +17,7 @@ __all__ = [
     'CheckpointHook',
     'ComparisonPictureHook',
     'EarlyStoppingHook',
+    'EmbeddedConfigHook',
     'ExactResumeHook',
     'FiniteLossHook',
     'LogCPBTransferHook',

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mmvitscale.checkpoints.metadata import META_KEY
+from mmvitscale.config.embedded import META_KEY as CONFIG_KEY
 from mmvitscale.datasets import mini
 from mmvitscale.models.deepvit.re_attention_norm import STATISTICS
 from mmvitscale.profiling.memory_plan import shares, sizes_of
@@ -71,6 +72,7 @@ def test_sharded_training_equals_ddp(name, found, folder):
     assert largest_difference(ours['state_dict'], theirs['state_dict']) < 1e-5
     assert ours['meta']['iter'] == theirs['meta']['iter'] == 4
     assert ours['meta'][META_KEY] == theirs['meta'][META_KEY]
+    assert ours['meta'][CONFIG_KEY]['config'] and theirs['meta'][CONFIG_KEY]['config']
 
 
 def test_fsdp_shards_each_block_separately(found):
