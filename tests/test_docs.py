@@ -24,6 +24,7 @@ from mmvitscale.analysis.nonfinite import pack
 from mmvitscale.config.embedded import META_KEY, embed_config
 from mmvitscale.config.loading import load_config
 from mmvitscale.datasets import mini
+from mmvitscale.datasets.formats.registry import FORMATS, convert_dataset
 from mmvitscale.engine import runner, training
 from tests.helpers.commands import ROOT
 from tests.helpers.randomise import randomise
@@ -99,6 +100,8 @@ def place(tmp_path_factory):
     torch.manual_seed(0)
     mini.write_dataset(folder / 'data/mini', train=8, val=2, size=64)
     (folder / 'data/cells').symlink_to(folder / 'data/mini/coco')
+    for name in set(FORMATS) - {'coco', 'masks'}:
+        convert_dataset(folder / 'data/mini/coco', folder / 'data' / name, name)
     for name in ('swinv2_upernet_mini', 'deepvit_upernet_mini', 'swinv2_upernet_mini_96_w6', 'swinv2_retinanet_mini'):
         cfg = load_config(name)
         init_default_scope(cfg.default_scope)
@@ -132,6 +135,7 @@ def filled_in(command, place, out):
             'CONFIG': config,
             'CONFIG2': config,
             'CHECKPOINT': place / f'{config}.pth',
+            'CHECKPOINT_BOXES': place / 'swinv2_retinanet_mini.pth',
             'CHECKPOINT2': place / f'{config}.pth',
             'IMAGES': scenes,
             'IMAGE': scenes / 'scene_00000.jpg',

@@ -158,7 +158,7 @@ def _coco_classes(
     if elsewhere:
         raise InputError(
             f'class {some_of(elsewhere)} has objects in {" and ".join(sorted(set(used) - {"train"}))} but none '
-            f'in {files["train"]}; split the data again, or leave the class out with --classes'
+            f'in training ({files["train"]}); split the data again, or leave the class out with --classes'
         )
     if classes and unseen:
         raise InputError(f'class {some_of(unseen)} has no object in {files["train"]}; leave it out of --classes')
