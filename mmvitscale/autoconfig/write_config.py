@@ -332,7 +332,7 @@ def _write_label_maps(splits: Sequence[Split], output: Output) -> None:
 
 def _write_images(images: Sequence[AnnotatedImage], output: Output) -> None:
     for image in images:
-        output.image(image, '.')
+        output.bytes(image.name, image.embedded() if image.embedded else image.path.read_bytes())
 
 
 def _schedule(plan: Plan, stepped: bool, options: TrainingOptions | None) -> str:
