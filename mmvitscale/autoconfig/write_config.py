@@ -1,21 +1,13 @@
 """A config for a user's own data: sizes, batch and lengths proposed, and written as a short file that inherits a recipe."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from math import ceil, sqrt
 from pathlib import Path
 
+from mmvitscale.autoconfig.files_beside import check_free, folders_beside, splits_and_files
 from mmvitscale.autoconfig.layout import InspectedDataset, Split
-from mmvitscale.autoconfig.own_splits import part_of
-from mmvitscale.autoconfig.validation_split import describe_parts, stratified_part
 from mmvitscale.config.training_options import TrainingOptions
-from mmvitscale.datasets.folders import walk
-from mmvitscale.datasets.formats.annotations import AnnotatedImage
-from mmvitscale.datasets.formats.coco import PART
-from mmvitscale.datasets.formats.colours import label_map_bytes
-from mmvitscale.datasets.formats.output import Output, written_folder
+from mmvitscale.datasets.formats.output import written_folder
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import write_bytes_atomically
 
@@ -39,7 +31,6 @@ _MOST_OBJECTS = 100  # that mmdetection's recipes predict in an image
 _LEAST_SIDE = 32  # of images that mmdetection's recipes train on
 _CROPS = (640, 512, 384, 256)
 _VALIDATIONS = 5  # in a training
-_SHOWN = 20  # invalid entries that are printed
 _LEAST_BATCH, _MOST_BATCH = 2, 16  # BatchNorm in the heads of segmentation wants two
 
 _SEGMENTATION = """\
@@ -188,9 +179,9 @@ def write_config(
             '--frozen keeps pretrained weights, but without a GPU the proposal is a small model from scratch; '
             'give the memory of the GPU that it is for, in GB, with --gpu-memory'
         )
-    files, splits, lines = _with_validation(inspected, out)
-    folders = _folders_beside(inspected, splits, out)
-    _check_free(inspected, out, [*files, *folders], force)
+    files, splits, lines = splits_and_files(inspected, out)
+    folders = folders_beside(inspected, splits, out)
+    check_free(inspected, out, [*files, *folders], force)
     plan = propose(inspected, len(splits['train'].names), memory, frozen)
     segmentation = inspected.task == 'segmentation'
     head = next(text for key, text in _HEADS.items() if key in plan.recipe)
@@ -221,23 +212,6 @@ def write_config(
     return [*lines, *plan.messages]
 
 
-def _check_free(inspected: InspectedDataset, out: Path, beside: Sequence[Path], force: bool) -> None:
-    """Raise InputError where the config, or what is written beside it, would replace data or something of somebody else."""
-    own = {part for split in inspected.splits.values() for part in (split.ground_truth, split.images)}
-    lost = own & {out.resolve(), *beside}
-    if lost:
-        raise InputError(f'--out {out} would overwrite the data themselves ({min(lost)}); choose another name')
-    taken = [path for path in (out, *beside) if path.exists()]
-    if taken and not force:
-        raise InputError(f'{taken[0]} is there already; choose another name, or overwrite it with --overwrite')
-    strangers = [path for path in beside if path.exists() and not _was_written_here(path, out)]
-    if strangers:
-        raise InputError(
-            f'{strangers[0]} is there already and was not written with {out.name}; choose another name for the config, or move '
-            'the file away'
-        )
-
-
 def _more_objects(plan: Plan, most: int) -> str:
     """What lets a detector give more than the 100 objects of COCO's recipes, where images have more."""
     if most <= _MOST_OBJECTS:
@@ -255,84 +229,6 @@ def literal(value: object) -> str:
     """A value as a config writes it. MMEngine replaces what stands in double braces before it reads a config, and would do so
     in names of classes and folders, too."""
     return repr(value).replace('{{', '{\\x7b')
-
-
-def _was_written_here(path: Path, out: Path) -> bool:
-    """Whether a file beside a config belongs to it: the config names it, or it says itself that it is a part."""
-    try:
-        if path.suffix == '.json' and PART in json.loads(path.read_bytes()):
-            return True
-        return out.is_file() and path.name in out.read_text('utf-8')
-    except (OSError, ValueError):
-        return False
-
-
-def _with_validation(inspected: InspectedDataset, out: Path) -> tuple[dict[Path, bytes], dict[str, Split], list[str]]:
-    """Files to write beside the config, the splits with a validation set and a test set among them, and what to say of it."""
-    splits, files = {name: replace(split) for name, split in inspected.splits.items()}, {}
-    lines = []
-
-    def beside(name: str, suffix: str) -> Path:
-        return out.resolve().with_name(f'{out.stem}_{name}.{suffix}')
-
-    if 'val' not in splits and 'test' in splits:
-        splits['val'] = splits['test']
-        lines.append('no images for validation: those for testing are used, so that the score chooses the best weights, too')
-    if 'val' not in splits:
-        whole = splits['train']
-        if len(whole.names) < 2:
-            raise InputError(f'{whole.images} holds one image, but training and validation need one each; add images')
-        kept = stratified_part(whole.labels, ceil(len(whole.names) / 10))
-        for name in ('train', 'val'):
-            names = [image for image in whole.names if (image in kept) == (name == 'val')]
-            splits[name] = part_of(whole, names, inspected.task)
-        lines += describe_parts({name: splits[name].labels for name in ('train', 'val')}, inspected)
-    for name, split in splits.items():
-        if split.content is not None:
-            split.ground_truth = beside(name, 'json')
-            files[split.ground_truth] = json.dumps(
-                {**split.content, PART: inspected.splits['train'].ground_truth.name}
-            ).encode()
-        elif inspected.task == 'segmentation':
-            # mmsegmentation takes all in the folder and in those below it: what is not of this split must not come in.
-            inside = sum(name.endswith(split.image_suffix) for _, _, files in walk(split.images) for name in files)
-            if inside != len(split.names) or split.label_maps:
-                split.listed = beside(name, 'txt')
-                files[split.listed] = '\n'.join([*split.names, '']).encode()
-    if inspected.invalid:
-        files[beside('invalid', 'txt')] = '\n'.join([*inspected.invalid, '']).encode()
-        lines.append(f'{len(inspected.invalid)} invalid entries are left out, listed in {out.stem}_invalid.txt:')
-        lines += [f'  {line}' for line in inspected.invalid[:_SHOWN]]
-    splits.setdefault('test', splits['val'])
-    return files, {name: splits[name] for name in ('train', 'val', 'test')}, lines  # val may serve as test
-
-
-def _folders_beside(inspected: InspectedDataset, splits: dict[str, Split], out: Path) -> dict[Path, Callable[[Output], None]]:
-    """Folders to write beside the config, and what fills them: label maps that are drawn or decoded, images that lie within
-    annotation files. The splits get these folders."""
-    folders: dict[Path, Callable[[Output], None]] = {}
-    if any(split.label_maps for split in splits.values()):
-        place = out.resolve().with_name(f'{out.stem}_masks')
-        folders[place] = partial(_write_label_maps, list(splits.values()))
-        for split in splits.values():
-            split.ground_truth = place
-    if inspected.embedded:
-        place = out.resolve().with_name(f'{out.stem}_images')
-        folders[place] = partial(_write_images, inspected.embedded)
-        for split in splits.values():
-            split.images = place
-    return folders
-
-
-def _write_label_maps(splits: Sequence[Split], output: Output) -> None:
-    for split in splits:
-        for name in split.names:
-            output.bytes(name + split.mask_suffix, label_map_bytes(split.label_maps[name]()))
-
-
-def _write_images(images: Sequence[AnnotatedImage], output: Output) -> None:
-    for image in images:
-        output.bytes(image.name, image.embedded() if image.embedded else image.path.read_bytes())
 
 
 def _schedule(plan: Plan, stepped: bool, options: TrainingOptions | None) -> str:
