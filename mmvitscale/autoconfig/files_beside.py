@@ -17,6 +17,7 @@ from mmvitscale.datasets.formats.colours import label_map_bytes
 from mmvitscale.datasets.formats.output import Output
 from mmvitscale.errors import InputError
 
+_INVALID = '# Entries that are left out of {}, since they are invalid:'
 _SHOWN = 20  # invalid entries that are printed
 
 
@@ -41,6 +42,8 @@ def _was_written_here(path: Path, out: Path) -> bool:
     """Whether a file beside a config belongs to it: the config names it, or it says itself that it is a part."""
     try:
         if path.suffix == '.json' and PART in json.loads(path.read_bytes()):
+            return True
+        if path.suffix == '.txt' and path.read_text('utf-8').startswith(_INVALID.format(out.name)):
             return True
         return out.is_file() and path.name in out.read_text('utf-8')
     except (OSError, ValueError):
@@ -80,7 +83,7 @@ def splits_and_files(inspected: InspectedDataset, out: Path) -> tuple[dict[Path,
                 split.listed = beside(name, 'txt')
                 files[split.listed] = '\n'.join([*split.names, '']).encode()
     if inspected.invalid:
-        files[beside('invalid', 'txt')] = '\n'.join([*inspected.invalid, '']).encode()
+        files[beside('invalid', 'txt')] = '\n'.join([_INVALID.format(out.name), *inspected.invalid, '']).encode()
         lines.append(f'{len(inspected.invalid)} invalid entries are left out, listed in {out.stem}_invalid.txt:')
         lines += [f'  {line}' for line in inspected.invalid[:_SHOWN]]
     splits.setdefault('test', splits['val'])

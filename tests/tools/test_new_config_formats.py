@@ -114,7 +114,8 @@ def test_invalid_entries_are_refused_or_left_out_and_listed(data, run_here, erro
     assert not (tmp_path / 'own.py').exists()
     printed = new_config(run_here, *command, '--skip-invalid')
     assert '2 invalid entries are left out, listed in own_invalid.txt' in printed and f'{file}, line 1,' in printed
-    assert len((tmp_path / 'own_invalid.txt').read_text().splitlines()) == 2
+    assert len((tmp_path / 'own_invalid.txt').read_text().splitlines()) == 3
+    new_config(run_here, *command, '--skip-invalid', '--overwrite')
     content = json.loads((tmp_path / 'own_train.json').read_text())
     assert (
         len(content['annotations'])
@@ -130,3 +131,16 @@ def test_options_of_the_training_stand_in_the_config(data, run_here, tmp_path):
     assert 'EMAHook' in kinds and 'mmvitscale.EarlyStoppingHook' in kinds and cfg.train_dataloader.batch_size == 2
     assert any('Tensorboard' in backend.type for backend in cfg.visualizer.vis_backends)
     assert cfg.train_cfg.max_iters // cfg.train_cfg.val_interval >= 32
+
+
+def test_a_yaml_file_that_leads_to_images_elsewhere_is_followed(data, run_here, tmp_path):
+    """As people keep them: the file of a project, the images on another disk."""
+    shutil.copytree(data / 'yolo', tmp_path / 'disk/scenes')
+    (tmp_path / 'project').mkdir()
+    text = (tmp_path / 'disk/scenes/data.yaml').read_text()
+    (tmp_path / 'disk/scenes/data.yaml').unlink()
+    (tmp_path / 'project/scenes.yaml').write_text(f'path: {tmp_path}/disk/scenes\n{text}')
+    for task in ('detection', 'segmentation'):
+        out = tmp_path / f'project/{task}.py'
+        new_config(run_here, '--data', tmp_path / 'project/scenes.yaml', '--task', task, '--out', out)
+        assert len(delivered(out, 'train')[0]) == 8 and len(delivered(out, 'val')[0]) == 2

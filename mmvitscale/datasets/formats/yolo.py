@@ -99,6 +99,8 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
         keys = False
     else:
         names, images, keys = _names_beside(root, entries, notes), _by_folders(root), False
+    if not all(path.is_relative_to(root) for path, _ in images):  # of a YAML file that leads elsewhere
+        root = Path(os.path.commonpath([root, *(path for path, _ in images)]))
     reader = _Labels(root, names, entries, keys)
     found = [reader.image(path, split) for path, split in images]
     bare = [image.name for image, has in zip(found, reader.has_file) if image is not None and not has]
@@ -133,7 +135,7 @@ def _by_yaml(
         values = next((content[key] for key in keys if content.get(key)), None)
         for value in values if isinstance(values, list) else [values] if values else []:
             if not isinstance(value, str):
-                raise InputError(f'{file} has {split}: {value!r}, but it is a path, or a list of paths; correct it')
+                raise InputError(f'{file} has {split}: {str(value)[:60]!r}, but it is a path, or a list of paths; correct it')
             place = _place(value, content.get('path'), file, root)
             if place is None and split == 'test':
                 notes.append(f'{file.name} gives test as {value}, which is not there: there is no test set')
@@ -297,8 +299,7 @@ class _Labels:
         found = None
         with self.entries.entry():
             height, width = self.entries.size(path, None, str(path))
-            name = Path(os.path.relpath(path, self.root)).as_posix()  # images may lie elsewhere
-            found = AnnotatedImage(path, name, height, width, split=split)
+            found = AnnotatedImage(path, path.relative_to(self.root).as_posix(), height, width, split=split)
         files = list(filter(None, map(self._label_file, _candidates(path, self.root))))
         file = files[0] if files else None
         self.has_file.append(file is not None)
