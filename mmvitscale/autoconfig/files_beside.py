@@ -14,7 +14,7 @@ from mmvitscale.datasets.folders import walk
 from mmvitscale.datasets.formats.annotations import AnnotatedImage
 from mmvitscale.datasets.formats.coco import PART
 from mmvitscale.datasets.formats.colours import label_map_bytes
-from mmvitscale.datasets.formats.output import Output
+from mmvitscale.datasets.formats.output import Output, is_written
 from mmvitscale.errors import InputError
 
 _INVALID = '# Entries that are left out of {}, since they are invalid:'
@@ -45,6 +45,8 @@ def _was_written_here(path: Path, out: Path) -> bool:
             return True
         if path.suffix == '.txt' and path.read_text('utf-8').startswith(_INVALID.format(out.name)):
             return True
+        if path.is_dir():
+            return is_written(path)
         return out.is_file() and path.name in out.read_text('utf-8')
     except (OSError, ValueError):
         return False

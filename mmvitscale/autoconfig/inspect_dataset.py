@@ -10,6 +10,7 @@ from mmvitscale.autoconfig.own_splits import use_own_splits
 from mmvitscale.datasets.folders import repeated
 from mmvitscale.datasets.formats import masks
 from mmvitscale.datasets.formats.annotations import Entries
+from mmvitscale.datasets.formats.mask_files import mask_pairs
 from mmvitscale.datasets.formats.registry import dataset_root, find_format, read_dataset
 from mmvitscale.errors import InputError, some_of
 
@@ -67,13 +68,16 @@ def _inspected(
     if format == 'coco' and task != 'segmentation' and not skip_invalid:
         return inspect_coco(path, task, classes)  # the files as they are
     if format == 'masks' and not skip_invalid:
-        pairs = masks.mask_pairs(path)
+        pairs = mask_pairs(path)
         of_one_kind = all(pair.image_suffix is not None and pair.mask_suffix is not None for pair in pairs.values())
         if of_one_kind and masks.colour_decoder(path, pairs, classes) is None:
             return inspect_masks(path, pairs, classes)
     entries = Entries(skip_invalid, classes)
     dataset = read_dataset(path, format, entries)
     if any(image.split for image in dataset.images):
+        unsplit = sum(image.split is None for image in dataset.images)
+        if unsplit:
+            dataset.notes.append(f'{unsplit} images are in no split and are taken for training')
         for image in dataset.images:
             image.split = image.split or 'train'
     else:

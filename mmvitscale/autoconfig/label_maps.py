@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from mmvitscale.autoconfig.layout import InspectedDataset, Split, describe_images, middle
-from mmvitscale.datasets.folders import SPLITS, names_in, repeated
-from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage, read_text
-from mmvitscale.datasets.formats.masks import NAME_FILES, UNKNOWN, MaskPairs, read_mask, stray_masks
+from mmvitscale.datasets.folders import SPLITS
+from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage
+from mmvitscale.datasets.formats.mask_classes import mask_classes
+from mmvitscale.datasets.formats.mask_files import UNKNOWN, MaskPairs, read_mask, stray_masks
 from mmvitscale.datasets.formats.outlines import BACKGROUND, label_map_of
 from mmvitscale.datasets.image_size import image_size
 from mmvitscale.errors import InputError, some_of
@@ -36,7 +37,7 @@ def inspect_masks(root: Path, pairs: dict[str, MaskPairs], classes: Sequence[str
             palette += [image] if is_palette else []
             found.add(name, image, mask)
     values = sorted({value for _, value in found.counts} - {UNKNOWN})
-    names, zero_is_unknown, notes = _mask_classes(root, values, classes, found.splits)
+    names, zero_is_unknown, notes = mask_classes(root, values, classes, pairs)
     strays = stray_masks(pairs)
     if strays:
         notes.append(f'{len(strays)} masks have no image and are left out (the first: {strays[0]})')
@@ -132,77 +133,3 @@ class _Pixels:
         return InspectedDataset(
             'segmentation', root, names, self.splits, size, smallest, 0, zero_is_unknown, lines=lines, notes=notes
         )
-
-
-def _named_by_user(root: Path, classes: Sequence[str] | None) -> tuple[Sequence[str] | None, Path]:
-    """Names of the classes from the command line or a file of names, if there are any, and that file."""
-    listed = next((root / name for name in NAME_FILES if (root / name).is_file()), root / NAME_FILES[0])
-    if classes is None and listed.is_file():
-        classes = names_in(read_text(listed))
-        twice = repeated(classes)
-        if twice:
-            raise InputError(f'{listed} names {some_of(twice)} twice; give every class a name of its own')
-    return classes, listed
-
-
-def _known_classes(split: Split) -> tuple[list[str], bool] | None:
-    """Names of the classes of a public data set, by the names of its files, and whether 0 stands for unknown there."""
-    is_ade20k = split.names[0].startswith('ADE_') and '_' in split.names[0][4:]
-    if not is_ade20k and 'labelTrainIds' not in split.mask_suffix:
-        return None
-    from mmseg.utils import get_classes
-
-    return get_classes('ade20k' if is_ade20k else 'cityscapes'), is_ade20k
-
-
-def _mask_classes(
-    root: Path, values: Sequence[int], classes: Sequence[str] | None, splits: dict[str, Split]
-) -> tuple[list[str], bool, list[str]]:
-    """Names of the classes, whether 0 stands for unknown, and notes."""
-    notes, folder = [], splits['train'].ground_truth
-    if not values:
-        raise InputError(
-            f'every pixel of the masks in {folder} is {UNKNOWN}, which stands for unknown; write the number of its class '
-            'into each'
-        )
-    classes, listed = _named_by_user(root, classes)
-    instead = f'; write 1 in place of {values[1]}' if len(values) == 2 and values[0] == 0 and values[1] > 1 else ''
-    if classes is None:
-        known = _known_classes(splits['train'])
-        if known is not None and max(values) < len(known[0]) + known[1]:
-            return *known, []
-        if values == [0]:
-            raise InputError(
-                f'the masks in {folder} hold nothing but 0 and {UNKNOWN} (unknown); if {UNKNOWN} is the object, write 1 instead'
-            )
-        count = max(values) + 1
-        if count > 2 * len(values):
-            raise InputError(
-                f'the masks in {folder} hold {len(values)} values ({some_of([str(v) for v in values])}) up to {max(values)}, '
-                f'so that {count - len(values)} of {count} classes would have no pixel'
-                f'{instead or "; number the classes from 0 on, or name all of them with --classes"}'
-            )
-        classes = [f'class_{i}' for i in range(count)]
-        notes.append(
-            f'the classes have no names; give them with --classes, in the order of their numbers, or in {listed}; where 0 '
-            'stands for unknown, name those from 1 on'
-        )
-    if len(classes) < 2:
-        raise InputError(
-            f'one class ({some_of(list(classes))}) is named, but segmentation distinguishes two or more; name '
-            'what is around it, too'
-        )
-    if max(values) < len(classes):
-        return list(classes), False, notes
-    if max(values) == len(classes) and values[0] == 0:
-        notes.append(f'{len(classes)} classes are named and the masks hold 0 to {max(values)}: 0 is taken for unknown')
-        return list(classes), True, notes
-    if max(values) == len(classes) and values[0] == 1:
-        return list(classes), True, notes
-    masks = (split.ground_truth / (name + split.mask_suffix) for split in splits.values() for name in split.names)
-    stranger = next(path for path in masks if np.isin(read_mask(path)[0], [v for v in values if v >= len(classes)]).any())
-    raise InputError(
-        f'mask {stranger} holds the value {max(values)}, but {len(classes)} classes are named '
-        f'({some_of(classes)}), 0 to {len(classes) - 1}'
-        f'{instead or f"; name them all, or write {UNKNOWN} where the class is not known"}'
-    )

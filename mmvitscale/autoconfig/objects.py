@@ -45,6 +45,11 @@ def inspect_annotations(dataset: AnnotatedDataset, task: str | None, classes: Se
         images = dataset.of_split(split)
         if images:
             content = content_of(images, dataset.classes, [image.name for image in images])
+            for item in content['annotations'] if task != 'detection' else ():
+                if item['iscrowd'] and 'segmentation' not in item:  # ignored in any case, but loaders want a mask
+                    left, top, width, height = item['bbox']
+                    right, bottom = left + width, top + height
+                    item['segmentation'] = [[left, top, right, top, right, bottom, left, bottom]]
             files.append(AnnotatedSplit(split, dataset.root, dataset.root, content, converted=True))
     if files[0].split != 'train':
         raise InputError(

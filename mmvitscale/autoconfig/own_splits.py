@@ -19,14 +19,18 @@ def use_own_splits(found: InspectedDataset) -> list[str]:
     """
     whole = found.splits['train']
     chosen = {name: split_of((found.root / name).parent, found.root) for name in whole.names}
-    how = 'by the folders in the names of their files'
+    how, lists = 'by the folders in the names of their files', dict[str, Path]()
     if not {'train', 'val'} <= set(chosen.values()) and not {'train', 'test'} <= set(chosen.values()):
         lists = _lists(found.root, found.task)
         chosen, how = _by_lists(whole, lists), f'as listed in {some_of([path.name for path in lists.values()])}'
     parts = {split: [name for name in whole.names if chosen.get(name) == split] for split in SPLITS}
     parts = {split: names for split, names in parts.items() if names}
     if 'train' not in parts or len(parts) < 2:
-        return _beside(found)
+        unused = lists and not set(chosen.values()) - {None}
+        notes = (
+            [f'{some_of([path.name for path in lists.values()])} names none of the images and is not used'] if unused else []
+        )
+        return [*notes, *_beside(found)]
     left_out = len(whole.names) - sum(map(len, parts.values()))
     found.splits = {split: part_of(whole, names, found.task) for split, names in parts.items()}
     learned = set().union(*(whole.labels[name] for name in parts['train']))
@@ -67,23 +71,36 @@ def _lists(root: Path, task: str) -> dict[str, Path]:
 
 
 def _by_lists(whole: Split, lists: Mapping[str, Path]) -> dict[str, str | None]:
-    """Name of an image -> the split whose list has it."""
-    stems: dict[str, str] = {}
+    """Name of an image -> the split whose list has it. Raises InputError for a line that may be of several images, and for an
+    image that two lists have."""
+    by_stem: dict[str, list[str]] = {}
     for name in whole.names:
         base = PurePosixPath(name)
-        stems[base.name] = name
-        if base.suffix.lower() in IMAGES:
-            stems[base.stem] = name
+        by_stem.setdefault(base.stem if base.suffix.lower() in IMAGES else base.name, []).append(name)
     chosen: dict[str, str | None] = {}
     for split, path in lists.items():
         for line in path.read_text('utf-8-sig', errors='replace').splitlines():
-            word = PurePosixPath(line.split()[0]).name if line.split() else ''
-            name = stems.get(word) or stems.get(word.rsplit('.', 1)[0])
-            if name is None:
-                continue
-            if chosen.setdefault(name, split) != split:
+            name = _named(line.strip(), by_stem, path) or _named(line.split()[0] if line.split() else '', by_stem, path)
+            if name is not None and chosen.setdefault(name, split) != split:
                 raise InputError(f'{name} is in {lists[chosen[name] or split]} and in {path}; leave it in one of them')
     return chosen
+
+
+def _named(line: str, by_stem: Mapping[str, list[str]], path: Path) -> str | None:
+    """The image that a line means: of its name, and in the folders that it names."""
+    wanted = PurePosixPath(line.replace('\\', '/'))
+    found = by_stem.get(wanted.name) or by_stem.get(wanted.stem) or []
+
+    def common(name: str) -> int:
+        folders = PurePosixPath(name).parts[-2::-1]
+        pairs = zip(folders, wanted.parts[-2::-1])
+        return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(folders), len(wanted.parts) - 1))
+
+    best = max(map(common, found), default=0)
+    nearest = [name for name in found if common(name) == best]
+    if len(nearest) > 1:
+        raise InputError(f'{path} lists {line}, which may be {some_of(nearest)}; write the folder before the name')
+    return nearest[0] if nearest else None
 
 
 def _beside(found: InspectedDataset) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from mmvitscale.autoconfig.files_beside import check_free, folders_beside, splits_and_files
 from mmvitscale.autoconfig.layout import InspectedDataset, Split
 from mmvitscale.config.training_options import TrainingOptions
+from mmvitscale.datasets.folders import PART_MARK
 from mmvitscale.datasets.formats.output import written_folder
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import write_bytes_atomically
@@ -204,7 +205,7 @@ def write_config(
     )
     text += '\n'.join([*options.lines(), '']) if options else ''
     for folder, fill in folders.items():
-        with written_folder(folder, overwrite=True) as output:
+        with written_folder(folder, overwrite=True, mark=PART_MARK) as output:
             fill(output)
     for path, content in files.items():
         write_bytes_atomically(path, content)
@@ -269,8 +270,9 @@ def _loaders(inspected: InspectedDataset, splits: dict[str, Split], plan: Plan) 
             lines.append(
                 f'    ann_file={literal(_below(split.ground_truth, inspected))}, data_prefix=dict(img={literal(folder)}),'
             )
-            if name == 'train' and inspected.smallest < _LEAST_SIDE:  # which mmdetection's data sets leave out
-                listed = 'filter_cfg=dict(filter_empty_gt=True, min_size=1), '
+            if name == 'train' and (inspected.smallest < _LEAST_SIDE or not all(split.labels.values())):
+                # mmdetection's recipes leave out small images, and those without objects.
+                listed = 'filter_cfg=dict(filter_empty_gt=False, min_size=1), '
         whole = 'dataset'
         own = {'img_suffix': split.image_suffix, 'seg_map_suffix': split.mask_suffix}
         common = {'img_suffix': splits['train'].image_suffix, 'seg_map_suffix': splits['train'].mask_suffix}

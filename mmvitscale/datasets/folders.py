@@ -11,6 +11,7 @@ from mmvitscale.errors import InputError, some_of
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 SPLITS = dict(train=('train', 'training'), val=('val', 'valid', 'validation'), test=('test', 'testing'))
+PART_MARK = '.mmvitscale_part'  # in folders that stand beside a config and belong to it
 _DEPTH = 3  # folders below the given one that are looked into
 
 
@@ -69,6 +70,9 @@ def walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             folders.clear()
             continue
         seen.add(key)
+        if PART_MARK in files and Path(place) != root:
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
         yield place, folders, sorted(files)
 
@@ -119,6 +123,7 @@ class ImageIndex:
         self._by_stem: dict[str, list[Path]] = {}
         for path in self.paths:
             self._by_stem.setdefault(comparable(path.stem), []).append(path)
+        self._folders = {path.parent for path in self.paths}
 
     def has(self, stem: str) -> bool:
         """Whether there is an image of this name, without suffix."""
@@ -137,21 +142,36 @@ class ImageIndex:
         """
         plain = PurePosixPath(reference.replace('\\', '/'))
         for folder in (near, self.root):
-            if (folder / plain).is_file() and is_image(folder / plain):
-                return folder / plain
-        wanted = [comparable(part) for part in plain.parts]
+            path = Path(os.path.normpath(folder / plain))
+            if path.is_relative_to(self.root) and path.is_file() and is_image(path):
+                return path
+        wanted = [comparable(part) for part in plain.parts if part not in ('/', '.', '..')]
         stems = {comparable(plain.stem), comparable(plain.name)}
-        found = [path for stem in stems for path in self._by_stem.get(stem, ())]
+        found = [path for stem in stems for path in self._by_stem.get(stem, ()) if self._may_be(path, wanted, near)]
         exact = [path for path in found if comparable(path.name) == wanted[-1]] if wanted else []
         best = _longest_tails(exact or found, wanted)
         if not best:
             raise InputError(
-                f'{where} is of the image {reference}, which is not below {self.root}; add it, or correct the name'
+                f'{where} is of the image {reference}, which is not below {self.root}; add it, correct the name, or give the '
+                'folder that holds both'
             )
         if len(best) > 1:
             names = some_of([path.relative_to(self.root).as_posix() for path in best])
             raise InputError(f'{where} is of the image {reference}, which may be {names}; give each image a name of its own')
         return best[0]
+
+    def _may_be(self, path: Path, wanted: Sequence[str], near: Path) -> bool:
+        """Whether nothing speaks against an image of this name in another place: the split of the annotations, images beside
+        them, or the folder that the annotations name."""
+        own, other = (
+            split_of(folder, self.root) if folder.is_relative_to(self.root) else None for folder in (near, path.parent)
+        )
+        if own and other and own != other:
+            return False
+        if near in self._folders and path.parent != near and near != self.root:
+            return False
+        named = len(wanted) > 1 and len(self._folders) > 1
+        return not named or comparable(path.parent.name) in wanted[:-1] or path.parent == self.root
 
 
 def _longest_tails(paths: Sequence[Path], wanted: Sequence[str]) -> list[Path]:

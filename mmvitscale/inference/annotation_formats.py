@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,14 @@ def _of_json(path: Path, name: str, content: dict, least: float) -> AnnotatedIma
 
 
 def _of_label_map(path: Path, name: str, file: Path, values: Sequence[int]) -> AnnotatedImage:
+    with Image.open(file) as picture:  # its size alone: there may be many
+        width, height = picture.size
+    return AnnotatedImage(path, name, height, width, label_map=partial(_read_labels, file, values))
+
+
+def _read_labels(file: Path, values: Sequence[int]) -> np.ndarray:
     with Image.open(file) as picture:
         labels = np.array(picture)
     indices = np.full(max(int(labels.max()), *values) + 1, 255, np.uint8)
     indices[list(values)] = np.arange(len(values))
-    height, width = labels.shape[:2]
-    return AnnotatedImage(path, name, height, width, label_map=lambda: indices[labels])
+    return indices[labels]

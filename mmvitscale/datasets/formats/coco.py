@@ -17,7 +17,7 @@ from mmvitscale.datasets.formats.annotations import (
     mentions,
     starts_with,
 )
-from mmvitscale.datasets.formats.outlines import mask_of
+from mmvitscale.datasets.formats.outlines import area_of
 from mmvitscale.datasets.formats.output import Output
 from mmvitscale.errors import InputError, some_of
 
@@ -154,18 +154,20 @@ def _images(content: dict, file: Path, root: Path, split: str, names: dict[int, 
     listed = [entry for entry in content['images'] if isinstance(entry, dict) and isinstance(entry.get('file_name'), str)]
     folder = image_folder(file, [entry['file_name'] for entry in listed], root, split_of(file, root) or split)
     found: dict[int, AnnotatedImage] = {}
-    index_of = ImageIndex(root)
+    others = ImageIndex(folder)  # for names that are written in another way
+    of_path: dict[Path, AnnotatedImage] = {}
     for index, entry in enumerate(content['images']):
         with entries.entry():
             check_entry(entry, 'images', index, file)
             where = f'images[{index}] in {file}'
             path = folder / entry['file_name']
-            path = path if path.is_file() else index_of.find(entry['file_name'], folder, where)
+            path = path if path.is_file() else others.find(entry['file_name'], folder, where)
             if entry['id'] in found:
                 raise InputError(f'{where} has the id {entry["id"]} of another image; renumber them')
             height, width = entries.size(path, (entry['height'], entry['width']), where)
             name = path.relative_to(root).as_posix() if path.is_relative_to(root) else entry['file_name']
-            found[entry['id']] = AnnotatedImage(path, name, height, width, split=split)
+            # One that is listed twice has the objects of both.
+            found[entry['id']] = of_path.setdefault(path, AnnotatedImage(path, name, height, width, split=split))
     lost = {entry['id'] for entry in listed if isinstance(entry.get('id'), int)} - set(found)
     for index, item in enumerate(content['annotations']):
         with entries.entry():
@@ -179,7 +181,7 @@ def _images(content: dict, file: Path, root: Path, split: str, names: dict[int, 
                 )
             image, where = found[item['image_id']], f'annotations[{index}] in {file}'
             image.objects.append(_object(item, names[item['category_id']], image, file, where, entries))
-    return list(found.values())
+    return list(of_path.values())
 
 
 def _object(item: dict, name: str, image: AnnotatedImage, file: Path, where: str, entries: Entries) -> AnnotatedObject:
@@ -187,10 +189,16 @@ def _object(item: dict, name: str, image: AnnotatedImage, file: Path, where: str
     score = item.get('score')
     found = entries.object(
         where, (image.height, image.width), name, box=(left, top, left + width, top + height),
-        score=score if isinstance(score, float) else None,
+        score=float(score) if isinstance(score, (int, float)) else None,
     )  # fmt: skip
     if item.get('segmentation'):
         check_mask(item, image.width, image.height, file)
+        parts = item['segmentation'] if isinstance(item['segmentation'], list) else []
+        short = next((part for part in parts if len(part) < 6 or len(part) % 2), None)
+        if short is not None:
+            raise InputError(
+                f'{where} has a polygon of {len(short) / 2:g} points, but it takes three or more; correct or remove it'
+            )
         found.segmentation = item['segmentation']
     found.crowd = bool(item.get('iscrowd') or item.get('ignore'))
     return found
@@ -205,7 +213,7 @@ def content_of(images: Sequence[AnnotatedImage], classes: Sequence[str], names: 
         for item in image.objects:
             left, top, right, bottom = item.box
             width, height = right - left, bottom - top
-            area = width * height if item.segmentation is None else int(mask_of(item, image.height, image.width).sum())
+            area = width * height if item.segmentation is None else area_of(item, image.height, image.width)
             entry = dict(id=len(annotations) + 1, image_id=number, category_id=numbers[item.category])
             more = {} if item.segmentation is None else dict(segmentation=item.segmentation)
             score = {} if item.score is None else dict(score=item.score)

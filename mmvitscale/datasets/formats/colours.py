@@ -46,7 +46,8 @@ def read_colour_table(path: Path) -> list[Entry]:
     if path.suffix == '.csv':
         entries = _of_csv(text, path)
     else:
-        entries = [_of_line(line, i, path) for i, line in enumerate(text.splitlines(), 1) if line.split('#')[0].strip()]
+        lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip() and not _is_comment(line)]
+        entries = [_of_line(line, i, path) for i, line in lines]
     if not entries:
         raise InputError(f'{path} lists no class; write a name and a colour into each line')
     for what in ('key', 'name'):
@@ -55,6 +56,10 @@ def read_colour_table(path: Path) -> list[Entry]:
         if twice is not None:
             raise InputError(f'{path} has the {"colour" if what == "key" else "name"} {twice} twice; give each class its own')
     return entries
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith('#') and re.search(r':\s*\d+\s*,\s*\d+\s*,\s*\d+\s*:', line) is None
 
 
 def _of_line(line: str, number: int, path: Path) -> Entry:

@@ -66,12 +66,12 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
     left_out = guessed = 0
     for file in _files(root):
         tasks = [(f'{file}, task [{i}],', task) for i, task in enumerate(read_json(file))]
-        annotated = any(_annotations(task) for _, task in tasks)
+        annotated = any(results for _, task in tasks for results in _annotations(task))
         for where, task in tasks:
             with entries.entry():
                 if not isinstance(task, dict):
                     raise InputError(f'{where} is {str(task)[:40]!r}, but a task has data and annotations; export it again')
-                found = _annotations(task) or ([] if annotated else _predictions(task))
+                found = _annotations(task) if annotated else _predictions(task) or _annotations(task)
                 if not found:
                     left_out += 1
                     continue
@@ -300,13 +300,16 @@ def write(dataset: AnnotatedDataset, output: Output) -> None:
     serves. Objects with a confidence become predictions, others annotations; an object of several polygons or of run lengths
     is a brush."""
     tasks = []
+    predicted = any(item.score is not None for image in dataset.images for item in image.objects)
     for image in dataset.images:
         folder = PurePosixPath('images', image.split or '.')
         place = str(folder / output.image(image, str(folder)))
         results = [_result(item, number, image) for number, item in enumerate(image.objects, 1)]
-        if any(item.score is not None for item in image.objects):
+        if predicted:
             scores = [item.score for item in image.objects if item.score is not None]
-            regions: dict[str, Any] = dict(predictions=[dict(model_version='mmvitscale', score=min(scores), result=results)])
+            regions: dict[str, Any] = dict(
+                predictions=[dict(model_version='mmvitscale', score=min(scores, default=0.0), result=results)]
+            )
         else:
             regions = dict(annotations=[dict(result=results, was_cancelled=False, ground_truth=False)])
         tasks.append(dict(data=dict(image=f'/data/local-files/?d={quote(place)}'), **regions))

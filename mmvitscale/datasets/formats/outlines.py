@@ -7,26 +7,34 @@ import numpy as np
 
 from mmvitscale.datasets.coco_masks import coco_api, encode_mask, polygons_of
 from mmvitscale.datasets.formats.annotations import AnnotatedImage, AnnotatedObject
+from mmvitscale.errors import InputError
 
+_PAIRS = 10**6  # of corners, of which the nearest are looked for
 # Names of what is around the objects.
 BACKGROUND = ('background', '_background_')
 
 
 def mask_of(item: AnnotatedObject, height: int, width: int) -> np.ndarray:
     """(height, width) bool of an object; of a box alone the pixels in it."""
-    coco = coco_api()
-    left, top, right, bottom = item.box
     if item.segmentation is None:
+        left, top, right, bottom = item.box
         inside = np.zeros((height, width), bool)
         inside[max(0, round(top)) : max(0, round(bottom)), max(0, round(left)) : max(0, round(right))] = True
         return inside
-    if isinstance(item.segmentation, dict):
-        coded: Any = item.segmentation
-        coded = coco.frPyObjects(coded, height, width) if isinstance(coded['counts'], list) else coded
-    else:
-        parts = [list(part) for part in polygons_of(item.segmentation)]
-        coded = coco.merge(coco.frPyObjects(parts, height, width))
-    return coco.decode(coded).astype(bool)
+    return coco_api().decode(_coded(item.segmentation, height, width)).astype(bool)
+
+
+def area_of(item: AnnotatedObject, height: int, width: int) -> int:
+    """Pixels of an object with a mask, without drawing it."""
+    return int(coco_api().area(_coded(item.segmentation or [], height, width)))
+
+
+def _coded(segmentation: Any, height: int, width: int) -> Any:
+    """Run lengths as pycocotools has them."""
+    coco = coco_api()
+    if isinstance(segmentation, dict):
+        return coco.frPyObjects(segmentation, height, width) if isinstance(segmentation['counts'], list) else segmentation
+    return coco.merge(coco.frPyObjects([list(part) for part in polygons_of(segmentation)], height, width))
 
 
 def crop_of(mask: np.ndarray) -> tuple[np.ndarray, int, int]:
@@ -76,8 +84,11 @@ def join_polygons(polygons: Sequence[Sequence[float]]) -> list[float]:
     joined = np.asarray(polygons[0], float).reshape(-1, 2)
     for polygon in polygons[1:]:
         other = np.asarray(polygon, float).reshape(-1, 2)
-        apart = ((joined[:, None] - other[None]) ** 2).sum(-1)
-        here, there = np.unravel_index(int(apart.argmin()), apart.shape)
+        here, there = -1, 0
+        if len(joined) * len(other) <= _PAIRS:
+            apart = ((joined[:, None] - other[None]) ** 2).sum(-1)
+            here, there = (int(i) for i in np.unravel_index(int(apart.argmin()), apart.shape))
+        here %= len(joined)
         around = np.concatenate([np.roll(other, -there, 0), other[there : there + 1]])
         joined = np.concatenate([joined[: here + 1], around, joined[here:]])
     return joined.flatten().tolist()
@@ -109,6 +120,8 @@ def label_map_of(image: AnnotatedImage, classes: Sequence[str], background: int 
     their order. background: index where there is no object; None: 255, not known."""
     if image.label_map is not None:
         return image.label_map()
+    if len(classes) > 255:
+        raise InputError(f'{len(classes)} classes found, but label maps of 8 bits have 255; leave some out with --classes')
     drawn = np.full((image.height, image.width), 255 if background is None else background, np.uint8)
     for item in image.objects:
         drawn[mask_of(item, image.height, image.width)] = classes.index(item.category)

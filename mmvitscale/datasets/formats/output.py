@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from mmvitscale.datasets.folders import SPLITS
+from mmvitscale.datasets.folders import PART_MARK, SPLITS
 from mmvitscale.datasets.formats.annotations import AnnotatedImage
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
 
+# Files that say who wrote a folder: a data set, or what belongs to a config, which is no data set.
+DATASET_MARK = '.mmvitscale_dataset'
 _IMAGE_FOLDERS = ('images', 'jpegimages', 'img', 'imgs', 'obj_train_data')
 
 
@@ -26,6 +28,7 @@ class Output:
 
     def __init__(self, folder: Path, final: Path, copy_images: bool):
         self.folder, self.final, self.copy_images = folder, final, copy_images
+        self.notes: list[str] = []  # what the format has no place for
         self._taken: dict[str, str] = {}
 
     def image(self, image: AnnotatedImage, folder: str, unique_stem: bool = False) -> str:
@@ -40,13 +43,19 @@ class Output:
             number += 1
             name = str(plain.with_stem(f'{plain.stem}_{number}'))
         if self.copy_images:
-            target = self.folder / folder / name
+            target = self._place(f'{folder}/{name}')
             target.parent.mkdir(parents=True, exist_ok=True)
             if image.embedded is not None:
                 target.write_bytes(image.embedded())
             else:
                 shutil.copyfile(image.path, target)
         return name
+
+    def _place(self, name: str) -> Path:
+        target = Path(os.path.normpath(self.folder / name))
+        if not target.is_relative_to(self.folder):
+            raise InputError(f'{name} would be written outside of {self.final}; give the folder that holds all images as data')
+        return target
 
     def path_to(self, image: AnnotatedImage, copied: str, start: str) -> str:
         """The path that an annotation file in the folder ``start`` has for an image: to the copy, or to the image itself."""
@@ -59,7 +68,7 @@ class Output:
 
     def bytes(self, name: str, content: bytes) -> None:
         """A file."""
-        target = self.folder / name
+        target = self._place(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
 
@@ -72,14 +81,23 @@ def _telling(image: AnnotatedImage) -> list[str]:
 
 
 @contextmanager
-def written_folder(out: Path, overwrite: bool = False, copy_images: bool = True) -> Iterator[Output]:
+def written_folder(out: Path, overwrite: bool = False, copy_images: bool = True, mark: str = DATASET_MARK) -> Iterator[Output]:
     """``with written_folder(out) as output``: what is written becomes the folder ``out`` at the end, and is gone after an
-    error. Raises InputError where there is something already, or nothing can be written."""
+    error. Only what was written so is replaced. Raises InputError where there is something already, or nothing can be written.
+
+    Args:
+        overwrite: replace what is there.
+        copy_images: as in ``Output``.
+        mark: name of a hidden file that says who wrote the folder.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise InputError(f'{out} is there already; choose another folder, or replace it with --overwrite')
+    if out.exists() and not is_written(out):
+        raise InputError(f'{out} is there already and was not written by this command; choose another folder')
     check_writable(out.absolute().parent)
     part = Path(tempfile.mkdtemp(prefix=f'.{out.name[:40]}-', suffix='.part', dir=out.absolute().parent))
     try:
+        (part / mark).write_text('Written by mmvitscale, and replaced with --overwrite.\n')
         yield Output(part, out, copy_images)
         part.chmod(0o777 & ~_umask())
         if out.is_dir():
@@ -94,6 +112,13 @@ def written_folder(out: Path, overwrite: bool = False, copy_images: bool = True)
         raise InputError(f'cannot write {out} ({error.strerror}); free some space, or give another folder') from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def is_written(folder: Path) -> bool:
+    """Whether a folder is empty, or was written by ``written_folder``."""
+    return folder.is_dir() and (
+        not any(folder.iterdir()) or any((folder / mark).is_file() for mark in (DATASET_MARK, PART_MARK))
+    )
 
 
 def _umask() -> int:

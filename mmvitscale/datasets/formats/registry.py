@@ -21,6 +21,7 @@ FORMATS: dict[str, ModuleType] = {
     'label-studio': label_studio,
     'masks': masks,
 }
+_WITH_CROWDS = ('coco', 'voc')
 # Files of names that a message may point to.
 _NAME_FILES = ('data.yaml', 'obj.names', 'labelmap.txt', 'classes.txt', 'labels.txt')
 # Suffixes of files that stand for the folder that they are in.
@@ -112,8 +113,10 @@ def _shared_between_splits(dataset: AnnotatedDataset) -> list[str]:
     return [f'{len(shared)} images are in both of two splits ({some_of(shared)}); keep them apart'] if shared else []
 
 
-def write_dataset(dataset: AnnotatedDataset, out: Path, format: str, overwrite: bool = False, copy_images: bool = True) -> None:
-    """A data set as a folder of a format, complete or not there.
+def write_dataset(
+    dataset: AnnotatedDataset, out: Path, format: str, overwrite: bool = False, copy_images: bool = True
+) -> list[str]:
+    """A data set as a folder of a format, complete or not there; notes on what the format has no place for.
 
     Args:
         out: the folder.
@@ -127,8 +130,23 @@ def write_dataset(dataset: AnnotatedDataset, out: Path, format: str, overwrite: 
     if format != 'masks' and any(image.label_map for image in dataset.images):
         images = [replace(image, objects=objects_of(image, dataset.classes), label_map=None) for image in dataset.images]
         dataset = replace(dataset, images=images)
+    dataset, notes = _writable(dataset, format)
     with written_folder(out, overwrite, copy_images) as output:
         FORMATS[format].write(dataset, output)
+    return [*notes, *output.notes]
+
+
+def _writable(dataset: AnnotatedDataset, format: str) -> tuple[AnnotatedDataset, list[str]]:
+    """A data set without what a format has no place for, and what to say of it."""
+    images, notes = dataset.images, []
+    if any(image.split for image in images) and not all(image.split for image in images):
+        notes.append(f'{sum(not image.split for image in images)} images are in no split and are written as training images')
+        images = [replace(image, split=image.split or 'train') for image in images]
+    crowds = sum(item.crowd for image in images for item in image.objects)
+    if crowds and format not in _WITH_CROWDS:
+        notes.append(f'{crowds} crowds are left out: {format} has no place for objects that are neither learned nor evaluated')
+        images = [replace(image, objects=[item for item in image.objects if not item.crowd]) for image in images]
+    return replace(dataset, images=images), notes
 
 
 def convert_dataset(
@@ -161,7 +179,7 @@ def convert_dataset(
     if place == inside or place in inside.parents:
         raise InputError(f'OUT {out} holds the data themselves ({inside}); choose another folder')
     dataset = read_dataset(root, format, entries)
-    write_dataset(dataset, place, to, overwrite, copy_images)
+    dataset.notes += write_dataset(dataset, place, to, overwrite, copy_images)
     objects = sum(len(image.objects) for image in dataset.images)
     splits = Counter(image.split or 'no split' for image in dataset.images)
     counts = ', '.join(f'{count} {split}' for split, count in splits.items())

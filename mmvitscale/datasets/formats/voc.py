@@ -5,7 +5,10 @@ Corners are taken as LabelImg, CVAT and Roboflow write them, in pixels from 0. V
 pixel.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -23,8 +26,16 @@ from mmvitscale.datasets.formats.annotations import (
     ordered_classes,
     read_text,
 )
-from mmvitscale.datasets.formats.colours import label_map_bytes, read_colour_table, voc_palette, write_colour_table
-from mmvitscale.datasets.formats.outlines import crop_of, label_map_of, mask_of
+from mmvitscale.datasets.formats.colours import (
+    VOC_CLASSES,
+    ColourDecoder,
+    Entry,
+    label_map_bytes,
+    read_colour_table,
+    voc_palette,
+    write_colour_table,
+)
+from mmvitscale.datasets.formats.outlines import BACKGROUND, crop_of, label_map_of, mask_of
 from mmvitscale.datasets.formats.output import Output
 from mmvitscale.errors import InputError, some_of
 from mmvitscale.utils.safe_xml import Element, elements, is_xml, root_tag, text_of
@@ -53,6 +64,7 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
     index = ImageIndex(root, _MASKS)
     splits = listed_splits(root, 'main')
     masks = _mask_folders(root)
+    table = next((folder / 'labelmap.txt' for folder in folders_of(root) if (folder / 'labelmap.txt').is_file()), None)
     classes = _listed_classes(root)
     of: dict[Path, Path] = {}  # image -> its XML file
     images = []
@@ -64,7 +76,7 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
                 raise InputError(f'{of[image.path]} and {file} are both of the image {image.path.name}; remove one of them')
             image.split = _split(file, image, splits, root)
             if masks is not None:
-                _add_masks(image, file.stem, masks)
+                _add_masks(image, file.stem, masks, table)
             images.append(image)
     missing = sorted({name for names in splits.values() for name in names} - {comparable(file.stem) for file in files})
     if missing:
@@ -176,9 +188,9 @@ def _mask_folders(root: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def _add_masks(image: AnnotatedImage, stem: str, folders: tuple[Path, Path]) -> None:
-    """Give the objects the masks that ``SegmentationObject`` has, each the one that its box fits best: programs number them in
-    orders of their own."""
+def _add_masks(image: AnnotatedImage, stem: str, folders: tuple[Path, Path], table: Path | None) -> None:
+    """Give the objects the masks that ``SegmentationObject`` has, each one of its class in ``SegmentationClass`` and of its box.
+    table: ``labelmap.txt``, if there is one."""
     file = folders[0] / f'{stem}.png'
     if not file.is_file() or not image.objects:
         return
@@ -190,18 +202,43 @@ def _add_masks(image: AnnotatedImage, stem: str, folders: tuple[Path, Path]) -> 
         raise InputError(
             f'{file} is {numbers.shape[1]} x {numbers.shape[0]}, but its image {image.width} x {image.height}; make them equal'
         )
+    classes = _class_map(folders[1] / f'{stem}.png', table, numbers.shape)
     open_objects = list(image.objects)
     for number in sorted(set(np.unique(numbers).tolist()) - {0, _UNKNOWN}):
-        part, left, top = crop_of(numbers == number)
+        inside = numbers == number
+        part, left, top = crop_of(inside)
         box = (left, top, left + part.shape[1], top + part.shape[0])
-        best = max(open_objects, key=lambda item: _overlap(item.box, box), default=None)
-        if best is None or _overlap(best.box, box) < 0.5:
+        category = None if classes is None else Counter(classes[inside].tolist()).most_common(1)[0][0]
+        fitting = [item for item in open_objects if category in (None, item.category)]
+        # VOC counts the objects of the XML file; other programs number them in orders of their own.
+        counted = image.objects[number - 1] if number <= len(image.objects) else None
+        if counted in fitting and _is_within(box, counted.box):
+            best = counted
+        else:
+            best = max(fitting, key=lambda item: _overlap(item.box, box), default=None)
+        if best is None or _overlap(best.box, box) < 0.1:
             raise InputError(
-                f'{file} has an object {number} in the box {box}, but the XML file of {image.path.name} has none there; export '
-                'both again'
+                f'{file} has an object {number}{f" of class {category}" if category else ""} in the box {box}, but the XML file '
+                f'of {image.path.name} has none there; export both again'
             )
-        open_objects.remove(best)
-        best.segmentation = encode_mask(numbers == number)
+        open_objects = [item for item in open_objects if item is not best]
+        best.segmentation = encode_mask(inside)
+
+
+def _class_map(file: Path, table: Path | None, size: tuple[int, ...]) -> np.ndarray | None:
+    """(height, width) names of classes by pixel; None where no map of known colours is there."""
+    entries = read_colour_table(table) if table else [*map(Entry, VOC_CLASSES, map(tuple, voc_palette(21).tolist()))]
+    with suppress(InputError):
+        decoder = ColourDecoder(entries, file)
+        labels = decoder(file)
+        if labels.shape == size:
+            return np.array([*decoder.classes, *[''] * (256 - len(decoder.classes))], object)[labels]
+    return None
+
+
+def _is_within(box: Sequence[float], other: Sequence[float]) -> bool:
+    """But for two pixels."""
+    return all(a >= b - 2 for a, b in zip(box[:2], other[:2])) and all(a <= b + 2 for a, b in zip(box[2:], other[2:]))
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
@@ -217,27 +254,37 @@ def write(dataset: AnnotatedDataset, output: Output) -> None:
     pixels in ``SegmentationClass`` and ``SegmentationObject``. Corners keep their fractions; a confidence becomes
     ``confidence``."""
     lists: dict[str, list[str]] = {}
-    masks = any(item.segmentation for image in dataset.images for item in image.objects)
+    masks, hidden = any(item.segmentation for image in dataset.images for item in image.objects), 0
+    classes = ['background', *(name for name in dataset.classes if name.lower() not in BACKGROUND)]
     for image in dataset.images:
         name = output.image(image, 'JPEGImages', unique_stem=True)
         stem = str(PurePosixPath(name).with_suffix(''))
         lists.setdefault(image.split or 'train', []).append(stem)
         output.bytes(f'Annotations/{stem}.xml', _xml_of(image, name))
         if masks:
-            objects = np.zeros((image.height, image.width), np.uint8)
-            if len(image.objects) >= _UNKNOWN:
-                raise InputError(
-                    f'{image.name} has {len(image.objects)} objects, but Pascal VOC numbers 254; choose another format'
-                )
-            for number, item in enumerate(image.objects, 1):
-                objects[mask_of(item, image.height, image.width)] = number
-            labels = label_map_of(image, ['background', *dataset.classes], 0)
-            output.bytes(f'SegmentationObject/{stem}.png', label_map_bytes(objects))
+            numbers, labels = _numbered(image, classes)
+            hidden += sum(item.segmentation is not None for item in image.objects) - len(set(np.unique(numbers)) - {0})
+            output.bytes(f'SegmentationObject/{stem}.png', label_map_bytes(numbers))
             output.bytes(f'SegmentationClass/{stem}.png', label_map_bytes(labels))
+    if hidden:
+        output.notes.append(f'{hidden} masks lie behind others, which Pascal VOC has no place for: their boxes are written')
     for split, stems in lists.items():
         for folder in ('Main', *(['Segmentation'] if masks else [])):
             output.text(f'ImageSets/{folder}/{split}.txt', ''.join(f'{stem}\n' for stem in stems))
-    output.text('labelmap.txt', write_colour_table(['background', *dataset.classes], voc_palette(len(dataset.classes) + 1)))
+    output.text('labelmap.txt', write_colour_table(classes, voc_palette(len(classes))))
+
+
+def _numbered(image: AnnotatedImage, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(height, width) uint8 of the objects' numbers, from 1 on, and of their classes; later ones hide earlier ones. Raises
+    InputError for more than VOC numbers."""
+    if len(image.objects) >= _UNKNOWN:
+        raise InputError(f'{image.name} has {len(image.objects)} objects, but masks of VOC number 254; write another format')
+    drawn = replace(image, objects=[item for item in image.objects if item.segmentation is not None])
+    numbers = np.zeros((image.height, image.width), np.uint8)
+    for number, item in enumerate(image.objects, 1):
+        if item.segmentation is not None:
+            numbers[mask_of(item, image.height, image.width)] = number
+    return numbers, label_map_of(drawn, classes, 0)
 
 
 def _xml_of(image: AnnotatedImage, name: str) -> bytes:

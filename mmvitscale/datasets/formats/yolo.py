@@ -71,9 +71,7 @@ def _is_label_file(file: Path) -> bool:
     if len(words) < 5 or not re.fullmatch(rb'\d+', words[0]) or not all(re.fullmatch(rb'[-+.\deE]+', w) for w in words[1:5]):
         return False
     folders = {file.parent, file.parent.parent, Path(*_replaced(file.parent.parts, 'labels', 'images'))}
-    return any((folder / (file.stem + suffix)).is_file() for folder in folders for suffix in IMAGES) or any(
-        images_below(file.parent.parent)
-    )
+    return any((folder / (file.stem + suffix)).is_file() for folder in folders for suffix in (*IMAGES, *map(str.upper, IMAGES)))
 
 
 def _replaced(parts: Sequence[str], old: str, new: str) -> list[str]:
@@ -89,7 +87,7 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
     """A folder in this format. Raises InputError for what cannot be read as a whole; ``entries`` keeps invalid objects."""
     notes: list[str] = []
     described = _yaml_files(root)
-    if len(described) > 1 and described[0].parent == described[1].parent:
+    if len(described) > 1 and (described[0].parent == described[1].parent or described[0].parent != root):
         raise InputError(f'{described[0]} and {described[1]} both describe a data set; move one of them away')
     darknet = sorted(path for folder in folders_of(root) for path in folder.glob('*.data') if mentions(path, b'names'))
     if described:
@@ -101,6 +99,7 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
         names, images, keys = _names_beside(root, entries, notes), _by_folders(root), False
     if not all(path.is_relative_to(root) for path, _ in images):  # of a YAML file that leads elsewhere
         root = Path(os.path.commonpath([root, *(path for path, _ in images)]))
+    images = _without_repeated_split(images, notes)
     reader = _Labels(root, names, entries, keys)
     found = [reader.image(path, split) for path, split in images]
     bare = [image.name for image, has in zip(found, reader.has_file) if image is not None and not has]
@@ -154,6 +153,18 @@ def _by_yaml(
     if not images:
         raise InputError(f'{file} gives neither train nor val; add the paths of their images')
     return names, images, 'kpt_shape' in content
+
+
+def _without_repeated_split(images: list[tuple[Path, str | None]], notes: list[str]) -> list[tuple[Path, str | None]]:
+    """Without a validation set that is the training set, or the test set again: it is there since Ultralytics requires one."""
+    of = {split: {path for path, own in images if own == split} for split in ('train', 'val', 'test')}
+    for other in ('train', 'test'):
+        if of['val'] and of['val'] == of[other]:
+            notes.append(f'the images for validation are those of {other}, so they are taken as no validation set')
+            images = [(path, split) for path, split in images if split != 'val']
+            alone = other == 'train' and not of['test']
+            return [(path, None if alone else split) for path, split in images]
+    return images
 
 
 def _yaml_names(content: dict, file: Path) -> list[str]:
@@ -213,11 +224,8 @@ def _listed(file: Path, root: Path) -> list[Path]:
         if not text:
             continue
         parts = [part for part in PurePosixPath(text).parts if part not in ('/', '.', '..')]
-        places = [
-            Path(text),
-            file.parent / text,
-            *(Path(base, *parts[i:]) for i in range(len(parts)) for base in (file.parent, root)),
-        ]
+        ends = [Path(base, *parts[i:]) for i in range(len(parts)) for base in (file.parent, root)]
+        places = [*([Path(text)] if Path(text).is_absolute() else []), file.parent / text, root / text, *ends]
         path = next((place for place in places if place.is_file()), None)
         found.append(Path(os.path.normpath(path)) if path else index.find(text, file.parent, f'{file}, line {number},'))
     return found
@@ -387,9 +395,10 @@ class _Labels:
 
 def write(dataset: AnnotatedDataset, output: Output) -> None:
     """``data.yaml``, and of each split the folders ``images`` and ``labels``. Several polygons of an object become one, joined
-    by lines without area, as Ultralytics' own converter has it; run lengths the outlines of their parts."""
+    by lines without area, as Ultralytics' own converter has it; run lengths the outlines of their parts. Without a split the
+    images for training are those for validation, too, since Ultralytics requires some."""
     numbers = {name: i for i, name in enumerate(dataset.classes)}
-    places = {}
+    places: dict[str, str] = {}
     for image in dataset.images:
         start = f'{image.split}/' if image.split else ''
         name = output.image(image, f'{start}images', unique_stem=True)
@@ -397,7 +406,7 @@ def write(dataset: AnnotatedDataset, output: Output) -> None:
         lines = [_line(item, numbers[item.category], image) for item in image.objects]
         output.text(f'{start}labels/{PurePosixPath(name).with_suffix(".txt")}', ''.join(f'{line}\n' for line in lines))
     content = {**places, 'nc': len(dataset.classes), 'names': dict(enumerate(dataset.classes))}
-    content.setdefault('val', content.get('test', content.get('train')))  # Ultralytics requires it
+    content.setdefault('val', content.get('test', content.get('train')))
     output.text('data.yaml', yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
