@@ -63,10 +63,11 @@ def _lists(root: Path, task: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     other = 'main' if task == 'segmentation' else 'segmentation'
     for folder in sorted(folders_of(root), key=lambda folder: folder.name.lower() == other):
+        files = {file.stem.lower(): file for file in sorted(folder.glob('*.txt')) if file.is_file()}
         for split, words in SPLITS.items():
             for word in words:
-                if (folder / f'{word}.txt').is_file():
-                    found.setdefault(split, folder / f'{word}.txt')
+                if word in files:
+                    found.setdefault(split, files[word])
     return found
 
 

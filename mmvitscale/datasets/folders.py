@@ -90,17 +90,23 @@ def listed_splits(root: Path, kind: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     folders = [Path(place) for place, _, _ in walk(root) if Path(place).parent.name.lower() == 'imagesets']
     for folder in [one for one in folders if one.name.lower() == kind] or folders:
+        files = {file.stem.lower(): file for file in sorted(folder.glob('*.txt'))}
         for split, words in SPLITS.items():
-            for file in (folder / f'{word}.txt' for word in words):
-                if file.is_file():
-                    lines = file.read_text('utf-8-sig', errors='replace').splitlines()
-                    names = (_without_suffix(line.strip()) for line in lines if line.strip())
-                    found.setdefault(split, set()).update(map(comparable, names))
+            for word in words:
+                if word in files:
+                    found.setdefault(split, set()).update(_listed_in(files[word]))
+        if 'train' not in found and 'trainval' in files:  # with a test set, as in VOC2007
+            found['train'] = _listed_in(files['trainval'])
     for one, other in (('train', 'val'), ('train', 'test'), ('val', 'test')):
         both = sorted(found.get(one, set()) & found.get(other, set()))
         if both:
             raise InputError(f'ImageSets lists {some_of(both)} for {one} and for {other}; leave each image in one of them')
     return found
+
+
+def _listed_in(file: Path) -> set[str]:
+    lines = file.read_text('utf-8-sig', errors='replace').splitlines()
+    return {comparable(_without_suffix(line.strip())) for line in lines if line.strip()}
 
 
 def _without_suffix(name: str) -> str:
@@ -155,6 +161,8 @@ class ImageIndex:
                 f'{where} is of the image {reference}, which is not below {self.root}; add it, correct the name, or give the '
                 'folder that holds both'
             )
+        if len(best) > 1:  # frames of several tasks have the same names
+            best = [path for path in best if path.is_relative_to(near)] or best
         if len(best) > 1:
             names = some_of([path.relative_to(self.root).as_posix() for path in best])
             raise InputError(f'{where} is of the image {reference}, which may be {names}; give each image a name of its own')

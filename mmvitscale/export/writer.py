@@ -278,6 +278,8 @@ def _suppressed(outputs: list[Tensor], limits: dict[str, float]) -> list[Tensor]
     boxes, scores, labels = outputs
     kept = scores > limits['score_threshold']
     boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+    if not len(scores):
+        return [boxes, scores, labels]
     _, index = batched_nms(boxes, scores, labels, dict(type='nms', iou_threshold=limits['iou_threshold']))
     index = index[: limits['max_per_image']]
     return [boxes[index], scores[index], labels[index]]

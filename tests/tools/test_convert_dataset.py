@@ -67,8 +67,10 @@ def test_out_is_complete_or_not_there(scenes, error_of, run_here, tmp_path, monk
     error_of(tool, scenes, tmp_path / 'new', '--to', 'yolo')
     assert [path.name for path in tmp_path.iterdir()] == ['there']
     monkeypatch.undo()
-    assert run_here(tool, scenes, tmp_path / 'there', '--to', 'yolo', '--overwrite')[0] == 0
-    assert not (tmp_path / 'there/file').exists() and (tmp_path / 'there/data.yaml').is_file()
+    assert 'was not written by this command' in error_of(tool, scenes, tmp_path / 'there', '--to', 'yolo', '--overwrite')
+    assert (tmp_path / 'there/file').read_text() == 'mine'
+    for options in ([], ['--overwrite']):
+        assert run_here(tool, scenes, tmp_path / 'own', '--to', 'yolo', *options)[0] == 0
 
 
 def no_more():

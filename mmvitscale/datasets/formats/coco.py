@@ -23,8 +23,8 @@ from mmvitscale.errors import InputError, some_of
 
 PART = 'part_of'  # key of a COCO file that was made of another one, beside a config
 # COCO's own files of other tasks.
-OTHER_TASKS = re.compile(r'(captions|person_keypoints|panoptic|stuff|image_info)_(train|val|test|unlabeled)')
-KEY_POINTS = re.compile(r'(captions|panoptic|stuff|image_info)_(train|val|test|unlabeled)')
+OTHER_TASKS = re.compile(r'(?i)(captions|person_keypoints|panoptic|stuff|image_info)_\w+')
+KEY_POINTS = re.compile(r'(?i)(captions|panoptic|stuff|image_info)_\w+')
 _LISTS = (b'"images"', b'"annotations"', b'"categories"')
 
 

@@ -173,8 +173,13 @@ class ColourDecoder:
             )
         table = np.full(256, 254, np.uint8)
         if self.has_colours:  # numbers in the order of the table, as CVAT and VOC count
-            table[: len(self.in_order)] = self.in_order
-            table[255] = 255
+            greys = {key[0]: label for key, label in self.labels.items() if isinstance(key, tuple) and len(set(key)) == 1}
+            seen = set(np.unique(values).tolist())
+            if max(seen) >= len(self.in_order) and seen <= set(greys):  # colours themselves, such as 0 and 255
+                table[list(greys)] = list(greys.values())
+            else:
+                table[: len(self.in_order)] = self.in_order
+                table[255] = 255
         else:
             for key, label in self.labels.items():
                 table[key] = label

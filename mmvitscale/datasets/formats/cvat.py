@@ -85,7 +85,7 @@ def _image(element: Element, file: Path, root: Path, index: ImageIndex, entries:
     name = element.get('name')
     if not name:
         raise InputError(f'{where} has an image without name; export the task again')
-    path = index.find(name, file.parent, where)
+    path = _found(name, element.get('subset'), file, index, where)
     stated = tuple(round(_number(element, key, where)) for key in ('height', 'width') if element.get(key))
     size = entries.size(path, stated if len(stated) == 2 else None, where)
     own = PurePosixPath(element.get('subset') or '')
@@ -117,6 +117,16 @@ def _score(shape: Element) -> float | None:
         score = float(text)  # type: ignore[arg-type]
         return score if 0 <= score <= 1 else None
     return None
+
+
+def _found(name: str, subset: str | None, file: Path, index: ImageIndex, where: str) -> Path:
+    """The image; of projects, those of a subset are in a folder of its name."""
+    if subset:
+        for start in ('', 'images'):
+            path = file.parent / start / subset / name
+            if path.is_file():
+                return path
+    return index.find(name, file.parent, where)
 
 
 def _z_order(shape: Element) -> int:

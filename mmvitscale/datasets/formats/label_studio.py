@@ -1,9 +1,11 @@
 """Label Studio: one JSON file of all tasks, whose regions are rectangles, ellipses and polygons in percent of the image, and
 brush strokes as run lengths (https://labelstud.io/guide/export, JSON and JSON-MIN)."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from math import cos, pi, radians, sin
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -128,18 +130,19 @@ def _looks_like_image(text: str) -> bool:
 def _path_of(reference: str) -> str:
     """The path within a URL of Label Studio: of a local file, an upload or a cloud."""
     url = urlparse(reference)
-    local = parse_qs(url.query).get('d')
-    return local[0] if local else unquote(url.path if url.scheme or url.path.startswith('/data/') else reference)
+    query = parse_qs(url.query)
+    if 'd' in query and url.path.endswith('/local-files/'):
+        return query['d'][0]
+    if 'fileuri' in query:  # of storage that Label Studio resolves
+        with suppress(ValueError):
+            return unquote(urlparse(base64.urlsafe_b64decode(query['fileuri'][0] + '==').decode()).path)
+    return unquote(url.path if url.scheme or url.path.startswith('/data/') else reference)
 
 
 def _image(
     task: dict, found: list[list], where: str, file: Path, root: Path, index: ImageIndex, entries: Entries
 ) -> AnnotatedImage:
-    data = task.get('data') if isinstance(task.get('data'), dict) else task
-    references = [value for value in data.values() if isinstance(value, str)] if data else []
-    reference = next(filter(_looks_like_image, references), None)
-    if reference is None:
-        raise InputError(f'{where} names no image ({some_of(references) or "nothing"}); export the project as JSON again')
+    reference = _reference(task, found[0], where)
     if len(found) > 1:
         raise InputError(
             f'{where} has the annotations of {len(found)} annotators; mark one as ground truth in Label Studio, or remove the '
@@ -159,6 +162,24 @@ def _image(
         with entries.entry():
             image.objects.append(_object(region, place, size, entries))
     return image
+
+
+def _reference(task: dict, results: list, where: str) -> str:
+    """What a task calls its image. Raises InputError where there is none, or several that its regions may be on."""
+    data = task.get('data') if isinstance(task.get('data'), dict) else task
+    texts = {key: value for key, value in data.items() if isinstance(value, str)} if data else {}
+    images = {key: value for key, value in texts.items() if _looks_like_image(value)}
+    if not images:
+        found = some_of(list(texts.values())) or 'nothing'
+        raise InputError(f'{where} names no image ({found}), so it cannot be learned; leave it out of the export')
+    tags = {result.get('to_name') for result in results if isinstance(result, dict) and result.get('to_name')}
+    if len(images) > 1 and len(tags) == 1 and tags <= set(images):
+        return images[tags.pop()]
+    if len(images) > 1 or len(tags) > 1:
+        raise InputError(
+            f'{where} has several images or pages ({some_of([*images])}), and its regions may be on any; make a task of each'
+        )
+    return next(iter(images.values()))
 
 
 def _stated(region: dict) -> tuple[int, int] | None:

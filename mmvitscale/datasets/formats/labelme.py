@@ -28,7 +28,9 @@ from mmvitscale.datasets.formats.outlines import crop_of, join_objects, mask_of
 from mmvitscale.datasets.formats.output import Output
 from mmvitscale.errors import InputError
 
-_OUTLINES = ('polygon', 'rectangle', 'circle', 'mask', 'oriented_rectangle')
+_POLYGONS = ('polygon', 'oriented_rectangle', 'rotation', 'quadrilateral')  # the last two of X-AnyLabeling
+_OUTLINES = ('polygon', 'rectangle', 'circle', 'mask', *_POLYGONS[1:])
+_IGNORED = '__ignore__'  # of shapes that LabelMe's own programs leave out
 _CIRCLE_SIDES = 64
 _LARGEST_EMBEDDED = 2**30  # bytes
 
@@ -152,6 +154,8 @@ def _objects(shapes: list[Any], file: Path, size: tuple[int, int], entries: Entr
     found: list[AnnotatedObject] = []
     groups: dict[tuple, AnnotatedObject] = {}
     for number, shape in enumerate(shapes):
+        if isinstance(shape, dict) and shape.get('label') == _IGNORED:
+            continue
         with entries.entry():
             where = f'{file}, shapes[{number}],'
             if not isinstance(shape, dict):
@@ -174,7 +178,7 @@ def _object(shape: dict, where: str, size: tuple[int, int], entries: Entries) ->
     if not isinstance(points, list) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in points):
         raise InputError(f'{where} has the points {str(points)[:60]!r}, but they are pairs x, y; correct or remove it')
     numbers = [value for point in points for value in point]
-    if kind in ('polygon', 'oriented_rectangle'):
+    if kind in _POLYGONS:
         return entries.object(where, size, label, polygons=[numbers])
     if len(points) != 2 and not (kind == 'rectangle' and len(points) == 4):
         raise InputError(f'{where} is a {kind} of {len(points)} points, but it takes two; draw it again or remove it')

@@ -72,6 +72,7 @@ def mask_pairs(root: Path) -> dict[str, MaskPairs]:
 
 
 def folders_with_both(root: Path) -> list[Path]:
+    """Folders with images and masks beside them."""
     return [folder for folder in folders_of(root) if any(folder.glob(f'*{BESIDE}'))]
 
 

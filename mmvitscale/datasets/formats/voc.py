@@ -189,7 +189,7 @@ def _mask_folders(root: Path) -> tuple[Path, Path] | None:
 
 
 def _add_masks(image: AnnotatedImage, stem: str, folders: tuple[Path, Path], table: Path | None) -> None:
-    """Give the objects the masks that ``SegmentationObject`` has, each one of its class in ``SegmentationClass`` and of its box.
+    """Give the objects the masks that ``SegmentationObject`` has, each one of its class in ``SegmentationClass`` and its box.
     table: ``labelmap.txt``, if there is one."""
     file = folders[0] / f'{stem}.png'
     if not file.is_file() or not image.objects:
@@ -218,8 +218,8 @@ def _add_masks(image: AnnotatedImage, stem: str, folders: tuple[Path, Path], tab
             best = max(fitting, key=lambda item: _overlap(item.box, box), default=None)
         if best is None or _overlap(best.box, box) < 0.1:
             raise InputError(
-                f'{file} has an object {number}{f" of class {category}" if category else ""} in the box {box}, but the XML file '
-                f'of {image.path.name} has none there; export both again'
+                f'{file} has an object {number}{f" of class {category}" if category else ""} in the box {box}, but the XML '
+                f'file of {image.path.name} has none there; export both again'
             )
         open_objects = [item for item in open_objects if item is not best]
         best.segmentation = encode_mask(inside)

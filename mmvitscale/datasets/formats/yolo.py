@@ -8,13 +8,13 @@ Names and splits stand in a YAML file (Ultralytics, Roboflow: https://docs.ultra
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import isfinite
 from pathlib import Path, PurePosixPath
 
 import yaml
 
-from mmvitscale.datasets.folders import IMAGES, ImageIndex, folders_of, images_below, split_of
+from mmvitscale.datasets.folders import ImageIndex, folders_of, images_below, split_of
 from mmvitscale.datasets.formats.annotations import (
     AnnotatedDataset,
     AnnotatedImage,
@@ -41,12 +41,13 @@ def recognise(root: Path) -> str | None:
     found = _yaml_files(root)
     if found:
         return f'{found[0].name} has names and train or val'
+    stems = {path.stem for path in images_below(root)}
     for folder in folders_of(root):
         data = next(iter(sorted(folder.glob('*.data'))), None)
         if data is not None and mentions(data, b'names'):
             return f'{data.name} of Darknet'
         for file in sorted(folder.glob('*.txt')):
-            if not _LISTS.fullmatch(file.name) and _is_label_file(file):
+            if not _LISTS.fullmatch(file.name) and _is_label_file(file, stems):
                 return f'{file.relative_to(root)} has lines of a class and shares of the image'
     return None
 
@@ -58,20 +59,19 @@ def _yaml_files(root: Path) -> list[Path]:
         for path in sorted(found, key=lambda path: (len(path.parts), path))
         if path.stat().st_size < _LARGEST_YAML
         and mentions(path, b'names')
-        and re.search(rb'(?m)^\s*["\']?(train|val)["\']?\s*:', path.read_bytes())
+        and re.search(rb'(?mi)^\s*["\']?(train|val)["\']?\s*:', path.read_bytes())
     ]
 
 
-def _is_label_file(file: Path) -> bool:
-    """Whether its first line is one of an object, and there is an image that it may be of."""
+def _is_label_file(file: Path, stems: Collection[str]) -> bool:
+    """Whether its first line is one of an object. stems: of the images that there are."""
     if not file.is_file():
         return False
     with open(file, 'rb') as content:
         words = content.readline(4096).split()
     if len(words) < 5 or not re.fullmatch(rb'\d+', words[0]) or not all(re.fullmatch(rb'[-+.\deE]+', w) for w in words[1:5]):
         return False
-    folders = {file.parent, file.parent.parent, Path(*_replaced(file.parent.parts, 'labels', 'images'))}
-    return any((folder / (file.stem + suffix)).is_file() for folder in folders for suffix in (*IMAGES, *map(str.upper, IMAGES)))
+    return file.stem in stems
 
 
 def _replaced(parts: Sequence[str], old: str, new: str) -> list[str]:
@@ -130,14 +130,16 @@ def _by_yaml(
         raise InputError(f'{file} holds a {type(content).__name__}, but a YAML file of a data set has names, train and val')
     names = _yaml_names(content, file)
     images: list[tuple[Path, str | None]] = []
+    lower = {str(key).lower(): value for key, value in content.items()}
     for split, keys in _SPLIT_KEYS.items():
-        values = next((content[key] for key in keys if content.get(key)), None)
+        values = next((lower[key] for key in keys if lower.get(key)), None)
         for value in values if isinstance(values, list) else [values] if values else []:
             if not isinstance(value, str):
                 raise InputError(f'{file} has {split}: {str(value)[:60]!r}, but it is a path, or a list of paths; correct it')
             place = _place(value, content.get('path'), file, root)
-            if place is None and split == 'test':
-                notes.append(f'{file.name} gives test as {value}, which is not there: there is no test set')
+            own = [] if place is None else _listed(place, root) if place.is_file() else list(images_below(place))
+            if not own and split != 'train':
+                notes.append(f'{file.name} gives {split} as {value}, where there is no image: that set is left out')
                 continue
             if place is None:
                 raise InputError(
@@ -146,7 +148,6 @@ def _by_yaml(
                 )
             if value.startswith('/') and not Path(value).exists() or '..' in Path(value).parts:
                 notes.append(f'{file.name} gives {split} as {value}: {place} was taken')
-            own = _listed(place, root) if place.is_file() else list(images_below(place))
             if not own:
                 raise InputError(f'{file} gives {split} as {value}, but {place} holds no image; correct the path')
             images += [(path, split) for path in own]
@@ -160,7 +161,7 @@ def _without_repeated_split(images: list[tuple[Path, str | None]], notes: list[s
     of = {split: {path for path, own in images if own == split} for split in ('train', 'val', 'test')}
     for other in ('train', 'test'):
         if of['val'] and of['val'] == of[other]:
-            notes.append(f'the images for validation are those of {other}, so they are taken as no validation set')
+            notes.append(f'val and {other} are both the same images, so they are taken as no validation set')
             images = [(path, split) for path, split in images if split != 'val']
             alone = other == 'train' and not of['test']
             return [(path, None if alone else split) for path, split in images]
@@ -234,7 +235,7 @@ def _listed(file: Path, root: Path) -> list[Path]:
 def _by_darknet(file: Path, root: Path, entries: Entries) -> tuple[list[str], list[tuple[Path, str | None]]]:
     """Names, and images with their splits, as ``obj.data`` has them: key = value in each line."""
     values = dict(
-        [part.strip() for part in line.split('=', 1)]
+        [line.split('=', 1)[0].strip().lower(), line.split('=', 1)[1].strip()]
         for line in read_text(file).splitlines()
         if '=' in line  # type: ignore[misc]
     )

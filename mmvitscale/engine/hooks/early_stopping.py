@@ -85,7 +85,12 @@ class EarlyStoppingHook(Hook):
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Judges the validation. Raises InputError where it has no such metric."""
         train_loop = getattr(runner, '_train_loop', None)
-        if not metrics or not hasattr(train_loop, 'stop_training'):  # a validation outside of a training
+        if not hasattr(train_loop, 'stop_training'):  # a validation outside of a training
+            return
+        self._seen = [pair for pair in self._seen if pair[0] < runner.iter]
+        if not metrics:  # of a detector that finds nothing yet mmdetection measures nothing
+            self._seen.append((runner.iter, math.nan))
+            self._judge(runner)
             return
         if self.monitor is None:
             self.monitor = _best_by(runner) or main_metric(metrics)
@@ -94,7 +99,6 @@ class EarlyStoppingHook(Hook):
                 f'monitor={self.monitor!r} found in EarlyStoppingHook, but the validation gives {", ".join(metrics)}; choose '
                 'one of them'
             )
-        self._seen = [pair for pair in self._seen if pair[0] < runner.iter]
         self._seen.append((runner.iter, float(metrics[self.monitor])))
         self._judge(runner)
 
@@ -110,15 +114,14 @@ class EarlyStoppingHook(Hook):
         )
         path = _best_checkpoint(runner)
         kept = f'; the best checkpoint is {path}' if path else ''
+        metric = self.monitor or 'the metric'
         runner.logger.info(
-            f'Early stopping at iteration {runner.iter}: {self.monitor} has not improved for {waited} validations; '
-            f'{found}{kept}.'
+            f'Early stopping at iteration {runner.iter}: {metric} has not improved for {waited} validations; {found}{kept}.'
         )
 
     def stalled(self, values: list[float]) -> tuple[int | None, int]:
         """Values of the metric, in order -> the index of the best one, None if all are NaN, and how many came after it."""
-        assert self.monitor is not None
-        less = self.rule == 'less' or self.rule is None and less_is_better(self.monitor)
+        less = self.rule == 'less' or self.rule is None and less_is_better(self.monitor or '')
         best = None
         for i, value in enumerate(values):
             gain = math.inf if best is None else (values[best] - value if less else value - values[best])
