@@ -106,7 +106,11 @@ def image_folder(file: Path, names: Sequence[str], root: Path, split: str) -> Pa
     """Where the images of a COCO file are: the folder in which most of some of them are found."""
     some = names[:: max(1, len(names) // 50)]
     folders = sorted({file.parent, *folders_of(root)}, key=lambda folder: (split_of(folder, root) != split, folder))
-    found = max(folders, key=lambda folder: sum((folder / name).is_file() for name in some))
+    # Those of another split may have images of the same names.
+    own = [folder for folder in folders if split_of(folder, root) in (split, None)]
+    found = max(own or folders, key=lambda folder: sum((folder / name).is_file() for name in some))
+    if not any((found / name).is_file() for name in some):
+        found = max(folders, key=lambda folder: sum((folder / name).is_file() for name in some))
     if not any((found / name).is_file() for name in some):
         first = names[0] if names else 'none'
         if '\\' in first:
