@@ -68,9 +68,9 @@ def _note(text: str) -> None:
 def _check_dataset(cfg: Config, dataset: ConfigDict, split: str) -> None:
     root = Path(dataset.get('data_root') or '')
     prefixes = dataset.get('data_prefix') or {}
-    for folder in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
+    for key, folder in prefixes.items() if isinstance(prefixes, dict) else [('', prefixes)]:
         if isinstance(folder, str):
-            _check_folder(root / folder)
+            _check_folder(root / folder, _absolute(folder, f'{split}_dataloader.dataset.data_prefix.{key}'))
     if not prefixes and not dataset.get('ann_file') and dataset.get('data_root'):  # mmpretrain's ImageNet
         _check_folder(root / (dataset.get('split') or ''))
         _check_class_folders(root / (dataset.get('split') or ''), _classes_of(cfg, dataset))
@@ -80,7 +80,10 @@ def _check_dataset(cfg: Config, dataset: ConfigDict, split: str) -> None:
                 f'the {split} data set has ann_file={dataset.ann_file!r}, but a data set reads one file; give several '
                 "as dict(type='ConcatDataset', datasets=[dict(...), dict(...)])"
             )
-        _check_file(root / dataset.ann_file)
+        keys = f'{split}_dataloader.dataset.ann_file'
+        if split != 'train' and ConfigView(cfg).task == 'detection':
+            keys += f'=PATH {split}_evaluator.ann_file'
+        _check_file(root / dataset.ann_file, _absolute(dataset.ann_file, keys))
     _check_classes(cfg, dataset, split)
     _check_masks(dataset)
 
@@ -281,18 +284,26 @@ def _numbers_of_classes(model, path: str) -> Iterator[tuple[str, int]]:
                 yield from _numbers_of_classes(value, f'{path}.{key}')
 
 
-def _check_file(path: Path) -> None:
+def _absolute(path: str | Path, key: str) -> str:
+    """The config's key for a path that does not depend on data_root; '' for others."""
+    return key if Path(path).is_absolute() else ''
+
+
+def _check_file(path: Path, key: str = '') -> None:
+    """key: of the config, where it is not below data_root."""
     if not path.is_file():
-        raise InputError(f'annotation file {path} is not there; {_how_to_get(path)}')
+        raise InputError(f'annotation file {path} is not there; {_how_to_get(path, key)}')
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, key: str = '') -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         state = 'is empty' if folder.is_dir() else 'is not there'
-        raise InputError(f'data set folder {folder} {state}; {_how_to_get(folder)}')
+        raise InputError(f'data set folder {folder} {state}; {_how_to_get(folder, key)}')
 
 
-def _how_to_get(folder: Path) -> str:
+def _how_to_get(folder: Path, key: str = '') -> str:
+    if key:  # what new_config.py writes beside a config
+        return f'bring it along with the config that it was written for, and name its place with --cfg-options {key}=PATH'
     known = [how for part, how in _DATA_SOURCES.items() if part in folder.parts]
     return (
         f'{known[-1] if known else "put the data set there"}, name another place with --cfg-options '

@@ -14,6 +14,7 @@ from PIL import Image
 from mmvitscale.config.loading import load_config
 from mmvitscale.datasets import mini
 from mmvitscale.datasets.formats.registry import FORMATS, convert_dataset
+from tests.helpers.commands import FOREGROUND
 
 pytestmark = pytest.mark.integration
 
@@ -144,3 +145,27 @@ def test_a_yaml_file_that_leads_to_images_elsewhere_is_followed(data, run_here, 
         out = tmp_path / f'project/{task}.py'
         new_config(run_here, '--data', tmp_path / 'project/scenes.yaml', '--task', task, '--out', out)
         assert len(delivered(out, 'train')[0]) == 8 and len(delivered(out, 'val')[0]) == 2
+
+
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_what_stands_beside_a_config_is_asked_for_by_its_own_key(task, data, run_here, error_of, tmp_path):
+    """On another machine: data_root does not move it. The advice, followed, works."""
+    (tmp_path / 'here').mkdir()
+    new_config(run_here, '--data', data / 'yolo', '--task', task, '--out', tmp_path / 'here/own.py')
+    (tmp_path / 'here').rename(tmp_path / 'there')
+    command = [
+        tmp_path / 'there/own.py',
+        '--work-dir',
+        tmp_path / 'work',
+        '--cfg-options',
+        'train_cfg.max_iters=1',
+        *FOREGROUND,
+    ]
+    for _ in range(8):
+        code, _, errors = run_here('tools/train.py', *command)
+        if code == 0:
+            break
+        key, place = re.search(r'(\S+here/\S+) is not there; bring it along.*?--cfg-options (.*)', errors).group(2, 1)
+        moved = place.replace(str(tmp_path / 'here'), str(tmp_path / 'there'))
+        command += [option.replace('=PATH', f'={moved}') for option in key.split()]
+    assert code == 0, errors
