@@ -258,7 +258,8 @@ def config_of(config: str | None, checkpoint: str, options: dict | None) -> 'Con
     return load_test_config(config, options) if config else load_embedded_config(checkpoint, options)
 
 
-def _batch_size(text: str) -> int | str:
+def batch_size(text: str) -> int | str:
+    """Of a command line: a number, or AUTO."""
     return text if text == AUTO else int(text)
 
 
@@ -266,7 +267,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of a training (``config/training_options.py``), of tools that train or write a config for it."""
     parser.add_argument(
         '--batch-size',
-        type=_batch_size,
+        type=batch_size,
         metavar='N|auto',
         help='images in a batch of one process; auto: as many as fit into the GPU',
     )

@@ -822,7 +822,7 @@ other(
 other('amplitudes of nothing', 'is not there', 'tools/analysis/amplitude.py', SEG, 'nobody.pth', image_of, '--out', out)
 other(
     'similarity against half a model',
-    'CONFIG CKPT',
+    r'\[CONFIG\] CKPT',
     'tools/analysis/attention_similarity.py',
     SEG,
     ckpt,

@@ -236,7 +236,7 @@ def test_invalid_pretraining_input_is_refused_with_the_reason(error_of, options,
     assert 'has no windows' in error_of(
         'tools/analysis/window_transfer.py', 'configs/mini/vit_classifier_mini.py', pretrained, *out
     )
-    assert 'it wants CONFIG CKPT' in error_of(
+    assert 'it wants [CONFIG] CKPT' in error_of(
         'tools/analysis/amplitude.py', DENSE, pretrained, tmp_path, *out, '--compare-with', DENSE
     )
     assert load('swinv2_simmim_mini_96_w6').predict_pipeline  # what marks a config of masked pretraining

@@ -28,7 +28,7 @@ def data(tmp_path_factory):
     return mini.write_dataset(tmp_path_factory.mktemp('data') / 'mini', train=4, val=1, size=64) / 'ADEChallengeData2016'
 
 
-@pytest.mark.parametrize('strategy', ['zero1', 'fsdp', 'deepspeed_zero1'])
+@pytest.mark.parametrize('strategy', ['zero1', 'fsdp', pytest.param('deepspeed_zero1', marks=pytest.mark.slow)])
 def test_a_sharded_training_in_one_process_equals_an_unsharded_one(strategy, data, alone, tmp_path):
     """Losses and checkpoints, and it goes on from the checkpoint of the other."""
     name = tmp_path.name  # MMEngine has one runner of each name in a process
