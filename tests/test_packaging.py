@@ -111,7 +111,7 @@ def test_install_mmcv_ops_knows_the_tested_version_in_the_wheel(run, tmp_path):
 
 def test_an_unknown_or_missing_tool_name_is_refused(run):
     assert (
-        "error: unknown tool 'trian'; say python -m mmvitscale and one of amplitude, "
+        "error: unknown tool 'trian'; say mmvitscale and one of amplitude, "
         in run('-m', 'mmvitscale', 'trian', expect=2).stderr
     )
     assert 'error: no tool; say' in run('-m', 'mmvitscale', expect=2).stderr
