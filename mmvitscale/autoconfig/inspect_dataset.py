@@ -74,15 +74,11 @@ def _inspected(
             return inspect_masks(path, pairs, classes)
     entries = Entries(skip_invalid, classes)
     dataset = read_dataset(path, format, entries)
-    if any(image.split for image in dataset.images):
-        unsplit = sum(image.split is None for image in dataset.images)
-        if unsplit:
-            dataset.notes.append(f'{unsplit} images are in no split and are taken for training')
-        for image in dataset.images:
-            image.split = image.split or 'train'
-    else:
-        for image in dataset.images:
-            image.split = 'train'
+    unsplit = [image for image in dataset.images if image.split is None]
+    if 0 < len(unsplit) < len(dataset.images):
+        dataset.notes.append(f'{len(unsplit)} images are in no split and are taken for training')
+    for image in unsplit:
+        image.split = 'train'
     if format == 'masks' or task == 'segmentation':
         found = inspect_label_maps(dataset, classes)
     else:

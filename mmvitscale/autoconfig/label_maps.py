@@ -1,4 +1,4 @@
-"""Ground truth of semantic segmentation, checked and counted: masks of numbers as they are, and masks of colours or objects
+"""Label maps for semantic segmentation, checked and described: masks of class indices as they are, masks of colours and objects
 as label maps that are written beside the config."""
 
 from collections import Counter
@@ -12,7 +12,7 @@ from mmvitscale.autoconfig.layout import InspectedDataset, Split, describe_image
 from mmvitscale.datasets.folders import SPLITS
 from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage
 from mmvitscale.datasets.formats.mask_classes import mask_classes
-from mmvitscale.datasets.formats.mask_files import UNKNOWN, MaskPairs, read_mask, stray_masks
+from mmvitscale.datasets.formats.mask_files import UNKNOWN, MaskPairs, check_mask_size, read_mask, stray_masks
 from mmvitscale.datasets.formats.outlines import BACKGROUND, label_map_of
 from mmvitscale.datasets.image_size import image_size
 from mmvitscale.errors import InputError, some_of
@@ -30,10 +30,7 @@ def inspect_masks(root: Path, pairs: dict[str, MaskPairs], classes: Sequence[str
             size = image_size(pair.paths(image)[0])
             path = pair.paths(image)[1]
             mask, is_palette = read_mask(path)
-            if mask.shape != size:
-                raise InputError(
-                    f'mask {path} is {mask.shape[1]} x {mask.shape[0]}, but its image is {size[1]} x {size[0]}; make them equal'
-                )
+            check_mask_size(path, mask, size)
             palette += [image] if is_palette else []
             found.add(name, image, mask)
     values = sorted({value for _, value in found.counts} - {UNKNOWN})

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from mmvitscale.autoconfig.layout import InspectedDataset, Split, describe_images
-from mmvitscale.datasets.folders import IMAGES, SPLITS, folders_of, split_of
+from mmvitscale.datasets.folders import IMAGES, SPLITS, comparable, folders_of, longest_tails, split_of
 from mmvitscale.errors import InputError, some_of
 
 
@@ -91,17 +91,12 @@ def _named(line: str, by_stem: Mapping[str, list[str]], path: Path) -> str | Non
     """The image that a line means: of its name, and in the folders that it names."""
     wanted = PurePosixPath(line.replace('\\', '/'))
     found = by_stem.get(wanted.name) or by_stem.get(wanted.stem) or []
-
-    def common(name: str) -> int:
-        folders = PurePosixPath(name).parts[-2::-1]
-        pairs = zip(folders, wanted.parts[-2::-1])
-        return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(folders), len(wanted.parts) - 1))
-
-    best = max(map(common, found), default=0)
-    nearest = [name for name in found if common(name) == best]
+    nearest = longest_tails(list(map(PurePosixPath, found)), list(map(comparable, wanted.parts)))
     if len(nearest) > 1:
-        raise InputError(f'{path} lists {line}, which may be {some_of(nearest)}; write the folder before the name')
-    return nearest[0] if nearest else None
+        raise InputError(
+            f'{path} lists {line}, which may be {some_of(list(map(str, nearest)))}; write the folder before the name'
+        )
+    return str(nearest[0]) if nearest else None
 
 
 def _beside(found: InspectedDataset) -> list[str]:

@@ -5,12 +5,14 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TypeVar
 
 from mmvitscale.errors import InputError, some_of
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 SPLITS = dict(train=('train', 'training'), val=('val', 'valid', 'validation'), test=('test', 'testing'))
+_Path = TypeVar('_Path', bound=PurePath)
 PART_MARK = '.mmvitscale_part'  # in folders that stand beside a config and belong to it
 _DEPTH = 3  # folders below the given one that are looked into
 
@@ -23,6 +25,18 @@ def is_image(file: Path) -> bool:
 def images_below(root: Path) -> Iterator[Path]:
     """In the folder and those below it."""
     return (Path(place, name) for place, _, files in walk(root) for name in files if is_image(Path(name)))
+
+
+def files_in(folder: Path, suffix: str) -> list[Path]:
+    """Those directly in a folder with this suffix, in any case, sorted; neither what a Mac puts beside files nor pipes."""
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() == suffix and not path.name.startswith('._') and path.is_file()
+    )
+
+
+def files_below(root: Path, suffix: str) -> Iterator[Path]:
+    """The same in the folder and those below it."""
+    return (path for place, _, _ in walk(root) for path in files_in(Path(place), suffix))
 
 
 def comparable(name: str) -> str:
@@ -155,7 +169,7 @@ class ImageIndex:
         stems = {comparable(plain.stem), comparable(plain.name)}
         found = [path for stem in stems for path in self._by_stem.get(stem, ()) if self._may_be(path, wanted, near)]
         exact = [path for path in found if comparable(path.name) == wanted[-1]] if wanted else []
-        best = _longest_tails(exact or found, wanted)
+        best = longest_tails(exact or found, wanted)
         if not best:
             raise InputError(
                 f'{where} is of the image {reference}, which is not below {self.root}; add it, correct the name, or give the '
@@ -182,12 +196,18 @@ class ImageIndex:
         return not named or comparable(path.parent.name) in wanted[:-1] or path.parent == self.root
 
 
-def _longest_tails(paths: Sequence[Path], wanted: Sequence[str]) -> list[Path]:
-    """Those with most of the folders that are wanted, counted from the file on; of several the ones in the same place."""
+def longest_tails(paths: Sequence[_Path], wanted: Sequence[str]) -> list[_Path]:
+    """Those with most of the folders that are wanted, counted from the file on; several where they have as many.
 
-    def common(path: Path) -> int:
-        folders = [comparable(part) for part in path.parts[:-1]][::-1]
-        return next((i for i, (a, b) in enumerate(zip(folders, wanted[-2::-1])) if a != b), len(wanted) - 1)
+    Args:
+        paths: whole ones, or relative ones.
+        wanted: parts of a path, comparable, the file's name last.
+    """
+
+    def common(path: PurePath) -> int:
+        folders = [comparable(part) for part in path.parts[-2::-1]]
+        pairs = zip(folders, wanted[-2::-1])
+        return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(folders), len(wanted) - 1))
 
     most = max(map(common, paths), default=0)
     return [path for path in paths if common(path) == most]

@@ -100,17 +100,10 @@ class _Reader:
                 last.text = (last.text or '') + text
 
 
-def is_xml(path: Path) -> bool:
-    """Whether a file is called one; what a Mac puts beside files is none, nor are pipes."""
-    return path.suffix.lower() == '.xml' and not path.name.startswith('._') and path.is_file()
-
-
 def root_tag(path: Path) -> str | None:
     """The name of a file's first element, of which no more is read than its beginning; None for what is no XML, or has none in
     its first megabyte."""
     found: list[str] = []
-    if not path.is_file():
-        return None
     parser = expat.ParserCreate()
     parser.StartElementHandler = lambda tag, _: found.append(tag)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmvitscale.datasets.coco import check_entries, check_entry, read_coco
 from mmvitscale.datasets.coco_masks import check_mask
-from mmvitscale.datasets.folders import SPLITS, ImageIndex, comparable, folders_of, images_below, repeated, split_of
+from mmvitscale.datasets.folders import SPLITS, ImageIndex, comparable, files_in, folders_of, images_below, repeated, split_of
 from mmvitscale.datasets.formats.annotations import (
     AnnotatedDataset,
     AnnotatedImage,
@@ -31,7 +31,7 @@ _LISTS = (b'"images"', b'"annotations"', b'"categories"')
 def recognise(root: Path) -> str | None:
     """How a folder shows that it is in this format, or None."""
     for folder in folders_of(root):
-        for file in _json_files(folder):
+        for file in files_in(folder, '.json'):
             # One of them may be cut off.
             has = [key for key in _LISTS if mentions(file, key)]
             if (
@@ -44,20 +44,12 @@ def recognise(root: Path) -> str | None:
     return None
 
 
-def _json_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() == '.json' and path.is_file() and not path.name.startswith('._') and path.stat().st_size
-    )
-
-
 def coco_files(root: Path, passed_over: re.Pattern = OTHER_TASKS) -> dict[Path, dict]:
     """The files below the root with boxes in COCO's form, and what they hold; captions and key points are COCO's own further
     files."""
     found = {}
     for folder in folders_of(root):
-        for file in _json_files(folder):
+        for file in files_in(folder, '.json'):
             if passed_over.match(file.name):
                 continue
             # Before it is read: other programs' files may be large.

@@ -17,7 +17,7 @@ from mmvitscale.errors import InputError
 # Names of what is no class: CVAT's, CamVid's, and others' for pixels that nobody has looked at.
 UNKNOWN_NAMES = ('void', 'ignore', 'ignored', 'unlabeled', 'unlabelled', 'unknown')
 TABLES = ('labelmap.txt', 'class_dict.csv', 'classes.csv', '_classes.csv', 'label_colors.txt')
-_VOC_BORDER = (224, 224, 192)  # the colour of 255 in VOC's palette
+VOC_BORDER = (224, 224, 192)  # the colour of 255 in VOC's palette
 _HEADERS = ('name', 'class', 'label', 'class_name')
 VOC_CLASSES = (
     'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus', 'car', 'cat', 'chair', 'cow', 'diningtable', 'dog',
@@ -143,7 +143,7 @@ class ColourDecoder:
         self.in_order = [self.labels[entry.key] for entry in table]
         self.has_colours = not isinstance(table[0].key, int)
         if self.has_colours:
-            self.labels.setdefault(_VOC_BORDER, 255)
+            self.labels.setdefault(VOC_BORDER, 255)
 
     def __call__(self, file: Path) -> np.ndarray:
         """(H, W) uint8 of class indices, 255 where the class is not known. Raises InputError for a colour or number that

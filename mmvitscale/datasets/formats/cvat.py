@@ -4,13 +4,13 @@ labels in ``meta``, the split in ``subset`` (https://docs.cvat.ai/docs/dataset_m
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from io import StringIO
-from math import cos, pi, radians, sin
+from math import radians
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from mmvitscale.datasets.folders import SPLITS, ImageIndex, split_of, walk
+from mmvitscale.datasets.folders import SPLITS, ImageIndex, files_below, split_of
 from mmvitscale.datasets.formats.annotations import (
     AnnotatedDataset,
     AnnotatedImage,
@@ -18,12 +18,11 @@ from mmvitscale.datasets.formats.annotations import (
     Entries,
     ordered_classes,
 )
-from mmvitscale.datasets.formats.outlines import crop_of, join_objects, mask_of
+from mmvitscale.datasets.formats.outlines import crop_of, ellipse, join_objects, mask_of, turned_around
 from mmvitscale.datasets.formats.output import Output
 from mmvitscale.errors import InputError
-from mmvitscale.utils.safe_xml import Element, elements, is_xml, root_tag
+from mmvitscale.utils.safe_xml import Element, elements, root_tag
 
-_ELLIPSE_SIDES = 64
 _WITHOUT_AREA = ('points', 'polyline', 'skeleton', 'cuboid')
 
 
@@ -35,11 +34,7 @@ def recognise(root: Path) -> str | None:
 
 def _files(root: Path, tags: Sequence[str | None] = ('annotations', None)) -> Iterator[Path]:
     """XML files that begin with one of these elements; None: that cannot be read, and are not passed over."""
-    for place, _, names in walk(root):
-        for name in names:
-            path = Path(place, name)
-            if is_xml(path) and root_tag(path) in tags:
-                yield path
+    return (path for path in files_below(root, '.xml') if root_tag(path) in tags)
 
 
 def read(root: Path, entries: Entries) -> AnnotatedDataset:
@@ -48,8 +43,7 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
     images: list[AnnotatedImage] = []
     of: dict[Path, str] = {}
     listed: list[str] = []
-    broken = (path for place, _, names in walk(root) for path in (Path(place, name) for name in names) if is_xml(path))
-    for file in list(_files(root)) or broken:
+    for file in list(_files(root)) or files_below(root, '.xml'):  # none of this format: the first says what it is
         for element in elements(file, ('meta', 'image', 'track')):
             if element.tag == 'meta':
                 listed += [name for name in _labels(element) if name not in listed]
@@ -151,13 +145,12 @@ def _object(shape: Element, where: str, size: tuple[int, int], entries: Entries)
         left, top, right, bottom = (_number(shape, key, where) for key in ('xtl', 'ytl', 'xbr', 'ybr'))
         if not turned:
             return entries.object(where, size, label, box=(left, top, right, bottom))
-        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-        return entries.object(where, size, label, polygons=[_turned(corners, turned, (left + right) / 2, (top + bottom) / 2)])
+        x, y, w, h = (left + right) / 2, (top + bottom) / 2, (right - left) / 2, (bottom - top) / 2
+        polygon = turned_around(x, y, [(-w, -h), (w, -h), (w, h), (-w, h)], turned)
+        return entries.object(where, size, label, polygons=[polygon])
     if shape.tag == 'ellipse':
         x, y, rx, ry = (_number(shape, key, where) for key in ('cx', 'cy', 'rx', 'ry'))
-        angles = [2 * pi * i / _ELLIPSE_SIDES for i in range(_ELLIPSE_SIDES)]
-        around = [(x + rx * cos(angle), y + ry * sin(angle)) for angle in angles]
-        return entries.object(where, size, label, polygons=[_turned(around, turned, x, y)])
+        return entries.object(where, size, label, polygons=[ellipse(x, y, rx, ry, turned)])
     if shape.tag == 'polygon':
         return entries.object(where, size, label, polygons=[_points(shape, where)])
     if shape.tag == 'mask':
@@ -175,12 +168,6 @@ def _points(shape: Element, where: str) -> list[float]:
     if any(len(pair) != 2 for pair in pairs):
         raise InputError(f'{where} has the points {text[:60]!r}, but they are x,y;x,y;...; correct or remove it')
     return [value for pair in pairs for value in pair]
-
-
-def _turned(points: Sequence[tuple[float, float]], angle: float, x: float, y: float) -> list[float]:
-    """Points turned around (x, y), clockwise on the screen."""
-    c, s = cos(angle), sin(angle)
-    return [v for px, py in points for v in (x + c * (px - x) - s * (py - y), y + s * (px - x) + c * (py - y))]
 
 
 def _decoded(shape: Element, width: int, height: int, where: str) -> np.ndarray:

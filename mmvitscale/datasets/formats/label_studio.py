@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from math import cos, pi, radians, sin
+from math import radians
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlparse
@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from mmvitscale.datasets.folders import IMAGES, ImageIndex, split_of, walk
+from mmvitscale.datasets.folders import IMAGES, ImageIndex, files_below, files_in, split_of
 from mmvitscale.datasets.formats.annotations import (
     AnnotatedDataset,
     AnnotatedImage,
@@ -25,12 +25,11 @@ from mmvitscale.datasets.formats.annotations import (
     read_json,
     starts_with,
 )
-from mmvitscale.datasets.formats.outlines import mask_of
+from mmvitscale.datasets.formats.outlines import ellipse, mask_of, turned_around
 from mmvitscale.datasets.formats.output import Output
 from mmvitscale.errors import InputError, some_of
 from mmvitscale.utils.safe_xml import elements, root_tag
 
-_ELLIPSE_SIDES = 64
 _LABEL_CONFIG = 'label_config.xml'
 # Results that are of the whole image, or of two regions.
 _NO_REGIONS = ('choices', 'taxonomy', 'textarea', 'rating', 'number', 'datetime', 'relation', 'pairwise', 'ranker')
@@ -46,18 +45,13 @@ def recognise(root: Path) -> str | None:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for place, _, names in walk(root):
-        for name in names:
-            path = Path(place, name)
-            if is_label_studio(path):
-                yield path
+    return filter(is_label_studio, files_below(root, '.json'))
 
 
 def is_label_studio(path: Path) -> bool:
-    """Whether a file is Label Studio's: a list with keys of tasks."""
-    if path.suffix.lower() != '.json' or path.name.startswith('._') or not starts_with(path, b'['):
-        return False
-    return mentions(path, b'"original_width"') or mentions(path, b'"annotations"', b'"data"')
+    """Whether a JSON file is Label Studio's: a list with keys of tasks."""
+    of_tasks = mentions(path, b'"original_width"') or mentions(path, b'"annotations"', b'"data"')
+    return of_tasks and starts_with(path, b'[')
 
 
 def read(root: Path, entries: Entries) -> AnnotatedDataset:
@@ -93,7 +87,7 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
 
 def _listed_classes(root: Path) -> list[str] | None:
     """Names of a labelling interface beside the tasks."""
-    for file in sorted(root.glob('*.xml')):
+    for file in files_in(root, '.xml'):
         if root_tag(file) == 'View':
             view = next(iter(elements(file, ('View',), 0)))
             names = [label.get('value') for label in view.iter('Label')]
@@ -201,9 +195,7 @@ def _regions(results: list, where: str, entries: Entries) -> list[tuple[str, dic
             value = value if isinstance(value, dict) else result  # JSON-MIN: without it
             identity = identity if isinstance(identity, str) else str(number)
             merged = found.setdefault(identity, (place, {}))[1]
-            merged.update(
-                {key: result[key] for key in ('original_width', 'original_height', 'image_rotation', 'score') if key in result}
-            )
+            merged.update({key: result[key] for key in _OF_REGIONS if key in result})
             merged.update(value)
     return list(found.values())
 
@@ -238,14 +230,11 @@ def _object(region: dict, where: str, size: tuple[int, int], entries: Entries) -
     x, y, w, h = (_share(region[key], where) * side for key, side in zip(keys, (width, height, width, height)))
     turned = radians(_share(region.get('rotation') or 0, where) * 100)
     if 'radiusX' in region:
-        angles = [2 * pi * i / _ELLIPSE_SIDES for i in range(_ELLIPSE_SIDES)]
-        corners = [(w * cos(angle), h * sin(angle)) for angle in angles]
+        polygon = ellipse(x, y, w, h, turned)
     elif not turned:
         return entries.object(where, size, labels[0], box=(x, y, x + w, y + h), score=score)
     else:
-        corners = [(0.0, 0.0), (w, 0.0), (w, h), (0.0, h)]
-    c, s = cos(turned), sin(turned)  # around the corner of a rectangle, the centre of an ellipse
-    polygon = [v for dx, dy in corners for v in (x + c * dx - s * dy, y + s * dx + c * dy)]
+        polygon = turned_around(x, y, [(0.0, 0.0), (w, 0.0), (w, h), (0.0, h)], turned)
     return entries.object(where, size, labels[0], polygons=[polygon], score=score)
 
 

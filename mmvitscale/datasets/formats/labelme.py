@@ -6,14 +6,14 @@ import binascii
 import io
 import json
 from collections.abc import Callable, Iterator
-from math import cos, hypot, pi, sin
+from math import hypot
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mmvitscale.datasets.folders import IMAGES, ImageIndex, folders_of, split_of, walk
+from mmvitscale.datasets.folders import IMAGES, ImageIndex, files_below, files_in, folders_of, split_of
 from mmvitscale.datasets.formats.annotations import (
     AnnotatedDataset,
     AnnotatedImage,
@@ -24,15 +24,13 @@ from mmvitscale.datasets.formats.annotations import (
     read_json,
     read_text,
 )
-from mmvitscale.datasets.formats.outlines import crop_of, join_objects, mask_of
+from mmvitscale.datasets.formats.outlines import crop_of, ellipse, join_objects, mask_of
 from mmvitscale.datasets.formats.output import Output
 from mmvitscale.errors import InputError
 
 _POLYGONS = ('polygon', 'oriented_rectangle', 'rotation', 'quadrilateral')  # the last two of X-AnyLabeling
 _OUTLINES = ('polygon', 'rectangle', 'circle', 'mask', *_POLYGONS[1:])
 _IGNORED = '__ignore__'  # of shapes that LabelMe's own programs leave out
-_CIRCLE_SIDES = 64
-_LARGEST_EMBEDDED = 2**30  # bytes
 
 
 def recognise(root: Path) -> str | None:
@@ -42,25 +40,20 @@ def recognise(root: Path) -> str | None:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for place, _, names in walk(root):
-        for name in names:
-            path = Path(place, name)
-            if is_labelme(path):
-                yield path
+    return filter(is_labelme, files_below(root, '.json'))
 
 
 def _broken_files(root: Path, index: ImageIndex) -> list[Path]:
     """JSON files named as images, in folders of files of this format, that are none themselves: cut off, say."""
     found = []
     for folder in sorted({file.parent for file in _files(root)}):
-        own = (path for path in sorted(folder.iterdir()) if path.suffix.lower() == '.json' and not path.name.startswith('._'))
-        found += [path for path in own if index.has(path.stem) and not is_labelme(path)]
+        found += [path for path in files_in(folder, '.json') if index.has(path.stem) and not is_labelme(path)]
     return found
 
 
 def is_labelme(path: Path) -> bool:
-    """Whether a file is LabelMe's, by its keys."""
-    return path.suffix.lower() == '.json' and not path.name.startswith('._') and mentions(path, b'"shapes"', b'"imagePath"')
+    """Whether a JSON file is LabelMe's, by its keys."""
+    return mentions(path, b'"shapes"', b'"imagePath"')
 
 
 def read(root: Path, entries: Entries) -> AnnotatedDataset:
@@ -189,9 +182,7 @@ def _object(shape: dict, where: str, size: tuple[int, int], entries: Entries) ->
         return entries.object(where, size, label, box=(min(x), min(y), max(x), max(y)))
     if kind == 'circle':
         radius = hypot(x[1] - x[0], y[1] - y[0])
-        angles = [2 * pi * i / _CIRCLE_SIDES for i in range(_CIRCLE_SIDES)]
-        around = [v for a in angles for v in (x[0] + radius * cos(a), y[0] + radius * sin(a))]
-        return entries.object(where, size, label, polygons=[around])
+        return entries.object(where, size, label, polygons=[ellipse(x[0], y[0], radius, radius)])
     mask = _decoded(shape.get('mask'), where)
     corner = (round(min(x)), round(min(y)))
     # The second point is the last pixel, or the one behind it where the mask ends at the border.

@@ -253,6 +253,14 @@ def read_mask(path: Path) -> tuple[np.ndarray, bool]:
     return mask.astype(np.uint8), mode == 'P'
 
 
+def check_mask_size(path: Path, mask: np.ndarray, size: tuple[int, int]) -> None:
+    """Raise InputError for a mask that is not of its image's (height, width)."""
+    if mask.shape != size:
+        raise InputError(
+            f'mask {path} is {mask.shape[1]} x {mask.shape[0]}, but its image is {size[1]} x {size[0]}; make them equal'
+        )
+
+
 def stray_masks(pairs: dict[str, MaskPairs]) -> list[Path]:
     """Masks with the suffix of the others that are of no image in any split."""
     used = {pair.paths(name)[1] for pair in pairs.values() for name in pair.names}

@@ -1,6 +1,6 @@
 """Masks of semantic segmentation: an image file of each image, whose pixels are numbers of classes, or colours of a table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from mmvitscale.datasets.folders import comparable, listed_splits, split_of
 from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage, Entries
 from mmvitscale.datasets.formats.colours import (
     UNKNOWN_NAMES,
+    VOC_BORDER,
     VOC_CLASSES,
     ColourDecoder,
     Entry,
@@ -27,6 +28,7 @@ from mmvitscale.datasets.formats.mask_files import (
     NAME_FILES,
     UNKNOWN,
     MaskPairs,
+    check_mask_size,
     folders_with_both,
     image_and_mask_folders,
     listed_names,
@@ -68,7 +70,7 @@ def colour_decoder(root: Path, pairs: dict[str, MaskPairs], classes: Sequence[st
                 image = image.convert('RGB')
             colours = image.getcolors(300) if image.mode == 'RGB' else None
             seen |= {colour for _, colour in colours} if colours else {_NO_COLOUR}
-    if not seen - {(0, 0, 0)} or not seen <= {*palette, (224, 224, 192)}:
+    if not seen - {(0, 0, 0)} or not seen <= {*palette, VOC_BORDER}:
         return None
     return ColourDecoder([*map(Entry, VOC_CLASSES, palette)], first.masks)
 
@@ -81,7 +83,7 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
     lists = listed_splits(root, 'segmentation')
     listed = listed_names(root)
     named = list(entries.classes) if entries.classes else listed[0] if listed else None
-    images: list[AnnotatedImage] = []
+    images: list[tuple[AnnotatedImage, Path]] = []  # with their masks
     values: set[int] = set()
     for own in pairs.values():
         for name in own.names:
@@ -91,40 +93,37 @@ def read(root: Path, entries: Entries) -> AnnotatedDataset:
                 split = split or split_of(mask.parent, root) or split_of(path.parent, root)
                 height, width = entries.size(path, None, str(path))
                 values |= _checked_values(mask, decoder, (height, width), named)
-                reader = decoder or _numbers
                 image = AnnotatedImage(path, path.relative_to(root).as_posix(), height, width, split=split)
-                image.label_map = partial(reader, mask)
-                images.append(image)
+                images.append((image, mask))
     for stray in stray_masks(pairs):
         with entries.entry():
             raise InputError(f'mask {stray} has no image of its name; add the image, or remove the mask')
     notes = []
     if lists:
-        unlisted = sum(image.split is None for image in images)
-        images = [image for image in images if image.split is not None]
+        unlisted = sum(image.split is None for image, _ in images)
+        images = [(image, mask) for image, mask in images if image.split is not None]
         notes += [f'{unlisted} images are in no list of ImageSets and are left out'] if unlisted else []
+    reader: Callable[[Path], np.ndarray]
     if decoder:
+        names, reader = decoder.classes, decoder
         if decoder.path == pairs['train'].masks:
             notes.append(
                 f'classes and colours are those of Pascal VOC; name others with --classes, or in {root / NAME_FILES[0]}'
             )
-        return AnnotatedDataset(root, decoder.classes, images, notes)
-    names, zero_is_unknown, more = mask_classes(root, sorted(values), entries.classes, pairs)
-    if zero_is_unknown:
-        for image in images:
-            assert isinstance(image.label_map, partial)
-            image.label_map = partial(_numbers_from_one, *image.label_map.args)
-    return AnnotatedDataset(root, names, images, [*notes, *more])
+    else:
+        names, zero_is_unknown, more = mask_classes(root, sorted(values), entries.classes, pairs)
+        reader = _numbers_from_one if zero_is_unknown else _numbers
+        notes += more
+    for image, mask in images:
+        image.label_map = partial(reader, mask)
+    return AnnotatedDataset(root, names, [image for image, _ in images], notes)
 
 
 def _checked_values(mask: Path, decoder: ColourDecoder | None, size: tuple[int, int], named: Sequence[str] | None) -> set[int]:
     """The numbers in a mask but that of unknown pixels. Raises InputError for a mask of another size than its image, or with
     numbers beyond the names."""
     labels = decoder(mask) if decoder else read_mask(mask)[0]
-    if labels.shape != size:
-        raise InputError(
-            f'mask {mask} is {labels.shape[1]} x {labels.shape[0]}, but its image is {size[1]} x {size[0]}; make them equal'
-        )
+    check_mask_size(mask, labels, size)
     values = set(np.unique(labels).tolist()) - {UNKNOWN}
     if not decoder and named and max(values, default=0) > len(named):  # as many: they may count from 1
         raise InputError(

@@ -1,6 +1,7 @@
 """Polygons of masks and masks of polygons, to the pixel."""
 
 from collections.abc import Sequence
+from math import cos, pi, sin
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from mmvitscale.datasets.coco_masks import coco_api, encode_mask, polygons_of
 from mmvitscale.datasets.formats.annotations import AnnotatedImage, AnnotatedObject
 from mmvitscale.errors import InputError
 
+_ELLIPSE_SIDES = 64
 _PAIRS = 10**6  # of corners, of which the nearest are looked for
 # Names of what is around the objects.
 BACKGROUND = ('background', '_background_')
@@ -35,6 +37,18 @@ def _coded(segmentation: Any, height: int, width: int) -> Any:
     if isinstance(segmentation, dict):
         return coco.frPyObjects(segmentation, height, width) if isinstance(segmentation['counts'], list) else segmentation
     return coco.merge(coco.frPyObjects([list(part) for part in polygons_of(segmentation)], height, width))
+
+
+def turned_around(x: float, y: float, offsets: Sequence[tuple[float, float]], angle: float) -> list[float]:
+    """Polygon of points at offsets from (x, y), turned around it by an angle in radians, clockwise on the screen."""
+    c, s = cos(angle), sin(angle)
+    return [v for dx, dy in offsets for v in (x + c * dx - s * dy, y + s * dx + c * dy)]
+
+
+def ellipse(x: float, y: float, across: float, down: float, angle: float = 0.0) -> list[float]:
+    """Polygon of an ellipse around (x, y) with these radii, turned by an angle in radians."""
+    steps = [2 * pi * i / _ELLIPSE_SIDES for i in range(_ELLIPSE_SIDES)]
+    return turned_around(x, y, [(across * cos(step), down * sin(step)) for step in steps], angle)
 
 
 def crop_of(mask: np.ndarray) -> tuple[np.ndarray, int, int]:

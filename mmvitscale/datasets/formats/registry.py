@@ -84,7 +84,8 @@ def read_dataset(root: Path, format: str | None = None, entries: Entries | None 
         InputError: for what cannot be read, with the file and the place in it.
     """
     entries = entries or Entries()
-    module = FORMATS[format or find_format(root)[0]]
+    format = format or find_format(root)[0]
+    module = FORMATS[format]
     if root.is_file() and module is not coco:
         root = root.parent
     dataset: AnnotatedDataset = module.read(root, entries)
@@ -95,7 +96,7 @@ def read_dataset(root: Path, format: str | None = None, entries: Entries | None 
             f'{root} names the class {some_of(twice)} twice{_where_named(root)}; give every class a name of its own'
         )
     if not dataset.images:
-        raise InputError(f'{root} has no image with annotations in the format {format or find_format(root)[0]}; add them')
+        raise InputError(f'{root} has no image with annotations in the format {format}; add them')
     dataset.notes += [*entries.notes(), *_shared_between_splits(dataset)]
     return dataset
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from mmvitscale.datasets.coco_masks import encode_mask
-from mmvitscale.datasets.folders import ImageIndex, comparable, folders_of, listed_splits, split_of, walk
+from mmvitscale.datasets.folders import ImageIndex, comparable, files_below, files_in, folders_of, listed_splits, split_of
 from mmvitscale.datasets.formats.annotations import (
     AnnotatedDataset,
     AnnotatedImage,
@@ -35,13 +35,13 @@ from mmvitscale.datasets.formats.colours import (
     voc_palette,
     write_colour_table,
 )
+from mmvitscale.datasets.formats.mask_files import UNKNOWN, check_mask_size
 from mmvitscale.datasets.formats.outlines import BACKGROUND, crop_of, label_map_of, mask_of
 from mmvitscale.datasets.formats.output import Output
 from mmvitscale.errors import InputError, some_of
-from mmvitscale.utils.safe_xml import Element, elements, is_xml, root_tag, text_of
+from mmvitscale.utils.safe_xml import Element, elements, root_tag, text_of
 
 _OWN_DATABASES = ('the voc20', 'pascal voc20')
-_UNKNOWN = 255
 _MASKS = ('SegmentationClass', 'SegmentationObject')
 
 
@@ -52,11 +52,7 @@ def recognise(root: Path) -> str | None:
 
 
 def _xml_files(root: Path) -> Iterator[Path]:
-    for place, _, names in walk(root):
-        for name in names:
-            path = Path(place, name)
-            if is_xml(path) and root_tag(path) == 'annotation':
-                yield path
+    return (path for path in files_below(root, '.xml') if root_tag(path) == 'annotation')
 
 
 def read(root: Path, entries: Entries) -> AnnotatedDataset:
@@ -100,9 +96,7 @@ def _every_xml(root: Path) -> Iterator[Path]:
     proper = list(_xml_files(root))
     folders = sorted({file.parent for file in proper}) or folders_of(root)
     for folder in folders:
-        for path in sorted(folder.iterdir()):
-            if is_xml(path) and root_tag(path) in (None, 'annotation'):
-                yield path
+        yield from (path for path in files_in(folder, '.xml') if root_tag(path) in (None, 'annotation'))
 
 
 def _image(file: Path, root: Path, index: ImageIndex, entries: Entries) -> AnnotatedImage:
@@ -198,13 +192,10 @@ def _add_masks(image: AnnotatedImage, stem: str, folders: tuple[Path, Path], tab
         if picture.mode not in ('P', 'L'):
             return  # colours: no numbers of objects
         numbers = np.array(picture)
-    if numbers.shape != (image.height, image.width):
-        raise InputError(
-            f'{file} is {numbers.shape[1]} x {numbers.shape[0]}, but its image {image.width} x {image.height}; make them equal'
-        )
+    check_mask_size(file, numbers, (image.height, image.width))
     classes = _class_map(folders[1] / f'{stem}.png', table, numbers.shape)
     open_objects = list(image.objects)
-    for number in sorted(set(np.unique(numbers).tolist()) - {0, _UNKNOWN}):
+    for number in sorted(set(np.unique(numbers).tolist()) - {0, UNKNOWN}):
         inside = numbers == number
         part, left, top = crop_of(inside)
         box = (left, top, left + part.shape[1], top + part.shape[0])
@@ -277,7 +268,7 @@ def write(dataset: AnnotatedDataset, output: Output) -> None:
 def _numbered(image: AnnotatedImage, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """(height, width) uint8 of the objects' numbers, from 1 on, and of their classes; later ones hide earlier ones. Raises
     InputError for more than VOC numbers."""
-    if len(image.objects) >= _UNKNOWN:
+    if len(image.objects) >= UNKNOWN:
         raise InputError(f'{image.name} has {len(image.objects)} objects, but masks of VOC number 254; write another format')
     drawn = replace(image, objects=[item for item in image.objects if item.segmentation is not None])
     numbers = np.zeros((image.height, image.width), np.uint8)
