@@ -17,6 +17,7 @@ MODELS = root.Registry(
         'mmvitscale.models.swin_v2',
         'mmvitscale.models.deepvit',
         'mmvitscale.models.necks',
+        'mmvitscale.models.decode_heads',
         'mmvitscale.models.pretraining',
         'mmvitscale.models.data_preprocessors',
         'mmvitscale.models.tta',

@@ -53,7 +53,7 @@ def shrink(model, size):
         edit(model, key, lambda number: fewer)
     edit(model, 'num_layers', lambda layers: 2)
     edit(model, 'num_queries', lambda queries: 20)  # no more than so small an image has tokens
-    if model.get('decode_head', {}).get('type') == 'UPerHead':
+    if model.get('decode_head', {}).get('type') == 'mmvitscale.UPerHead':
         model.decode_head.channels = 32
     if 'size' in model.data_preprocessor:
         model.data_preprocessor.size = size

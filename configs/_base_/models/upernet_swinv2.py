@@ -14,7 +14,7 @@ model = dict(
     ),
     backbone=dict(type='mmvitscale.SwinTransformerV2', window_size=16, drop_path_rate=0.3, **_base_.swinv2.t_in1k),
     decode_head=dict(
-        type='UPerHead',
+        type='mmvitscale.UPerHead',
         in_channels=[96, 192, 384, 768],
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
