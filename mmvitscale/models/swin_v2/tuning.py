@@ -98,6 +98,7 @@ def _may_tune(qkv: Tensor) -> bool:
         and not _dispatch_modes()
         and type(qkv) is Tensor
         and qkv.device.type in _DEVICES
+        and qkv.dtype in _TOLERANCES
         and qkv.numel() > 0
         and not (qkv.is_cuda and torch.cuda.is_current_stream_capturing())
     )
@@ -202,7 +203,7 @@ def _choose(call: _Call, qkv: Tensor, scale: Tensor | None, bias: WindowBias) ->
                 return 'auto'
             _log(line)
             _measured.setdefault(conditions, []).append(found)
-            if path is not None:
+            if path is not None and found.milliseconds:
                 try:
                     write_choices(path, {**known, conditions: [*choices, found]})
                 except InputError as error:
@@ -224,7 +225,8 @@ def _log(line: str) -> None:
 def _measure(call: _Call, qkv: Tensor, scale: Tensor | None, bias: WindowBias) -> tuple[Choice | None, str]:
     """The fastest kernel that agrees with the eager form, and a line about all of them; none for values with NaN or Inf."""
     left_out: dict[str, str] = {}
-    with _own_saved_tensors():
+    times: dict[str, list[float]] = {}
+    with _own_saved_tensors(), _caught(left_out, 'all of them'):
         whole = _Inputs.of(call, qkv, scale, bias)
         agreeing = _agreeing(call, whole.piece(), left_out)
         if agreeing is None:
@@ -238,7 +240,7 @@ def _measure(call: _Call, qkv: Tensor, scale: Tensor | None, bias: WindowBias) -
     milliseconds = {name: 1e3 * value for name, value in sorted(seconds.items(), key=lambda item: item[1])}
     _return_memory(call.device)
     figures = ', '.join(f'{name} {value:.3g} ms' for name, value in milliseconds.items())
-    refusals = ''.join(f'; {name} is left out: {why}' for name, why in left_out.items())
+    refusals = ''.join(f'; {name} left out: {why}' for name, why in left_out.items())
     line = f'attention of {call.describe()}: {figures or "nothing could be measured"}{refusals}; {kernel} from now on'
     return Choice(call.tokens, len(call.groups), kernel, milliseconds), line
 
@@ -337,13 +339,12 @@ class _Inputs:
 def _agreeing(call: _Call, piece: _Inputs, left_out: dict[str, str]) -> list[str] | None:
     """The kernels that give what the eager form gives, and, in ``left_out``, why others are none of them; None if it gives
     NaN or Inf."""
-    with _caught(left_out, 'the comparison'), no_autocast(call.device):
+    with no_autocast(call.device):
         expected = [_precise(x) for x in piece.double().run(eager, time.perf_counter)[0]]
-    if 'the comparison' in left_out:
-        return []
     if not all(bool(x.isfinite().all()) for x in expected):
         return None
-    bounds = [_TOLERANCES[call.dtype][min(i, 2) // 2] * x.norm() for i, x in enumerate(expected)]
+    summed = [False, *(i > 0 for i, needed in enumerate(call.needs_grad) if needed)]  # the output, and gradients
+    bounds = [_TOLERANCES[call.dtype][of_all] * x.norm() for of_all, x in zip(summed, expected, strict=True)]
     agreeing = []
     for name in call.candidates():
         with _caught(left_out, name):

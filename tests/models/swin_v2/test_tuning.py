@@ -125,7 +125,7 @@ def test_a_fast_kernel_that_differs_from_eager_is_refused_and_named(stand, wrong
     stand.functions['sequential'] = wrong
     attn = make_attention().to(dtype)
     assert chosen(stand, attn, x=torch.randn(64, 16, dtype=dtype)) == 'fused'
-    assert f'sequential is left out: its {what} are not those of the eager form (off by ' in stand.lines[0]
+    assert f'sequential left out: its {what} are not those of the eager form (off by ' in stand.lines[0]
 
 
 def raising(error):
@@ -148,7 +148,7 @@ def test_a_kernel_that_fails_is_left_out(stand, error, reason):
     stand.seconds.update(sequential=0.1)
     stand.functions['sequential'] = raising(error)
     assert chosen(stand) == 'fused'
-    assert f'; sequential is left out: {reason}; fused from now on' in stand.lines[0]
+    assert f'; sequential left out: {reason}; fused from now on' in stand.lines[0]
 
 
 def test_a_kernel_that_fails_on_the_whole_map_alone_is_left_out(stand, monkeypatch):
@@ -161,7 +161,7 @@ def test_a_kernel_that_fails_on_the_whole_map_alone_is_left_out(stand, monkeypat
         return EAGER(qkv, *others)
 
     stand.functions['sequential'] = full
-    assert chosen(stand) == 'fused' and 'sequential is left out: out of memory' in stand.lines[0]
+    assert chosen(stand) == 'fused' and 'sequential left out: out of memory' in stand.lines[0]
 
 
 def test_auto_computes_where_every_kernel_fails(stand, monkeypatch):
@@ -172,13 +172,32 @@ def test_auto_computes_where_every_kernel_fails(stand, monkeypatch):
     assert 'nothing could be measured' in stand.lines[0] and 'auto from now on' in stand.lines[0]
 
 
+def test_auto_computes_where_copies_do_not_fit_and_the_next_process_measures(stand, file, monkeypatch):
+    monkeypatch.setitem(KERNELS, 'auto', EAGER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning._Inputs, 'of', raising(torch.OutOfMemoryError()))
+        assert run(make_attention()).isfinite().all()
+    assert 'all of them left out: out of memory; auto from now on' in stand.lines[0] and not file.exists()
+    forget()
+    assert chosen(stand) == 'sequential'
+
+
+def test_a_frozen_projection_leaves_the_gradients_of_scale_and_bias_to_be_compared(stand):
+    attn = make_attention()
+    for parameter in (attn.qkv.weight, attn.q_bias, attn.v_bias):
+        parameter.requires_grad_(False)
+    stand.seconds.update(sequential=0.1)
+    stand.functions['sequential'] = wrong_gradient
+    assert chosen(stand, attn) == 'fused' and 'its gradients are not those' in stand.lines[0]
+
+
 def test_attention_weights_that_would_fill_the_memory_are_not_tried_on_the_whole_map(stand, monkeypatch):
     monkeypatch.setattr(tuning, 'available_memory', lambda: 2 * 20 * 4 * 16**2 * 2 - 1)
     monkeypatch.setattr(tuning, '_COMPARED', 1)
     stand.seconds.update(eager=0.1, fused=0.1)
     assert chosen(stand) == 'sequential'
     for name in ('eager', 'fused'):  # both keep them, where the bias needs a gradient on a CPU
-        assert f'{name} is left out: its attention weights would fill the memory' in stand.lines[0]
+        assert f'{name} left out: its attention weights would fill the memory' in stand.lines[0]
     monkeypatch.setattr(tuning, 'available_memory', lambda: 2 * 20 * 4 * 16**2 * 2)
     forget()
     assert chosen(stand) != 'sequential'
