@@ -47,6 +47,16 @@ def quiet_stale_loggers(monkeypatch):
     monkeypatch.setattr(logging, 'raiseExceptions', False)
 
 
+@pytest.fixture(autouse=True)
+def untouched_choices(monkeypatch):
+    """No test reads or writes which kernels of attention were measured as the fastest in the user's cache."""
+    from mmvitscale.models.swin_v2 import tuning
+
+    monkeypatch.setattr(tuning, 'choices_file', lambda: None)
+    monkeypatch.setattr(tuning, '_chosen', {})
+    monkeypatch.setattr(tuning, '_measured', {})
+
+
 @pytest.fixture
 def mmdet_scope():
     """Types without a scope are mmdetection's; afterwards those of before."""

@@ -28,6 +28,7 @@ from mmvitscale.config.view import ConfigView
 from mmvitscale.datasets.coco_evaluation import complete_ground_truths, evaluated_files, without_further_files
 from mmvitscale.datasets.delivered import build_dataset
 from mmvitscale.datasets.pipeline_errors import name_pipelines
+from mmvitscale.engine.compiled_blocks import compile_training_steps, wants_compiled_blocks, why_not_compiling
 from mmvitscale.engine.hooks.ema_metadata import sync_ema_metadata
 from mmvitscale.engine.optim.zero_redundancy import gather_states, shard_states
 from mmvitscale.engine.resumed_schedule import (
@@ -293,9 +294,14 @@ class CheckpointLoadingMixin(_Base):
                 self.logger.info(f'{filename}: {line}')
 
     def _maybe_compile(self, target: str) -> None:
-        """``compile=dict(target='blocks')`` in a config compiles the backbone's blocks, one at a time; other targets as
-        MMEngine does. Raises InputError where a CPU has no compiler."""
+        """``compile=dict(target='blocks')`` in a config compiles the backbone's blocks, one at a time, and
+        ``compile=dict(target='auto')`` does so in trainings where it can pay; other targets as MMEngine does. Raises InputError
+        where a CPU has no compiler."""
         options = self.cfg.get('compile')
+        if isinstance(options, dict) and options.get('target') == 'auto':
+            if target == 'train_step' and not self._testing:
+                self._compile_by_default({key: value for key, value in options.items() if key != 'target'})
+            return
         backend = options.get('backend', 'inductor') if isinstance(options, dict) else 'inductor'
         if options and backend == 'inductor' and get_device() == 'cpu':
             check_compiler()
@@ -303,6 +309,20 @@ class CheckpointLoadingMixin(_Base):
             self.logger.info('The blocks of the backbone are compiled when they first run, once for each size.')
         else:
             self._compile_otherwise(target)
+
+    def _compile_by_default(self, options: dict) -> None:
+        """A line of the log says what was decided, and why."""
+        end = getattr(self.train_loop, 'max_iters', None)
+        wanted, reason = wants_compiled_blocks(self.cfg, None if end is None else end - self.iter)
+        failed = why_not_compiling(get_device()) if wanted else None
+        if not wanted or failed:
+            self.logger.info(f'The blocks of the backbone are not compiled: {failed or reason}.')
+            return
+        compile_training_steps(self.model, self.logger.warning, **options)
+        self.logger.info(
+            f'The blocks of the backbone are compiled when they are first trained, which takes minutes: {reason}; '
+            'compile=False leaves it out.'
+        )
 
 
 class _Built:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 
@@ -68,6 +69,7 @@ def build_training(
         cfg.load_from = None if resume == 'auto' else resume
         cfg.resume_schedule = resume_schedule
     _draw_first_batch(cfg)
+    _compile_by_default(cfg)
     runner = RUNNERS.build(cfg)
     for advice in (precision, found, runtime.describe_batch(cfg, runner.world_size)):
         if advice:
@@ -86,6 +88,14 @@ def _find_batch(cfg: Config, prepare: Callable[[Config, str], None], launcher: s
     cfg.train_dataloader.batch_size = images = batch_size.agree(cfg, images)
     out = f'; {", ".join(map(str, refused))} ran out of memory' if refused else ''
     return f'--batch-size auto: batches of {images} images for each process{out}'
+
+
+def _compile_by_default(cfg: Config) -> None:
+    """Where there is a CUDA GPU, and the config says nothing of compiling, of a strategy or of a runner of its own.
+    ``compile=False`` leaves it out."""
+    ours = cfg.get('runner_type') == 'mmvitscale.Runner' and not cfg.get('strategy')
+    if torch.cuda.is_available() and cfg.get('compile') is None and ours:
+        cfg.compile = ConfigDict(target='auto')
 
 
 def _draw_first_batch(cfg: Config) -> None:

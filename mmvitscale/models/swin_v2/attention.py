@@ -20,7 +20,7 @@ from mmvitscale.models.swin_v2.windows import Window, WindowGeometry, WindowGrou
 # the groups of windows -> (T, heads, d). A kernel may overwrite qkv.
 Kernel = Callable[[Tensor, Tensor | None, WindowBias, Sequence[WindowGroup]], Tensor]
 ATTENTION_TYPES = ('cosine', 'dot_product')
-_FLEX_CHANNELS = 16  # that FlexAttention requires in a head
+FLEX_CHANNELS = 16  # that FlexAttention requires in a head
 
 # Below this length a query or key has no direction: it becomes exactly zero, and so does its gradient. Dividing by
 # a tiny length instead would overflow half precision on tokens that are all zero.
@@ -69,7 +69,7 @@ def eager(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[
     return attend_by_group(attend, *scaled_query_key(q, k, scale), v, bias.expanded(), groups)
 
 
-# By name; ``kernels.py`` adds the others: auto, flex, fused, sequential. All give the same result.
+# By name; ``kernels.py`` adds auto, flex, fused and sequential, ``tuning.py`` tuned. All give the same result.
 KERNELS: dict[str, Kernel] = {'eager': eager}
 
 
@@ -98,9 +98,9 @@ class WindowAttention(nn.Module):
                 f'{dim} channels cannot be split over {num_heads} heads evenly; choose num_heads that '
                 'divide the channels of their stage'
             )
-        if kernel == 'flex' and dim // num_heads < _FLEX_CHANNELS:
+        if kernel == 'flex' and dim // num_heads < FLEX_CHANNELS:
             raise InputError(
-                f'attention flex found with {dim // num_heads} channels a head, but it needs {_FLEX_CHANNELS}; '
+                f'attention flex found with {dim // num_heads} channels a head, but it needs {FLEX_CHANNELS}; '
                 'choose attention auto, or fewer heads'
             )
         self.num_heads = num_heads

@@ -12,7 +12,7 @@ from mmvitscale.models.layers.drop_path import DropPath, check_rate, drop_path_r
 from mmvitscale.models.layers.initialisation import truncated_normal_
 from mmvitscale.models.layers.mlp import MLP
 from mmvitscale.models.layers.patch_embed import PatchEmbed, PatchMerging
-from mmvitscale.models.swin_v2 import kernels  # noqa: F401  (they join KERNELS)
+from mmvitscale.models.swin_v2 import kernels, tuning  # noqa: F401  (they join KERNELS)
 from mmvitscale.models.swin_v2.attention import ATTENTION_TYPES, KERNELS, WindowAttention
 from mmvitscale.models.swin_v2.checkpoint_policy import SwinV2CheckpointPolicy
 from mmvitscale.models.swin_v2.position_bias import POSITION_BIASES
@@ -169,8 +169,8 @@ class SwinTransformerV2(SwinV2CheckpointPolicy):
             of window_size. None: those found in the checkpoint that is loaded, else window_size.
         position_bias: log_cpb (the paper's), linear_cpb or table.
         attention: the kernel, auto, eager (the formula as it stands, which alone has second derivatives), flex
-            (FlexAttention on GPUs, as auto elsewhere), fused or sequential (least memory); one for all stages or a list of
-            one per stage.
+            (FlexAttention on GPUs, as auto elsewhere), fused, sequential (least memory) or tuned (the fastest of them,
+            measured at the first step; it may take more memory than auto); one for all stages or a list of one per stage.
         block_norm: post (res-post-norm, the paper's) or pre (SwinV1's blocks and patch merging, for comparison).
         attention_type: cosine (the paper's) or dot_product (SwinV1's, for comparison).
         out_indices: the stages to return, None for all; stages after the last of them are not built.

@@ -22,7 +22,7 @@ def uncompiled_flex_attention(monkeypatch):
     """Let the kernel flex run here, in single steps, for heads of any width; its gradients are those of PyTorch's own form,
     which it refuses on CPUs although they are right."""
     monkeypatch.setattr(kernels, 'FLEX_DEVICES', ('cpu',))
-    monkeypatch.setattr(attention, '_FLEX_CHANNELS', 1)
+    monkeypatch.setattr(attention, 'FLEX_CHANNELS', 1)
     monkeypatch.setattr(flex_attention, 'compiled', lambda: flex_attention._attend)
     monkeypatch.setattr('torch.nn.attention.flex_attention._validate_device', lambda *_: None)
     warnings.filterwarnings('ignore', message='flex_attention called without torch.compile')
