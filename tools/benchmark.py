@@ -9,11 +9,8 @@ backbone, neck, heads with their losses, backward pass and optimizer.
 import argparse
 import itertools
 import json
-import multiprocessing
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
@@ -122,10 +119,15 @@ def memory_of(implementation, case, threads):
         '--threads',
         threads,
     ]
+    return memory_in(command, implementation)
+
+
+def memory_in(command, name):
+    """What a command measures, or None if it fails."""
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if result.returncode:
         print(
-            f'  {implementation}: no memory measured (exit status {result.returncode}): '
+            f'  {name}: no memory measured (exit status {result.returncode}): '
             f'{(result.stderr.strip().splitlines() or ["no message"])[-1]}',
             file=sys.stderr,
         )
@@ -236,14 +238,12 @@ def whole_cases(args):
     return cases
 
 
-def whole_memory(config, case, args):
-    """Measured in a fresh process, or None if it ends there, for want of memory most likely."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-        try:
-            return pool.submit(whole_step.peak_memory, config, args.cfg_options, case, args.threads).result()
-        except (BrokenProcessPool, torch.OutOfMemoryError) as error:
-            print(f'  {config}: no memory measured: {str(error).splitlines()[0]}', file=sys.stderr)
-            return None
+def whole_memory(config, case):
+    """Of a config, in a fresh process: by this command, narrowed down to one case."""
+    case_of_it = ['--whole', config, '--mode', case.mode, '--dtype', case.dtype, '--variant', case.variant]
+    sizes = ['--image-size', case.size] if case.size else []
+    in_this_process = ['--batch-size', case.batch, '--in-this-process', 'whole', case.variant]
+    return memory_in([sys.executable, __file__, *sys.argv[1:], *case_of_it, *sizes, *in_this_process], config)
 
 
 def show_whole(case, results, ratios):
@@ -272,19 +272,22 @@ def show_whole_profile(config, shares):
 def whole(args):
     """--whole: the steps of configs beside the first one's."""
     cases = whole_cases(args)
+    MMLogger.get_current_instance().setLevel('ERROR')  # says that the weights are random, part by part
+    cfgs = [load_config(config, args.cfg_options) for config in args.whole]
+    if args.in_this_process:
+        print(json.dumps(whole_step.peak_memory(cfgs[0], cases[0])))
+        return
     if 'compiled' in args.variant and args.device == 'cpu':
         check_compiler()
     if args.json:
         check_writable(str(Path(args.json).parent))
-    MMLogger.get_current_instance().setLevel('ERROR')  # says that the weights are random, part by part
-    cfgs = [load_config(config, args.cfg_options) for config in args.whole]
     rounds = args.rounds if 'rounds' in args.given else 3
     machine = benchmark.machine(args.device, args.threads)
     print(machine)
     report = dict(machine=machine, command=' '.join(['python', *sys.argv]), cases=[])
     for case in cases:
         torch._dynamo.reset()
-        memory = [whole_memory(config, case, args) if args.measure_memory else None for config in args.whole]
+        memory = [whole_memory(config, case) if args.measure_memory else None for config in args.whole]
         with whole_step.steps_of(cfgs, case) as steps:
             measured = whole_step.measure(steps, rounds)
             results = [whole_step.summarise(*row) for row in zip(args.whole, steps, measured, memory)]

@@ -19,14 +19,12 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
-from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import FUNCTIONS, MODELS, DefaultScope, init_default_scope
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mmvitscale.config.loading import load_config
 from mmvitscale.config.runtime import check_packages
 from mmvitscale.config.validation import check_parts
 from mmvitscale.config.view import ConfigView, plain_datasets, values_of
@@ -430,11 +428,9 @@ def steps_of(cfgs: Sequence[Config], case: WholeCase) -> Iterator[list[WholeStep
         yield [WholeStep(cfg, case, samples) for cfg in cfgs]
 
 
-def peak_memory(config: str, options: dict | None, case: WholeCase, threads: int) -> dict[str, float]:
+def peak_memory(cfg: Config, case: WholeCase) -> dict[str, float]:
     """See ``benchmark.memory_of_step``: of the first step of a config, the optimizer's states included. Raises InputError."""
-    torch.set_num_threads(threads)
-    MMLogger.get_current_instance().setLevel('ERROR')
-    with steps_of([load_config(config, options)], case) as (step,):
+    with steps_of([cfg], case) as (step,):
         return memory_of_step(step, case.device)
 
 
