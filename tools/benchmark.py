@@ -277,8 +277,6 @@ def whole(args):
     if args.in_this_process:
         print(json.dumps(whole_step.peak_memory(cfgs[0], cases[0])))
         return
-    if 'compiled' in args.variant and args.device == 'cpu':
-        check_compiler()
     if args.json:
         check_writable(str(Path(args.json).parent))
     rounds = args.rounds if 'rounds' in args.given else 3
@@ -286,7 +284,6 @@ def whole(args):
     print(machine)
     report = dict(machine=machine, command=' '.join(['python', *sys.argv]), cases=[])
     for case in cases:
-        torch._dynamo.reset()
         memory = [whole_memory(config, case) if args.measure_memory else None for config in args.whole]
         with whole_step.steps_of(cfgs, case) as steps:
             measured = whole_step.measure(steps, rounds)

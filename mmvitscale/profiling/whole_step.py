@@ -42,10 +42,7 @@ BACKWARD_HEADS, BACKWARD_BACKBONE, OPTIMIZER = 'backward, heads and neck', 'back
 BACKWARD = 'backward'  # both, in a profile, whose marks cannot change in its midst
 DTYPES = ('fp32', 'bf16')
 # What becomes of a model before it is measured: a function that changes it in place, before its optimizer is built.
-VARIANTS: dict[str, Callable[[nn.Module], None]] = {
-    'plain': lambda model: None,
-    'compiled': lambda model: setattr(model.backbone, 'forward', torch.compile(model.backbone.forward)),
-}
+VARIANTS: dict[str, Callable[[nn.Module], None]] = {'plain': lambda model: None}
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ def test_a_pipeline_that_needs_other_data_is_refused_with_the_reason():
         (WholeCase(batch=0), '--batch-size 0'),
         (WholeCase(size=-1), '--image-size -1'),
         (WholeCase(dtype='fp16'), '--dtype fp16'),
-        (WholeCase(variant='checkpointed'), '--variant checkpointed'),
+        (WholeCase(variant='compiled'), '--variant compiled'),
     ],
 )
 def test_cases_that_cannot_be_measured_are_refused(case, found):
