@@ -2,7 +2,8 @@
 plain ViTs, and both beside their matrix products.
 
 Implementations take turns in every round, timed interleaved, so that the load of the machine falls on all; memory is measured
-in a process for each.
+in a process for each. With --whole the whole training step of configs takes the place of the networks: data, preprocessing,
+backbone, neck, heads with their losses, backward pass and optimizer.
 """
 
 import argparse
@@ -16,10 +17,12 @@ from pathlib import Path
 import torch
 from mmengine.logging import MMLogger
 
-from mmvitscale.cli import run_command, save_json
+from mmvitscale.cli import ConfigOptions, run_command, save_json
+from mmvitscale.config.loading import load_config
 from mmvitscale.errors import InputError
-from mmvitscale.profiling import benchmark
+from mmvitscale.profiling import benchmark, whole_step
 from mmvitscale.profiling.benchmark import LOWER_BOUND, OURS, Case, Implementation
+from mmvitscale.profiling.whole_step import WholeCase
 from mmvitscale.utils.atomic_write import check_writable
 from mmvitscale.utils.cpu import check_compiler
 
@@ -52,9 +55,26 @@ def parse_args():
     parser.add_argument('--measure-memory', action='store_true', help='peak memory, too')
     parser.add_argument('--profile', action='store_true', help='where the time of our step goes as it comes, too (on a CPU)')
     parser.add_argument('--json', metavar='F', help='write everything to this file')
+    parser.add_argument(
+        '--whole',
+        nargs='+',
+        metavar='CONFIG',
+        help='measure whole steps of configs, the others beside the first, e.g. swinv2_upernet_ade20k '
+        'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py, swinv2_mask_rcnn_coco '
+        'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco.py or swinv2_retinanet_coco '
+        'mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py. Then --mode is training, --batch-size 2, --rounds 3 and '
+        '--image-size, which holds for training, what each config has, unless they are given',
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=ConfigOptions, metavar='KEY=VALUE', help='override all configs of --whole'
+    )
     # In a process of its own: one implementation, one case.
     parser.add_argument('--in-this-process', nargs=2, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    # Defaults do not replace what a namespace has already: None is left where an option is not given.
+    given = parser.parse_args(namespace=argparse.Namespace(**dict.fromkeys(vars(args))))
+    args.given = {name for name, value in vars(given).items() if value is not None}
+    return args
 
 
 def cases_of(args):
@@ -99,10 +119,15 @@ def memory_of(implementation, case, threads):
         '--threads',
         threads,
     ]
+    return memory_in(command, implementation)
+
+
+def memory_in(command, name):
+    """What a command measures, or None if it fails."""
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if result.returncode:
         print(
-            f'  {implementation}: no memory measured (exit status {result.returncode}): '
+            f'  {name}: no memory measured (exit status {result.returncode}): '
             f'{(result.stderr.strip().splitlines() or ["no message"])[-1]}',
             file=sys.stderr,
         )
@@ -185,12 +210,108 @@ def show_profile(shares):
         print(f'    {share.kind:26}{100 * share.seconds / whole:5.1f}%  {share.count:6.0f} calls')
 
 
+_NOT_OF_CONFIGS = ('arch', 'window', 'depth', 'attention', 'implementations')  # a config says it itself
+
+
+def whole_cases(args):
+    for name in _NOT_OF_CONFIGS:
+        if name in args.given:
+            raise InputError(
+                f'--{name} found with --whole, which measures the networks of its configs; leave it out, or override the '
+                'configs with --cfg-options'
+            )
+
+    def given(name, default):
+        return getattr(args, name) if name in args.given else default
+
+    sizes, batches = given('image_size', [None]), given('batch_size', [2])
+    cases = []
+    for mode, dtype, variant in itertools.product(given('mode', ['training']), args.dtype, args.variant):
+        if mode == 'inference':
+            cases.append(WholeCase(mode, dtype, 1, None, args.device, variant))
+        else:
+            cases += [
+                WholeCase(mode, dtype, batch, size, args.device, variant) for size, batch in itertools.product(sizes, batches)
+            ]
+    for case in cases:
+        whole_step.check_case(case)
+    return cases
+
+
+def whole_memory(config, case):
+    """Of a config, in a fresh process: by this command, narrowed down to one case."""
+    case_of_it = ['--whole', config, '--mode', case.mode, '--dtype', case.dtype, '--variant', case.variant]
+    sizes = ['--image-size', case.size] if case.size else []
+    in_this_process = ['--batch-size', case.batch, '--in-this-process', 'whole', case.variant]
+    return memory_in([sys.executable, __file__, *sys.argv[1:], *case_of_it, *sizes, *in_this_process], config)
+
+
+def show_whole(case, results, ratios):
+    print(f'\n{case}')
+    for result, ratio in zip(results, [{}, *ratios]):
+        print(f'  {result.config}: {result.parameters / 1e6:.1f}M parameters, batch {" x ".join(map(str, result.shape))}')
+        for part, seconds in result.seconds.items():
+            compared = f'  {ratio[part]:5.2f}x the first' if part in ratio else ''
+            name = part if part == whole_step.STEP else f'  {part}'
+            print(f'    {name:28}{1000 * seconds:9.1f} ms  +-{100 * result.spread[part] / 2:5.1f}%{compared}')
+        if result.memory:
+            print(f'    peak {result.memory["peak"]:7.0f} MB, step {result.memory["step"]:7.0f} MB')
+    sys.stdout.flush()
+
+
+def show_whole_profile(config, shares):
+    step = sum(share.seconds for share in shares[''])
+    print(f'  {config}: a step of {1000 * step:.0f} ms, while it is watched:')
+    for part, own in sorted(shares.items(), key=lambda item: -sum(share.seconds for share in item[1])):
+        seconds = sum(share.seconds for share in own)
+        print(f'    {part or "step":28}{100 * seconds / step:5.1f}%')
+        for share in own if not part else own[:3]:
+            print(f'      {share.kind:26}{100 * share.seconds / step:5.1f}%  {share.count:6.0f} calls')
+
+
+def whole(args):
+    """--whole: the steps of configs beside the first one's."""
+    cases = whole_cases(args)
+    MMLogger.get_current_instance().setLevel('ERROR')  # says that the weights are random, part by part
+    cfgs = [load_config(config, args.cfg_options) for config in args.whole]
+    if args.in_this_process:
+        print(json.dumps(whole_step.peak_memory(cfgs[0], cases[0])))
+        return
+    if args.json:
+        check_writable(str(Path(args.json).parent))
+    rounds = args.rounds if 'rounds' in args.given else 3
+    machine = benchmark.machine(args.device, args.threads)
+    print(machine)
+    report = dict(machine=machine, command=' '.join(['python', *sys.argv]), cases=[])
+    for case in cases:
+        memory = [whole_memory(config, case) if args.measure_memory else None for config in args.whole]
+        with whole_step.steps_of(cfgs, case) as steps:
+            measured = whole_step.measure(steps, rounds)
+            results = [whole_step.summarise(*row) for row in zip(args.whole, steps, measured, memory)]
+            shares = [benchmark.profile_steps(step, 1, step.parts) for step in steps] if args.profile else []
+        ratios = whole_step.ratios(results)
+        show_whole(case, results, ratios)
+        for config, found in zip(args.whole, shares):
+            show_whole_profile(config, found)
+        profiles = [{part: [asdict(share) for share in own] for part, own in found.items()} for found in shares]
+        report['cases'].append(
+            dict(results=[asdict(result) for result in results], rounds=measured, ratios=ratios, profiles=profiles)
+        )
+    if args.json:
+        save_json(report, args.json)
+
+
 def main():
     args = parse_args()
     if args.threads < 1 or args.rounds < 0:
         raise InputError(f'--threads {args.threads} and --rounds {args.rounds} found, but they are at least 1 and 0')
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    if args.cfg_options and not args.whole:
+        raise InputError('--cfg-options found without --whole, whose configs they override; give configs with --whole')
+    if args.whole:
+        whole(args)
+        return
     cases = cases_of(args)
     if args.in_this_process:
         print(json.dumps(benchmark.peak_memory(Implementation(*args.in_this_process), cases[0])))

@@ -1,7 +1,8 @@
 """From a config's name or file and ``--cfg-options`` to a config.
 
 Configs of this package are found by name, from a wheel as from a checkout: by ``load_config``, and in ``_base_`` as
-``'mmvitscale::swinv2_upernet_ade20k'`` in every process that has imported mmvitscale.
+``'mmvitscale::swinv2_upernet_ade20k'`` in every process that has imported mmvitscale. Those of OpenMMLab's packages are found
+by MMEngine's form, ``'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'``.
 """
 
 import json
@@ -9,6 +10,7 @@ import logging
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import cache, lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from traceback import walk_tb
 
@@ -48,13 +50,16 @@ def _history(kind: str) -> dict[str, str]:
 
 
 def find_config(name: str) -> Path:
-    """A config's path, or the name of one of this package's (with or without ``configs/``, folder and ``.py``) -> its path.
+    """A config's path, or the name of one of this package's (with or without ``configs/``, folder and ``.py``), or
+    ``package::name`` of one that another package installed -> its path.
 
     Raises:
         InputError: for what is neither.
     """
     if not name.startswith(_SCHEME) and Path(name).is_file():
         return Path(name)
+    if '::' in name and not name.startswith(_SCHEME):
+        return _find_in_package(*name.split('::', 1))
     parts = Path(name.removeprefix(_SCHEME)).parts
     *folders, file = parts[parts.index('configs') + 1 :] if 'configs' in parts[:-1] else parts or ('',)
     stem = file.removesuffix('.py')
@@ -75,6 +80,30 @@ def find_config(name: str) -> Path:
             'mmvitscale.list_configs() names those of the package'
         )
     return path
+
+
+def _find_in_package(package: str, name: str) -> Path:
+    """A config among those that OpenMMLab's packages install, by its path there or by its name alone. MMEngine knows the
+    packages by their distributions, and has configs without a metafile for ``_base_`` alone."""
+    spec = find_spec(package) if package.isidentifier() else None
+    folder = Path(spec.origin).parent / '.mim' / 'configs' if spec and spec.origin else None
+    if folder is None or not folder.is_dir():
+        raise InputError(
+            f'config {package}::{name} is one of the package {package}, which is not installed with its configs; install it, '
+            'or give the path of the config'
+        )
+    stem = name.removesuffix('.py')
+    if stem and folder.joinpath(f'{stem}.py').is_file():
+        return folder / f'{stem}.py'
+    paths = {path.relative_to(folder).with_suffix('').as_posix(): path for path in sorted(folder.rglob('*.py'))}
+    named = [path for path in paths.values() if path.stem == stem]
+    if len(named) == 1:
+        return named[0]
+    close = get_close_matches(stem, paths, n=1, cutoff=0.5)
+    raise InputError(
+        f'config {package}::{name} is not there; {f"did you mean {package}::{close[0]}.py? " if close else ""}'
+        f'those of {package} are in {folder}'
+    )
 
 
 def _extend_mmengine_base_lookup() -> None:

@@ -3,7 +3,7 @@ alone."""
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -241,10 +241,14 @@ def times(steps: dict[Implementation, Callable[[], None]], rounds: int) -> dict[
 
 
 def peak_memory(implementation: Implementation, case: Case) -> dict[str, float]:
+    """See ``memory_of_step``."""
+    return memory_of_step(make_step(implementation, case), case.device)
+
+
+def memory_of_step(step: Callable[[], object], device: str) -> dict[str, float]:
     """MB that a step needs, in a process that has done nothing else: ``peak`` in all, and ``step`` beyond what was
     there, model included, before it. On a GPU its memory, otherwise the process's."""
-    step = make_step(implementation, case)
-    if case.device == 'cuda':
+    if device == 'cuda':
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
@@ -300,9 +304,14 @@ def summarise(
     """What was measured of an implementation -> its row."""
     if not measured:
         return Result(case, implementation, None, None, memory, difference)
+    return Result(case, implementation, *median_and_spread(measured), memory, difference)
+
+
+def median_and_spread(measured: Sequence[float]) -> tuple[float, float]:
+    """Of seconds of several rounds: the median, and the middle half over it."""
     median = statistics.median(measured)
     quartiles = statistics.quantiles(measured, n=4) if len(measured) > 1 else [median] * 3
-    return Result(case, implementation, median, (quartiles[2] - quartiles[0]) / median, memory, difference)
+    return median, (quartiles[2] - quartiles[0]) / median if median else 0.0
 
 
 def ratios(results: Sequence[Result]) -> dict[str, float]:
@@ -384,16 +393,35 @@ def profile(implementation: Implementation, case: Case, steps: int = 3) -> list[
     """Where the time of a step goes on a CPU, from the largest share on."""
     step = make_step(implementation, case)
     step()
+    return profile_steps(step, steps)['']
+
+
+def profile_steps(step: Callable[[], object], steps: int, parts: Collection[str] = ()) -> dict[str, list[Share]]:
+    """Where the time of a step that has run before goes on a CPU, from the largest share on: of the whole, as '', and of every
+    part that the step marks with ``torch.profiler.record_function``.
+
+    Args:
+        step: does one.
+        steps: how many are watched.
+        parts: the marks.
+    """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         for _ in range(steps):
             step()
-    shares: dict[str, list[float]] = {}
-    for event in profiler.key_averages():
-        kind = next((kind for kind, starts in _KINDS.items() if event.key.startswith(starts)), 'other')
-        share = shares.setdefault(kind, [0.0, 0.0])
-        share[0] += event.self_cpu_time_total / 1e6 / steps
-        share[1] += (event.count if event.self_cpu_time_total else 0) / steps
-    return sorted((Share(kind, *share) for kind, share in shares.items()), key=lambda share: -share.seconds)
+    found: dict[str, dict[str, list[float]]] = {'': {}}
+    for event in profiler.events():
+        kind = next((kind for kind, starts in _KINDS.items() if event.name.startswith(starts)), 'other')
+        above = event
+        while above is not None and above.name not in parts:
+            above = above.cpu_parent
+        for part in ('', above.name) if above is not None else ('',):
+            share = found.setdefault(part, {}).setdefault(kind, [0.0, 0.0])
+            share[0] += event.self_cpu_time_total / 1e6 / steps
+            share[1] += bool(event.self_cpu_time_total) / steps
+    return {
+        part: sorted((Share(kind, *share) for kind, share in shares.items()), key=lambda share: -share.seconds)
+        for part, shares in found.items()
+    }
 
 
 def check_case(case: Case) -> None:
@@ -403,14 +431,19 @@ def check_case(case: Case) -> None:
     kernels = re_attention.KERNELS if case.is_deepvit else attention.KERNELS
     if case.attention not in kernels:
         raise InputError(f'unknown attention {case.attention!r}; choose one of {", ".join(kernels)}')
-    if case.device == 'cuda' and not torch.cuda.is_available():
-        raise InputError('--device cuda found, but PyTorch sees no GPU here; use --device cpu')
+    check_device(case.device)
     numbers = {'--image-size': case.size, '--batch-size': case.batch, **({} if case.is_deepvit else {'--window': case.window})}
     for option, value in numbers.items():
         if value < 1:
             raise InputError(f'{option} {value} found, but it is at least 1')
     if case.dtype == 'fp16' and case.device == 'cpu':
         raise InputError('fp16 on a CPU found, where PyTorch is slow at it and nobody trains with it; use bf16')
+
+
+def check_device(device: str) -> None:
+    """Raise InputError where PyTorch has no such device."""
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise InputError('--device cuda found, but PyTorch sees no GPU here; use --device cpu')
 
 
 def machine(device: str, threads: int) -> str:

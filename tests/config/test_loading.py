@@ -87,6 +87,26 @@ def test_unknown_config_names_are_refused_with_a_hint(wrong, hint):
         load_config(wrong)
 
 
+@pytest.mark.integration
+def test_configs_of_other_packages_are_found_by_path_and_name():
+    path = find_config('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py')
+    assert path.parts[-5:-2] == ('mmdet', '.mim', 'configs')
+    assert find_config('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco') == path
+    assert find_config('mmdet::mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py') == path
+    assert load_config('mmdet::_base_/default_runtime.py').default_scope == 'mmdet'
+    name = 'swin/swin-tiny-patch4-window7_upernet_8xb2-160k_ade20k-512x512.py'
+    with pytest.raises(InputError, match=f'config mmseg::{name} is not there; did you mean mmseg::swin/swin-tiny.*-in1k-'):
+        find_config(f'mmseg::{name}')
+    with pytest.raises(InputError, match='config mmdet:: is not there; those of mmdet are in'):
+        find_config('mmdet::')
+
+
+def test_configs_of_packages_that_are_not_there_are_refused():
+    for package in ('mmnothing', '', '../mmdet', 'json'):
+        with pytest.raises(InputError, match=f'{re.escape(package)}::a/b.py is one of the package {re.escape(package)}, which'):
+            find_config(f'{package}::a/b.py')
+
+
 def test_a_config_inherits_by_name_wherever_it_is(tmp_path):
     """By our loading and by MMEngine's own, and without the scope that would hide mmsegmentation's types."""
     path = tmp_path / 'own.py'

@@ -190,6 +190,65 @@ def test_every_deepvit_variant_has_baselines_with_equal_outputs(arch):
         assert benchmark.difference(name, case) < 1e-4
 
 
+def test_whole_steps_of_configs_are_compared_with_the_first(run_here, tmp_path):
+    path = tmp_path / 'report.json'
+    code, out, err = run_here(
+        'tools/benchmark.py',
+        '--whole',
+        'swinv2_upernet_mini',
+        'deepvit_upernet_mini',
+        '--image-size',
+        64,
+        '--batch-size',
+        2,
+        '--rounds',
+        2,
+        '--profile',
+        '--cfg-options',
+        'model.auxiliary_head.channels=16',
+        '--json',
+        path,
+    )
+    assert code == 0, err
+    (case,) = json.loads(path.read_text())['cases']
+    first, second = case['results']
+    assert first['shape'] == second['shape'] == [2, 3, 64, 64] and first['case']['mode'] == 'training'
+    for result, rounds in zip((first, second), case['rounds']):
+        assert len(rounds) == 2
+        assert result['seconds']['step'] == pytest.approx(sum(sum(parts.values()) for parts in rounds) / 2)
+    (ratios,) = case['ratios']
+    assert set(ratios) == set(first['seconds'])  # the second has a neck, too
+    for part, ratio in ratios.items():
+        assert ratio == pytest.approx(second['seconds'][part] / first['seconds'][part])
+    assert 'x the first' in out and 'training, fp32, batch 2, 64 px' in out
+    for profile in case['profiles']:
+        counts = {part: {share['kind']: share['count'] for share in shares} for part, shares in profile.items()}
+        assert set(counts) > {'', 'backbone', 'decode_head', 'auxiliary_head', 'backward', 'optimizer'}
+        assert counts['backward']['matrix products'] > counts['backbone']['matrix products'] > 10
+        assert counts['']['matrix products'] == sum(
+            own.get('matrix products', 0) for part, own in counts.items() if part
+        )  # none is of two parts, or of none
+
+
+def test_memory_of_a_whole_step_is_that_of_a_process_for_each(run_here, tmp_path):
+    path = tmp_path / 'report.json'
+    arguments = ('--whole', 'swinv2_upernet_mini', '--image-size', 64, '--rounds', 0, '--measure-memory')
+    code, _, err = run_here('tools/benchmark.py', *arguments, '--json', path)
+    assert code == 0, err
+    (case,) = json.loads(path.read_text())['cases']
+    memory = case['results'][0]['memory']
+    assert 100 < memory['peak'] < 10000 and 1 < memory['step'] < memory['peak'] and not case['ratios']
+
+
+def test_options_that_no_config_takes_are_refused_with_the_reason(error_of):
+    for option, value in (('arch', 'tiny'), ('window', 8), ('depth', 0), ('attention', 'auto'), ('implementations', 'timm')):
+        found = error_of('tools/benchmark.py', '--whole', 'swinv2_upernet_mini', f'--{option}', value)
+        assert f'--{option} found with --whole' in found
+    assert 'config upernet is not there' in error_of('tools/benchmark.py', '--whole', 'upernet')
+    assert '--dtype fp16 found' in error_of('tools/benchmark.py', '--whole', 'swinv2_upernet_mini', '--dtype', 'fp16')
+    assert '--cfg-options found without --whole' in error_of('tools/benchmark.py', '--cfg-options', 'a=1')
+
+
 def test_invalid_benchmark_options_are_refused_with_the_reason(error_of):
     assert "unknown arch 'mini'" in error_of('tools/benchmark.py', '--arch', 'mini')
     assert '--image-size 0 found, but it is at least 1' in error_of('tools/benchmark.py', '--image-size', 0)
