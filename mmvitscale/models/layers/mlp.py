@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from mmvitscale.models.layers.attachments import is_plain
 
-# Hidden values that are there at a time where no gradient needs them: the largest tensor of a block by far.
-_CHUNK = 2**21
+# Hidden values that are there at a time where no gradient needs them, the largest tensor of a block by far: what fits into a
+# cache, but no fewer rows than a product of matrices needs to be fast.
+_CHUNK, _ROWS = 2**20, 1024
 
 # PyTorch before 2.7 does not distinguish exporting from compiling.
 _is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
@@ -27,7 +28,7 @@ class MLP(nn.Module):
         if torch.is_grad_enabled() or _is_exporting() or not self._is_plain():
             return self.fc2(self.act(self.fc1(x)))
         rows = x.flatten(0, -2)
-        step = max(_CHUNK // self.fc1.out_features, 1)
+        step = max(_CHUNK // self.fc1.out_features, _ROWS)
         # PyTorch's own GELU need not keep its input here; another activation runs as it is.
         act = torch.ops.aten.gelu_ if type(self.act) is nn.GELU and self.act.approximate == 'none' else self.act
         outs = [self.fc2(act(self.fc1(some))) for some in rows.split(step)]

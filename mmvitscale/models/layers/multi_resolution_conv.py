@@ -84,8 +84,8 @@ def conv_of_resized(maps: Sequence[Tensor], weight: Tensor, bias: Tensor | None,
 
 
 def _rows(x: Tensor, weight: Tensor, width: int, align_corners: bool) -> Tensor:
-    """(B, C, h, w), (O, C, 3, 3) -> (B, h, 3, width, O): resized along its rows and summed over the dx of the taps, whose dy are the
-    third axis."""
+    """(B, C, h, w), (O, C, 3, 3) -> (B, h, 3, width, O): resized along its rows and summed over the dx of the taps; the
+    third axis is their dy."""
     batch, channels, height, before = x.shape
     outputs = weight.shape[0]
     tokens = x.permute(0, 2, 3, 1).reshape(batch * height * before, channels)

@@ -8,10 +8,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmvitscale.errors import InputError
+from mmvitscale.models.layers.attachments import is_plain
+from mmvitscale.models.layers.autocast import in_autocast_type
 from mmvitscale.models.layers.drop_path import DropPath, check_rate, drop_path_rates
 from mmvitscale.models.layers.initialisation import truncated_normal_
 from mmvitscale.models.layers.mlp import MLP
 from mmvitscale.models.layers.patch_embed import PatchEmbed, PatchMerging
+from mmvitscale.models.layers.transforms import in_functorch
 from mmvitscale.models.swin_v2 import kernels, tuning  # noqa: F401  (they join KERNELS)
 from mmvitscale.models.swin_v2.attention import ATTENTION_TYPES, KERNELS, WindowAttention
 from mmvitscale.models.swin_v2.checkpoint_policy import SwinV2CheckpointPolicy
@@ -56,10 +59,18 @@ class SwinBlockV2(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, geometry: WindowGeometry, pretrained_window: Window) -> Tensor:
-        attended = self.attn(window_partition(x, geometry), geometry, pretrained_window)
-        x = x + self.drop_path(self.norm1(window_reverse(attended, geometry, x.shape[1:3])))
-        x = x + self.drop_path(self.norm2(self.mlp(x)))
+        attended = self.attn(window_partition(in_autocast_type(x), geometry), geometry, pretrained_window)
+        x = self._add(x, self.norm1, window_reverse(attended, geometry, x.shape[1:3]))
+        x = self._add(x, self.norm2, self.mlp(x))
         return x if self.extra_norm is None else self.extra_norm(x)
+
+    def _add(self, x: Tensor, norm: nn.Module, branch: Tensor) -> Tensor:
+        """x + drop_path(norm(branch))."""
+        branch = self.drop_path(norm(branch))
+        # In place where nobody else has the norm's output: its gradient needs its input only.
+        if is_plain(norm, nn.LayerNorm) and branch.dtype == x.dtype and not in_functorch():
+            return branch.add_(x)
+        return x + branch
 
 
 class PreNormBlock(nn.Module):
@@ -78,7 +89,7 @@ class PreNormBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, geometry: WindowGeometry, pretrained_window: Window) -> Tensor:
-        attended = self.attn(window_partition(self.pre_norm1(x), geometry), geometry, pretrained_window)
+        attended = self.attn(window_partition(in_autocast_type(self.pre_norm1(x)), geometry), geometry, pretrained_window)
         x = x + self.drop_path(window_reverse(attended, geometry, x.shape[1:3]))
         x = x + self.drop_path(self.mlp(self.pre_norm2(x)))
         return x if self.extra_norm is None else self.extra_norm(x)

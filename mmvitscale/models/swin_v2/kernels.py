@@ -35,7 +35,7 @@ def fused(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[
         return eager(qkv, scale, bias, groups)
     biases = bias.expanded()
     if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _fused_inference(qkv, scale, biases, groups)[0]
+        return _forward(qkv, scale, biases, groups)[0]
     q, k, v = qkv.unbind(1)
     q, k = scaled_query_key(q, k, scale)
     # In pieces, for a GPU's kernel makes the bias's gradient for every window before it sums them.
@@ -71,24 +71,20 @@ def auto(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[W
 KERNELS.update(auto=auto, flex=flex, fused=fused, sequential=sequential)
 
 
-def normalize_query_key_(qkv: Tensor, scale: Tensor | None) -> Tensor | None:
-    """``scaled_query_key`` for q and k of qkv (T, 3, heads, d), in place. With a scale it returns one over their lengths,
-    (T, 2, heads, 1) float32 or float64, zero where there is none."""
-    qk = qkv[:, :2]
+def normalize_query_key_(qk: Tensor, scale: Tensor | None) -> Tensor | None:
+    """``scaled_query_key`` for queries and keys (2, windows, heads, N, d), in place. With a scale it returns one over their
+    lengths, (2, windows, heads, N, 1) float32 or float64, zero where there is none."""
     if scale is None:
-        qk[:, 0].mul_(qkv.shape[-1] ** -0.5)
+        qk[0].mul_(qk.shape[-1] ** -0.5)
         return None
-    scales = torch.stack((scale, torch.ones_like(scale)))[:, :, None]  # of queries and keys of length one
-    inverse = qk.new_empty(*qk.shape[:3], 1, dtype=torch.promote_types(scale.dtype, torch.float32))
     # Operations on two types make copies, several times slower than one copy that stays in the cache.
-    rows = len(qk) if qk.dtype == inverse.dtype or qk.device.type != 'cpu' else max(_CHUNK['cpu'] // qk.shape[1:].numel(), 1)
-    for part, into in zip(qk.split(rows), inverse.split(rows)):
-        precise = part.to(inverse.dtype)
-        lengths = torch.linalg.vector_norm(precise, dim=-1, keepdim=True)
-        into.copy_(lengths.clamp_min(MIN_LENGTH).reciprocal_().mul_(lengths > MIN_LENGTH))
-        precise.mul_(into * scales)
-        if precise is not part:
-            part.copy_(precise)
+    precise = qk.to(torch.promote_types(scale.dtype, torch.float32))
+    lengths = torch.linalg.vector_norm(precise, dim=-1, keepdim=True)
+    inverse = lengths.clamp_min(MIN_LENGTH).reciprocal_().mul_(lengths > MIN_LENGTH)
+    precise[0].mul_(inverse[0] * scale.view(-1, 1, 1))
+    precise[1].mul_(inverse[1])
+    if precise is not qk:
+        qk.copy_(precise)
     return inverse
 
 
@@ -128,83 +124,94 @@ def _dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Ten
 
 
 @torch.no_grad()
-def _fused_inference(
-    qkv: Tensor, scale: Tensor | None, biases: Sequence[Tensor], groups: Sequence[WindowGroup]
-) -> tuple[Tensor, Tensor | None]:
-    """``fused`` without a gradient; overwrites qkv, and returns what ``normalize_query_key_`` does, too."""
+def _forward(
+    qkv: Tensor, scale: Tensor | None, biases: Sequence[Tensor], groups: Sequence[WindowGroup], keep: bool = False
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """``fused`` without a gradient. A piece is copied once, and all that is done with it happens while it is in the cache.
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        # In 16 bits only the fused kernel has its scores in float32.
-        small = q.device.type == 'cpu' and q.shape[2] <= _SMALL_WINDOW and q.dtype in (torch.float32, torch.float64)
-        # Detached, for PyTorch chooses its slow form wherever a bias could need a gradient.
-        return (_attend_in_pieces if small else _dot_product_attention)(q, k, v, bias.detach())
-
+    With ``keep`` it also returns of each piece queries, keys and values (3, windows, heads, N, d), normalised, and what
+    ``normalize_query_key_`` does.
+    """
+    out = qkv.new_empty(qkv.shape[0], *qkv.shape[2:])
+    kept: list[Tensor] = []
+    lengths: list[Tensor] = []
+    start = 0
     with torch.autocast(qkv.device.type, enabled=False):
-        inverse = normalize_query_key_(qkv, scale)
-        q, k, v = qkv.unbind(1)
-        return attend_by_group(attend, q, k, v, biases, groups), inverse
-
-
-def _attend_in_pieces(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    count, heads, slots, dim = q.shape
-    out = q.new_empty(count, slots, heads, dim).transpose(1, 2)
-    step = _windows_at_a_time(q.device, heads, slots, dim)
-    for queries, keys, values, target in zip(q.split(step), k.split(step), v.split(step), out.split(step)):
-        target.copy_(_weights(queries, keys, bias).to(v.dtype) @ values)
-    return out
+        for piece, index in zip(*_pieces(groups, qkv)):
+            rows = slice(start, start + piece.tokens)
+            start = rows.stop
+            parts = _by_head(qkv[rows], piece).contiguous()
+            # In 16 bits only the fused kernel has its scores in float32.
+            small = qkv.device.type == 'cpu' and piece.slots <= _SMALL_WINDOW and qkv.dtype in (torch.float32, torch.float64)
+            inverse = normalize_query_key_(parts[:2], scale)
+            if keep:
+                kept.append(parts)
+                lengths += [] if inverse is None else [inverse]
+            q, k, v = parts
+            # Detached, for PyTorch chooses its slow form wherever a bias could need a gradient.
+            bias = biases[index].detach()
+            attended = _weights(q, k, bias) @ v if small else _dot_product_attention(q, k, v, bias)
+            _by_head(out[rows, None], piece)[0].copy_(attended)
+    return out, kept, lengths
 
 
 def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
     """softmax(q k' + bias), in float32 at least."""
-    scores = q @ k.transpose(-2, -1)
-    return scores.to(torch.promote_types(bias.dtype, torch.float32)).add_(bias).softmax(dim=-1)
+    if q.dtype != bias.dtype:
+        scores = q @ k.transpose(-2, -1)
+        return scores.to(torch.promote_types(bias.dtype, torch.float32)).add_(bias).softmax(dim=-1)
+    scores = bias.repeat(len(q), 1, 1)  # the product adds to it: one pass less
+    return scores.baddbmm_(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).softmax(dim=-1).view(*q.shape[:2], *bias.shape[1:])
 
 
 class _Sequential(Function):
     """The forward pass is the fused one, and the backward recomputes the attention weights of some windows at a time.
 
-    What is stored is qkv with q and k normalised in place: nobody else needs it, least of all the linear layer that made it.
-    ``source``, nothing of it, leads to where it came from for ``once``.
+    What is stored is queries, keys and values, normalised and in the order of pieces; the linear layer that made them needs
+    them no more. ``source``, nothing of it, leads to where they came from for ``once``.
     """
 
     @staticmethod
     def forward(ctx: Any, qkv: Any, source: Any, scale: Any, groups: Any, *biases: Any) -> Any:
-        out, inverse = _fused_inference(qkv.detach(), None if scale is None else scale.detach(), biases, groups)
-        ctx.save_for_backward(qkv.detach(), inverse, scale, source, *biases)
-        ctx.groups = groups
+        out, kept, lengths = _forward(qkv.detach(), None if scale is None else scale.detach(), biases, groups, keep=True)
+        ctx.save_for_backward(scale, source, *biases, *kept, *lengths)
+        ctx.pieces, ctx.shape, ctx.biases = _pieces(groups, qkv), qkv.shape, len(biases)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Any) -> Any:
-        qkv, inverse, *sources = ctx.saved_tensors  # once: checkpointing gives them no second time
+        scale, source, *tensors = ctx.saved_tensors  # once: checkpointing gives them no second time
+        biases, pieces = tensors[: ctx.biases], tensors[ctx.biases :]
         with torch.no_grad():
-            grads = _Sequential.gradients(ctx, grad_out, qkv, inverse, *sources)
-        return once(grads, [grad_out, *sources])
+            grads = _Sequential.gradients(ctx, grad_out, pieces, scale, biases)
+        return once(grads, [grad_out, scale, source, *biases])
 
     @staticmethod
-    def gradients(ctx: Any, grad_out: Any, qkv: Any, inverse: Any, scale: Any, source: Any, *biases: Any) -> Any:
+    def gradients(ctx: Any, grad_out: Any, kept: Any, scale: Any, biases: Any) -> Any:
         """Of each argument of ``forward``."""
-        grad_qkv = torch.empty_like(qkv)
+        grad_qkv = grad_out.new_empty(ctx.shape)
         grad_biases = [torch.zeros_like(bias) for bias in biases]
-        grad_scale: Any = None if scale is None else torch.zeros_like(scale, dtype=inverse.dtype)
+        grad_scale: Any = (
+            None if scale is None else torch.zeros_like(scale, dtype=torch.promote_types(scale.dtype, torch.float32))
+        )
         start = 0
-        with torch.autocast(qkv.device.type, enabled=False):
-            for piece, index in zip(*_pieces(ctx.groups, qkv)):
+        with torch.autocast(grad_out.device.type, enabled=False):
+            for i, (piece, index) in enumerate(zip(*ctx.pieces)):
                 rows = slice(start, start + piece.tokens)
-                q, k, v = _by_head(qkv[rows], piece).contiguous()
+                start = rows.stop
+                q, k, v = kept[i]
                 grad_rows = _by_head(grad_out[rows, None], piece)[0].contiguous()
                 grads, grad_bias = _backward_of_windows(q, k, v, grad_rows, biases[index])
                 grad_biases[index] += grad_bias
                 if scale is None:
                     grads[0].mul_(q.shape[-1] ** -0.5)
                 else:
-                    lengths = _by_head(inverse[rows], piece)
-                    grads[0], along = normalize_query_key_backward_(grads[0], q, lengths[0], scale.view(-1, 1, 1))
-                    grads[1], _ = normalize_query_key_backward_(grads[1], k, lengths[1], 1.0)
+                    inverse = kept[len(ctx.pieces[0]) + i]
+                    grads[0], along = normalize_query_key_backward_(grads[0], q, inverse[0], scale.view(-1, 1, 1))
+                    grads[1], _ = normalize_query_key_backward_(grads[1], k, inverse[1], 1.0)
                     grad_scale += along.sum(dim=(0, 2, 3))
                 for target, grad in zip(_by_head(grad_qkv[rows], piece), grads):
                     target.copy_(grad)
-                start = rows.stop
         return grad_qkv, None, None if scale is None else grad_scale.to(scale.dtype), None, *grad_biases
 
 
