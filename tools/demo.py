@@ -20,8 +20,8 @@ SCENES = Path('data/mini')
 WORK_DIR = Path('work_dirs/demo')
 
 
-# How long a thread of GNU's OpenMP, which PyTorch brings on Linux, keeps its core busy while it waits. Without a limit a training
-# beside other work takes four times as long, and with OMP_WAIT_POLICY=PASSIVE half as long again on an idle machine.
+# How long a thread of GNU's OpenMP, which PyTorch brings on Linux, keeps its core busy while it waits. Without a limit a
+# training beside other work takes four times as long, and with OMP_WAIT_POLICY=PASSIVE half as long again on an idle machine.
 ENVIRONMENT = {**os.environ}
 if 'OMP_WAIT_POLICY' not in ENVIRONMENT:
     ENVIRONMENT.setdefault('GOMP_SPINCOUNT', '10000')

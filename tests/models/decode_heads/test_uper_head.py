@@ -137,8 +137,8 @@ def test_copies_pickles_and_sync_batch_norm(tmp_path):
 
 
 def test_multiply_adds():
-    """At 512 x 512 with SwinV2-T's channels: 211 G become 114 G and the banded products."""
+    """At 512 x 512 with SwinV2-T's channels: 211 G become 112 G."""
     options = dict(in_channels=[96, 192, 384, 768], channels=512, num_classes=150)
     inputs = [torch.empty(1, c, 128 >> i, 128 >> i) for i, c in enumerate(options['in_channels'])]
     theirs, ours = (multiply_adds(build(name, **options).eval(), inputs)[0][''] / 1e9 for name in ('mmseg', 'mmvitscale'))
-    assert theirs == pytest.approx(211.4, abs=0.2) and ours < 0.58 * theirs
+    assert theirs == pytest.approx(211.4, abs=0.2) and ours < 0.54 * theirs
