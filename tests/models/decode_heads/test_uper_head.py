@@ -26,7 +26,7 @@ OPTIONS = dict(
     dropout_ratio=0.1,
     norm_cfg=dict(type='BN'),
     align_corners=False,
-    loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
+    loss_decode=dict(type='mmseg.CrossEntropyLoss', avg_non_ignore=True),  # whatever the default scope is
 )
 SIZES = dict(
     square=[(32, 32), (16, 16), (8, 8), (4, 4)], odd=[(25, 33), (13, 17), (7, 9), (4, 5)], tiny=[(3, 2), (2, 1), (1, 1), (1, 1)]
