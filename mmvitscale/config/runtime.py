@@ -207,6 +207,10 @@ def check_packages(cfg: Config) -> None:
         )
 
 
+# Of MMEngine's AmpOptimWrapper and our BF16OptimWrapper, which an OptimWrapper in float32 does not take.
+MIXED_PRECISION_OPTIONS = ('loss_scale', 'dtype', 'use_fsdp', 'cache', 'backbone_only')
+
+
 def use_mixed_precision(cfg: Config, force: bool = False) -> None:
     """What ``--amp`` does: float16 with loss scaling on a GPU, bfloat16 on a CPU and where a strategy scales no loss. On a CPU
     that emulates bfloat16 training stays in float32, unless it is forced (``--force-amp``)."""
@@ -216,7 +220,7 @@ def use_mixed_precision(cfg: Config, force: bool = False) -> None:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
         return
-    for option in ('loss_scale', 'dtype', 'use_fsdp', 'cache', 'backbone_only'):  # of AmpOptimWrapper and ours
+    for option in MIXED_PRECISION_OPTIONS:
         cfg.optim_wrapper.pop(option, None)
     if _leaves_out_bfloat16(force):
         cfg.optim_wrapper.type = 'OptimWrapper'

@@ -9,7 +9,7 @@ import copy
 import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,15 +23,16 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import FUNCTIONS, MODELS, DefaultScope, init_default_scope
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from mmvitscale.config.runtime import check_packages
+from mmvitscale.config.runtime import MIXED_PRECISION_OPTIONS, check_packages
 from mmvitscale.config.validation import check_parts
 from mmvitscale.config.view import ConfigView, plain_datasets, values_of
 from mmvitscale.datasets.delivered import class_of
 from mmvitscale.datasets.seeded_batches import seed_everything
 from mmvitscale.errors import InputError
 from mmvitscale.inference.predictor import pipeline_of
+from mmvitscale.models.layers.autocast import backbone_in_bfloat16
 from mmvitscale.profiling.benchmark import check_device, median_and_spread, memory_of_step
 from mmvitscale.profiling.drawn_samples import draw_samples
 from mmvitscale.registry import type_name
@@ -192,9 +193,10 @@ class WholeStep:
         self.shape = tuple(data['inputs'].shape)
         return self.model(**data, mode=mode)
 
-    def _autocast(self) -> torch.autocast:
-        lowered = self.case.dtype == 'bf16' and not self._lowers_backbone_only
-        return torch.autocast(self.case.device, torch.bfloat16, enabled=lowered)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.case.dtype == 'bf16' and self._lowers_backbone_only:
+            return backbone_in_bfloat16(self.model.backbone, self.case.device)
+        return torch.autocast(self.case.device, torch.bfloat16, enabled=self.case.dtype == 'bf16')
 
     def _watch_parts(self) -> None:
         """Every child of the model is a part, whichever of its methods the model calls."""
@@ -213,21 +215,13 @@ class WholeStep:
 
     def _run_backbone(self, name: str, method: Callable, *args: Any, **kwargs: Any) -> Any:
         with self.timer.part(name):
-            if self.case.dtype == 'bf16' and self._lowers_backbone_only:
-                with torch.autocast(self.case.device, torch.bfloat16):
-                    outputs = tree_map(_widened, method(*args, **kwargs))
-            else:
-                outputs = method(*args, **kwargs)
+            outputs = method(*args, **kwargs)
         # Autograd goes through operations in the order opposite to that in which they ran: when the gradient of an output is
         # there, all that ran behind the backbone is done.
         for output in tree_leaves(outputs):
             if isinstance(output, Tensor) and output.requires_grad:
                 output.register_hook(lambda _: self.timer.switch(BACKWARD_HEADS, BACKWARD_BACKBONE))
         return outputs
-
-
-def _widened(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value
 
 
 def check_config(cfg: Config) -> None:
@@ -286,7 +280,7 @@ def _optim_wrapper_of(cfg: Config) -> ConfigDict:
     described = copy.deepcopy(cfg.optim_wrapper)
     if type_name(described) in ('AmpOptimWrapper', 'BF16OptimWrapper'):
         described.type = 'OptimWrapper'
-        for option in ('loss_scale', 'dtype', 'use_fsdp', 'cache', 'backbone_only'):
+        for option in MIXED_PRECISION_OPTIONS:
             described.pop(option, None)
     described.pop('accumulative_counts', None)
     return described

@@ -1,16 +1,16 @@
 """Mixed precision without loss scaling."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from mmengine.device import get_device
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 
+from mmvitscale.models.layers.autocast import backbone_in_bfloat16
 from mmvitscale.registry import OPTIM_WRAPPERS
 
 
@@ -37,32 +37,9 @@ class BF16OptimWrapper(OptimWrapper):
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """As MMEngine's, in bfloat16."""
         if self.backbone_only:
-            autocast = _lower_precision((model.module if is_model_wrapper(model) else model).backbone, self.cache)
+            model_itself = model.module if is_model_wrapper(model) else model
+            autocast = backbone_in_bfloat16(model_itself.backbone, get_device(), self.cache)
         else:
             autocast = torch.autocast(get_device(), dtype=torch.bfloat16, cache_enabled=self.cache)
         with super().optim_context(model), autocast:
             yield
-
-
-def _widened(out: Any) -> Any:
-    return out.float() if isinstance(out, Tensor) and out.dtype == torch.bfloat16 else out
-
-
-@contextmanager
-def _lower_precision(module: nn.Module, cache: bool) -> Iterator[None]:
-    """Within it the module's forward passes run under bfloat16 autocast, and give float32."""
-    running = ExitStack()
-
-    def enter(*_):
-        running.enter_context(torch.autocast(get_device(), dtype=torch.bfloat16, cache_enabled=cache))
-
-    def leave(module, inputs, outputs):
-        running.close()
-        return tree_map(_widened, outputs)  # None where the pass has failed
-
-    hooks = [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -14,6 +14,7 @@ from mmengine.registry import OPTIMIZERS
 from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
+from mmvitscale.config.runtime import MIXED_PRECISION_OPTIONS
 from mmvitscale.engine.strategies.consolidated_checkpoints import ConsolidatedCheckpoints
 from mmvitscale.errors import InputError
 from mmvitscale.models.layers.sync_batch_norm import with_sync_batch_norm
@@ -94,7 +95,7 @@ class DeepSpeedStrategy(ConsolidatedCheckpoints, mmengine_deepspeed.DeepSpeedStr
             dtype = str(cfg.get('dtype', 'bfloat16')).removeprefix('torch.')
             # No module communicates its gradients in lower precision.
             self.config['torch_autocast'] = dict(enabled=True, dtype=dtype, lower_precision_safe_modules=[])
-        for option in ('loss_scale', 'dtype', 'backbone_only', 'cache', 'use_fsdp'):  # of wrappers for mixed precision
+        for option in MIXED_PRECISION_OPTIONS:
             cfg.pop(option, None)
         wrapper = super().build_optim_wrapper(dict(cfg, type='DeepSpeedOptimWrapper'), model)
         # DeepSpeed puts flat pieces in the place of the parameters.

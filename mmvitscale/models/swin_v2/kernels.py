@@ -5,7 +5,7 @@ time, whose attention weights fit into a CPU's cache, or fill a GPU.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,14 +35,15 @@ def fused(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[
         return eager(qkv, scale, bias, groups)
     biases = bias.expanded()
     if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _forward(qkv, scale, biases, groups)[0]
+        return _forward(qkv, scale, biases, _pieces(groups, qkv))[0]
     q, k, v = qkv.unbind(1)
     q, k = scaled_query_key(q, k, scale)
     # In pieces, for a GPU's kernel makes the bias's gradient for every window before it sums them.
-    pieces, indices = _pieces(groups, qkv)
+    pieces = _pieces(groups, qkv)
     with torch.autocast(v.device.type, enabled=False):
-        biases = [biases[i] for i in indices]
-        return attend_by_group(_dot_product_attention, q.to(v.dtype), k.to(v.dtype), v, biases, pieces)
+        biases = [biases[piece.group] for piece in pieces]
+        windows = [piece.windows for piece in pieces]
+        return attend_by_group(_dot_product_attention, q.to(v.dtype), k.to(v.dtype), v, biases, windows)
 
 
 def sequential(qkv: Tensor, scale: Tensor | None, bias: WindowBias, groups: Sequence[WindowGroup]) -> Tensor:
@@ -100,21 +101,30 @@ def normalize_query_key_backward_(
     return grad.mul_(inverse * scale).sub_(scaled * (along * inverse)), along
 
 
-def _windows_at_a_time(device: torch.device, heads: int, slots: int, dim: int) -> int:
-    limit = _CHUNK['cuda'] if torch.compiler.is_compiling() else _CHUNK.get(device.type, _CHUNK['cuda'])
-    return max(limit // (heads * slots * max(slots, 2 * dim)), 1)
+class _Piece(NamedTuple):
+    """Some windows of a group: the group's index, the windows, and the rows that their tokens are."""
+
+    group: int
+    windows: WindowGroup
+    rows: slice
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """(T, n, heads, d) -> of this piece (n, windows, heads, N, d)."""
+        return x[self.rows].unflatten(0, (self.windows.count, self.windows.slots)).permute(2, 0, 3, 1, 4)
 
 
-def _pieces(groups: Sequence[WindowGroup], qkv: Tensor) -> tuple[list[WindowGroup], list[int]]:
-    """The groups cut into pieces of at most _CHUNK, in the same order, and for each the index of its group."""
+def _pieces(groups: Sequence[WindowGroup], qkv: Tensor) -> list[_Piece]:
+    """The groups cut into pieces of at most _CHUNK, in the same order."""
     heads, dim = qkv.shape[2:]
-    pieces, indices = [], []
+    kind = 'cuda' if torch.compiler.is_compiling() else qkv.device.type
+    pieces, start = [], 0
     for index, group in enumerate(groups):
-        step = _windows_at_a_time(qkv.device, heads, group.slots, dim)
+        step = max(_CHUNK.get(kind, _CHUNK['cuda']) // (heads * group.slots * max(group.slots, 2 * dim)), 1)
         for first in range(0, max(group.count, 1), step):  # a batch may be empty
-            pieces.append(WindowGroup(group.window, min(step, group.count - first)))
-            indices.append(index)
-    return pieces, indices
+            windows = WindowGroup(group.window, min(step, group.count - first))
+            pieces.append(_Piece(index, windows, slice(start, start + windows.tokens)))
+            start += windows.tokens
+    return pieces
 
 
 def _dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -125,7 +135,7 @@ def _dot_product_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Ten
 
 @torch.no_grad()
 def _forward(
-    qkv: Tensor, scale: Tensor | None, biases: Sequence[Tensor], groups: Sequence[WindowGroup], keep: bool = False
+    qkv: Tensor, scale: Tensor | None, biases: Sequence[Tensor], pieces: Sequence[_Piece], keep: bool = False
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """``fused`` without a gradient. A piece is copied once, and all that is done with it happens while it is in the cache.
 
@@ -135,23 +145,20 @@ def _forward(
     out = qkv.new_empty(qkv.shape[0], *qkv.shape[2:])
     kept: list[Tensor] = []
     lengths: list[Tensor] = []
-    start = 0
     with torch.autocast(qkv.device.type, enabled=False):
-        for piece, index in zip(*_pieces(groups, qkv)):
-            rows = slice(start, start + piece.tokens)
-            start = rows.stop
-            parts = _by_head(qkv[rows], piece).contiguous()
-            # In 16 bits only the fused kernel has its scores in float32.
-            small = qkv.device.type == 'cpu' and piece.slots <= _SMALL_WINDOW and qkv.dtype in (torch.float32, torch.float64)
+        for piece in pieces:
+            parts = piece.by_head(qkv).contiguous()
             inverse = normalize_query_key_(parts[:2], scale)
             if keep:
                 kept.append(parts)
                 lengths += [] if inverse is None else [inverse]
             q, k, v = parts
+            # In 16 bits only the fused kernel has its scores in float32.
+            small = q.device.type == 'cpu' and q.shape[2] <= _SMALL_WINDOW and q.dtype in (torch.float32, torch.float64)
             # Detached, for PyTorch chooses its slow form wherever a bias could need a gradient.
-            bias = biases[index].detach()
+            bias = biases[piece.group].detach()
             attended = _weights(q, k, bias) @ v if small else _dot_product_attention(q, k, v, bias)
-            _by_head(out[rows, None], piece)[0].copy_(attended)
+            piece.by_head(out[:, None])[0].copy_(attended)
     return out, kept, lengths
 
 
@@ -173,17 +180,18 @@ class _Sequential(Function):
 
     @staticmethod
     def forward(ctx: Any, qkv: Any, source: Any, scale: Any, groups: Any, *biases: Any) -> Any:
-        out, kept, lengths = _forward(qkv.detach(), None if scale is None else scale.detach(), biases, groups, keep=True)
+        pieces = _pieces(groups, qkv)
+        out, kept, lengths = _forward(qkv.detach(), None if scale is None else scale.detach(), biases, pieces, keep=True)
         ctx.save_for_backward(scale, source, *biases, *kept, *lengths)
-        ctx.pieces, ctx.shape, ctx.biases = _pieces(groups, qkv), qkv.shape, len(biases)
+        ctx.pieces, ctx.shape, ctx.biases = pieces, qkv.shape, len(biases)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad_out: Any) -> Any:
         scale, source, *tensors = ctx.saved_tensors  # once: checkpointing gives them no second time
-        biases, pieces = tensors[: ctx.biases], tensors[ctx.biases :]
+        biases, kept = tensors[: ctx.biases], tensors[ctx.biases :]
         with torch.no_grad():
-            grads = _Sequential.gradients(ctx, grad_out, pieces, scale, biases)
+            grads = _Sequential.gradients(ctx, grad_out, kept, scale, biases)
         return once(grads, [grad_out, scale, source, *biases])
 
     @staticmethod
@@ -194,30 +202,22 @@ class _Sequential(Function):
         grad_scale: Any = (
             None if scale is None else torch.zeros_like(scale, dtype=torch.promote_types(scale.dtype, torch.float32))
         )
-        start = 0
         with torch.autocast(grad_out.device.type, enabled=False):
-            for i, (piece, index) in enumerate(zip(*ctx.pieces)):
-                rows = slice(start, start + piece.tokens)
-                start = rows.stop
+            for i, piece in enumerate(ctx.pieces):
                 q, k, v = kept[i]
-                grad_rows = _by_head(grad_out[rows, None], piece)[0].contiguous()
-                grads, grad_bias = _backward_of_windows(q, k, v, grad_rows, biases[index])
-                grad_biases[index] += grad_bias
+                grad_rows = piece.by_head(grad_out[:, None])[0].contiguous()
+                grads, grad_bias = _backward_of_windows(q, k, v, grad_rows, biases[piece.group])
+                grad_biases[piece.group] += grad_bias
                 if scale is None:
                     grads[0].mul_(q.shape[-1] ** -0.5)
                 else:
-                    inverse = kept[len(ctx.pieces[0]) + i]
+                    inverse = kept[len(ctx.pieces) + i]
                     grads[0], along = normalize_query_key_backward_(grads[0], q, inverse[0], scale.view(-1, 1, 1))
                     grads[1], _ = normalize_query_key_backward_(grads[1], k, inverse[1], 1.0)
                     grad_scale += along.sum(dim=(0, 2, 3))
-                for target, grad in zip(_by_head(grad_qkv[rows], piece), grads):
+                for target, grad in zip(piece.by_head(grad_qkv), grads):
                     target.copy_(grad)
         return grad_qkv, None, None if scale is None else grad_scale.to(scale.dtype), None, *grad_biases
-
-
-def _by_head(x: Tensor, piece: WindowGroup) -> Tensor:
-    """(tokens of a piece, n, heads, d) -> (n, windows, heads, N, d)."""
-    return x.unflatten(0, (piece.count, piece.slots)).permute(2, 0, 3, 1, 4)
 
 
 def _backward_of_windows(q: Tensor, k: Tensor, v: Tensor, grad_out: Tensor, bias: Tensor) -> tuple[list[Tensor], Tensor]:
