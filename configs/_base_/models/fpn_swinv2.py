@@ -5,7 +5,7 @@ model = dict(
     neck=dict(type='FPN', in_channels=_base_.swinv2_channels.t, out_channels=256, num_outs=4),
     decode_head=dict(
         _delete_=True,
-        type='FPNHead',
+        type='mmvitscale.FPNHead',
         in_channels=[256, 256, 256, 256],
         in_index=[0, 1, 2, 3],
         feature_strides=[4, 8, 16, 32],

@@ -1,4 +1,5 @@
-"""Decode heads of mmsegmentation, faster. They are imported when one is built, for only they need mmsegmentation."""
+"""Decode heads of mmsegmentation, faster: the same arguments, parameters and results. They are imported when one is built, for
+only they need mmsegmentation."""
 
 from typing import Any
 
@@ -9,7 +10,23 @@ from mmvitscale.registry import MODELS
 
 @MODELS.register_module(name='UPerHead')
 def uper_head(**options: Any) -> nn.Module:
-    """``uper_head.UPerHead``: mmsegmentation's UPerHead, with the same arguments, parameters and results."""
+    """``uper_head.UPerHead``."""
     from mmvitscale.models.decode_heads.uper_head import UPerHead
 
     return UPerHead(**options)
+
+
+@MODELS.register_module(name='FCNHead')
+def fcn_head(**options: Any) -> nn.Module:
+    """``simple_heads.FCNHead``."""
+    from mmvitscale.models.decode_heads.simple_heads import FCNHead
+
+    return FCNHead(**options)
+
+
+@MODELS.register_module(name='FPNHead')
+def fpn_head(**options: Any) -> nn.Module:
+    """``simple_heads.FPNHead``."""
+    from mmvitscale.models.decode_heads.simple_heads import FPNHead
+
+    return FPNHead(**options)

@@ -9,10 +9,11 @@ from mmseg.models.decode_heads import UPerHead as PlainUPerHead
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
+from mmvitscale.models.decode_heads.resized_loss import ResizedLoss
 from mmvitscale.models.layers.multi_resolution_conv import MultiResolutionConv2d, resized_and_concatenated
 
 
-class UPerHead(PlainUPerHead):
+class UPerHead(ResizedLoss, PlainUPerHead):
     """mmsegmentation's UPerHead: the same arguments, parameters (checkpoints pass both ways, and a seed gives the same weights)
     and results up to rounding, with 53% of the multiply-adds for four maps of strides 4 to 32 and 512 channels.
 

@@ -18,10 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmvitscale.models.layers.interpolation import BAND_ROWS, interpolation_matrix, source_places
 from mmvitscale.models.layers.transforms import may_cache
-
-# Rows of a banded matrix that are multiplied at a time: more are mostly zeros, fewer are slow products.
-_BAND_ROWS = 128
 
 
 class MultiResolutionConv2d(nn.Conv2d):
@@ -134,24 +132,9 @@ def _make_bands(
     resize = interpolation_matrix(before, after, align_corners, device)
     shifted = torch.stack([F.pad(resize, (0, 0, 1, 1))[d : d + after] for d in range(3)], dim=2)  # (after, before, 3)
     bands = []
-    for start in range(0, after, _BAND_ROWS):
-        stop = min(start + _BAND_ROWS, after)
-        # Places that the rows from one before the first to one after the last are interpolated from.
-        first = int(source_position(max(start - 1, 0), before, after, align_corners))
-        last = min(int(source_position(min(stop, after - 1), before, after, align_corners)) + 2, before)
+    for start in range(0, after, BAND_ROWS):
+        stop = min(start + BAND_ROWS, after)
+        # Shifts reach one row further on both sides.
+        first, last = source_places(max(start - 1, 0), min(stop + 1, after), before, after, align_corners)
         bands.append((first, last, shifted[start:stop, first:last].flatten(1).to(dtype)))
     return tuple(bands)
-
-
-def source_position(place: Any, before: int, after: int, align_corners: bool) -> Any:
-    """Where on an axis of ``before`` places one of ``after`` is interpolated from, beginning at 0, as
-    ``torch.nn.functional.interpolate`` has it; a number, or a tensor of them."""
-    position = place * ((before - 1) / max(after - 1, 1)) if align_corners else (place + 0.5) * (before / after) - 0.5
-    return position.clamp(0, before - 1) if isinstance(position, Tensor) else min(max(position, 0), before - 1)
-
-
-def interpolation_matrix(before: int, after: int, align_corners: bool, device: torch.device) -> Tensor:
-    """(after, before) float64: linear interpolation of an axis of ``before`` places to ``after``."""
-    places = torch.arange(after, dtype=torch.float64, device=device)
-    positions = source_position(places, before, after, align_corners)
-    return (1 - (positions[:, None] - torch.arange(before, dtype=torch.float64, device=device)).abs()).clamp_min(0)

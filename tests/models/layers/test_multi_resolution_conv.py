@@ -72,7 +72,7 @@ def test_the_interpolation_matrix_is_that_of_pytorch(before, after, align_corner
 @ALIGN
 @pytest.mark.parametrize('rows', [1, 2, 5])
 def test_any_number_of_rows_at_a_time_gives_the_same(rows, align_corners, monkeypatch):
-    monkeypatch.setattr(multi_resolution_conv, '_BAND_ROWS', rows)
+    monkeypatch.setattr(multi_resolution_conv, 'BAND_ROWS', rows)
     multi_resolution_conv._cached_bands.cache_clear()
     try:
         maps, weight, bias = case(SIZES[1])
