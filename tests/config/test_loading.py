@@ -70,7 +70,7 @@ def test_the_configs_of_the_package_are_found_by_name(monkeypatch, tmp_path):
     leaf = find_config('dino-4scale_swinv2-l-w16-in22k_8xb2-12e_coco')
     assert find_config('mmvitscale::swinv2/dino-4scale_swinv2-l-w16-in22k_8xb2-12e_coco.py') == leaf
     assert find_config('configs/swinv2/dino-4scale_swinv2-l-w16-in22k_8xb2-12e_coco.py') == leaf
-    assert mmvitscale.load_config('swinv2_fpn_ade20k').model.decode_head.type == 'FPNHead'
+    assert mmvitscale.load_config('swinv2_fpn_ade20k').model.decode_head.type == 'mmvitscale.FPNHead'
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ SEMANTIC_FPN = dict(
     warmup=0,
     power=0.9,
     end=80000,
-    head='FPNHead',
+    head='mmvitscale.FPNHead',
 )
 MASK2FORMER = dict(
     UPERNET,
