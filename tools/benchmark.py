@@ -23,6 +23,7 @@ from mmvitscale.errors import InputError
 from mmvitscale.profiling import benchmark, whole_step
 from mmvitscale.profiling.benchmark import LOWER_BOUND, OURS, Case, Implementation
 from mmvitscale.profiling.whole_step import WholeCase
+from mmvitscale.profiling.whole_variants import EXPORTED, VARIANTS
 from mmvitscale.utils.atomic_write import check_writable
 from mmvitscale.utils.cpu import check_compiler
 
@@ -42,9 +43,10 @@ def parse_args():
     parser.add_argument(
         '--variant',
         nargs='+',
-        choices=benchmark.VARIANTS,
+        choices=list(dict.fromkeys([*benchmark.VARIANTS, *VARIANTS])),
         default=['plain'],
-        help='everyone as it comes, through torch.compile, with checkpointing of its own',
+        help='everyone as it comes, through torch.compile, with checkpointing of its own; with --whole, whose variants take '
+        'turns: through torch.compile (backbone, neck and dense heads), or as ONNX or OpenVINO file (at inference)',
     )
     parser.add_argument(
         '--implementations', nargs='*', metavar='NAME', help='which of the others; None: all that are installed'
@@ -226,30 +228,29 @@ def whole_cases(args):
 
     sizes, batches = given('image_size', [None]), given('batch_size', [2])
     cases = []
-    for mode, dtype, variant in itertools.product(given('mode', ['training']), args.dtype, args.variant):
-        if mode == 'inference':
-            cases.append(WholeCase(mode, dtype, 1, None, args.device, variant))
-        else:
-            cases += [
-                WholeCase(mode, dtype, batch, size, args.device, variant) for size, batch in itertools.product(sizes, batches)
-            ]
-    for case in cases:
-        whole_step.check_case(case)
+    for mode, dtype, size in itertools.product(given('mode', ['training']), args.dtype, sizes):
+        own = batches if mode == 'training' else [1]
+        cases += [WholeCase(mode, dtype, batch, size, args.device) for batch in own]
+    for case, variant in itertools.product(cases, args.variant):
+        whole_step.check_case(case, variant)
     return cases
 
 
-def whole_memory(config, case):
+def whole_memory(config, case, variant):
     """Of a config, in a fresh process: by this command, narrowed down to one case."""
-    case_of_it = ['--whole', config, '--mode', case.mode, '--dtype', case.dtype, '--variant', case.variant]
+    case_of_it = ['--whole', config, '--mode', case.mode, '--dtype', case.dtype, '--variant', variant]
     sizes = ['--image-size', case.size] if case.size else []
-    in_this_process = ['--batch-size', case.batch, '--in-this-process', 'whole', case.variant]
+    in_this_process = ['--batch-size', case.batch, '--in-this-process', 'whole', variant]
     return memory_in([sys.executable, __file__, *sys.argv[1:], *case_of_it, *sizes, *in_this_process], config)
 
 
 def show_whole(case, results, ratios):
     print(f'\n{case}')
     for result, ratio in zip(results, [{}, *ratios]):
-        print(f'  {result.config}: {result.parameters / 1e6:.1f}M parameters, batch {" x ".join(map(str, result.shape))}')
+        variant = '' if result.variant == 'plain' else f', {result.variant}'
+        print(
+            f'  {result.config}{variant}: {result.parameters / 1e6:.1f}M parameters, batch {" x ".join(map(str, result.shape))}'
+        )
         for part, seconds in result.seconds.items():
             compared = f'  {ratio[part]:5.2f}x the first' if part in ratio else ''
             name = part if part == whole_step.STEP else f'  {part}'
@@ -275,7 +276,7 @@ def whole(args):
     MMLogger.get_current_instance().setLevel('ERROR')  # says that the weights are random, part by part
     cfgs = [load_config(config, args.cfg_options) for config in args.whole]
     if args.in_this_process:
-        print(json.dumps(whole_step.peak_memory(cfgs[0], cases[0])))
+        print(json.dumps(whole_step.peak_memory(cfgs[0], cases[0], args.variant[0])))
         return
     if args.json:
         check_writable(str(Path(args.json).parent))
@@ -284,15 +285,17 @@ def whole(args):
     print(machine)
     report = dict(machine=machine, command=' '.join(['python', *sys.argv]), cases=[])
     for case in cases:
-        memory = [whole_memory(config, case) if args.measure_memory else None for config in args.whole]
-        with whole_step.steps_of(cfgs, case) as steps:
+        rows = list(itertools.product(args.whole, args.variant))
+        memory = [whole_memory(config, case, variant) if args.measure_memory else None for config, variant in rows]
+        torch._dynamo.reset()  # of every case the graphs that it would have alone
+        with whole_step.steps_of(cfgs, case, args.variant) as steps:
             measured = whole_step.measure(steps, rounds)
-            results = [whole_step.summarise(*row) for row in zip(args.whole, steps, measured, memory)]
+            results = [whole_step.summarise(config, *row) for (config, _), *row in zip(rows, steps, measured, memory)]
             shares = [benchmark.profile_steps(step, 1, step.parts) for step in steps] if args.profile else []
         ratios = whole_step.ratios(results)
         show_whole(case, results, ratios)
-        for config, found in zip(args.whole, shares):
-            show_whole_profile(config, found)
+        for (config, variant), found in zip(rows, shares):
+            show_whole_profile(f'{config}, {variant}', found)
         profiles = [{part: [asdict(share) for share in own] for part, own in found.items()} for found in shares]
         report['cases'].append(
             dict(results=[asdict(result) for result in results], rounds=measured, ratios=ratios, profiles=profiles)
@@ -312,6 +315,9 @@ def main():
     if args.whole:
         whole(args)
         return
+    exported = set(args.variant) & set(EXPORTED)
+    if exported:
+        raise InputError(f'--variant {min(exported)} found without --whole, whose models can be exported; give configs with it')
     cases = cases_of(args)
     if args.in_this_process:
         print(json.dumps(benchmark.peak_memory(Implementation(*args.in_this_process), cases[0])))

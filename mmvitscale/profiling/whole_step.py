@@ -35,37 +35,32 @@ from mmvitscale.inference.predictor import pipeline_of
 from mmvitscale.models.layers.autocast import backbone_in_bfloat16
 from mmvitscale.profiling.benchmark import check_device, median_and_spread, memory_of_step
 from mmvitscale.profiling.drawn_samples import draw_samples
+from mmvitscale.profiling.whole_variants import EXPORTED, VARIANTS
 from mmvitscale.registry import type_name
+from mmvitscale.utils.cpu import check_compiler
 from mmvitscale.utils.error_translation import explain, message_of
 
 DATA, PREPROCESSING, BACKBONE, OTHER = 'data', 'preprocessing', 'backbone', 'other'
 BACKWARD_HEADS, BACKWARD_BACKBONE, OPTIMIZER = 'backward, heads and neck', 'backward, backbone', 'optimizer'
 BACKWARD = 'backward'  # both, in a profile, whose marks cannot change in its midst
 DTYPES = ('fp32', 'bf16')
-# What becomes of a model before it is measured: a function that changes it in place, before its optimizer is built.
-VARIANTS: dict[str, Callable[[nn.Module], None]] = {'plain': lambda model: None}
 
 
 @dataclass(frozen=True)
 class WholeCase:
     """What a step is like. mode: training or inference, the latter of one image. dtype: fp32, or bf16 for autocast. batch:
-    images of a training step. size: side of the square images of training, None for the config's own. variant: one of
-    VARIANTS."""
+    images of a training step. size: side of square images, None for the config's own sizes."""
 
     mode: str = 'training'
     dtype: str = 'fp32'
     batch: int = 2
     size: int | None = None
     device: str = 'cpu'
-    variant: str = 'plain'
 
     def __str__(self) -> str:
-        if self.mode == 'inference':
-            details = [self.mode, self.dtype, "one image of the config's test size"]
-        else:
-            size = f'{self.size} px' if self.size else "the config's image size"
-            details = [self.mode, self.dtype, f'batch {self.batch}', size]
-        return ', '.join(details if self.variant == 'plain' else [*details, self.variant])
+        size = f'{self.size} px' if self.size else "the config's image size"
+        batch = self.batch if self.mode == 'training' else 1
+        return f'{self.mode}, {self.dtype}, batch {batch}, {size}'
 
 
 class PartTimer:
@@ -127,21 +122,24 @@ class WholeStep:
         cfg: of segmentation or detection; it is not changed.
         case: what the step is like.
         samples: of ``draw_samples``.
+        variant: one of VARIANTS, what becomes of the model before its optimizer is built.
 
     Raises:
-        InputError: for a config that cannot be measured.
+        InputError: for a config that cannot be measured, or not in this variant.
     """
 
-    def __init__(self, cfg: Config, case: WholeCase, samples: Sequence[dict[str, Any]]):
+    def __init__(self, cfg: Config, case: WholeCase, samples: Sequence[dict[str, Any]], variant: str = 'plain'):
         check_config(cfg)
         self.case, self.timer, self.scope = case, PartTimer(case.device), ConfigView(cfg).scope
-        self.shape: tuple[int, ...] = ()
+        self.variant, self.shape = variant, tuple[int, ...]()
         cfg = copy.deepcopy(cfg)
-        if case.size and case.mode == 'training':
-            use_image_size(cfg, case.size)
+        if case.size:
+            use_image_size(cfg, case.size, case.mode)
         init_default_scope(self.scope)
         self._batch = partial(_Batches(cfg, case, samples), case.batch if case.mode == 'training' else 1)
         self.model = _build_model(cfg, case)
+        with TemporaryDirectory() as folder:
+            VARIANTS[variant](self.model, case.size, Path(folder))
         # mmcv's compiled operators know no bfloat16 on a CPU: the backbone alone is in it, as in our trainings there.
         self._lowers_backbone_only = case.device == 'cpu' and ConfigView(cfg).needs_compiled_operators
         self._watch_parts()
@@ -158,6 +156,8 @@ class WholeStep:
     def parts(self) -> list[str]:
         """Marks of the parts in a profile."""
         children = [name for name, _ in self.model.named_children() if name != 'data_preprocessor']
+        if self.variant in EXPORTED:
+            children = [self.variant]
         return [DATA, PREPROCESSING, *children, BACKWARD, OPTIMIZER]
 
     def __call__(self, number: int = 0) -> dict[str, float]:
@@ -199,7 +199,10 @@ class WholeStep:
         return torch.autocast(self.case.device, torch.bfloat16, enabled=self.case.dtype == 'bf16')
 
     def _watch_parts(self) -> None:
-        """Every child of the model is a part, whichever of its methods the model calls."""
+        """Every child of the model is a part, whichever of its methods the model calls, or the file that takes their place."""
+        for method in ('encode_decode', 'predict') if self.variant in EXPORTED else ():
+            if method in vars(self.model):
+                setattr(self.model, method, partial(self._run, self.variant, vars(self.model)[method]))
         for name, child in self.model.named_children():
             if name == 'data_preprocessor':
                 continue
@@ -241,15 +244,22 @@ def classes_of(cfgs: Sequence[Config]) -> int:
     return min(filter(lambda number: number > 0, numbers), default=1)
 
 
-def check_case(case: WholeCase) -> None:
-    """Raise InputError for a case that cannot be measured here."""
+def check_case(case: WholeCase, variant: str = 'plain') -> None:
+    """Raise InputError for a case that cannot be measured here, or not in this variant."""
     check_device(case.device)
     for option, value in {'--image-size': case.size, '--batch-size': case.batch}.items():
         if value is not None and value < 1:
             raise InputError(f'{option} {value} found, but it is at least 1')
-    for option, found, known in (('--dtype', case.dtype, DTYPES), ('--variant', case.variant, VARIANTS)):
+    for option, found, known in (('--dtype', case.dtype, DTYPES), ('--variant', variant, VARIANTS)):
         if found not in known:
             raise InputError(f'{option} {found} found with --whole, which measures {", ".join(known)}')
+    if variant in EXPORTED and (case.mode, case.dtype, case.device) != ('inference', 'fp32', 'cpu'):
+        raise InputError(
+            f'--variant {variant} found with {case.mode} in {case.dtype} on {case.device}, but exported files are measured in '
+            'inference with fp32 on a CPU'
+        )
+    if variant == 'compiled' and case.device == 'cpu':
+        check_compiler()
 
 
 def _build_model(cfg: Config, case: WholeCase) -> nn.Module:
@@ -258,9 +268,7 @@ def _build_model(cfg: Config, case: WholeCase) -> nn.Module:
     torch.manual_seed(0)
     model = MODELS.build(described)
     model.init_weights()
-    model = revert_sync_batchnorm(model).to(case.device).train(case.mode == 'training')
-    VARIANTS[case.variant](model)
-    return model
+    return revert_sync_batchnorm(model).to(case.device).train(case.mode == 'training')
 
 
 def _leave_out_weights(item: Any) -> None:
@@ -348,9 +356,13 @@ _CROPS = ('RandomCrop', 'CenterCrop', 'Pad')
 _RESIZES = ('Resize', 'RandomResize', 'RandomChoiceResize', 'RandomResizedCrop', 'ResizeShortestEdge', 'FixScaleResize')
 
 
-def use_image_size(cfg: Config, side: int) -> None:
-    """Change a config in place so that it trains with images of side x side pixels: of segmentation by its random crop, in
-    place of which an image is resized where it has none, as in detection, whose sizes vary from batch to batch."""
+def use_image_size(cfg: Config, side: int, mode: str = 'training') -> None:
+    """Change a config in place so that its images are of side x side pixels: in training of segmentation by its random crop, in
+    place of which an image is resized where it has none, as in detection, whose sizes vary, and in inference."""
+    if mode == 'inference':
+        for dataset in plain_datasets(cfg.test_dataloader.dataset):
+            dataset.pipeline = _resized(dataset.get('pipeline') or [], side)
+        return
     for dataset in plain_datasets(cfg.train_dataloader.dataset):
         steps = dataset.get('pipeline') or []
         crops = [step for step in steps if type_name(step) == 'RandomCrop']
@@ -382,11 +394,12 @@ def _types_in(step: ConfigDict) -> list[str]:
 
 @dataclass(frozen=True)
 class WholeResult:
-    """One config in one case. shape: of the last batch, NCHW. seconds and spread: median of the rounds and their middle half
-    over it, of the step as 'step' and of its parts. memory: MB, see ``benchmark.memory_of_step``."""
+    """One config in one case and variant. shape: of the last batch, NCHW. seconds and spread: median of the rounds and their
+    middle half over it, of the step as 'step' and of its parts. memory: MB, see ``benchmark.memory_of_step``."""
 
     config: str
     case: WholeCase
+    variant: str
     parameters: int
     shape: tuple[int, ...]
     seconds: dict[str, float]
@@ -399,8 +412,8 @@ _IMAGES = 4  # that are drawn, at least
 
 
 @contextmanager
-def steps_of(cfgs: Sequence[Config], case: WholeCase) -> Iterator[list[WholeStep]]:
-    """A step of each config, all with the same images, which are there within it.
+def steps_of(cfgs: Sequence[Config], case: WholeCase, variants: Sequence[str] = ('plain',)) -> Iterator[list[WholeStep]]:
+    """A step of each config in each variant, all with the same images, which are there within it.
 
     Raises:
         InputError: for configs that cannot be measured, or not beside each other.
@@ -416,12 +429,12 @@ def steps_of(cfgs: Sequence[Config], case: WholeCase) -> Iterator[list[WholeStep
             )
     with TemporaryDirectory() as folder:
         samples = draw_samples(Path(folder), max(_IMAGES, case.batch), tasks[0], classes_of(cfgs))
-        yield [WholeStep(cfg, case, samples) for cfg in cfgs]
+        yield [WholeStep(cfg, case, samples, variant) for cfg in cfgs for variant in variants]
 
 
-def peak_memory(cfg: Config, case: WholeCase) -> dict[str, float]:
+def peak_memory(cfg: Config, case: WholeCase, variant: str = 'plain') -> dict[str, float]:
     """See ``benchmark.memory_of_step``: of the first step of a config, the optimizer's states included. Raises InputError."""
-    with steps_of([cfg], case) as (step,):
+    with steps_of([cfg], case, [variant]) as (step,):
         return memory_of_step(step, case.device)
 
 
@@ -448,6 +461,7 @@ def summarise(
     return WholeResult(
         config,
         step.case,
+        step.variant,
         step.parameters,
         step.shape,
         {part: median for part, (median, _) in found.items()},

@@ -220,12 +220,51 @@ def test_a_pipeline_that_needs_other_data_is_refused_with_the_reason():
         (WholeCase(batch=0), '--batch-size 0'),
         (WholeCase(size=-1), '--image-size -1'),
         (WholeCase(dtype='fp16'), '--dtype fp16'),
-        (WholeCase(variant='compiled'), '--variant compiled'),
     ],
 )
 def test_cases_that_cannot_be_measured_are_refused(case, found):
     with pytest.raises(InputError, match=f'{found} found'):
         whole_step.check_case(case)
+
+
+@pytest.mark.integration
+def test_variants_that_cannot_be_measured_are_refused():
+    inference = WholeCase(mode='inference')
+    for case in (WholeCase(), WholeCase(mode='inference', dtype='bf16')):
+        with pytest.raises(InputError, match='exported files are measured in inference with fp32'):
+            whole_step.check_case(case, 'onnx')
+    with pytest.raises(InputError, match='--variant checkpointed found with --whole'):
+        whole_step.check_case(inference, 'checkpointed')
+    steps = whole_step.steps_of([load_config(SEGMENTATION)], inference, ['onnx'])
+    with pytest.raises(InputError, match='--variant onnx found without --image-size'), steps:
+        pass
+
+
+@pytest.mark.slow
+def test_variants_predict_the_same_from_the_same_images():
+    outputs = {}
+    case = WholeCase(mode='inference', size=64)
+    with whole_step.steps_of([load_config(SEGMENTATION)], case, ['plain', 'compiled', 'onnx', 'openvino']) as steps:
+        for step in steps:
+            step.model.register_forward_hook(lambda model, args, out, name=step.variant: outputs.update({name: out[0]}))
+        for step in steps:
+            seconds = step()
+            assert step.shape == (1, 3, 64, 64) and (step.variant in seconds) == (step.variant in ('onnx', 'openvino'))
+            assert (BACKBONE in seconds) == (step.variant in ('plain', 'compiled'))
+    expected = outputs['plain'].seg_logits.data
+    for name, found in outputs.items():
+        assert torch.allclose(found.seg_logits.data, expected, atol=1e-3 * expected.abs().max()), name
+
+
+@pytest.mark.slow
+def test_compiled_steps_train_as_plain_ones():
+    losses = {}
+    case = WholeCase(size=64)
+    with whole_step.steps_of([load_config(SEGMENTATION)], case, ['plain', 'compiled']) as steps:
+        for step in steps:
+            step.model.register_forward_hook(lambda model, args, out, name=step.variant: losses.update({name: out}))
+            step()
+    assert losses['plain']['decode.loss_ce'].item() == pytest.approx(losses['compiled']['decode.loss_ce'].item(), rel=1e-4)
 
 
 @pytest.mark.integration

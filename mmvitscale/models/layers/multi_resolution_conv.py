@@ -106,7 +106,7 @@ def _columns(maps: Sequence[Tensor], height: int, align_corners: bool) -> Tensor
     for parts in zip(*bands):  # of the same rows of the output
         matrix = torch.cat([matrix for _, _, matrix in parts], dim=1)
         columns = torch.cat([x[:, first:last] for x, (first, last, _) in zip(maps, parts)], dim=1)
-        blocks.append(matrix @ columns.view(batch, matrix.shape[1], width * channels))
+        blocks.append(matrix @ columns.reshape(batch, matrix.shape[1], width * channels))
     out = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
     return out.view(batch, height, width, channels).permute(0, 3, 1, 2)
 

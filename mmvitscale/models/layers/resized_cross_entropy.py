@@ -101,18 +101,19 @@ class _InPieces(Function):
         weight = (torch.ones_like(known, dtype=logits.dtype) if class_weight is None else class_weight[known]) * valid
         resizing = _Resizing(logits, label, align_corners)
         losses, correct, grads = [], [], []
-        for x, *pixels in zip(logits.permute(0, 2, 3, 1), known, valid, weight):
+        for x, *of_image in zip(logits.permute(0, 2, 3, 1), known, valid, weight):
             columns = resizing.columns(x)  # (h, W, C)
             grad = torch.zeros_like(columns) if wants_grad else None
             for start, stop, first, last, matrix in resizing.rows:
                 piece = (matrix @ columns[first:last].flatten(1)).view(-1, x.shape[2])
-                loss, hits, of_piece = _of_pixels(piece, *(one[start:stop].flatten() for one in pixels), wants_grad)
+                pixels = [one[start:stop].flatten() for one in of_image]
+                loss, hits, of_piece = _of_pixels(piece, pixels[0], pixels[1], pixels[2], wants_grad)
                 losses.append(loss)
                 correct.append(hits)
                 if grad is not None:
                     grad[first:last].flatten(1).addmm_(matrix.t(), of_piece.view(stop - start, -1))
             grads += [] if grad is None else [resizing.columns_adjoint(grad)]
-        ctx.options = align_corners, ignore_index
+        ctx.align_corners, ctx.ignore_index = align_corners, ignore_index
         ctx.save_for_backward(logits, label, class_weight, torch.stack(grads).permute(0, 3, 1, 2) if grads else None)
         hits = torch.stack(correct).sum()
         ctx.mark_non_differentiable(hits)
@@ -122,7 +123,7 @@ class _InPieces(Function):
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         logits, label, class_weight, found = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody wants second derivatives
-            loss, _ = _plain(logits, label, *ctx.options, class_weight)
+            loss, _ = _plain(logits, label, ctx.align_corners, ctx.ignore_index, class_weight)
             return (*torch.autograd.grad(loss, logits, grad, create_graph=True), *[None] * 5)
         return found * grad, *[None] * 5
 

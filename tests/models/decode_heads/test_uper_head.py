@@ -142,3 +142,15 @@ def test_multiply_adds():
     inputs = [torch.empty(1, c, 128 >> i, 128 >> i) for i, c in enumerate(options['in_channels'])]
     theirs, ours = (multiply_adds(build(name, **options).eval(), inputs)[0][''] / 1e9 for name in ('mmseg', 'mmvitscale'))
     assert theirs == pytest.approx(211.4, abs=0.2) and ours < 0.54 * theirs
+
+
+def test_the_graph_of_torch_compile_gives_the_same():
+    """With the decompositions of its own compiler, which keep strides where eager operations lay out anew: one map alone is
+    resized."""
+    _, head = pair(dropout_ratio=0.0, pool_scales=(1,))
+    inputs = maps([(8, 8), (4, 4), (2, 2), (2, 2)], batch=1)
+    head.eval()
+    compiled = torch.compile(head, backend='aot_eager_decomp_partition', fullgraph=True)
+    with torch.no_grad():
+        found, expected = compiled(inputs), head(inputs)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-10 * expected.abs().max().item())
