@@ -22,6 +22,7 @@ from mmvitscale.config.loading import load_config
 from mmvitscale.errors import InputError
 from mmvitscale.profiling import benchmark, whole_step
 from mmvitscale.profiling.benchmark import LOWER_BOUND, OURS, Case, Implementation
+from mmvitscale.profiling.memory_passes import count_passes
 from mmvitscale.profiling.whole_step import WholeCase
 from mmvitscale.profiling.whole_variants import EXPORTED, VARIANTS
 from mmvitscale.utils.atomic_write import check_writable
@@ -55,6 +56,9 @@ def parse_args():
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='of a CPU')
     parser.add_argument('--rounds', type=int, default=9, help='0: no times')
     parser.add_argument('--measure-memory', action='store_true', help='peak memory, too')
+    parser.add_argument(
+        '--count-passes', action='store_true', help='how many tensors larger than a cache each reads and writes in a step, too'
+    )
     parser.add_argument('--profile', action='store_true', help='where the time of our step goes as it comes, too (on a CPU)')
     parser.add_argument('--json', metavar='F', help='write everything to this file')
     parser.add_argument(
@@ -205,6 +209,20 @@ def show(case, results, ratios):
     print('  ' + ', '.join(parts), flush=True)
 
 
+def passes_of(case, names):
+    """Passes over memory of a plain step of each that can do it."""
+    counts = {}
+    for implementation, step in steps_of([Implementation(name) for name in names], case).items():
+        step()  # what is kept for later steps is there
+        counts[implementation.name] = count_passes(step)
+    print('  passes over memory, larger than 1 MiB and within:')
+    for name, found in counts.items():
+        print(
+            f'    {name:30}{found.passes:6} of {found.megabytes:8.1f} MB  {found.cached:6} of {found.cached_megabytes:8.1f} MB'
+        )
+    return {name: asdict(found) for name, found in counts.items()}
+
+
 def show_profile(shares):
     whole = sum(share.seconds for share in shares)
     print(f'  our step of {1000 * whole:.0f} ms, while it is watched:')
@@ -212,14 +230,15 @@ def show_profile(shares):
         print(f'    {share.kind:26}{100 * share.seconds / whole:5.1f}%  {share.count:6.0f} calls')
 
 
-_NOT_OF_CONFIGS = ('arch', 'window', 'depth', 'attention', 'implementations')  # a config says it itself
+_NOT_OF_CONFIGS = ('arch', 'window', 'depth', 'attention', 'implementations', 'count_passes')  # a config says it itself
 
 
 def whole_cases(args):
     for name in _NOT_OF_CONFIGS:
         if name in args.given:
+            option = name.replace('_', '-')
             raise InputError(
-                f'--{name} found with --whole, which measures the networks of its configs; leave it out, or override the '
+                f'--{option} found with --whole, which measures the networks of its configs; leave it out, or override the '
                 'configs with --cfg-options'
             )
 
@@ -337,15 +356,22 @@ def main():
     print(machine)
     print(f'not installed: {", ".join(absent) or "none"}')
     report = dict(machine=machine, command=' '.join(['python', *sys.argv]), absent=absent, cases=[])
+    names = [OURS, *(present if args.implementations is None else args.implementations)]
     for case in cases:
-        results = measure(case, args, [OURS, *(present if args.implementations is None else args.implementations)])
+        results = measure(case, args, names)
         ratios = benchmark.ratios(results)
         show(case, results, ratios)
+        passes = passes_of(case, names) if args.count_passes else {}
         shares = benchmark.profile(Implementation(OURS), case) if args.profile else []
         if shares:
             show_profile(shares)
         report['cases'].append(
-            dict(results=[asdict(result) for result in results], ratios=ratios, profile=[asdict(share) for share in shares])
+            dict(
+                results=[asdict(result) for result in results],
+                ratios=ratios,
+                passes=passes,
+                profile=[asdict(share) for share in shares],
+            )
         )
     if args.json:
         save_json(report, args.json)

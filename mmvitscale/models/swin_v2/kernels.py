@@ -168,7 +168,8 @@ def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
         scores = q @ k.transpose(-2, -1)
         return scores.to(torch.promote_types(bias.dtype, torch.float32)).add_(bias).softmax(dim=-1)
     scores = bias.repeat(len(q), 1, 1)  # the product adds to it: one pass less
-    return scores.baddbmm_(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2)).softmax(dim=-1).view(*q.shape[:2], *bias.shape[1:])
+    scores.baddbmm_(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
+    return torch.softmax(scores, dim=-1, out=scores).view(*q.shape[:2], *bias.shape[1:])
 
 
 class _Sequential(Function):
@@ -229,8 +230,9 @@ def _backward_of_windows(q: Tensor, k: Tensor, v: Tensor, grad_out: Tensor, bias
     """
     weights = _weights(q, k, bias)
     grad_v = weights.to(v.dtype).transpose(-2, -1) @ grad_out
-    grad_scores = (grad_out @ v.transpose(-2, -1)).to(weights.dtype).mul_(weights)
-    grad_scores.addcmul_(weights, grad_scores.sum(dim=-1, keepdim=True), value=-1)
+    grad_scores = (grad_out @ v.transpose(-2, -1)).to(weights.dtype)
+    # PyTorch's own backward pass of softmax: D is summed and subtracted while a row is in the registers.
+    torch.ops.aten._softmax_backward_data.out(grad_scores, weights, -1, weights.dtype, grad_input=grad_scores)
     grad_bias = grad_scores.sum(dim=0)
     grad_scores = grad_scores.to(q.dtype)
     return [grad_scores @ k, grad_scores.transpose(-2, -1) @ q, grad_v], grad_bias
