@@ -1,4 +1,8 @@
-"""What the command-line tools share: how they end, where they write, how they take several models."""
+"""What the command-line tools share: how they start and end, where they write, how they take several models.
+
+It is imported before a tool knows what it is asked for: what computes, PyTorch and MMEngine with it, is imported in the
+functions that use it, here as in the tools, so that ``--help`` and a mistyped option are answered at once.
+"""
 
 import argparse
 import csv
@@ -13,20 +17,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import mmengine.logging
-import torch
-from mmengine.config import DictAction
-
-from mmvitscale.checkpoints.io import is_checkpoint, reading_data_only
-from mmvitscale.config.embedded import load_embedded_config
-from mmvitscale.config.loading import find_config, list_configs, load_test_config
-from mmvitscale.config.training_options import AUTO, TRACKERS
+from mmvitscale.checkpoints.names import is_checkpoint
+from mmvitscale.config.names import find_config, list_configs
 from mmvitscale.datasets.folders import names_in
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import atomic_write
-from mmvitscale.utils.cpu import limit_kernel_cache
+from mmvitscale.utils.choices import AUTO, TRACKERS
+from mmvitscale.utils.cpu import limit_kernel_cache, limit_spinning
 from mmvitscale.utils.error_translation import explain
 from mmvitscale.utils.json_text import json_text
 from mmvitscale.utils.processes import LAUNCHER, is_first_process
@@ -34,6 +33,8 @@ from mmvitscale.utils.processes import LAUNCHER, is_first_process
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mmengine.config import Config
+
+Arguments = TypeVar('Arguments')
 
 # Options of the release before, without those that argparse takes as abbreviations.
 _RENAMED_OPTIONS = {
@@ -52,13 +53,22 @@ _RENAMED_OPTIONS = {
 _FIRST_WORD = 5
 
 
-def run_command(main: Callable[[], int | None]) -> None:
+def run_command(parse_args: Callable[[], Arguments], main: Callable[[Arguments], int | None]) -> None:
     """Run a tool and exit with its status: 0, or 1 after one line on stderr if the input cannot work. Of several processes
-    the launcher prints the error that ended them."""
+    the launcher prints the error that ended them.
+
+    Args:
+        parse_args: reads the command line, before anything that computes is imported.
+        main: the work, with what ``parse_args`` gave; it returns the status, None for 0.
+    """
     limit_kernel_cache()
+    limit_spinning()
     try:
+        args = parse_args()
+        from mmvitscale.checkpoints.io import reading_data_only
+
         with reading_data_only(), without_import_remarks():
-            status = main() or 0
+            status = main(args) or 0
     except KeyboardInterrupt:
         sys.exit(130)
     except SystemExit as stop:
@@ -76,8 +86,10 @@ def run_command(main: Callable[[], int | None]) -> None:
                 time.sleep(_FIRST_WORD)
             print(f'error: {sentence}', file=sys.stderr)
         sys.exit(1)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
     sys.exit(status)
 
 
@@ -85,6 +97,8 @@ def run_command(main: Callable[[], int | None]) -> None:
 def without_import_remarks() -> Iterator[None]:
     """Leave out what packages print when they are imported, though nothing is the matter: OpenMMLab's that a format nobody
     asked for cannot be read (a debug message that ``print_log`` prints), and DeepSpeed's that there is no GPU."""
+    import mmengine.logging
+
     print_log, deepspeed = mmengine.logging.print_log, logging.getLogger('DeepSpeed')
 
     def selective(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
@@ -109,10 +123,10 @@ def _name_renamed_options() -> None:
             print(f'{option} is called {_RENAMED_OPTIONS[option]} now', file=sys.stderr)
 
 
-class ConfigOptions(DictAction):
-    """argparse's action for ``--cfg-options KEY=VALUE ...``: MMEngine's, and what it cannot read or changes: dicts as Python
-    writes them, spaces, and text in quotes, which stays as it is (``parse_value``). Raises InputError for what has no ``=``, or
-    a value that ends in its midst."""
+class ConfigOptions(argparse.Action):
+    """argparse's action for ``--cfg-options KEY=VALUE ...``: as MMEngine's DictAction, and what that cannot read or changes:
+    dicts as Python writes them, spaces, and text in quotes, which stays as it is (``parse_value``). Raises InputError for what
+    has no ``=``, or a value that ends in its midst."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
@@ -154,10 +168,17 @@ def parse_value(text: str) -> Any:
     if enclosed:
         items = _split(text[1:-1])
         return tuple(items) if ends == '()' else items
-    return _split(text) if ',' in text else DictAction._parse_int_float_bool(text)
+    return _split(text) if ',' in text else _word(text)
 
 
 _ITEM_IN_QUOTES = re.compile(r"""[\[(,{]\s*['"]""")
+
+
+def _word(text: str) -> Any:
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return {'true': True, 'false': False}.get(text.lower(), None if text == 'None' else text)
 
 
 def _as_python(text: str) -> Any:
@@ -255,6 +276,9 @@ _CONFIG_SUFFIXES = ('.py', '.yaml', '.yml', '.json')
 
 def config_of(config: str | None, checkpoint: str, options: dict | None) -> 'Config':
     """The config of a model on a command line, for testing: its file's, or the one in its checkpoint. Raises InputError."""
+    from mmvitscale.config.embedded import load_embedded_config
+    from mmvitscale.config.loading import load_test_config
+
     return load_test_config(config, options) if config else load_embedded_config(checkpoint, options)
 
 

@@ -3,9 +3,7 @@
 import argparse
 
 from mmvitscale.cli import ConfigOptions, add_training_arguments, run_command
-from mmvitscale.config.loading import RESUME_SCHEDULES, STRATEGIES, add_strategy, load_config
-from mmvitscale.config.training_options import add_training_options
-from mmvitscale.engine.training import build_training
+from mmvitscale.utils.choices import RESUME_SCHEDULES, STRATEGIES
 
 
 def parse_args():
@@ -60,8 +58,11 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.config.loading import add_strategy, load_config
+    from mmvitscale.config.training_options import add_training_options
+    from mmvitscale.engine.training import build_training
+
     cfg = load_config(args.config, args.cfg_options)
     if args.strategy:
         add_strategy(cfg, args.strategy)
@@ -81,4 +82,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)
