@@ -5,7 +5,9 @@ functions that use it, here as in the tools, so that ``--help`` and a mistyped o
 """
 
 import argparse
+import atexit
 import csv
+import gc
 import logging
 import os
 import re
@@ -29,6 +31,7 @@ from mmvitscale.utils.cpu import limit_kernel_cache, limit_spinning
 from mmvitscale.utils.error_translation import explain
 from mmvitscale.utils.json_text import json_text
 from mmvitscale.utils.processes import LAUNCHER, is_first_process
+from mmvitscale.utils.unneeded_imports import import_mmengine, import_segmentors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,6 +66,7 @@ def run_command(parse_args: Callable[[], Arguments], main: Callable[[Arguments],
     """
     limit_kernel_cache()
     limit_spinning()
+    _collect_less_garbage()
     try:
         args = parse_args()
         from mmvitscale.checkpoints.io import reading_data_only
@@ -91,6 +95,15 @@ def run_command(parse_args: Callable[[], Arguments], main: Callable[[Arguments],
     if distributed.is_initialized():
         distributed.destroy_process_group()
     sys.exit(status)
+
+
+def _collect_less_garbage() -> None:
+    """Nothing of what imports make, a million objects, is garbage. To look for some among all objects takes a second until a
+    model is built, and two more at the end of the process, where it is of no use. Young objects are looked at as always, and
+    with them the cycles that hold the memory of a step."""
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, 1000)
+    atexit.register(gc.freeze)
 
 
 @contextmanager
@@ -257,12 +270,12 @@ def _sort_out(args: argparse.Namespace) -> None:
 
 def _check_first(first: str, has_config: bool, usage: str) -> None:
     """Raise InputError for a first argument that is no config where one must be."""
-    from mmvitscale.export import is_exported  # only where something is wrong: other tools start without it
-
     path = Path(first)
     other = path.is_file() and path.suffix not in _CONFIG_SUFFIXES
     if has_config and not other:
         return
+    from mmvitscale.export import is_exported
+
     if is_exported(first):
         raise InputError(f'{first} is an exported file, which holds no config; give CONFIG {first}{usage}')
     if other or path.is_dir() and path.name not in list_configs():
@@ -274,12 +287,27 @@ def _check_first(first: str, has_config: bool, usage: str) -> None:
 _CONFIG_SUFFIXES = ('.py', '.yaml', '.yml', '.json')
 
 
-def config_of(config: str | None, checkpoint: str, options: dict | None) -> 'Config':
-    """The config of a model on a command line, for testing: its file's, or the one in its checkpoint. Raises InputError."""
+def config_of(config: str | None, checkpoint: str, options: dict | None, alone: bool = False) -> 'Config':
+    """The config of a model on a command line, for testing: its file's, or the one in its checkpoint. Raises InputError.
+
+    Args:
+        config: file, None for the one in the checkpoint.
+        checkpoint: file.
+        options: what overrides the config.
+        alone: the process runs this model and no other, so that packages which it does not need can be left out.
+    """
+    if alone:
+        import_mmengine()
     from mmvitscale.config.embedded import load_embedded_config
     from mmvitscale.config.loading import load_test_config
 
-    return load_test_config(config, options) if config else load_embedded_config(checkpoint, options)
+    prepare = import_segmentors if alone else None
+    if not config:
+        return load_embedded_config(checkpoint, options, prepare)
+    cfg = load_test_config(config, options)
+    if prepare is not None:
+        prepare(cfg)
+    return cfg
 
 
 def batch_size(text: str) -> int | str:

@@ -68,7 +68,8 @@ def parse_args():
 
 
 def main(args):
-    from mmvitscale.inference.folder import predict_folder
+    cfg = config_of(args.config, args.checkpoint, args.cfg_options, alone=True)
+    from mmvitscale.inference.folder import predict_folder  # after the config, which says what need not be imported
     from mmvitscale.inference.output import PredictOptions
 
     overlap = args.overlap if args.overlap is not None else (args.tile or 0) // 8
@@ -83,7 +84,6 @@ def main(args):
         args.overwrite,
         [name for name in args.save if name in SAVED_FORMATS],
     )
-    cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     result = predict_folder(cfg, args.checkpoint, args.image, check_writable(args.out), options)
     for note in result.notes:
         print(note)

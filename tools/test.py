@@ -50,7 +50,11 @@ def file_of_predictions(path):
 
 
 def main(args):
-    from mmengine.dist import is_main_process
+    out = Path(args.out) if args.out else None
+    if out and out.suffix not in ('.json', '.pkl'):
+        raise InputError(f'--out {out} found, but it ends in .json (metrics) or .pkl (predictions)')
+    cfg = config_of(args.config, args.checkpoint, args.cfg_options, alone=True)
+    from mmengine.dist import is_main_process  # after the config, which says what need not be imported
     from mmengine.registry import RUNNERS
 
     from mmvitscale.config.runtime import check_packages, fit_to_hardware, use_work_dir
@@ -58,10 +62,6 @@ def main(args):
     from mmvitscale.datasets.checks import check_datasets
     from mmvitscale.export import is_exported, run_instead
 
-    out = Path(args.out) if args.out else None
-    if out and out.suffix not in ('.json', '.pkl'):
-        raise InputError(f'--out {out} found, but it ends in .json (metrics) or .pkl (predictions)')
-    cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     if not cfg.get('test_dataloader'):
         raise InputError(
             f'{cfg.filename} pretrains and has nothing to test; look at reconstructed images with '

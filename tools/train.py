@@ -4,6 +4,7 @@ import argparse
 
 from mmvitscale.cli import ConfigOptions, add_training_arguments, run_command
 from mmvitscale.utils.choices import RESUME_SCHEDULES, STRATEGIES
+from mmvitscale.utils.unneeded_imports import import_mmengine, import_segmentors
 
 
 def parse_args():
@@ -61,12 +62,15 @@ def parse_args():
 def main(args):
     from mmvitscale.config.loading import add_strategy, load_config
     from mmvitscale.config.training_options import add_training_options
-    from mmvitscale.engine.training import build_training
 
     cfg = load_config(args.config, args.cfg_options)
     if args.strategy:
         add_strategy(cfg, args.strategy)
     add_training_options(cfg, args.track, args.ema, args.early_stop, args.batch_size)
+    import_mmengine(cfg)
+    import_segmentors(cfg)
+    from mmvitscale.engine.training import build_training  # after the config, which says what need not be imported
+
     runner = build_training(
         cfg,
         args.work_dir,

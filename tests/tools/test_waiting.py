@@ -5,10 +5,17 @@ import os
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
+import torch
 
 import mmvitscale
+from mmvitscale.config.embedded import META_KEY, embed_config
+from mmvitscale.config.loading import load_config
+from mmvitscale.inference import build_model
 from tests.helpers.commands import ROOT
+from tests.helpers.loaded import load
 
 pytestmark = pytest.mark.integration
 
@@ -92,7 +99,9 @@ def test_the_package_imports_nothing_heavy_and_names_what_it_has():
 
 
 def test_configs_are_listed_without_mmengine():
-    out, _ = python(f'import sys, mmvitscale as m; print(m.list_configs("*_mini")[:1], [n for n in {HEAVY} if n in sys.modules])')
+    out, _ = python(
+        f'import sys, mmvitscale as m; print(m.list_configs("*_mini")[:1], [n for n in {HEAVY} if n in sys.modules])'
+    )
     assert out.startswith("['") and out.endswith(' []\n')
 
 
@@ -103,6 +112,27 @@ def test_base_names_our_configs_whichever_package_is_imported_first(imports, tmp
     imports = imports or 'from mmengine.config import Config; import mmvitscale'
     out, _ = python(f'{imports}; print(Config.fromfile({str(path)!r}).model.type)')
     assert out == 'EncoderDecoder\n'
+
+
+@pytest.fixture(scope='module')
+def segmentor(tmp_path_factory):
+    """A checkpoint with its config, and an image."""
+    folder = tmp_path_factory.mktemp('segmentor')
+    cfg = load_config('swinv2_upernet_mini')
+    content = dict(state_dict=build_model(load('swinv2_upernet_mini')).state_dict(), meta={META_KEY: embed_config(cfg)})
+    torch.save(content, folder / 'a.pth')
+    cv2.imwrite(str(folder / 'a.png'), np.zeros((64, 64, 3), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize('config', [[], ['swinv2_upernet_mini']])
+def test_a_segmentor_predicts_without_packages_that_it_does_not_need(segmentor, config, tmp_path):
+    unneeded = ('mmdet', 'mmpretrain', 'deepspeed', 'transformers', 'mlflow', 'matplotlib.pyplot', 'onnx', 'pycocotools')
+    code = RUN.replace(str(HEAVY), str((*unneeded, 'mmseg')))
+    checkpoint, image = str(segmentor / 'a.pth'), str(segmentor / 'a.png')
+    out, _ = python(code, 'tools/predict.py', *config, checkpoint, image, '--out', str(tmp_path / 'out'))
+    assert json.loads(out.splitlines()[-1]) == [0, ['mmseg']]
+    assert (tmp_path / 'out/a.png').is_file()
 
 
 # A tool, up to the moment at which PyTorch loads the OpenMP library, which says what it found in its environment.
