@@ -102,7 +102,7 @@ def _collect_less_garbage() -> None:
     model is built, and two more at the end of the process, where it is of no use. Young objects are looked at as always, and
     with them the cycles that hold the memory of a step."""
     young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, 1000)
+    gc.set_threshold(young, middle, 100)
     atexit.register(gc.freeze)
 
 
