@@ -11,17 +11,34 @@ of any annotation format, and ``Predictor('best.pth')`` is a trained checkpoint,
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmvitscale.config.loading import list_configs, load_config
+from mmvitscale.config.base_lookup import teach_mmengine
+
+if TYPE_CHECKING:
+    from mmvitscale.config.loading import load_config
+    from mmvitscale.config.names import list_configs
+    from mmvitscale.engine.own_data import train
+    from mmvitscale.inference.predictor import Predictor
 
 __all__ = ['Predictor', 'list_configs', 'load_config', 'train']
 __version__ = '0.3.0'
-_IMPORTED_LATER = {'Predictor': 'mmvitscale.inference.predictor', 'train': 'mmvitscale.engine.own_data'}
+_IMPORTED_LATER = {
+    'Predictor': 'mmvitscale.inference.predictor',
+    'list_configs': 'mmvitscale.config.names',
+    'load_config': 'mmvitscale.config.loading',
+    'train': 'mmvitscale.engine.own_data',
+}
+
+teach_mmengine()
 
 
 def __getattr__(name: str) -> Any:
-    """What is imported when it is first used: with it come mmcv and what reads images."""
+    """What is imported when it is first used: with it come PyTorch, MMEngine, mmcv and what reads images."""
     if name not in _IMPORTED_LATER:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(importlib.import_module(_IMPORTED_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

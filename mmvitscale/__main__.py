@@ -5,7 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from mmvitscale.config.loading import configs_folder
+from mmvitscale.config.names import configs_folder
 
 TOOLS = configs_folder().parent / 'tools'
 

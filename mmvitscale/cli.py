@@ -1,7 +1,13 @@
-"""What the command-line tools share: how they end, where they write, how they take several models."""
+"""What the command-line tools share: how they start and end, where they write, how they take several models.
+
+It is imported before a tool knows what it is asked for: what computes, PyTorch and MMEngine with it, is imported in the
+functions that use it, here as in the tools, so that ``--help`` and a mistyped option are answered at once.
+"""
 
 import argparse
+import atexit
 import csv
+import gc
 import logging
 import os
 import re
@@ -13,27 +19,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import mmengine.logging
-import torch
-from mmengine.config import DictAction
-
-from mmvitscale.checkpoints.io import is_checkpoint, reading_data_only
-from mmvitscale.config.embedded import load_embedded_config
-from mmvitscale.config.loading import find_config, list_configs, load_test_config
-from mmvitscale.config.training_options import AUTO, TRACKERS
+from mmvitscale.checkpoints.names import is_checkpoint
+from mmvitscale.config.names import find_config, list_configs
 from mmvitscale.datasets.folders import names_in
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import atomic_write
-from mmvitscale.utils.cpu import limit_kernel_cache
+from mmvitscale.utils.choices import AUTO, TRACKERS
+from mmvitscale.utils.cpu import limit_kernel_cache, limit_spinning
 from mmvitscale.utils.error_translation import explain
 from mmvitscale.utils.json_text import json_text
 from mmvitscale.utils.processes import LAUNCHER, is_first_process
+from mmvitscale.utils.unneeded_imports import import_mmengine, import_segmentors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mmengine.config import Config
+
+Arguments = TypeVar('Arguments')
 
 # Options of the release before, without those that argparse takes as abbreviations.
 _RENAMED_OPTIONS = {
@@ -52,13 +56,23 @@ _RENAMED_OPTIONS = {
 _FIRST_WORD = 5
 
 
-def run_command(main: Callable[[], int | None]) -> None:
+def run_command(parse_args: Callable[[], Arguments], main: Callable[[Arguments], int | None]) -> None:
     """Run a tool and exit with its status: 0, or 1 after one line on stderr if the input cannot work. Of several processes
-    the launcher prints the error that ended them."""
+    the launcher prints the error that ended them.
+
+    Args:
+        parse_args: reads the command line, before anything that computes is imported.
+        main: the work, with what ``parse_args`` gave; it returns the status, None for 0.
+    """
     limit_kernel_cache()
+    limit_spinning()
+    _collect_less_garbage()
     try:
+        args = parse_args()
+        from mmvitscale.checkpoints.io import reading_data_only
+
         with reading_data_only(), without_import_remarks():
-            status = main() or 0
+            status = main(args) or 0
     except KeyboardInterrupt:
         sys.exit(130)
     except SystemExit as stop:
@@ -76,15 +90,28 @@ def run_command(main: Callable[[], int | None]) -> None:
                 time.sleep(_FIRST_WORD)
             print(f'error: {sentence}', file=sys.stderr)
         sys.exit(1)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
     sys.exit(status)
+
+
+def _collect_less_garbage() -> None:
+    """Nothing of what imports make, a million objects, is garbage. To look for some among all objects takes a second until a
+    model is built, and two more at the end of the process, where it is of no use. Young objects are looked at as always, and
+    with them the cycles that hold the memory of a step."""
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, 100)
+    atexit.register(gc.freeze)
 
 
 @contextmanager
 def without_import_remarks() -> Iterator[None]:
     """Leave out what packages print when they are imported, though nothing is the matter: OpenMMLab's that a format nobody
     asked for cannot be read (a debug message that ``print_log`` prints), and DeepSpeed's that there is no GPU."""
+    import mmengine.logging
+
     print_log, deepspeed = mmengine.logging.print_log, logging.getLogger('DeepSpeed')
 
     def selective(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
@@ -109,10 +136,10 @@ def _name_renamed_options() -> None:
             print(f'{option} is called {_RENAMED_OPTIONS[option]} now', file=sys.stderr)
 
 
-class ConfigOptions(DictAction):
-    """argparse's action for ``--cfg-options KEY=VALUE ...``: MMEngine's, and what it cannot read or changes: dicts as Python
-    writes them, spaces, and text in quotes, which stays as it is (``parse_value``). Raises InputError for what has no ``=``, or
-    a value that ends in its midst."""
+class ConfigOptions(argparse.Action):
+    """argparse's action for ``--cfg-options KEY=VALUE ...``: as MMEngine's DictAction, and what that cannot read or changes:
+    dicts as Python writes them, spaces, and text in quotes, which stays as it is (``parse_value``). Raises InputError for what
+    has no ``=``, or a value that ends in its midst."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
@@ -154,10 +181,17 @@ def parse_value(text: str) -> Any:
     if enclosed:
         items = _split(text[1:-1])
         return tuple(items) if ends == '()' else items
-    return _split(text) if ',' in text else DictAction._parse_int_float_bool(text)
+    return _split(text) if ',' in text else _word(text)
 
 
 _ITEM_IN_QUOTES = re.compile(r"""[\[(,{]\s*['"]""")
+
+
+def _word(text: str) -> Any:
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return {'true': True, 'false': False}.get(text.lower(), None if text == 'None' else text)
 
 
 def _as_python(text: str) -> Any:
@@ -236,12 +270,12 @@ def _sort_out(args: argparse.Namespace) -> None:
 
 def _check_first(first: str, has_config: bool, usage: str) -> None:
     """Raise InputError for a first argument that is no config where one must be."""
-    from mmvitscale.export import is_exported  # only where something is wrong: other tools start without it
-
     path = Path(first)
     other = path.is_file() and path.suffix not in _CONFIG_SUFFIXES
     if has_config and not other:
         return
+    from mmvitscale.export import is_exported
+
     if is_exported(first):
         raise InputError(f'{first} is an exported file, which holds no config; give CONFIG {first}{usage}')
     if other or path.is_dir() and path.name not in list_configs():
@@ -253,9 +287,27 @@ def _check_first(first: str, has_config: bool, usage: str) -> None:
 _CONFIG_SUFFIXES = ('.py', '.yaml', '.yml', '.json')
 
 
-def config_of(config: str | None, checkpoint: str, options: dict | None) -> 'Config':
-    """The config of a model on a command line, for testing: its file's, or the one in its checkpoint. Raises InputError."""
-    return load_test_config(config, options) if config else load_embedded_config(checkpoint, options)
+def config_of(config: str | None, checkpoint: str, options: dict | None, alone: bool = False) -> 'Config':
+    """The config of a model on a command line, for testing: its file's, or the one in its checkpoint. Raises InputError.
+
+    Args:
+        config: file, None for the one in the checkpoint.
+        checkpoint: file.
+        options: what overrides the config.
+        alone: the process runs this model and no other, so that packages which it does not need can be left out.
+    """
+    if alone:
+        import_mmengine()
+    from mmvitscale.config.embedded import load_embedded_config
+    from mmvitscale.config.loading import load_test_config
+
+    prepare = import_segmentors if alone else None
+    if not config:
+        return load_embedded_config(checkpoint, options, prepare)
+    cfg = load_test_config(config, options)
+    if prepare is not None:
+        prepare(cfg)
+    return cfg
 
 
 def batch_size(text: str) -> int | str:

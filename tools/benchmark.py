@@ -14,18 +14,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from mmengine.logging import MMLogger
-
 from mmvitscale.cli import ConfigOptions, run_command, save_json
-from mmvitscale.config.loading import load_config
 from mmvitscale.errors import InputError
-from mmvitscale.profiling import benchmark, whole_step
-from mmvitscale.profiling.benchmark import LOWER_BOUND, OURS, Case, Implementation
-from mmvitscale.profiling.memory_passes import count_passes
-from mmvitscale.profiling.whole_step import WholeCase
-from mmvitscale.profiling.whole_variants import EXPORTED, VARIANTS
 from mmvitscale.utils.atomic_write import check_writable
+from mmvitscale.utils.choices import EXPORTED_VARIANTS, MODES, PRECISIONS, VARIANTS
 from mmvitscale.utils.cpu import check_compiler
 
 
@@ -35,16 +27,14 @@ def parse_args():
     parser.add_argument('--image-size', type=int, nargs='+', default=[512], help='sides of square images in pixels')
     parser.add_argument('--window', type=int, nargs='+', default=[8, 16], help='of SwinV2')
     parser.add_argument('--depth', type=int, default=0, help='of DeepViT: so many blocks only (0: all)')
-    parser.add_argument('--mode', nargs='+', choices=benchmark.MODES, default=list(benchmark.MODES))
-    parser.add_argument(
-        '--dtype', nargs='+', choices=list(benchmark.DTYPES), default=['fp32'], help='fp32, or the type of autocast'
-    )
+    parser.add_argument('--mode', nargs='+', choices=MODES, default=list(MODES))
+    parser.add_argument('--dtype', nargs='+', choices=PRECISIONS, default=['fp32'], help='fp32, or the type of autocast')
     parser.add_argument('--batch-size', type=int, nargs='+', default=[1])
     parser.add_argument('--attention', default='auto', help='our kernel')
     parser.add_argument(
         '--variant',
         nargs='+',
-        choices=list(dict.fromkeys([*benchmark.VARIANTS, *VARIANTS])),
+        choices=[*VARIANTS, *EXPORTED_VARIANTS],
         default=['plain'],
         help='everyone as it comes, through torch.compile, with checkpointing of its own; with --whole, whose variants take '
         'turns: through torch.compile (backbone, neck and dense heads), or as ONNX or OpenVINO file (at inference)',
@@ -52,8 +42,8 @@ def parse_args():
     parser.add_argument(
         '--implementations', nargs='*', metavar='NAME', help='which of the others; None: all that are installed'
     )
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='of a CPU')
+    parser.add_argument('--device', choices=['cpu', 'cuda'], help='None: cuda where there is one')
+    parser.add_argument('--threads', type=int, help='of a CPU; None: as many as PyTorch takes')
     parser.add_argument('--rounds', type=int, default=9, help='0: no times')
     parser.add_argument('--measure-memory', action='store_true', help='peak memory, too')
     parser.add_argument(
@@ -84,6 +74,9 @@ def parse_args():
 
 
 def cases_of(args):
+    from mmvitscale.profiling import benchmark
+    from mmvitscale.profiling.benchmark import Case
+
     windows = [0] if Case(args.arch).is_deepvit else args.window
     cases = [
         Case(args.arch, size, window, mode, dtype, batch, args.device, args.attention, args.depth)
@@ -143,6 +136,8 @@ def memory_in(command, name):
 
 def steps_of(implementations, case):
     """A step of each that can do it; the others are named."""
+    from mmvitscale.profiling import benchmark
+
     steps = {}
     for implementation in implementations:
         try:
@@ -153,6 +148,11 @@ def steps_of(implementations, case):
 
 
 def measure(case, args, names):
+    import torch
+
+    from mmvitscale.profiling import benchmark
+    from mmvitscale.profiling.benchmark import LOWER_BOUND, OURS, Implementation
+
     variants = [variant for variant in args.variant if variant != 'checkpointed' or case.mode == 'training']
     implementations = [Implementation(name, variant) for variant in variants for name in names]
     torch._dynamo.reset()  # of every case the graphs that it would have alone
@@ -188,6 +188,8 @@ WORDS = dict(
 
 
 def show(case, results, ratios):
+    from mmvitscale.profiling.benchmark import OURS, Implementation
+
     print(f'\n{case}')
     ours = next(
         (result.seconds for result in results if result.implementation == Implementation(OURS) and result.seconds), None
@@ -211,6 +213,9 @@ def show(case, results, ratios):
 
 def passes_of(case, names):
     """Passes over memory of a plain step of each that can do it."""
+    from mmvitscale.profiling.benchmark import Implementation
+    from mmvitscale.profiling.memory_passes import count_passes
+
     counts = {}
     for implementation, step in steps_of([Implementation(name) for name in names], case).items():
         step()  # what is kept for later steps is there
@@ -234,6 +239,9 @@ _NOT_OF_CONFIGS = ('arch', 'window', 'depth', 'attention', 'implementations', 'c
 
 
 def whole_cases(args):
+    from mmvitscale.profiling import whole_step
+    from mmvitscale.profiling.whole_step import WholeCase
+
     for name in _NOT_OF_CONFIGS:
         if name in args.given:
             option = name.replace('_', '-')
@@ -264,6 +272,8 @@ def whole_memory(config, case, variant):
 
 
 def show_whole(case, results, ratios):
+    from mmvitscale.profiling import whole_step
+
     print(f'\n{case}')
     for result, ratio in zip(results, [{}, *ratios]):
         variant = '' if result.variant == 'plain' else f', {result.variant}'
@@ -291,6 +301,12 @@ def show_whole_profile(config, shares):
 
 def whole(args):
     """--whole: the steps of configs beside the first one's."""
+    import torch
+    from mmengine.logging import MMLogger
+
+    from mmvitscale.config.loading import load_config
+    from mmvitscale.profiling import benchmark, whole_step
+
     cases = whole_cases(args)
     MMLogger.get_current_instance().setLevel('ERROR')  # says that the weights are random, part by part
     cfgs = [load_config(config, args.cfg_options) for config in args.whole]
@@ -323,8 +339,15 @@ def whole(args):
         save_json(report, args.json)
 
 
-def main():
-    args = parse_args()
+def main(args):
+    import torch
+    from mmengine.logging import MMLogger
+
+    from mmvitscale.profiling import benchmark
+    from mmvitscale.profiling.benchmark import OURS, Implementation
+
+    args.device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    args.threads = torch.get_num_threads() if args.threads is None else args.threads
     if args.threads < 1 or args.rounds < 0:
         raise InputError(f'--threads {args.threads} and --rounds {args.rounds} found, but they are at least 1 and 0')
     torch.set_num_threads(args.threads)
@@ -334,7 +357,7 @@ def main():
     if args.whole:
         whole(args)
         return
-    exported = set(args.variant) & set(EXPORTED)
+    exported = set(args.variant) & set(EXPORTED_VARIANTS)
     if exported:
         raise InputError(f'--variant {min(exported)} found without --whole, whose models can be exported; give configs with it')
     cases = cases_of(args)
@@ -378,4 +401,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

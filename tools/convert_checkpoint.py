@@ -7,24 +7,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from mmvitscale.checkpoints.convert import ConvertedBack, convert, convert_back, libraries_of, weights_in
-from mmvitscale.checkpoints.io import read_checkpoint, write_atomically, write_checkpoint
-from mmvitscale.checkpoints.metadata import (
-    META_KEY,
-    WindowMetadata,
-    check_pretrained_windows,
-    pretrained_windows_of_name,
-    show_windows,
-)
-from mmvitscale.checkpoints.sharded import is_sharded, read_sharded
 from mmvitscale.cli import run_command
 from mmvitscale.errors import InputError
-from mmvitscale.models.build_from_weights import check_complete, describe_weights
-from mmvitscale.models.swin_v2.backbone import per_stage
-from mmvitscale.models.swin_v2.windows import to_window
-from mmvitscale.utils.atomic_write import check_writable
-
-LIBRARIES = libraries_of('SwinV2')
+from mmvitscale.utils.atomic_write import check_writable, write_atomically
+from mmvitscale.utils.choices import LIBRARIES
 
 
 def parse_args():
@@ -69,6 +55,10 @@ def check_destination(dst, force, to):
 
 def given_metadata(sizes, converted):
     """What the file contains of its windows, completed by the command line."""
+    from mmvitscale.checkpoints.metadata import WindowMetadata, check_pretrained_windows
+    from mmvitscale.models.swin_v2.backbone import per_stage
+    from mmvitscale.models.swin_v2.windows import to_window
+
     if sizes is None:
         return converted.weight_metadata
     metadata = converted.weight_metadata
@@ -82,8 +72,10 @@ def given_metadata(sizes, converted):
     return replace(metadata, pretrained_windows=given)
 
 
-def write_for_library(dst: Path, back: ConvertedBack) -> None:
+def write_for_library(dst, back):
     """Write the weights, and say what does not go with them and what takes them."""
+    from mmvitscale.checkpoints.io import write_checkpoint
+
     if back.config is None:
         write_checkpoint(dst, dict(back.content, state_dict=back.weights) if dst.suffix == '.safetensors' else back.content)
     else:
@@ -99,6 +91,9 @@ def write_for_library(dst: Path, back: ConvertedBack) -> None:
 
 def report(src, converted, metadata):
     """Print what the checkpoint is."""
+    from mmvitscale.checkpoints.metadata import WindowMetadata, pretrained_windows_of_name, show_windows
+    from mmvitscale.models.build_from_weights import describe_weights
+
     print(f'format             {converted.source}\nvariant            {describe_weights(converted.weights)}')
     if isinstance(metadata, WindowMetadata):
         print(
@@ -124,8 +119,13 @@ def report(src, converted, metadata):
         )
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.checkpoints.convert import convert, convert_back, weights_in
+    from mmvitscale.checkpoints.io import read_checkpoint, write_checkpoint
+    from mmvitscale.checkpoints.metadata import META_KEY, WindowMetadata
+    from mmvitscale.checkpoints.sharded import is_sharded, read_sharded
+    from mmvitscale.models.build_from_weights import check_complete
+
     dst = Path(args.dst) if args.dst else None
     if dst:
         check_destination(dst, args.overwrite, args.to)
@@ -160,4 +160,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -4,16 +4,19 @@ import argparse
 from pathlib import Path
 
 from mmvitscale.cli import names_of, run_command
-from mmvitscale.datasets.formats.annotations import Entries
-from mmvitscale.datasets.formats.registry import FORMATS, convert_dataset
+from mmvitscale.utils.choices import ANNOTATION_FORMATS
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('data', metavar='IN', help='a folder of annotations and images, or a COCO file')
     parser.add_argument('out', type=Path, metavar='OUT', help='the folder to write')
-    parser.add_argument('--to', required=True, choices=list(FORMATS), metavar='FORMAT', help=f'one of {", ".join(FORMATS)}')
-    parser.add_argument('--format', choices=list(FORMATS), help='of IN (default: the one that the folder is found to have)')
+    parser.add_argument(
+        '--to', required=True, choices=ANNOTATION_FORMATS, metavar='FORMAT', help=f'one of {", ".join(ANNOTATION_FORMATS)}'
+    )
+    parser.add_argument(
+        '--format', choices=ANNOTATION_FORMATS, help='of IN (default: the one that the folder is found to have)'
+    )
     parser.add_argument(
         '--classes',
         metavar='A,B,... or FILE',
@@ -27,8 +30,10 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.datasets.formats.annotations import Entries
+    from mmvitscale.datasets.formats.registry import convert_dataset
+
     entries = Entries(args.skip_invalid, names_of(args.classes) if args.classes else None)
     lines = convert_dataset(args.data, args.out, args.to, args.format, entries, args.overwrite, not args.no_images)
     for line in lines:
@@ -37,4 +42,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

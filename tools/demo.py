@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -11,20 +10,9 @@ import time
 from collections import deque
 from pathlib import Path
 
-import cv2
-
-from mmvitscale.datasets.colour_baseline import colour_baseline
-
 CONFIG = 'configs/mini/swinv2_upernet_mini.py'
 SCENES = Path('data/mini')
 WORK_DIR = Path('work_dirs/demo')
-
-
-# How long a thread of GNU's OpenMP, which PyTorch brings on Linux, keeps its core busy while it waits. Without a limit a
-# training beside other work takes four times as long, and with OMP_WAIT_POLICY=PASSIVE half as long again on an idle machine.
-ENVIRONMENT = {**os.environ}
-if 'OMP_WAIT_POLICY' not in ENVIRONMENT:
-    ENVIRONMENT.setdefault('GOMP_SPINCOUNT', '10000')
 STEP = re.compile(r'Iter\((train|val|test)\) *\[ *(\d+)/(\d+)\].*?eta: (?:(\d+) days?, )?(\d+):(\d+):(\d+)')
 
 
@@ -37,9 +25,7 @@ def in_words(seconds):
 def run(*command):
     """Run a tool, and say in one line how far it is; what it says itself goes into its log, and here if it fails."""
     print(f'\n$ python {shlex.join(command)}', flush=True)
-    process = subprocess.Popen(
-        [sys.executable, *command], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    process = subprocess.Popen([sys.executable, *command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     said, shown = deque(maxlen=60), -1
     for line in process.stdout:
         said.append(line)
@@ -63,8 +49,15 @@ def run(*command):
         sys.exit(1)
 
 
-def main():
-    argparse.ArgumentParser(description=__doc__).parse_args()
+def parse_args():
+    return argparse.ArgumentParser(description=__doc__).parse_args()
+
+
+def main(args):
+    import cv2
+
+    from mmvitscale.datasets.colour_baseline import colour_baseline
+
     run('tools/make_mini_dataset.py', '--out', str(SCENES))
     start = time.monotonic()
     run('tools/train.py', CONFIG, '--work-dir', str(WORK_DIR))
@@ -89,4 +82,4 @@ A small SwinV2 + UPerNet, trained for {minutes:.1f} minutes on synthetic scenes 
 
 
 if __name__ == '__main__':
-    main()
+    main(parse_args())

@@ -6,23 +6,17 @@ import re
 import statistics
 from pathlib import Path
 
-import torch
-from mmengine.logging import MMLogger
-
 from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command
 from mmvitscale.errors import InputError
-from mmvitscale.export import FORMATS, ExportedFile, ExportRequest, about_model, export_model, is_exported
-from mmvitscale.inference import load_model
-from mmvitscale.inference.calibration_images import training_images
-from mmvitscale.profiling.benchmark import times
 from mmvitscale.utils.atomic_write import check_writable
+from mmvitscale.utils.choices import EXPORT_FORMATS
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     add_model(parser)
     parser.add_argument('--out', required=True, metavar='D', help='folder of the files')
-    parser.add_argument('--format', choices=list(FORMATS), default='onnx', help='default onnx')
+    parser.add_argument('--format', choices=list(EXPORT_FORMATS), default='onnx', help='default onnx')
     parser.add_argument(
         '--part',
         choices=['model', 'backbone'],
@@ -66,11 +60,16 @@ def sizes_of(args):
 def path_of(args, size):
     name = Path(args.config or args.checkpoint).stem + ('_backbone' if args.part == 'backbone' else '')
     name += f'_{size[0]}x{size[1]}' if size else '_any'
-    return Path(args.out, name + ('_int8' if args.int8 else '') + FORMATS[args.format])
+    return Path(args.out, name + ('_int8' if args.int8 else '') + EXPORT_FORMATS[args.format])
 
 
 def time_files(model, args, path, size):
     """Size, and the median seconds of PyTorch and of the file, by turns."""
+    import torch
+
+    from mmvitscale.export import ExportedFile
+    from mmvitscale.profiling.benchmark import times
+
     backbone = model.backbone
     stem = getattr(backbone.patch_embed, 'conv1', None) or backbone.patch_embed.proj
     image = torch.rand(args.batch_size if size else 1, stem.in_channels, *(size or (512, 512)))
@@ -81,8 +80,14 @@ def time_files(model, args, path, size):
     return tuple(image.shape[2:]), {name: statistics.median(seconds) for name, seconds in measured.items()}
 
 
-def main():
-    args = parse_args()
+def main(args):
+    import torch
+    from mmengine.logging import MMLogger
+
+    from mmvitscale.export import ExportRequest, about_model, export_model, is_exported
+    from mmvitscale.inference import load_model
+    from mmvitscale.inference.calibration_images import training_images
+
     sizes = list(dict.fromkeys(sizes_of(args)))  # 64 and 64x64 are one file
     for name in ('batch_size', 'int8', 'time'):
         if getattr(args, name) < (name == 'batch_size'):
@@ -115,4 +120,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

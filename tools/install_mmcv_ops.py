@@ -14,8 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = 'onedl-mmcv'
 CHECK = (
@@ -32,6 +30,8 @@ def pip(*args, **kwargs):
 
 
 def ops_work():
+    import torch
+
     check = CHECK_CUDA if torch.cuda.is_available() else CHECK
     return subprocess.run([sys.executable, '-c', check], capture_output=True).returncode == 0
 
@@ -53,6 +53,8 @@ def pinned():
 
 def wheel_folder(requirement):
     """Where the wheel for this mmcv, PyTorch, CUDA and Python is kept: an op is compiled against all of them."""
+    import torch
+
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     cuda = f'cu{torch.version.cuda}' if torch.version.cuda and torch.cuda.is_available() else 'cpu'
     python = f'cp{sys.version_info.major}{sys.version_info.minor}'
@@ -62,6 +64,8 @@ def wheel_folder(requirement):
 
 def download_prebuilt(folder, requirement):
     """Fetch the maintainers' wheel for this PyTorch and CUDA, if they have one."""
+    import torch
+
     major, minor, patch = re.match(r'(\d+)\.(\d+)\.(\d+)', torch.__version__).groups()
     device = 'cu' + torch.version.cuda.replace('.', '') if torch.version.cuda else 'cpu'
     index = f'https://mmwheels.onedl.ai/{device}-torch{major}{minor}{patch}/simple'
@@ -117,8 +121,11 @@ def compile_ops(folder, requirement):
     print(f'Compiled in {(time.monotonic() - start) / 60:.0f} minutes; the wheel is kept in {folder}', flush=True)
 
 
-def main():
-    argparse.ArgumentParser(description=__doc__).parse_args()
+def parse_args():
+    return argparse.ArgumentParser(description=__doc__).parse_args()
+
+
+def main(args):
     if ops_work():
         print("mmcv's ops are there already")
         return
@@ -141,4 +148,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    main(parse_args())

@@ -3,8 +3,6 @@
 import argparse
 
 from mmvitscale.cli import run_command
-from mmvitscale.datasets import mini
-from mmvitscale.datasets.colour_baseline import colour_baseline
 
 
 def parse_args():
@@ -24,8 +22,10 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.datasets import mini
+    from mmvitscale.datasets.colour_baseline import colour_baseline
+
     root = mini.write_dataset(args.out, args.train, args.val, args.image_size, args.seed, args.depth, args.object_scale)
     print(
         f'{args.train} training and {args.val} validation scenes ({args.image_size}x{args.image_size}, synthetic, '
@@ -35,4 +35,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -3,12 +3,16 @@
 import argparse
 
 from mmvitscale.cli import run_command
-from mmvitscale.config.model_index import files
 from mmvitscale.utils.atomic_write import write_bytes_atomically
 
 
-def main():
-    argparse.ArgumentParser(description=__doc__).parse_args()
+def parse_args():
+    return argparse.ArgumentParser(description=__doc__).parse_args()
+
+
+def main(args):
+    from mmvitscale.config.model_index import files
+
     for path, content in files().items():
         if not path.is_file() or path.read_text() != content:
             write_bytes_atomically(path, content.encode())
@@ -16,4 +20,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -3,11 +3,8 @@
 import argparse
 from pathlib import Path
 
-from mmvitscale.autoconfig.inspect_dataset import TASKS
-from mmvitscale.autoconfig.propose import propose_config
 from mmvitscale.cli import add_training_arguments, names_of, run_command
-from mmvitscale.config.training_options import TrainingOptions
-from mmvitscale.datasets.formats.registry import FORMATS
+from mmvitscale.utils.choices import ANNOTATION_FORMATS, TASKS
 
 
 def parse_args():
@@ -24,7 +21,7 @@ def parse_args():
         help='classes of pixels, boxes, or boxes and masks (default: by what the annotations are)',
     )
     parser.add_argument(
-        '--format', choices=list(FORMATS), help='of the annotations (default: the one that the folder is found to have)'
+        '--format', choices=ANNOTATION_FORMATS, help='of the annotations (default: the one that the folder is found to have)'
     )
     parser.add_argument(
         '--skip-invalid', action='store_true', help='leave invalid entries out and list them, in place of refusing the data'
@@ -48,8 +45,10 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.autoconfig.propose import propose_config
+    from mmvitscale.config.training_options import TrainingOptions
+
     classes = names_of(args.classes) if args.classes else None
     lines = propose_config(
         args.data,
@@ -69,4 +68,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -5,11 +5,8 @@ import argparse
 import sys
 
 from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command
-from mmvitscale.inference.annotation_formats import SAVED_FORMATS
-from mmvitscale.inference.folder import predict_folder
-from mmvitscale.inference.output import PredictOptions
-from mmvitscale.inference.results import KINDS
 from mmvitscale.utils.atomic_write import check_writable
+from mmvitscale.utils.choices import SAVED_FORMATS, SAVED_KINDS
 
 
 def add_tile_arguments(parser):
@@ -40,7 +37,7 @@ def parse_args():
     parser.add_argument(
         '--save',
         nargs='+',
-        choices=[*KINDS, *SAVED_FORMATS],
+        choices=[*SAVED_KINDS, *SAVED_FORMATS],
         default=[],
         metavar='KIND',
         help='also write, into a folder of that name: labels (label maps, PNG or in tiles TIFF), scores '
@@ -70,12 +67,15 @@ def parse_args():
     return parse_model_args(parser)
 
 
-def main():
-    args = parse_args()
+def main(args):
+    cfg = config_of(args.config, args.checkpoint, args.cfg_options, alone=True)
+    from mmvitscale.inference.folder import predict_folder  # after the config, which says what need not be imported
+    from mmvitscale.inference.output import PredictOptions
+
     overlap = args.overlap if args.overlap is not None else (args.tile or 0) // 8
     options = PredictOptions(
         not args.no_pictures,
-        [kind for kind in args.save if kind in KINDS],
+        [kind for kind in args.save if kind in SAVED_KINDS],
         args.score_thr,
         args.batch_size,
         args.tile,
@@ -84,7 +84,6 @@ def main():
         args.overwrite,
         [name for name in args.save if name in SAVED_FORMATS],
     )
-    cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     result = predict_folder(cfg, args.checkpoint, args.image, check_writable(args.out), options)
     for note in result.notes:
         print(note)
@@ -95,4 +94,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -6,15 +6,8 @@ import json
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from mmvitscale import inference
 from mmvitscale.analysis.logs import read_log
 from mmvitscale.cli import run_command, save_json
-from mmvitscale.config.loading import load_config, load_test_config
-from mmvitscale.datasets import mini
-from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError, some_of
 from mmvitscale.utils.atomic_write import check_writable
 
@@ -33,6 +26,8 @@ def parse_args():
 
 
 def scenes(folder, train, seed):
+    from mmvitscale.datasets import mini
+
     wanted, marker = dict(train=train, val=32, seed=seed), folder / 'mini.json'
     if not marker.is_file():
         mini.write_dataset(folder, **wanted)
@@ -45,6 +40,13 @@ def scenes(folder, train, seed):
 
 def pretrained(args, out):
     """Checkpoint, and by how much the loss fell."""
+    import cv2
+    import numpy as np
+
+    from mmvitscale import inference
+    from mmvitscale.config.loading import load_test_config
+    from mmvitscale.engine import experiments
+
     data = scenes(out / 'unlabelled', args.scenes, 1)
     options = {
         'data_root': data,
@@ -63,6 +65,9 @@ def pretrained(args, out):
 
 def fine_tuned(args, out, seed, checkpoint):
     """mIoU after fine-tuning from the checkpoint, or from scratch."""
+    from mmvitscale.config.loading import load_config
+    from mmvitscale.engine import experiments
+
     data = scenes(out / 'labelled', args.labelled, 0)
     work_dir = out / f'{"tuned" if checkpoint else "scratch"}_seed{seed}'
     options = {
@@ -78,8 +83,9 @@ def fine_tuned(args, out, seed, checkpoint):
     return experiments.evaluate_once(cfg, trained, work_dir / 'test', work_dir / 'test.json')['mIoU']
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.engine import experiments
+
     if min(args.pretrain_iters, args.tune_iters) < 4 or not args.seeds:
         raise InputError(
             f'--pretrain-iters {args.pretrain_iters} and --tune-iters {args.tune_iters} found, but they are at least 4'
@@ -108,4 +114,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -5,8 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmvitscale.analysis.report import write_report
-from mmvitscale.checkpoints.io import is_checkpoint
+from mmvitscale.checkpoints.names import is_checkpoint
 from mmvitscale.cli import ConfigOptions, run_command
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
@@ -30,8 +29,9 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.analysis.report import write_report
+
     if args.limit < 1 or args.pictures < 0:
         raise InputError(f'--limit {args.limit} --pictures {args.pictures} found, but they are at least 1 and 0')
     source = Path(args.work_dir)
@@ -49,4 +49,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -3,20 +3,8 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import ConfigDict
-from mmengine.dist import is_main_process
-from mmengine.evaluator import DumpResults
-from mmengine.fileio import dump
-from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
-
 from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command, save_json
-from mmvitscale.config.runtime import check_packages, fit_to_hardware, use_work_dir
-from mmvitscale.config.validation import check_parts
-from mmvitscale.config.view import plain_datasets
-from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
-from mmvitscale.export import is_exported, run_instead
 from mmvitscale.utils.atomic_write import atomic_write, check_writable
 
 
@@ -34,6 +22,10 @@ def parse_args():
 
 
 def use_tta(cfg):
+    from mmengine.config import ConfigDict
+
+    from mmvitscale.config.view import plain_datasets
+
     if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
         raise InputError(f'--tta needs tta_model and tta_pipeline, which {cfg.filename} does not define')
     for dataset in plain_datasets(cfg.test_dataloader.dataset):
@@ -41,22 +33,35 @@ def use_tta(cfg):
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
-class Predictions(DumpResults):
-    """A file of all predictions, written atomically by the first process."""
+def file_of_predictions(path):
+    """A metric: a file of all predictions, written atomically by the first process."""
+    from mmengine.evaluator import DumpResults
+    from mmengine.fileio import dump
+    from mmengine.logging import print_log
 
-    def compute_metrics(self, results):
-        with atomic_write(self.out_file_path) as part:
-            dump(results, str(part))
-        print_log(f'predictions are in {self.out_file_path}', 'current')
-        return {}
+    class Predictions(DumpResults):
+        def compute_metrics(self, results):
+            with atomic_write(self.out_file_path) as part:
+                dump(results, str(part))
+            print_log(f'predictions are in {self.out_file_path}', 'current')
+            return {}
+
+    return Predictions(str(path))
 
 
-def main():
-    args = parse_args()
+def main(args):
     out = Path(args.out) if args.out else None
     if out and out.suffix not in ('.json', '.pkl'):
         raise InputError(f'--out {out} found, but it ends in .json (metrics) or .pkl (predictions)')
-    cfg = config_of(args.config, args.checkpoint, args.cfg_options)
+    cfg = config_of(args.config, args.checkpoint, args.cfg_options, alone=True)
+    from mmengine.dist import is_main_process  # after the config, which says what need not be imported
+    from mmengine.registry import RUNNERS
+
+    from mmvitscale.config.runtime import check_packages, fit_to_hardware, use_work_dir
+    from mmvitscale.config.validation import check_parts
+    from mmvitscale.datasets.checks import check_datasets
+    from mmvitscale.export import is_exported, run_instead
+
     if not cfg.get('test_dataloader'):
         raise InputError(
             f'{cfg.filename} pretrains and has nothing to test; look at reconstructed images with '
@@ -84,11 +89,11 @@ def main():
     if exported:
         run_instead(runner.model.module if args.tta else runner.model, args.checkpoint)
     if out and out.suffix == '.pkl':
-        runner.test_evaluator.metrics.append(Predictions(str(out)))
+        runner.test_evaluator.metrics.append(file_of_predictions(out))
     metrics = runner.test()
     if out and out.suffix == '.json' and is_main_process():
         save_json(metrics, out)
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -3,9 +3,8 @@
 import argparse
 
 from mmvitscale.cli import ConfigOptions, add_training_arguments, run_command
-from mmvitscale.config.loading import RESUME_SCHEDULES, STRATEGIES, add_strategy, load_config
-from mmvitscale.config.training_options import add_training_options
-from mmvitscale.engine.training import build_training
+from mmvitscale.utils.choices import RESUME_SCHEDULES, STRATEGIES
+from mmvitscale.utils.unneeded_imports import import_mmengine, import_segmentors
 
 
 def parse_args():
@@ -60,12 +59,18 @@ def parse_args():
     return parser.parse_args()
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.config.loading import add_strategy, load_config
+    from mmvitscale.config.training_options import add_training_options
+
     cfg = load_config(args.config, args.cfg_options)
     if args.strategy:
         add_strategy(cfg, args.strategy)
     add_training_options(cfg, args.track, args.ema, args.early_stop, args.batch_size)
+    import_mmengine(cfg)
+    import_segmentors(cfg)
+    from mmvitscale.engine.training import build_training  # after the config, which says what need not be imported
+
     runner = build_training(
         cfg,
         args.work_dir,
@@ -81,4 +86,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

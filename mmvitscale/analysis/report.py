@@ -22,8 +22,8 @@ from mmvitscale.analysis.extrapolation import report as window_report
 from mmvitscale.analysis.extrapolation import swin_backbones
 from mmvitscale.analysis.figure_text import literal
 from mmvitscale.analysis.logs import RunLog, read_log
-from mmvitscale.checkpoints.io import is_checkpoint
 from mmvitscale.checkpoints.loading import backbones_of
+from mmvitscale.checkpoints.names import is_checkpoint
 from mmvitscale.config.embedded import load_embedded_config
 from mmvitscale.config.loading import load_test_config
 from mmvitscale.config.training_options import main_metric

@@ -14,8 +14,6 @@ from mmvitscale.datasets.formats.mask_files import mask_pairs
 from mmvitscale.datasets.formats.registry import dataset_root, find_format, read_dataset
 from mmvitscale.errors import InputError, some_of
 
-TASKS = ('segmentation', 'detection', 'instance')
-
 
 def inspect_dataset(
     data: str | Path,

@@ -22,6 +22,7 @@ from mmengine.dist import barrier
 from mmengine.logging import print_log
 from mmengine.logging.history_buffer import HistoryBuffer
 
+from mmvitscale.checkpoints.names import is_url
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import write_atomically
 from mmvitscale.utils.processes import is_first_on_machine
@@ -218,17 +219,6 @@ def reading_data_only() -> Iterator[None]:
 
 def _is_want_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or 'allocate memory' in str(error).lower()
-
-
-def is_checkpoint(source: str | Path) -> bool:
-    """Whether a path or URL is that of a file of weights, by its name."""
-    path = urlparse(str(source)).path if is_url(source) else str(source)
-    return Path(path).suffix in ('.pth', '.pt', '.bin', '.ckpt', '.safetensors')
-
-
-def is_url(source: str | Path) -> bool:
-    """Whether it is something to download, by http or https."""
-    return urlparse(str(source)).scheme in ('http', 'https')
 
 
 def fetch(url: str) -> Path:

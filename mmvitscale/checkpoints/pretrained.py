@@ -5,8 +5,9 @@ from pathlib import Path
 from mmengine.model.weight_init import update_init_info
 from torch import nn
 
-from mmvitscale.checkpoints.io import is_url, read_checkpoint
+from mmvitscale.checkpoints.io import read_checkpoint
 from mmvitscale.checkpoints.loading import EXTRA_CHANNELS
+from mmvitscale.checkpoints.names import is_url
 from mmvitscale.errors import InputError
 from mmvitscale.registry import WEIGHT_INITIALIZERS
 

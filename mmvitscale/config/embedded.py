@@ -6,7 +6,7 @@ require is read, key by key; nothing in it is run or imported, and types are tho
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -99,9 +99,16 @@ def _plain(value: Any, place: str, key: str = '') -> Any:
     return name
 
 
-def load_embedded_config(checkpoint: str, options: dict | None = None) -> Config:
+def load_embedded_config(
+    checkpoint: str, options: dict | None = None, prepare: Callable[[Mapping[str, Any]], None] | None = None
+) -> Config:
     """Path or URL of a checkpoint -> the config in it, ready to predict and to test, with ``key=value`` overrides. Its
     ``filename`` is the checkpoint's. No file of the training's machine is needed, but for the test data.
+
+    Args:
+        checkpoint: path or URL.
+        options: overrides.
+        prepare: is given the config as plain data, before packages are imported to look up its types.
 
     Raises:
         InputError: for a file without a config, and for one whose config is no plain data or names what a stranger's may not.
@@ -110,7 +117,7 @@ def load_embedded_config(checkpoint: str, options: dict | None = None) -> Config
     if source.endswith('.safetensors'):
         raise InputError(f'{source} holds weights alone and no config; give the config before it: CONFIG {source}')
     content = read_checkpoint(source, mapped=True)
-    cfg = _Reader(source, classes_in(content)).config(_entry_of(content, source))
+    cfg = _Reader(source, classes_in(content), prepare).config(_entry_of(content, source))
     apply_options(cfg, options, f'the config in {source}')
     cfg.test_windows = test_windows_of(cfg, options)
     return cfg
@@ -174,14 +181,17 @@ class _Reader:
     Args:
         source: of the checkpoint, for messages.
         classes: that the checkpoint names, in place of a file that its config names.
+        prepare: see ``load_embedded_config``.
     """
 
-    def __init__(self, source: str, classes: list[str]):
-        self.source, self.classes, self.scope = source, classes, 'mmengine'
+    def __init__(self, source: str, classes: list[str], prepare: Callable[[Mapping[str, Any]], None] | None = None):
+        self.source, self.classes, self.scope, self.prepare = source, classes, 'mmengine', prepare
 
     def config(self, entry: Any) -> Config:
         """The entry -> the config. Raises InputError."""
         given = _Copy(self.source).of(entry)
+        if self.prepare is not None:
+            self.prepare(given)
         self.scope = given.get('default_scope') or 'mmengine'
         if self.scope not in SCOPES:
             self._refuse(f'has the default_scope {_shown(self.scope)}, but it is one of {", ".join(SCOPES)}')

@@ -10,7 +10,8 @@ import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmvitscale.config.loading import configs_folder, find_config, list_configs, load_config
+from mmvitscale.config.loading import load_config
+from mmvitscale.config.names import configs_folder, find_config, list_configs
 from mmvitscale.config.view import ConfigView
 from mmvitscale.utils.torchvision_shim import make_torchvision_importable
 

@@ -13,19 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmvitscale.config.view import ConfigView
 from mmvitscale.errors import InputError
 from mmvitscale.registry import type_name
-
-# Names of ``--track`` -> the backend (engine/tracking.py), and the package that it needs, which is also what pip takes.
-TRACKERS: dict[str, tuple[str, str]] = {
-    'tensorboard': ('TensorboardVisBackend', 'tensorboard'),
-    'wandb': ('WandbVisBackend', 'wandb'),
-    'mlflow': ('MLflowVisBackend', 'mlflow'),
-    'clearml': ('ClearMLVisBackend', 'clearml'),
-    'aim': ('AimVisBackend', 'aim'),
-    'dvclive': ('DVCLiveVisBackend', 'dvclive'),
-    'neptune': ('NeptuneVisBackend', 'neptune'),
-}
-# A training whose batch is to be found (engine/batch_size.py) has this in place of a number.
-AUTO = 'auto'
+from mmvitscale.utils.choices import AUTO, TRACKERS
 
 # The average follows the weights with max(0.0002, 10 / (10 + updates)): the ramp of TensorFlow's ExponentialMovingAverage
 # (decay min(decay, (1 + n) / (10 + n))), by which it is over the last tenth of a training of any length until, after 50000

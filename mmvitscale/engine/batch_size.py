@@ -17,10 +17,10 @@ from mmengine.dist import all_reduce, init_dist, is_distributed
 from mmengine.hooks import EMAHook
 from mmengine.registry import RUNNERS
 
-from mmvitscale.config.training_options import AUTO
 from mmvitscale.config.view import ConfigView
 from mmvitscale.errors import InputError
 from mmvitscale.registry import type_name
+from mmvitscale.utils.choices import AUTO
 
 _MOST = 64
 # Of a GPU's memory: what an unlucky batch of large images takes, and the buffers of several processes, come on top.

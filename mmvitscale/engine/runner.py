@@ -18,12 +18,13 @@ from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmvitscale.checkpoints.io import is_checkpoint, read_checkpoint
+from mmvitscale.checkpoints.io import read_checkpoint
 from mmvitscale.checkpoints.loading import adapt_checkpoint, backbones_of, unwrapped
 from mmvitscale.checkpoints.metadata import classes_in
+from mmvitscale.checkpoints.names import is_checkpoint
 from mmvitscale.checkpoints.resume import check_resumable, latest_complete_checkpoint
 from mmvitscale.checkpoints.window_policy import apply_checkpoint_windows, test_windows_of
-from mmvitscale.config.loading import RESUME_SCHEDULES
+from mmvitscale.config.kept_text import with_kept_text
 from mmvitscale.config.view import ConfigView
 from mmvitscale.datasets.coco_evaluation import complete_ground_truths, evaluated_files, without_further_files
 from mmvitscale.datasets.delivered import build_dataset
@@ -43,6 +44,7 @@ from mmvitscale.errors import InputError, comes_from_here, some_of
 from mmvitscale.models.layers.sync_batch_norm import with_sync_batch_norm
 from mmvitscale.registry import RUNNERS, type_name
 from mmvitscale.utils.atomic_write import SAVING_FAILED, atomic_write
+from mmvitscale.utils.choices import RESUME_SCHEDULES
 from mmvitscale.utils.cpu import check_compiler
 
 if TYPE_CHECKING:
@@ -70,6 +72,11 @@ class CheckpointLoadingMixin(_Base):
     _load_from: str | None  # MMEngine's
     _with_optimizer = True  # of what is resumed
     _described: Schedule = {}  # the config's
+
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> '_Base':
+        """As MMEngine's."""
+        return super().from_cfg(with_kept_text(cfg))
 
     def train(self) -> nn.Module:
         """As MMEngine's. What is loaded is fine-tuned, or resumed exactly."""

@@ -19,7 +19,6 @@ from mmvitscale.errors import InputError
 from mmvitscale.export.graphs import Graph, graph_of
 from mmvitscale.export.runtime import ExportedFile
 
-FORMATS = {'onnx': '.onnx', 'torch-export': '.pt2', 'openvino': '.xml'}
 # The most that a file may differ from the model, relative to the largest value of an output.
 _TOLERANCE = 1e-3
 _OPSET = 20
@@ -29,8 +28,8 @@ _OPSET = 20
 class ExportRequest:
     """What to write.
 
-    format: a key of FORMATS. part: 'model' or 'backbone'. size: (height, width), or None for one file of every size. batch:
-    images that go together, where the size is given. about: plain data that goes with the file. calibration: images
+    format: a key of EXPORT_FORMATS. part: 'model' or 'backbone'. size: (height, width), or None for one file of every size.
+    batch: images that go together, where the size is given. about: plain data that goes with the file. calibration: images
     (1, channels, H, W) as the data preprocessor gives them; with any, the weights and activations of matrix products and
     convolutions become int8.
     """

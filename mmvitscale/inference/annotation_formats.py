@@ -12,12 +12,9 @@ from PIL import Image
 
 from mmvitscale.config.view import ConfigView
 from mmvitscale.datasets.formats.annotations import AnnotatedDataset, AnnotatedImage, AnnotatedObject
-from mmvitscale.datasets.formats.registry import FORMATS, write_dataset
+from mmvitscale.datasets.formats.registry import write_dataset
 from mmvitscale.errors import InputError
 from mmvitscale.inference.output import PredictOptions
-
-# Masks are what the kind labels writes.
-SAVED_FORMATS = [name for name in FORMATS if name != 'masks']
 
 
 def with_files_for(options: PredictOptions, cfg: Config) -> PredictOptions:

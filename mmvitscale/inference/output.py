@@ -17,9 +17,10 @@ from mmvitscale.inference.annotation_ids import AnnotationIds
 from mmvitscale.inference.images import VIDEO_SUFFIXES
 from mmvitscale.inference.nodata import without_empty
 from mmvitscale.inference.predictor import Predictor
-from mmvitscale.inference.results import KINDS, Results
+from mmvitscale.inference.results import Results
 from mmvitscale.inference.visualizer import Visualizer
 from mmvitscale.utils.atomic_write import atomic_write
+from mmvitscale.utils.choices import SAVED_KINDS
 
 # Of each kind that is saved, and of pictures.
 SUFFIXES = {'labels': '.png', 'scores': '.npy', 'logits': '.npy', 'json': '.json'}
@@ -78,10 +79,11 @@ def write_json(path: Path, content: object) -> None:
 class PredictOptions:
     """What is to be written, and how.
 
-    pictures: whether predictions are drawn. save: any of KINDS, each written into a folder of its name. score_thr: instances
-    below it are not drawn, and not in formats; other files hold all. batch_size: images of one size that go through the model
-    together. tile, overlap: sides in pixels; None predicts images whole. annotations: a COCO file whose ids are used.
-    overwrite: replace what another run wrote. formats: of annotation tools, each a folder of its name (``annotation_formats``).
+    pictures: whether predictions are drawn. save: any of SAVED_KINDS, each written into a folder of its name. score_thr:
+    instances below it are not drawn, and not in formats; other files hold all. batch_size: images of one size that go
+    through the model together. tile, overlap: sides in pixels; None predicts images whole. annotations: a COCO file whose
+    ids are used. overwrite: replace what another run wrote. formats: of annotation tools, each a folder of its name
+    (``annotation_formats``).
     """
 
     pictures: bool = True
@@ -97,7 +99,8 @@ class PredictOptions:
     def __post_init__(self):
         if not self.pictures and not self.save and not self.formats:
             raise InputError(
-                f'--no-pictures found without --save, so nothing would be written; add --save with any of {", ".join(KINDS)}'
+                '--no-pictures found without --save, so nothing would be written; add --save with any of '
+                + ', '.join(SAVED_KINDS)
             )
         if self.batch_size < 1:
             raise InputError(f'--batch-size {self.batch_size} found, but it is 1 or more')

@@ -20,8 +20,6 @@ from mmvitscale.inference.annotation_ids import AnnotationIds, Id
 from mmvitscale.inference.class_names import distinct_names
 from mmvitscale.utils.atomic_write import atomic_write
 
-KINDS = ('labels', 'scores', 'logits', 'json')
-
 
 def annotations_of(instances: InstanceData) -> list[dict]:
     """Predicted instances -> for each ``label`` (index of the class), ``score``, ``bbox`` (left, top, width, height) and, if

@@ -18,13 +18,11 @@ from mmvitscale.models.swin_v2.variants import SWIN_V2
 from mmvitscale.models.swin_v2.windows import window_geometry
 from mmvitscale.profiling import reference_models
 from mmvitscale.utils import cpu
+from mmvitscale.utils.choices import PRECISIONS, VARIANTS
 from mmvitscale.utils.torchvision_shim import make_torchvision_importable
 
 OURS, OURS_EAGER, PLAIN, LOWER_BOUND = 'mmvitscale', 'mmvitscale, eager', 'mmvitscale, plain attention', 'matrix products'
-DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
-MODES = ('inference', 'training')
-# As it comes; through torch.compile; with its own way of computing activations again in the backward pass.
-VARIANTS = ('plain', 'compiled', 'checkpointed')
+DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT, SwinTransformerV2
 from mmvitscale.profiling.live_tensors import Step, as_on, step
 from mmvitscale.registry import type_name
+from mmvitscale.utils.choices import STRATEGIES
 
-STRATEGIES = ('ddp', 'zero1', 'deepspeed_zero1', 'fsdp')
-PRECISIONS = ('fp32', 'bf16', 'fp16')
 # How weights meet 16-bit activations: autocast makes copies of float32 ones and keeps them until the forward pass ends; or,
 # as with FSDP, lets go of each as soon as it may; or they have 16 bits themselves (DeepSpeed's own bf16 and fp16).
 WEIGHTS = ('float32', 'float32, no copies kept', '16 bits')
@@ -199,7 +198,7 @@ def take_step(
         size: (height, width) of the images.
         setting: of the backbone; None leaves it as it is.
         device: 'cuda' or 'cpu', what the meta device stands for.
-        precision: one of PRECISIONS.
+        precision: one of ``utils.choices.PRECISIONS``.
         weights: one of WEIGHTS.
         gradients: see ``live_tensors.step``.
     """

@@ -35,8 +35,9 @@ from mmvitscale.inference.predictor import pipeline_of
 from mmvitscale.models.layers.autocast import backbone_in_bfloat16
 from mmvitscale.profiling.benchmark import check_device, median_and_spread, memory_of_step
 from mmvitscale.profiling.drawn_samples import draw_samples
-from mmvitscale.profiling.whole_variants import EXPORTED, VARIANTS
+from mmvitscale.profiling.whole_variants import VARIANTS
 from mmvitscale.registry import type_name
+from mmvitscale.utils.choices import EXPORTED_VARIANTS
 from mmvitscale.utils.cpu import check_compiler
 from mmvitscale.utils.error_translation import explain, message_of
 
@@ -156,7 +157,7 @@ class WholeStep:
     def parts(self) -> list[str]:
         """Marks of the parts in a profile."""
         children = [name for name, _ in self.model.named_children() if name != 'data_preprocessor']
-        if self.variant in EXPORTED:
+        if self.variant in EXPORTED_VARIANTS:
             children = [self.variant]
         return [DATA, PREPROCESSING, *children, BACKWARD, OPTIMIZER]
 
@@ -200,7 +201,7 @@ class WholeStep:
 
     def _watch_parts(self) -> None:
         """Every child of the model is a part, whichever of its methods the model calls, or the file that takes their place."""
-        for method in ('encode_decode', 'predict') if self.variant in EXPORTED else ():
+        for method in ('encode_decode', 'predict') if self.variant in EXPORTED_VARIANTS else ():
             if method in vars(self.model):
                 setattr(self.model, method, partial(self._run, self.variant, vars(self.model)[method]))
         for name, child in self.model.named_children():
@@ -253,7 +254,7 @@ def check_case(case: WholeCase, variant: str = 'plain') -> None:
     for option, found, known in (('--dtype', case.dtype, DTYPES), ('--variant', variant, VARIANTS)):
         if found not in known:
             raise InputError(f'{option} {found} found with --whole, which measures {", ".join(known)}')
-    if variant in EXPORTED and (case.mode, case.dtype, case.device) != ('inference', 'fp32', 'cpu'):
+    if variant in EXPORTED_VARIANTS and (case.mode, case.dtype, case.device) != ('inference', 'fp32', 'cpu'):
         raise InputError(
             f'--variant {variant} found with {case.mode} in {case.dtype} on {case.device}, but exported files are measured in '
             'inference with fp32 on a CPU'

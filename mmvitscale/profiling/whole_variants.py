@@ -39,4 +39,3 @@ VARIANTS: dict[str, Callable[[nn.Module, int | None, Path], None]] = {
     'onnx': partial(_export, 'onnx'),
     'openvino': partial(_export, 'openvino'),
 }
-EXPORTED = ('onnx', 'openvino')

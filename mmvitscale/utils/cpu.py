@@ -4,9 +4,8 @@ import ctypes
 import os
 import platform
 import shutil
+import sys
 from functools import lru_cache
-
-import torch
 
 from mmvitscale.errors import InputError
 
@@ -38,6 +37,8 @@ def emulates_bfloat16() -> bool:
 
 @lru_cache(maxsize=1)
 def _capabilities() -> dict[str, object]:
+    import torch  # a tool sets what is below before
+
     if hasattr(torch.cpu, 'get_capabilities'):
         return dict(torch.cpu.get_capabilities())
     found: dict[str, object] = {}
@@ -68,6 +69,15 @@ def limit_kernel_cache() -> None:
     and keeps some for every size, so that memory grows with every new size of image. Unless the environment says otherwise
     (``ONEDNN_PRIMITIVE_CACHE_CAPACITY``); before anything is computed."""
     os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '64')
+
+
+def limit_spinning() -> None:
+    """Let a thread of GNU's OpenMP, which PyTorch brings on Linux, wait for work with 10000 turns of a loop before it sleeps:
+    without a limit a training beside other work takes four times as long, and asleep at once (``OMP_WAIT_POLICY=PASSIVE``) half
+    as long again on an idle machine. Unless the environment says otherwise (``OMP_WAIT_POLICY``, ``GOMP_SPINCOUNT``); the
+    library reads it when it is loaded, so nothing is done once PyTorch is imported."""
+    if 'torch' not in sys.modules and not {'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT'} & set(os.environ):
+        os.environ['GOMP_SPINCOUNT'] = '10000'
 
 
 def return_free_memory() -> None:

@@ -5,9 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
-
 
 def json_text(content: object, indent: int | None = 1) -> str:
     """Valid JSON with a line break at its end, whatever the content holds (``plain``)."""
@@ -17,10 +14,7 @@ def json_text(content: object, indent: int | None = 1) -> str:
 def plain(value: Any) -> Any:
     """A value as JSON can hold it: tensors and arrays as nested lists, numbers that are NaN or Inf as None, sets as lists, the
     keys of dicts and everything else as text. Raises ValueError for two keys with the same text."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        value = value.float() if value.dtype == torch.bfloat16 else value
-    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+    if hasattr(value, 'tolist'):  # PyTorch's and NumPy's, neither of which is imported for this
         value = value.tolist()
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None

@@ -5,8 +5,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from mmengine.logging import print_log
-
 Init = TypeVar('Init', bound=Callable[..., None])
 
 
@@ -39,6 +37,8 @@ def renamed_arguments(values: Mapping[str, Mapping[str, str]] | None = None, **n
 
 
 def _warn(owner: object, text: str, effect: str = '') -> None:
+    from mmengine.logging import print_log  # the tools import this file before they know that anything is to be computed
+
     print_log(
         f'{type(owner).__name__}: {text} now; {f"{effect}; " if effect else ""}the old name goes with the next release',
         'current',

@@ -5,8 +5,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import torch
-
 _UNUSED_OPERATORS = (
     'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
     'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
@@ -35,6 +33,8 @@ def make_torchvision_importable() -> bool:
     except RuntimeError:
         for name in [name for name in sys.modules if name.split('.')[0] == 'torchvision']:
             del sys.modules[name]
+        import torch
+
         _libraries.append(torch.library.Library('torchvision', 'DEF'))
         for operator in _UNUSED_OPERATORS:
             _libraries[-1].define(operator)

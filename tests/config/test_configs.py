@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData, PixelData
 
 import mmvitscale
 from mmvitscale.checkpoints import pretrained
-from mmvitscale.config.loading import configs_folder, find_config
+from mmvitscale.config.names import configs_folder, find_config
 from mmvitscale.config.runtime import describe_batch
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2

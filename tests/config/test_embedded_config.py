@@ -17,7 +17,7 @@ from mmengine.config import Config
 
 import mmvitscale
 from mmvitscale.config.embedded import META_KEY, embed_config, load_embedded_config
-from mmvitscale.config.loading import list_configs
+from mmvitscale.config.names import list_configs
 from mmvitscale.errors import InputError
 from mmvitscale.inference import Predictor, build_model
 from tests.helpers.hostile import Attack

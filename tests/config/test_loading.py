@@ -3,12 +3,13 @@
 import json
 import re
 
+import mmengine.logging
 import pytest
 from mmengine.config import Config
 
 import mmvitscale
-from mmvitscale.config import loading as config_module
-from mmvitscale.config.loading import configs_folder, find_config, load_config, load_test_config
+from mmvitscale.config.loading import load_config, load_test_config
+from mmvitscale.config.names import configs_folder, find_config
 from mmvitscale.errors import InputError
 
 pytestmark = pytest.mark.unit
@@ -131,7 +132,7 @@ def test_a_dumped_config_equals_the_original(name, tmp_path):
 @pytest.mark.integration
 def test_old_names_work_with_a_note(tmp_path, monkeypatch):
     notes = []
-    monkeypatch.setattr(config_module, 'print_log', lambda text, *args, **kwargs: notes.append(text))
+    monkeypatch.setattr(mmengine.logging, 'print_log', lambda text, *args, **kwargs: notes.append(text))
     old, new = 'swinv2-tiny-w16_dino_8xb2-12e_coco', 'swinv2_dino_coco'
     (tmp_path / 'own.py').write_text(f'_base_ = {str(configs_folder() / "swinv2" / old) + ".py"!r}\n')
     for name in (old, f'configs/swinv2/{old}.py', str(tmp_path / 'own.py')):

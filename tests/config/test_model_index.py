@@ -5,8 +5,8 @@ import yaml
 
 import mmvitscale
 from mmvitscale.config import model_index
-from mmvitscale.config.loading import configs_folder
 from mmvitscale.config.model_index import files
+from mmvitscale.config.names import configs_folder
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,7 @@ import pytest
 from mmengine.registry import DATASETS, init_default_scope
 
 import mmvitscale
-from mmvitscale.config.loading import find_config
+from mmvitscale.config.names import find_config
 from mmvitscale.config.runtime import check_packages
 from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError

@@ -27,7 +27,7 @@ from mmengine.registry import MODELS, init_default_scope
 import mmvitscale
 from mmvitscale.cli import ConfigOptions
 from mmvitscale.config import model_index
-from mmvitscale.config.loading import configs_folder, find_config
+from mmvitscale.config.names import configs_folder, find_config
 from mmvitscale.errors import InputError
 from mmvitscale.models.swin_v2.position_bias import POSITION_BIASES
 from tests.helpers.loaded import load

@@ -11,12 +11,14 @@ from mmengine.runner import Runner
 
 import mmvitscale
 from mmvitscale.config import runtime
-from mmvitscale.config.loading import STRATEGIES, add_strategy, configs_folder
+from mmvitscale.config.loading import add_strategy
+from mmvitscale.config.names import configs_folder
 from mmvitscale.engine.runner import Runner as OurRunner
 from mmvitscale.engine.runner import compile_blocks
 from mmvitscale.errors import InputError
 from mmvitscale.models import SwinTransformerV2
 from mmvitscale.utils import cpu
+from mmvitscale.utils.choices import STRATEGIES
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,9 @@ from mmengine.config import Config
 
 from mmvitscale.autoconfig.inspect_dataset import inspect_dataset
 from mmvitscale.autoconfig.write_config import write_config
-from mmvitscale.config.loading import list_configs, load_config, load_test_config
+from mmvitscale.config.loading import load_config, load_test_config
+from mmvitscale.config.names import list_configs
 from mmvitscale.config.training_options import (
-    TRACKERS,
     add_training_options,
     average_weights,
     less_is_better,
@@ -22,6 +22,7 @@ from mmvitscale.config.training_options import (
 from mmvitscale.config.view import ConfigView
 from mmvitscale.datasets import mini
 from mmvitscale.errors import InputError
+from mmvitscale.utils.choices import TRACKERS
 
 pytestmark = pytest.mark.integration
 

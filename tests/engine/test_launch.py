@@ -20,7 +20,7 @@ import os, signal, sys, time
 from mmvitscale.cli import run_command
 from mmvitscale.errors import InputError
 
-def main():
+def main(args):
     how, rank = sys.argv[1], int(sys.argv[2])
     if int(os.environ['RANK']) != rank and rank >= 0:
         time.sleep(60)
@@ -32,7 +32,7 @@ def main():
         os.kill(os.getpid(), signal.SIGKILL)
     print('all is well', flush=True)
 
-run_command(main)
+run_command(lambda: None, main)
 """
 
 

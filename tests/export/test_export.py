@@ -12,8 +12,9 @@ from mmvitscale.config.loading import load_config
 from mmvitscale.errors import InputError
 from mmvitscale.export import ExportedFile, ExportRequest, export_model, graph_of, is_exported, run_instead
 from mmvitscale.export.dynamic_shapes import DynamicPool
-from mmvitscale.export.writer import FORMATS, largest_difference
+from mmvitscale.export.writer import largest_difference
 from mmvitscale.models import DeepViT, SwinTransformerV2
+from mmvitscale.utils.choices import EXPORT_FORMATS as FORMATS
 from tests.helpers.randomise import randomise
 
 pytestmark = pytest.mark.integration

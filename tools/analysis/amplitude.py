@@ -4,10 +4,7 @@ side (SwinV2, figure 2: pre-norm against post-norm)."""
 import argparse
 from statistics import mean
 
-from mmvitscale import inference
-from mmvitscale.analysis.amplitude import recorded_amplitudes
 from mmvitscale.analysis.figure_text import literal
-from mmvitscale.analysis.recorder import checked_blocks
 from mmvitscale.cli import add_models, models_of, parse_model_args, run_command, save_figure, save_json
 from mmvitscale.utils.atomic_write import check_writable
 
@@ -22,6 +19,10 @@ def parse_args():
 
 def measure(model, image):
     """Block -> amplitude, averaged over the images."""
+    from mmvitscale import inference
+    from mmvitscale.analysis.amplitude import recorded_amplitudes
+    from mmvitscale.analysis.recorder import checked_blocks
+
     cfg = model.load_config()
     predictor = inference.build_predictor(cfg, model.checkpoint)
     images = inference.list_images(image, predictor.read_image.suffixes)
@@ -46,8 +47,7 @@ def draw(models, path):
     save_figure(figure, path)
 
 
-def main():
-    args = parse_args()
+def main(args):
     out = check_writable(args.out)
     models = {model.label: measure(model, args.image) for model in models_of(args)}
     for label, amplitudes in models.items():
@@ -64,4 +64,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

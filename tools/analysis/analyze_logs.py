@@ -72,8 +72,7 @@ def draw(logs, keys, path):
     save_figure(figure, path)
 
 
-def main():
-    args = parse_args()
+def main(args):
     out = check_writable(args.out)
     logs = {folder: read_log(Path(folder)) for folder in args.work_dir}
     known = list(dict.fromkeys(name for log in logs.values() for name in [*log.names(), *log.names(training=False)]))
@@ -96,4 +95,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -4,13 +4,6 @@ tokens."""
 import argparse
 from math import log2
 
-import cv2
-import numpy as np
-import torch
-from mmengine.dataset import pseudo_collate
-
-from mmvitscale import inference
-from mmvitscale.analysis.recorder import blocks_of, checked_blocks, recorded_attention
 from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command, save_figure
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import atomic_write, check_writable
@@ -40,8 +33,15 @@ def crop_around(inputs, query, crop):
     return inputs[:, :, top : top + height, left : left + width], corner
 
 
-def main():
-    args = parse_args()
+def main(args):
+    import cv2
+    import numpy as np
+    import torch
+    from mmengine.dataset import pseudo_collate
+
+    from mmvitscale import inference
+    from mmvitscale.analysis.recorder import blocks_of, checked_blocks, recorded_attention
+
     cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     out = check_writable(args.out)
     predictor = inference.Predictor(cfg, args.checkpoint)
@@ -86,6 +86,7 @@ def main():
 
 
 def draw(image, place, found, path):
+    import numpy as np
     from matplotlib.figure import Figure
 
     panels = [
@@ -113,4 +114,4 @@ def draw(image, place, found, path):
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

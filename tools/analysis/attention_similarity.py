@@ -7,8 +7,6 @@ Blocks of a SwinV2 are compared where their windows are the same: shifted ones w
 
 import argparse
 
-from mmvitscale import inference
-from mmvitscale.analysis.attention_summary import summarised_attention
 from mmvitscale.analysis.figure_text import literal
 from mmvitscale.cli import add_models, models_of, parse_model_args, run_command, save_figure, save_json
 from mmvitscale.errors import InputError
@@ -34,6 +32,9 @@ def parse_args():
 
 
 def measure(model, args):
+    from mmvitscale import inference
+    from mmvitscale.analysis.attention_summary import summarised_attention
+
     if args.limit < 1:
         raise InputError(f'--limit {args.limit} found, but it is 1 or more')
     cfg = model.load_config()
@@ -79,8 +80,7 @@ def draw_curves(results, path):
     save_figure(figure, path)
 
 
-def main():
-    args = parse_args()
+def main(args):
     out = check_writable(args.out)
     results = {model.label: measure(model, args) for model in models_of(args)}
     save_json(results, out / 'similarity.json')
@@ -103,4 +103,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

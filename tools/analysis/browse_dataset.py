@@ -3,17 +3,8 @@ ground truth. Any task."""
 
 import argparse
 
-import numpy as np
-from mmengine.registry import DATASETS, init_default_scope
-
 from mmvitscale.cli import ConfigOptions, run_command
-from mmvitscale.config.loading import load_config
-from mmvitscale.config.runtime import check_packages
-from mmvitscale.config.view import ConfigView, plain_datasets
-from mmvitscale.datasets.checks import check_datasets
 from mmvitscale.errors import InputError
-from mmvitscale.inference import Visualizer, write_picture
-from mmvitscale.inference.images import ImageReader
 from mmvitscale.utils.atomic_write import check_writable
 
 
@@ -37,12 +28,23 @@ def truth_of(sample):
 
 def picture_of(inputs, reader):
     """(C, H, W) that goes into the data preprocessor -> (H, W, 3) uint8 BGR."""
+    import numpy as np
+
     image = inputs.permute(1, 2, 0).numpy()
     return reader.from_array(np.ascontiguousarray(image), 'an image')[1]
 
 
-def main():
-    args = parse_args()
+def main(args):
+    import numpy as np
+    from mmengine.registry import DATASETS, init_default_scope
+
+    from mmvitscale.config.loading import load_config
+    from mmvitscale.config.runtime import check_packages
+    from mmvitscale.config.view import ConfigView, plain_datasets
+    from mmvitscale.datasets.checks import check_datasets
+    from mmvitscale.inference import Visualizer, write_picture
+    from mmvitscale.inference.images import ImageReader
+
     if args.number < 1:
         raise InputError(f'--number {args.number} found, but it is 1 or more')
     cfg = load_config(args.config, args.cfg_options)
@@ -70,4 +72,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -3,12 +3,7 @@ task."""
 
 import argparse
 
-from mmvitscale.analysis.confusion import ConfusionMatrix, draw_confusion
 from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command, save_figure, save_json
-from mmvitscale.datasets.checks import check_datasets
-from mmvitscale.inference import load_model
-from mmvitscale.inference.evaluated_images import EvaluatedImages
-from mmvitscale.inference.progress import progress_bar
 from mmvitscale.utils.atomic_write import check_writable
 
 
@@ -23,8 +18,13 @@ def parse_args():
     return parse_model_args(parser)
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.analysis.confusion import ConfusionMatrix, draw_confusion
+    from mmvitscale.datasets.checks import check_datasets
+    from mmvitscale.inference import load_model
+    from mmvitscale.inference.evaluated_images import EvaluatedImages
+    from mmvitscale.inference.progress import progress_bar
+
     cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     out = check_writable(args.out)
     check_datasets(cfg, ('test',))
@@ -45,4 +45,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -3,16 +3,8 @@ alone, heads. Nothing is trained or loaded, and no memory is needed, whatever th
 
 import argparse
 
-import torch
-from mmengine.registry import MODELS, init_default_scope
-
-from mmvitscale.checkpoints.loading import backbones_of
 from mmvitscale.cli import ConfigOptions, run_command, save_json
-from mmvitscale.config.loading import load_config
-from mmvitscale.config.runtime import check_packages
-from mmvitscale.config.view import ConfigView
 from mmvitscale.errors import InputError
-from mmvitscale.profiling.flops import count_backbone, count_module
 
 
 def parse_args():
@@ -33,6 +25,14 @@ def parse_args():
 
 def count(cfg, height, width):
     """The parts of the config's model, the whole last."""
+    import torch
+    from mmengine.registry import MODELS, init_default_scope
+
+    from mmvitscale.checkpoints.loading import backbones_of
+    from mmvitscale.config.runtime import check_packages
+    from mmvitscale.config.view import ConfigView
+    from mmvitscale.profiling.flops import count_backbone, count_module
+
     check_packages(cfg)
     init_default_scope(ConfigView(cfg).scope)
     cfg.model.pop('pretrained', None)
@@ -50,8 +50,9 @@ def count(cfg, height, width):
     return parts, sum(p.numel() for p in model.parameters())
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.config.loading import load_config
+
     if len(args.image_size) > 2 or min(args.image_size) < 1:
         raise InputError(
             f'--image-size {" ".join(map(str, args.image_size))} found, but it is one side, or height and width, in pixels'
@@ -69,4 +70,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

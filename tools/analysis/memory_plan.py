@@ -11,18 +11,9 @@ import subprocess
 import sys
 import time
 
-import torch
-from mmengine.registry import MODELS, init_default_scope
-
-from mmvitscale.checkpoints.loading import backbones_of
 from mmvitscale.cli import ConfigOptions, run_command, save_json
-from mmvitscale.config.loading import STRATEGIES, load_config
-from mmvitscale.config.runtime import check_packages
-from mmvitscale.config.view import ConfigView
 from mmvitscale.errors import InputError
-from mmvitscale.models import SwinTransformerV2
-from mmvitscale.profiling import memory_plan
-from mmvitscale.profiling.live_tensors import step
+from mmvitscale.utils.choices import PRECISIONS, STRATEGIES
 
 GB = 1e9
 
@@ -32,9 +23,7 @@ def parse_args():
     parser.add_argument('config', help='config file')
     parser.add_argument('--gpus', type=int, nargs='+', default=[1, 8], metavar='N', help='number of GPUs (default 1 and 8)')
     parser.add_argument('--strategy', choices=STRATEGIES, nargs='+', default=list(STRATEGIES), help='default: all')
-    parser.add_argument(
-        '--precision', choices=memory_plan.PRECISIONS, default='fp32', help='bf16 and fp16 are --amp of tools/train.py'
-    )
+    parser.add_argument('--precision', choices=PRECISIONS, default='fp32', help='bf16 and fp16 are --amp of tools/train.py')
     parser.add_argument(
         '--16-bit-weights',
         dest='sixteen',
@@ -73,6 +62,13 @@ def parse_args():
 
 
 def build(cfg):
+    import torch
+    from mmengine.registry import MODELS, init_default_scope
+
+    from mmvitscale.checkpoints.loading import backbones_of
+    from mmvitscale.config.runtime import check_packages
+    from mmvitscale.config.view import ConfigView
+
     check_packages(cfg)
     init_default_scope(ConfigView(cfg).scope)
     cfg.model.pop('pretrained', None)
@@ -84,6 +80,8 @@ def build(cfg):
 
 
 def check(args, cfg):
+    from mmvitscale.profiling import memory_plan
+
     if min(args.gpus) < 1 or args.batch_size is not None and args.batch_size < 1:
         raise InputError('--gpus and --batch-size are 1 or more')
     if args.image_size and (len(args.image_size) > 2 or min(args.image_size) < 1):
@@ -139,6 +137,8 @@ def show_plans(rows, memories):
 
 def plans_of(args, sizes, choices, taken, as_built, weights):
     """For each strategy and number of GPUs what lasts there, and the fastest setting that fits each memory."""
+    from mmvitscale.profiling import memory_plan
+
     rows = []
     for strategy in args.strategy:
         steps = taken[weights[strategy]]
@@ -173,8 +173,12 @@ def report(cfg, args, size, images, sizes, taken, rows):
     )
 
 
-def main():
-    args = parse_args()
+def main(args):
+    import torch
+
+    from mmvitscale.config.loading import load_config
+    from mmvitscale.profiling import memory_plan
+
     if args.block:
         asked = json.loads(args.block)
         return print(json.dumps(time_block(asked) if asked.get('timed') else measure_block(asked)))
@@ -217,6 +221,8 @@ def main():
 
 
 def _channels(backbone):
+    import torch
+
     return next(m.in_channels for m in backbone.patch_embed.modules() if isinstance(m, torch.nn.Conv2d))
 
 
@@ -226,6 +232,11 @@ EXACT = dict(MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='65536', MAL
 
 def measure(backbone, images, size):
     """One block of each stage, in a process of its own."""
+    import torch
+
+    from mmvitscale.models import SwinTransformerV2
+    from mmvitscale.profiling import memory_plan
+
     if not isinstance(backbone, SwinTransformerV2):
         raise InputError('--measure found, but it is for a SwinV2; leave it out')
     print(
@@ -266,6 +277,10 @@ def alone(block, environment):
 
 def one_stage(asked, device):
     """A stage of one block, and the shape of its map."""
+    import torch
+
+    from mmvitscale.models import SwinTransformerV2
+
     with torch.device(device):
         stage = SwinTransformerV2(**asked['arguments'], attention='sequential').stages[0]
     stage.with_cp = asked.get('checkpointing', False)
@@ -274,6 +289,8 @@ def one_stage(asked, device):
 
 def time_block(asked):
     """Seconds of a forward and backward pass without and with checkpointing, medians of rounds in turn."""
+    import torch
+
     stage, shape = one_stage(asked, 'cpu')
     x = torch.randn(shape, requires_grad=True)
     seconds = {False: [], True: []}
@@ -287,6 +304,10 @@ def time_block(asked):
 
 def measure_block(asked):
     """Bytes of a training step of a block, planned and measured; a first, small step warms up."""
+    import torch
+
+    from mmvitscale.profiling.live_tensors import step
+
     planned, shape = one_stage(asked, 'meta')
     x = torch.empty(shape, device='meta', requires_grad=True)
     parameters = sum(p.numel() for p in planned.parameters())
@@ -313,4 +334,4 @@ def measure_block(asked):
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -3,12 +3,9 @@ side (SwinV2, figure 4). What lies outside of the dashed frame did not occur in 
 
 import argparse
 
-from mmvitscale.analysis.bias_surfaces import bias_surfaces, draw_surface
-from mmvitscale.analysis.extrapolation import swin_backbones
 from mmvitscale.analysis.figure_text import literal
 from mmvitscale.cli import add_models, models_of, parse_model_args, run_command, save_figure, save_json
 from mmvitscale.errors import InputError
-from mmvitscale.inference import load_model
 from mmvitscale.utils.atomic_write import check_writable
 
 
@@ -27,6 +24,10 @@ def parse_args():
 
 def measure(model, args):
     """The surfaces of a model."""
+    from mmvitscale.analysis.bias_surfaces import bias_surfaces
+    from mmvitscale.analysis.extrapolation import swin_backbones
+    from mmvitscale.inference import load_model
+
     cfg = model.load_config()
     loaded, _ = load_model(cfg, model.checkpoint)
     backbones = swin_backbones(loaded)
@@ -42,6 +43,8 @@ def measure(model, args):
 
 def draw(models, head, path):
     from matplotlib.figure import Figure
+
+    from mmvitscale.analysis.bias_surfaces import draw_surface
 
     columns = max(len(surfaces) for _, surfaces in models.values())
     figure = Figure(figsize=(4 * columns, 3.6 * len(models)))
@@ -61,8 +64,7 @@ def draw(models, head, path):
     save_figure(figure, path)
 
 
-def main():
-    args = parse_args()
+def main(args):
     out = check_writable(args.out)
     models = {model.label: measure(model, args) for model in models_of(args)}
     content = {}
@@ -82,4 +84,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

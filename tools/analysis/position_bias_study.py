@@ -5,8 +5,6 @@ import argparse
 from pathlib import Path
 
 from mmvitscale.cli import run_command, save_figure, save_json
-from mmvitscale.config.loading import load_config
-from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
 
@@ -31,11 +29,15 @@ def parse_args():
 
 def length(iters, warmup):
     """Options of a training of so many iterations, tested once at its end."""
+    from mmvitscale.engine import experiments
+
     return {**experiments.length_options(iters, warmup), 'train_cfg.val_interval': iters}
 
 
 def options_at(cfg, factor):
     """Options that train and test at ``factor`` times the config's window and image."""
+    from mmvitscale.engine import experiments
+
     side = round(cfg.side * factor)
     windows = experiments.grown(list(cfg.model.backbone.window_size), factor)
     return {
@@ -50,6 +52,9 @@ def options_at(cfg, factor):
 
 def tested(options, factor, checkpoint, folder):
     """mIoU at a window, from an earlier call where there is one."""
+    from mmvitscale.config.loading import load_config
+    from mmvitscale.engine import experiments
+
     cfg = load_config(CONFIG, {key: value for key, value in options.items() if '.pipeline.' not in key})
     own = load_config(CONFIG)
     cfg.model.backbone.window_size = experiments.grown(list(own.model.backbone.window_size), factor)
@@ -65,6 +70,9 @@ def named(factor):
 
 def measure(args, bias, seed):
     """mIoU by factor, without and with fine-tuning."""
+    from mmvitscale.config.loading import load_config
+    from mmvitscale.engine import experiments
+
     cfg, folder = load_config(CONFIG), Path(args.out, bias, f'seed{seed}')
     common = {
         'data_root': f'{args.data}/ADEChallengeData2016',
@@ -96,6 +104,8 @@ def measure(args, bias, seed):
 def draw(results, factors, path):
     from matplotlib.figure import Figure
 
+    from mmvitscale.engine import experiments
+
     figure = Figure(figsize=(10, 4))
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), ('plain', 'tuned')):
         for bias, runs in results.items():
@@ -115,8 +125,9 @@ def draw(results, factors, path):
     save_figure(figure, path)
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.engine import experiments
+
     if not args.factors or min(args.factors) < 1 or min(args.iters, args.tune_iters) < 2:
         raise InputError(
             f'--factors {args.factors}, --iters {args.iters} and --tune-iters {args.tune_iters} found, but they are '
@@ -144,4 +155,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

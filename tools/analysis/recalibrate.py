@@ -4,11 +4,7 @@ for an official checkpoint at another resolution, or, with several sizes, to mea
 import argparse
 from collections import OrderedDict
 
-from mmvitscale import inference
-from mmvitscale.analysis.map_variance import means_of, re_attentions_of, recalibrate, recorded_variances
-from mmvitscale.checkpoints.io import read_checkpoint, write_checkpoint
 from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command, save_figure, save_json
-from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
 
@@ -34,6 +30,10 @@ def parse_args():
 
 def record(args, size):
     """The variances of all images at a size, and the model."""
+    from mmvitscale import inference
+    from mmvitscale.analysis.map_variance import recorded_variances
+    from mmvitscale.engine import experiments
+
     cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     if size is not None:
         experiments.use_test_side(cfg, size)
@@ -83,8 +83,10 @@ def slopes(of_size):
     return [float(-np.polyfit(tokens, np.log(points), 1)[0]) for points in zip(*(var.tolist() for var in of_size.values()))]
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.analysis.map_variance import means_of, re_attentions_of, recalibrate
+    from mmvitscale.checkpoints.io import read_checkpoint, write_checkpoint
+
     if args.limit < 1:
         raise InputError(f'--limit {args.limit} found, but it is 1 or more')
     out, merged = check_writable(args.out), {}
@@ -120,4 +122,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

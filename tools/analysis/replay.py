@@ -3,21 +3,10 @@
 import argparse
 from contextlib import nullcontext
 
-import torch
-from mmengine.device import get_device
-from mmengine.registry import MODELS, init_default_scope
-
-from mmvitscale.analysis.nonfinite import trace_losses, unpack
-from mmvitscale.checkpoints.io import read_checkpoint
-from mmvitscale.checkpoints.loading import adapt_checkpoint
 from mmvitscale.cli import ConfigOptions, run_command
-from mmvitscale.config.loading import load_config
-from mmvitscale.config.runtime import check_packages
-from mmvitscale.config.view import ConfigView
-from mmvitscale.datasets.seeded_batches import seed_everything
 from mmvitscale.errors import InputError, some_of
 
-PRECISIONS = {'float64': torch.float64, 'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+PRECISIONS = ('float64', 'float32', 'bfloat16', 'float16')
 
 
 def parse_args():
@@ -38,6 +27,9 @@ def parse_args():
 
 def read_kept(path):
     """The batch, the meta and the whole content of a file."""
+    from mmvitscale.analysis.nonfinite import unpack
+    from mmvitscale.checkpoints.io import read_checkpoint
+
     content = read_checkpoint(path)
     try:
         return unpack(content['batch']), dict(content['meta']), content
@@ -50,6 +42,16 @@ def read_kept(path):
 
 def replay(cfg, path, precision):
     """(meta, trace) of the step, with the weights and the draws of then."""
+    import torch
+    from mmengine.device import get_device
+    from mmengine.registry import MODELS, init_default_scope
+
+    from mmvitscale.analysis.nonfinite import trace_losses
+    from mmvitscale.checkpoints.loading import adapt_checkpoint
+    from mmvitscale.config.runtime import check_packages
+    from mmvitscale.config.view import ConfigView
+    from mmvitscale.datasets.seeded_batches import seed_everything
+
     check_packages(cfg)
     init_default_scope(ConfigView(cfg).scope)
     batch, meta, content = read_kept(path)
@@ -59,7 +61,7 @@ def replay(cfg, path, precision):
     adapt_checkpoint(model, content, path, strict=True)
     model.load_state_dict(content['state_dict'])
     model.to(get_device()).train()
-    kind = PRECISIONS[precision]
+    kind = getattr(torch, precision)
     if kind == torch.float64:
         model.double()
         batch = to_double(batch)
@@ -81,8 +83,9 @@ def to_double(value):
     return value.double()
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.config.loading import load_config
+
     meta, trace = replay(load_config(args.config, args.cfg_options), args.kept, args.precision)
     print(f'iteration {meta.get("iter", -1) + 1}, images {some_of([str(path) for path in meta.get("images") or ["unknown"]])}')
     print(f'then: {meta.get("what")}, first out of {meta.get("first")}')
@@ -99,4 +102,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

@@ -4,13 +4,9 @@ Re-attention's statistics, without training (several checkpoints, such as those 
 import argparse
 
 from mmvitscale.cli import ConfigOptions, distinct_labels, run_command, save_json
-from mmvitscale.config.loading import load_test_config
-from mmvitscale.config.view import plain_datasets
-from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
-from mmvitscale.models.deepvit.re_attention_norm import STATISTICS
-from mmvitscale.registry import type_name
 from mmvitscale.utils.atomic_write import check_writable
+from mmvitscale.utils.choices import STATISTICS
 
 
 def parse_args():
@@ -44,6 +40,11 @@ def parse_args():
 
 def evaluate(args, place, way, checkpoint, out):
     """One number. way: 'slid', or a kind of statistics."""
+    from mmvitscale.config.loading import load_test_config
+    from mmvitscale.config.view import plain_datasets
+    from mmvitscale.engine import experiments
+    from mmvitscale.registry import type_name
+
     cfg = load_test_config(args.config, args.cfg_options)
     if 'DeepViT' not in type_name(cfg.model.get('backbone') or {}) or 'test_cfg' not in cfg.model:
         raise InputError(f'{args.config} found, but give the config of a DeepViT for segmentation')
@@ -63,8 +64,9 @@ def evaluate(args, place, way, checkpoint, out):
     return experiments.main_metric(experiments.evaluate(cfg, checkpoint, out / 'runs'), args.metric)
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.engine import experiments
+
     if bool(args.image_size) == bool(args.data_roots):
         raise InputError('give either --image-size or --data-roots')
     out, places, found = check_writable(args.out), list(dict.fromkeys(args.image_size or args.data_roots)), {}
@@ -83,4 +85,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

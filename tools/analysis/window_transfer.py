@@ -9,7 +9,6 @@ from pathlib import Path
 
 from mmvitscale.analysis.figure_text import literal
 from mmvitscale.cli import ConfigOptions, add_model, config_of, parse_model_args, run_command, save_figure, save_json
-from mmvitscale.engine import experiments
 from mmvitscale.errors import InputError
 from mmvitscale.utils.atomic_write import check_writable
 
@@ -60,8 +59,9 @@ def settings(args, windows, side):
     return list(zip(factors, args.image_size or [round(side * factor) for factor in factors]))
 
 
-def main():
-    args = parse_args()
+def main(args):
+    from mmvitscale.engine import experiments
+
     cfg = config_of(args.config, args.checkpoint, args.cfg_options)
     windows = cfg.model.get('backbone', {}).get('window_size')
     if not windows or not cfg.get('test_dataloader'):
@@ -84,4 +84,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run_command(main)
+    run_command(parse_args, main)

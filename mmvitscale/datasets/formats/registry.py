@@ -2,24 +2,20 @@
 
 from collections import Counter
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from mmvitscale.datasets.folders import repeated
-from mmvitscale.datasets.formats import coco, cvat, label_studio, labelme, masks, voc, yolo
+from mmvitscale.datasets.formats import coco, label_studio, labelme
 from mmvitscale.datasets.formats.annotations import AnnotatedDataset, Entries
 from mmvitscale.datasets.formats.outlines import objects_of
 from mmvitscale.datasets.formats.output import written_folder
 from mmvitscale.errors import InputError, some_of
+from mmvitscale.utils.choices import ANNOTATION_FORMATS
 
 FORMATS: dict[str, ModuleType] = {
-    'coco': coco,
-    'yolo': yolo,
-    'voc': voc,
-    'labelme': labelme,
-    'cvat': cvat,
-    'label-studio': label_studio,
-    'masks': masks,
+    name: import_module(f'mmvitscale.datasets.formats.{name.replace("-", "_")}') for name in ANNOTATION_FORMATS
 }
 _WITH_CROWDS = ('coco', 'voc')
 # Files of names that a message may point to.

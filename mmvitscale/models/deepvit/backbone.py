@@ -16,7 +16,7 @@ from mmvitscale.models.deepvit import kernels  # noqa: F401  (they join KERNELS)
 from mmvitscale.models.deepvit.checkpoint_policy import DeepViTCheckpointPolicy
 from mmvitscale.models.deepvit.position_embedding import resize_position_embedding
 from mmvitscale.models.deepvit.re_attention import KERNELS, MapRows, ReAttention, SelfAttention
-from mmvitscale.models.deepvit.re_attention_norm import STATISTICS, frozen_statistics
+from mmvitscale.models.deepvit.re_attention_norm import frozen_statistics
 from mmvitscale.models.deepvit.similarity_loss import neighbour_similarity, with_loss
 from mmvitscale.models.deepvit.variants import DEEPVIT
 from mmvitscale.models.deepvit.windowed_attention import attend_in_windows
@@ -27,6 +27,7 @@ from mmvitscale.models.layers.padding import split_validity, valid_sizes, valid_
 from mmvitscale.models.layers.patch_embed import ConvStem, LinearStem
 from mmvitscale.models.swin_v2.windows import Window, WindowGeometry, to_window, window_geometry
 from mmvitscale.registry import MODELS
+from mmvitscale.utils.choices import STATISTICS
 from mmvitscale.utils.renamed_arguments import renamed_arguments
 
 _OUT_TYPES = ('featmap', 'cls_token')

@@ -29,10 +29,6 @@ from mmvitscale.models.layers.attachments import gain_and_shift_in_evaluation, i
 from mmvitscale.models.layers.sync_batch_norm import SyncBatchNorm
 from mmvitscale.models.layers.transforms import in_functorch
 
-# token_invariant: see above. running: the official form, the statistics as they are, whatever N is. scaled: the statistics that
-# the official form would have with N tokens, by the laws above. image: the same with the variance of the image itself.
-STATISTICS = ('token_invariant', 'running', 'scaled', 'image')
-
 # One number of tokens for all images, or (B,), one for each.
 Tokens: TypeAlias = int | Tensor
 
@@ -140,7 +136,7 @@ def gain_and_offset(
         bias: (heads,), c.
         var: (B, heads), the variance of S' of each image; for training and for ``image``.
         tokens: N.
-        statistics: one of STATISTICS.
+        statistics: one of ``utils.choices.STATISTICS``.
         image_share: with ``image``, the share of its own variance, the rest is of ``scaled``.
     """
     total = mixing.sum(1)

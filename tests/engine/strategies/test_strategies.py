@@ -11,8 +11,8 @@ import torch
 from mmvitscale.checkpoints.metadata import META_KEY
 from mmvitscale.config.embedded import META_KEY as CONFIG_KEY
 from mmvitscale.datasets import mini
-from mmvitscale.models.deepvit.re_attention_norm import STATISTICS
 from mmvitscale.profiling.memory_plan import shares, sizes_of
+from mmvitscale.utils.choices import STATISTICS
 from tests.engine.strategies.two_processes import steady, train
 from tests.helpers.commands import ROOT
 

@@ -19,9 +19,9 @@ from mmvitscale.engine.hooks import finite_loss
 from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT
 from mmvitscale.models.deepvit.re_attention import ReAttention
-from mmvitscale.models.deepvit.re_attention_norm import STATISTICS
 from mmvitscale.models.layers.padding import with_validity
 from mmvitscale.models.layers.sync_batch_norm import with_sync_batch_norm
+from mmvitscale.utils.choices import STATISTICS
 from tests.helpers.commands import ROOT
 
 CONFIG = ROOT / 'configs/mini/swinv2_upernet_mini.py'

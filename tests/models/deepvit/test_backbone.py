@@ -9,8 +9,8 @@ from mmvitscale.errors import InputError
 from mmvitscale.models import DeepViT
 from mmvitscale.models.deepvit.position_embedding import resize_position_embedding
 from mmvitscale.models.deepvit.re_attention import ReAttention
-from mmvitscale.models.deepvit.re_attention_norm import STATISTICS
 from mmvitscale.models.layers.padding import with_validity
+from mmvitscale.utils.choices import STATISTICS
 from tests.helpers.randomise import randomise
 
 pytestmark = pytest.mark.unit

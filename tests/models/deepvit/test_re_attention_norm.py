@@ -8,7 +8,8 @@ from torch import nn
 
 from mmvitscale.models.deepvit import re_attention
 from mmvitscale.models.deepvit.re_attention import ReAttention, SelfAttention
-from mmvitscale.models.deepvit.re_attention_norm import STATISTICS, VariancePowerLaw, frozen_statistics, gain_and_offset
+from mmvitscale.models.deepvit.re_attention_norm import VariancePowerLaw, frozen_statistics, gain_and_offset
+from mmvitscale.utils.choices import STATISTICS
 from tests.helpers.randomise import randomise
 
 pytestmark = pytest.mark.unit

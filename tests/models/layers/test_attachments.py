@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from mmvitscale.models import DeepViT, SwinTransformerV2
-from mmvitscale.models.deepvit.re_attention_norm import STATISTICS
+from mmvitscale.utils.choices import STATISTICS
 from tests.helpers.randomise import randomise
 
 pytestmark = pytest.mark.unit
