@@ -339,24 +339,13 @@ def whole(args):
         save_json(report, args.json)
 
 
-def main(args):
-    import torch
+def networks(args):
+    """SwinV2 or DeepViT beside the same network of others."""
     from mmengine.logging import MMLogger
 
     from mmvitscale.profiling import benchmark
     from mmvitscale.profiling.benchmark import OURS, Implementation
 
-    args.device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    args.threads = torch.get_num_threads() if args.threads is None else args.threads
-    if args.threads < 1 or args.rounds < 0:
-        raise InputError(f'--threads {args.threads} and --rounds {args.rounds} found, but they are at least 1 and 0')
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    if args.cfg_options and not args.whole:
-        raise InputError('--cfg-options found without --whole, whose configs they override; give configs with --whole')
-    if args.whole:
-        whole(args)
-        return
     exported = set(args.variant) & set(EXPORTED_VARIANTS)
     if exported:
         raise InputError(f'--variant {min(exported)} found without --whole, whose models can be exported; give configs with it')
@@ -398,6 +387,20 @@ def main(args):
         )
     if args.json:
         save_json(report, args.json)
+
+
+def main(args):
+    import torch
+
+    args.device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    args.threads = torch.get_num_threads() if args.threads is None else args.threads
+    if args.threads < 1 or args.rounds < 0:
+        raise InputError(f'--threads {args.threads} and --rounds {args.rounds} found, but they are at least 1 and 0')
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    if args.cfg_options and not args.whole:
+        raise InputError('--cfg-options found without --whole, whose configs they override; give configs with --whole')
+    (whole if args.whole else networks)(args)
 
 
 if __name__ == '__main__':

@@ -24,7 +24,6 @@ from mmvitscale.checkpoints.metadata import classes_in
 from mmvitscale.checkpoints.names import is_checkpoint
 from mmvitscale.checkpoints.resume import check_resumable, latest_complete_checkpoint
 from mmvitscale.checkpoints.window_policy import apply_checkpoint_windows, test_windows_of
-from mmvitscale.config.kept_text import with_kept_text
 from mmvitscale.config.view import ConfigView
 from mmvitscale.datasets.coco_evaluation import complete_ground_truths, evaluated_files, without_further_files
 from mmvitscale.datasets.delivered import build_dataset
@@ -72,11 +71,6 @@ class CheckpointLoadingMixin(_Base):
     _load_from: str | None  # MMEngine's
     _with_optimizer = True  # of what is resumed
     _described: Schedule = {}  # the config's
-
-    @classmethod
-    def from_cfg(cls, cfg: Any) -> '_Base':
-        """As MMEngine's."""
-        return super().from_cfg(with_kept_text(cfg))
 
     def train(self) -> nn.Module:
         """As MMEngine's. What is loaded is fine-tuned, or resumed exactly."""

@@ -21,17 +21,22 @@ _OF_MMSEG = {'mmdet': 'mmdet|mask2?former', 'mmpretrain': 'mmpretrain|onedl'}
 
 def import_mmengine(cfg: Mapping[str, Any] | None = None) -> None:
     """Import MMEngine's runners, models and optimizers, with no more than a training by the config needs; None: no training."""
-    if cfg is None or not cfg.get('custom_imports'):
+    if cfg is None or not _imports(cfg):
         unneeded = [name for name, users in _OF_MMENGINE.items() if cfg is None or not _names(cfg, users)]
         _import_without(unneeded, 'mmengine.runner')
 
 
 def import_segmentors(cfg: Mapping[str, Any]) -> None:
     """Import mmsegmentation's models and data sets, if the config is one of it, with no more than it needs."""
-    if cfg.get('default_scope') == 'mmseg' and not cfg.get('custom_imports'):
+    if cfg.get('default_scope') == 'mmseg' and not _imports(cfg):
         unneeded = [name for name, users in _OF_MMSEG.items() if not _names(cfg, users)]
         for module in ('mmseg.models', 'mmseg.datasets'):
             _import_without(unneeded, module)
+
+
+def _imports(cfg: Mapping[str, Any]) -> bool:
+    """Whether a config, one in pure Python among them, imports something itself, which may need whatever is installed."""
+    return bool(cfg.get('custom_imports') or getattr(cfg, '_imported_names', None))
 
 
 def _names(cfg: Mapping[str, Any], words: str) -> bool:

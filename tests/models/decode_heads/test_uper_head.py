@@ -145,7 +145,7 @@ def test_multiply_adds():
 
 
 def test_the_graph_of_torch_compile_gives_the_same():
-    """With the decompositions of its own compiler, which keep strides where eager operations lay out anew: one map alone is
+    """With the decompositions of its own compiler, which keep strides that eager operations do not: one map alone is
     resized."""
     _, head = pair(dropout_ratio=0.0, pool_scales=(1,))
     inputs = maps([(8, 8), (4, 4), (2, 2), (2, 2)], batch=1)
