@@ -25,7 +25,7 @@ from mmengine.registry import FUNCTIONS, MODELS, DefaultScope, init_default_scop
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from mmvitscale.config.runtime import MIXED_PRECISION_OPTIONS, check_packages
+from mmvitscale.config.runtime import MIXED_PRECISION_OPTIONS, check_packages, fuse_optimizer
 from mmvitscale.config.validation import check_parts
 from mmvitscale.config.view import ConfigView, plain_datasets, values_of
 from mmvitscale.datasets.delivered import class_of
@@ -145,6 +145,8 @@ class WholeStep:
         self._lowers_backbone_only = case.device == 'cpu' and ConfigView(cfg).needs_compiled_operators
         self._watch_parts()
         if case.mode == 'training':
+            if case.device == 'cpu':
+                fuse_optimizer(cfg)  # as in our trainings there
             self.optim_wrapper = build_optim_wrapper(self.model, _optim_wrapper_of(cfg))
             self.optim_wrapper.initialize_count_status(self.model, 0, -1)
 

@@ -18,6 +18,9 @@ _OF_MMENGINE = {'deepspeed': 'DeepSpeed|Onebit|ZeroOneAdam|FusedAdam|FusedLamb',
 # The same of those that mmsegmentation imports.
 _OF_MMSEG = {'mmdet': 'mmdet|mask2?former', 'mmpretrain': 'mmpretrain|onedl'}
 
+# Whose types are known not to need more than is named above.
+_KNOWN_SCOPES = ('mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg', 'mmvitscale', 'torch')
+
 
 def import_mmengine(cfg: Mapping[str, Any] | None = None) -> None:
     """Import MMEngine's runners, models and optimizers, with no more than a training by the config needs; None: no training."""
@@ -35,8 +38,14 @@ def import_segmentors(cfg: Mapping[str, Any]) -> None:
 
 
 def _imports(cfg: Mapping[str, Any]) -> bool:
-    """Whether a config, one in pure Python among them, imports something itself, which may need whatever is installed."""
-    return bool(cfg.get('custom_imports') or getattr(cfg, '_imported_names', None))
+    """Whether a config, one in pure Python among them, imports something itself, or names a type of another package: that may
+    need whatever is installed."""
+    if cfg.get('custom_imports') or getattr(cfg, '_imported_names', None):
+        return True
+    from mmvitscale.config.view import values_of  # a parser imports this module
+
+    kinds = [kind for kind in values_of(dict(cfg), 'type') if isinstance(kind, str)]
+    return any('.' in kind and kind.split('.')[0] not in _KNOWN_SCOPES for kind in kinds)
 
 
 def _names(cfg: Mapping[str, Any], words: str) -> bool:

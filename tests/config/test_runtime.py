@@ -46,6 +46,26 @@ def test_mixed_precision_follows_the_device(device, wrapper, monkeypatch):
     assert cfg.optim_wrapper.type == wrapper
 
 
+@pytest.mark.parametrize(
+    'device, optimizer, others, expected',
+    [
+        ('cpu', dict(type='AdamW', lr=1e-3), {}, True),
+        ('cpu', dict(type='Adam'), {}, True),
+        ('cuda', dict(type='AdamW'), {}, None),
+        ('cpu', dict(type='NAdam'), {}, None),  # knows no such option
+        ('cpu', dict(type='AdamW', fused=False), {}, False),
+        ('cpu', dict(type='AdamW', foreach=True), {}, None),
+        ('cpu', dict(type='AdamW'), dict(shard_optimizer=True), None),
+        ('cpu', dict(type='AdamW'), dict(strategy=dict(type='DDPStrategy'), work_dir='w'), None),
+    ],
+)
+def test_optimizers_are_fused_on_a_cpu_where_nothing_speaks_against_it(device, optimizer, others, expected, monkeypatch):
+    monkeypatch.setattr(runtime, 'get_device', lambda: device)
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=optimizer), **others))
+    runtime.fit_to_hardware(cfg)
+    assert cfg.optim_wrapper.optimizer.get('fused') is expected
+
+
 @pytest.mark.integration
 def test_amp_configs_become_bfloat16_on_a_cpu():
     cfg = mmvitscale.load_config('swinv2_mask_rcnn_coco', {'optim_wrapper.loss_scale': 'dynamic'})

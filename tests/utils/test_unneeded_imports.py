@@ -48,6 +48,7 @@ def test_mmengine_comes_without_what_no_training_or_this_one_needs(calls, cfg, u
         (changed(model=dict(type='EncoderDecoder', neck=dict(type='mmdet.FPN'))), ['mmpretrain']),
         (changed(model=dict(type='EncoderDecoder', backbone=dict(type='mmpretrain.ConvNeXt'))), ['mmdet']),
         (changed(custom_imports=dict(imports=['mine'])), None),
+        (changed(model=dict(type='EncoderDecoder', decode_head=dict(type='mine.Head'))), None),
     ],
 )
 def test_segmentors_come_without_packages_that_the_config_does_not_name(calls, cfg, unneeded):

@@ -3,7 +3,7 @@
 iters = 160000
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=4e-5, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=4e-5, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='mmvitscale.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(layer_decay_rate=0.95),
 )

@@ -5,7 +5,7 @@ _base_ = '../default_runtime_det.py'
 iters = 184375
 optim_wrapper = dict(
     type='AmpOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1, fused=True),
+    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
     constructor='mmvitscale.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(layer_decay_rate=0.96),
 )

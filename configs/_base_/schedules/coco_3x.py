@@ -3,7 +3,7 @@
 # 33, 500 iterations of warm-up (mmdetection's own Swin configs take 1000), mixed precision, no clipping.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='mmvitscale.LayerDecayOptimWrapperConstructor',
 )
 param_scheduler = [

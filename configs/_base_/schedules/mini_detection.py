@@ -2,7 +2,7 @@
 iters = 900
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='mmvitscale.LayerDecayOptimWrapperConstructor',
     # The blocks' norms start at zero and grow by about a learning rate an iteration: too slow for so short a training.
     paramwise_cfg=dict(custom_keys={'norm1': dict(lr_mult=10.0), 'norm2': dict(lr_mult=10.0)}),

@@ -1,7 +1,7 @@
 # Some minutes on a CPU. No number here is a paper's.
 iters = 1000
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
     constructor='mmvitscale.LayerDecayOptimWrapperConstructor',
     clip_grad=dict(max_norm=5.0),
 )

@@ -55,7 +55,8 @@ def cross_entropy_of_resized(
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     class_weight = None if class_weight is None else class_weight.to(dtype)
     with torch.autocast(logits.device.type, enabled=False):
-        if logits.shape[1] < _MANY_CLASSES or takes_no_functions() or not may_cache():
+        in_pieces = logits.shape[1] >= _MANY_CLASSES and logits.numel() and label.numel() and label.dtype == torch.long
+        if not in_pieces or takes_no_functions() or not may_cache():
             return ResizedCrossEntropy(*_plain(logits.to(dtype), label, align_corners, ignore_index, class_weight))
         _check_labels(label, ignore_index, logits.shape[1])
         wants_grad = logits.requires_grad and torch.is_grad_enabled()

@@ -133,6 +133,17 @@ def test_second_derivatives():
     assert torch.autograd.gradgradcheck(lambda x: cross_entropy_of_resized(x, label, False, IGNORED).loss, logits)
 
 
+def test_no_images_are_a_loss_of_zero():
+    logits, label = drawn(SIZES['odd'])
+    assert cross_entropy_of_resized(logits[:0], label[:0], False, IGNORED) == (0, 0)
+
+
+def test_labels_of_another_type_are_refused_as_by_pytorch():
+    logits, label = drawn(SIZES['odd'])
+    with pytest.raises(RuntimeError, match='Long'):
+        cross_entropy_of_resized(logits, label.int(), False, IGNORED)
+
+
 def test_without_gradients_the_loss_is_the_same():
     logits, label = drawn(SIZES['odd'])
     with torch.no_grad():
