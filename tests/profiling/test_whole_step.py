@@ -256,17 +256,6 @@ def test_variants_predict_the_same_from_the_same_images():
         assert torch.allclose(found.seg_logits.data, expected, atol=1e-3 * expected.abs().max()), name
 
 
-@pytest.mark.slow
-def test_compiled_steps_train_as_plain_ones():
-    losses = {}
-    case = WholeCase(size=64)
-    with whole_step.steps_of([load_config(SEGMENTATION)], case, ['plain', 'compiled']) as steps:
-        for step in steps:
-            step.model.register_forward_hook(lambda model, args, out, name=step.variant: losses.update({name: out}))
-            step()
-    assert losses['plain']['decode.loss_ce'].item() == pytest.approx(losses['compiled']['decode.loss_ce'].item(), rel=1e-4)
-
-
 @pytest.mark.integration
 def test_the_configs_of_comparisons_are_there_and_of_one_task():
     for ours, other in (
