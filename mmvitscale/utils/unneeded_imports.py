@@ -42,10 +42,8 @@ def _imports(cfg: Mapping[str, Any]) -> bool:
     need whatever is installed."""
     if cfg.get('custom_imports') or getattr(cfg, '_imported_names', None):
         return True
-    from mmvitscale.config.view import values_of  # a parser imports this module
-
-    kinds = [kind for kind in values_of(dict(cfg), 'type') if isinstance(kind, str)]
-    return any('.' in kind and kind.split('.')[0] not in _KNOWN_SCOPES for kind in kinds)
+    scopes = re.findall(r"'type': '(\w+)\.", str(dict(cfg)))
+    return not set(_KNOWN_SCOPES).issuperset(scopes)
 
 
 def _names(cfg: Mapping[str, Any], words: str) -> bool:
