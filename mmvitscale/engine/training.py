@@ -8,7 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 
 from mmvitscale.config import runtime
-from mmvitscale.config.kept_text import with_kept_text
+from mmvitscale.config.cached_text import with_cached_text
 from mmvitscale.config.training_options import check_trackers
 from mmvitscale.config.validation import check_ignored_labels, check_losses, check_parts, check_schedulers
 from mmvitscale.datasets.checks import check_datasets
@@ -71,7 +71,7 @@ def build_training(
         cfg.resume_schedule = resume_schedule
     _draw_first_batch(cfg)
     _compile_by_default(cfg)
-    runner = RUNNERS.build(with_kept_text(cfg))
+    runner = RUNNERS.build(with_cached_text(cfg))
     for advice in (precision, found, runtime.describe_batch(cfg, runner.world_size)):
         if advice:
             runner.logger.info(advice)

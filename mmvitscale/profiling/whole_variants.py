@@ -10,6 +10,7 @@ from torch import nn
 from mmvitscale.errors import InputError
 from mmvitscale.export import FORMATS, ExportRequest, export_model
 from mmvitscale.export.runtime import run_instead
+from mmvitscale.utils.choices import EXPORTED_VARIANTS
 
 # Parts of segmentors and detectors whose forward pass is a graph: from maps to maps, logits or boxes before suppression.
 _COMPILED_PARTS = ('backbone', 'neck', 'decode_head', 'auxiliary_head', 'rpn_head', 'bbox_head')
@@ -36,6 +37,5 @@ def _export(format: str, model: nn.Module, size: int | None, folder: Path) -> No
 VARIANTS: dict[str, Callable[[nn.Module, int | None, Path], None]] = {
     'plain': lambda model, size, folder: None,
     'compiled': _compile,
-    'onnx': partial(_export, 'onnx'),
-    'openvino': partial(_export, 'openvino'),
+    **{name: partial(_export, name) for name in EXPORTED_VARIANTS},
 }

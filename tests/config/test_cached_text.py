@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config, ConfigDict
 from yapf.yapflib import yapf_api
 
-from mmvitscale.config.kept_text import KeptTextConfig, with_kept_text
+from mmvitscale.config.cached_text import CachedTextConfig, with_cached_text
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +22,7 @@ def formatted(monkeypatch):
 
 def test_a_text_is_formatted_when_the_config_has_changed_and_else_not(formatted):
     plain = Config(dict(model=dict(type='A', layers=[1, 2]), names=('a', 'b')))
-    cfg = with_kept_text(plain)
+    cfg = with_cached_text(plain)
     assert cfg.pretty_text == plain.pretty_text and len(formatted) == 2
     assert copy.deepcopy(cfg).pretty_text == cfg.pretty_text and len(formatted) == 2
     cfg.model.layers[0] = 3
@@ -33,10 +33,10 @@ def test_a_text_is_formatted_when_the_config_has_changed_and_else_not(formatted)
 
 def test_it_is_a_config_as_any_other():
     plain = Config(dict(model=dict(type='A')), cfg_text='# a', filename='/somewhere/a.py')
-    cfg = with_kept_text(plain)
-    assert isinstance(cfg, KeptTextConfig) and cfg._cfg_dict is plain._cfg_dict and cfg.filename == plain.filename
+    cfg = with_cached_text(plain)
+    assert isinstance(cfg, CachedTextConfig) and cfg._cfg_dict is plain._cfg_dict and cfg.filename == plain.filename
     again = pickle.loads(pickle.dumps(cfg))
     assert again.pretty_text == cfg.pretty_text == plain.pretty_text
-    assert with_kept_text(cfg) is cfg
+    assert with_cached_text(cfg) is cfg
     content = ConfigDict(a=1)
-    assert with_kept_text(content) is content
+    assert with_cached_text(content) is content

@@ -6,24 +6,24 @@ from typing import Any
 from mmengine.config import Config
 
 
-class KeptTextConfig(Config):
-    """MMEngine's config, but ``pretty_text`` stays until something in the config has changed."""
+class CachedTextConfig(Config):
+    """MMEngine's config, but ``pretty_text`` is cached until something in the config has changed."""
 
     @property
     def pretty_text(self) -> str:
         """As MMEngine's."""
         content = repr(self._cfg_dict)
-        before, text = self.__dict__.get('_kept', (None, ''))
+        before, text = self.__dict__.get('_cached', (None, ''))
         if before != content:
             text = super().pretty_text
-            self.__dict__['_kept'] = (content, text)
+            self.__dict__['_cached'] = (content, text)
         return text
 
 
-def with_kept_text(cfg: Any) -> Any:
-    """A config of MMEngine's own type, content shared, as one that keeps its text; anything else as it is."""
+def with_cached_text(cfg: Any) -> Any:
+    """A config of MMEngine's own type, content shared, as one that caches its text; anything else as it is."""
     if type(cfg) is not Config:
         return cfg
-    kept = KeptTextConfig.__new__(KeptTextConfig)
-    kept.__dict__.update(cfg.__dict__)
-    return kept
+    cached = CachedTextConfig.__new__(CachedTextConfig)
+    cached.__dict__.update(cfg.__dict__)
+    return cached
